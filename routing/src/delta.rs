@@ -1,0 +1,155 @@
+//! How the compiled world travels from the controller to the workers, and what comes back: plain data.
+//!
+//! Laws, held by property tests: `apply(a, diff(a, b)) == b`; `diff(a, a)` is empty; applying `x` then `y` equals
+//! applying `x.then(y)`; a delta never resets health, in-flight counts or latency of an endpoint that survives it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::id::{BackendId, BindId, ClusterId, EndpointId, Generation, ListenerId};
+use crate::model::{BackendSpec, ClusterSpec, EndpointSpec, HashRing, HostKey, HostRules, ListenerSpec};
+
+/// The whole compiled world in its canonical form. The controller holds one; a worker's `Table` is its index.
+#[derive(Clone, Debug, Default)]
+pub struct RouteTable {
+    /// Member clusters.
+    pub clusters: BTreeMap<ClusterId, Arc<ClusterSpec>>,
+    /// Listeners.
+    pub listeners: BTreeMap<ListenerId, Arc<ListenerSpec>>,
+    /// Rules by listener and host pattern.
+    pub hosts: BTreeMap<HostKey, Arc<HostRules>>,
+    /// Backends.
+    pub backends: BTreeMap<BackendId, Arc<BackendSpec>>,
+    /// Endpoints.
+    pub endpoints: BTreeMap<EndpointId, EndpointSpec>,
+    /// Consistent-hash rings of the backends that need one.
+    pub rings: BTreeMap<(BackendId, ClusterId), Arc<HashRing>>,
+}
+
+/// What differs between two tables. `None` removes, `Some` adds or replaces. At most one entry for each key.
+///
+/// The fields are applied in the order in which they are declared, so that what is referred to exists first;
+/// the worker keeps routing while it applies.
+#[derive(Clone, Debug, Default)]
+pub struct TableDelta {
+    /// Member clusters.
+    pub clusters: Vec<(ClusterId, Option<Arc<ClusterSpec>>)>,
+    /// Backends.
+    pub backends: Vec<(BackendId, Option<Arc<BackendSpec>>)>,
+    /// Endpoints.
+    pub endpoints: Vec<(EndpointId, Option<EndpointSpec>)>,
+    /// Consistent-hash rings.
+    pub rings: Vec<((BackendId, ClusterId), Option<Arc<HashRing>>)>,
+    /// Listeners.
+    pub listeners: Vec<(ListenerId, Option<Arc<ListenerSpec>>)>,
+    /// Rules by listener and host pattern.
+    pub hosts: Vec<(HostKey, Option<Arc<HostRules>>)>,
+}
+
+impl TableDelta {
+    /// Does this change nothing?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.clusters.is_empty()
+            && self.backends.is_empty()
+            && self.endpoints.is_empty()
+            && self.rings.is_empty()
+            && self.listeners.is_empty()
+            && self.hosts.is_empty()
+    }
+}
+
+/// Kubernetes and operator evidence about clusters that needs no compile: it goes straight to the workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HealthDelta {
+    /// Clusters that an operator drains (`true`) or gives back (`false`).
+    pub drained: Vec<(ClusterId, bool)>,
+}
+
+/// One change of a worker's table.
+#[derive(Debug)]
+pub enum Change {
+    /// What differs from the table of `base_generation`.
+    Table(TableDelta),
+    /// The whole world as a delta from the empty table: for a restarted worker.
+    Snapshot(TableDelta),
+    /// Operator evidence.
+    Health(HealthDelta),
+}
+
+/// One numbered update, shared by all workers and never freed by one (see [`Report::Spent`]).
+#[derive(Debug)]
+pub struct Update {
+    /// The number of the table after this update.
+    pub generation: Generation,
+    /// The number of the table that [`Change::Table`] was computed against.
+    pub base_generation: Generation,
+    /// When the controller saw the event that led here, in nanoseconds of the system's monotonic clock
+    /// (`CLOCK_MONOTONIC`); 0 when there was none.
+    pub observed_ns: u64,
+    /// What changes.
+    pub change: Change,
+}
+
+/// An accepted connection on its way to a less loaded worker. No byte of it is in any buffer of ours.
+#[derive(Debug)]
+pub struct Handoff {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// On which bind it was accepted.
+    pub bind: BindId,
+    /// Who is at the other end.
+    pub peer: SocketAddr,
+}
+
+/// To a worker: bounded channel + eventfd.
+#[derive(Debug)]
+pub enum Mail {
+    /// A change of the table.
+    Update(Arc<Update>),
+    /// A connection to serve.
+    Adopt(Handoff),
+    /// Look at the shared words, or at the process's state (drain): nothing else.
+    Wake,
+}
+
+/// From a worker: hints. Dropped and counted when the channel is full.
+#[derive(Debug)]
+pub enum Report {
+    /// This worker now runs `generation`.
+    Applied {
+        /// Which worker.
+        worker: u16,
+        /// Which generation.
+        generation: Generation,
+        /// When it was applied, `CLOCK_MONOTONIC` nanoseconds.
+        at_ns: u64,
+    },
+    /// This worker's table is not at the update's base: it needs a [`Change::Snapshot`].
+    OutOfStep {
+        /// Which worker.
+        worker: u16,
+        /// What it runs.
+        generation: Generation,
+    },
+    /// This worker ejected an endpoint.
+    Ejected {
+        /// Which worker.
+        worker: u16,
+        /// Which endpoint.
+        endpoint: EndpointId,
+        /// For how long, in milliseconds.
+        for_ms: u64,
+    },
+    /// This worker uses an ejected endpoint again.
+    Restored {
+        /// Which worker.
+        worker: u16,
+        /// Which endpoint.
+        endpoint: EndpointId,
+    },
+    /// An applied update on its way home: the controller runs its destructor, never a worker.
+    Spent(Arc<Update>),
+}

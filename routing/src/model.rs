@@ -1,0 +1,494 @@
+//! The compiled world as plain data: what the controller produces and every worker indexes.
+//!
+//! Nothing here decides anything. Payloads that many workers share ([`HostRules`], [`Policy`], [`BackendSpec`],
+//! [`HashRing`]) travel as `Arc` and are immutable; everything mutable lives in a worker's `Table`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use regex::bytes::Regex;
+use wire::head::Method;
+
+use crate::id::{BackendId, BindId, ClusterId, EndpointId, ListenerId, NodeId, ZoneId};
+
+// ---------------------------------------------------------------- clusters
+
+/// A member cluster as the data plane sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterSpec {
+    /// The cluster id: `MemberCluster` `metadata.name`, or the folder's name.
+    pub name: Arc<str>,
+    /// Region, for geo order. Empty = unknown.
+    pub region: Arc<str>,
+    /// Operator evidence: takes no new requests while another cluster can (`MemberCluster` `spec.drained`).
+    pub drained: bool,
+}
+
+/// One cluster's part in serving a rule. Resolved by the controller: every cluster that may serve is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClusterShare {
+    /// Which cluster.
+    pub cluster: ClusterId,
+    /// 0 = active; a higher number is used only when no lower one can serve.
+    pub priority: u8,
+    /// Share among the clusters of the same priority. `None` everywhere = in proportion to usable endpoints.
+    /// A weight of 0 takes nothing while another cluster of the plan can serve.
+    pub weight: Option<u32>,
+}
+
+// ---------------------------------------------------------------- listeners
+
+/// What is spoken on a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// Cleartext HTTP/1.1.
+    Http,
+    /// HTTP over TLS. Refused by name until TLS lands.
+    Https,
+}
+
+/// One listener: a hostname section of one bind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerSpec {
+    /// Which socket it is served on.
+    pub bind: BindId,
+    /// The address and port of that socket; equal for all listeners of a bind.
+    pub addr: SocketAddr,
+    /// What is spoken there; equal for all listeners of a bind.
+    pub protocol: Protocol,
+    /// Which hosts belong to it. The most specific listener of a bind owns a host alone (listener isolation,
+    /// Gateway API `HTTPListenerIsolation`).
+    pub hostname: HostPattern,
+    /// `namespace/gateway/section`, or `ingress:ADDR`.
+    pub name: Arc<str>,
+}
+
+/// Which hosts a listener or a set of rules belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum HostPattern {
+    /// Exactly this host: lower case, no port, no trailing dot.
+    Exact(Arc<str>),
+    /// `*.suffix`: one or more labels before `suffix`, which is stored without `*.`.
+    Wildcard {
+        /// Everything after `*.`.
+        suffix: Arc<str>,
+        /// Ingress: exactly one label may stand for `*`; Gateway API: one or more.
+        labels: WildcardLabels,
+    },
+    /// Every host.
+    Any,
+}
+
+/// How many labels `*` stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum WildcardLabels {
+    /// Exactly one (`Ingress`: `*.foo.com` does not match `a.b.foo.com`).
+    One,
+    /// One or more (Gateway API).
+    Many,
+}
+
+// ---------------------------------------------------------------- rules
+
+/// All rules of one host pattern on one listener, in order of precedence (highest first).
+#[derive(Clone, Debug)]
+pub struct HostRules {
+    /// The rules. The order is the Gateway API's precedence, decided by the controller with
+    /// `matcher::precedence`; the path index of the table relies on it.
+    pub rules: Box<[Rule]>,
+}
+
+/// One match → action row. An `HTTPRoute` rule with several matches becomes several rows that share an action.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// What must hold.
+    pub matches: RuleMatch,
+    /// What is done.
+    pub action: Arc<RuleAction>,
+}
+
+/// What must hold for a rule to be chosen. All conditions are ANDed (`HTTPRouteMatch`).
+#[derive(Clone, Debug)]
+pub struct RuleMatch {
+    /// The path condition.
+    pub path: PathMatch,
+    /// The method, if one is required.
+    pub method: Option<Method>,
+    /// Header conditions, ANDed.
+    pub headers: Box<[ValueMatch]>,
+    /// Query parameter conditions, ANDed.
+    pub query: Box<[ValueMatch]>,
+}
+
+/// A path condition.
+#[derive(Clone, Debug)]
+pub enum PathMatch {
+    /// The whole path, case-sensitive.
+    Exact(Arc<str>),
+    /// By path elements: `/foo` matches `/foo`, `/foo/` and `/foo/bar`, not `/foobar`. `/` matches everything.
+    /// Stored without a trailing slash, except `/` itself.
+    Prefix(Arc<str>),
+    /// The whole path, anchored at both ends by the compiler of the rule.
+    Regex(Regex),
+}
+
+/// A condition on a header or a query parameter.
+#[derive(Clone, Debug)]
+pub struct ValueMatch {
+    /// Header names are in lower case; query names are as written.
+    pub name: Arc<str>,
+    /// What its value must be.
+    pub value: ValuePattern,
+}
+
+/// What a value must be.
+#[derive(Clone, Debug)]
+pub enum ValuePattern {
+    /// Exactly this.
+    Exact(Arc<str>),
+    /// Anchored at both ends by the compiler of the rule.
+    Regex(Regex),
+}
+
+/// What a rule does, and everything that is frozen for a request at its match.
+#[derive(Clone, Debug)]
+pub struct RuleAction {
+    /// `Ingress namespace/name` or `HTTPRoute namespace/name`.
+    pub route: Arc<str>,
+    /// Index of the rule within its route, for people: `rules[2]`.
+    pub rule_index: u16,
+    /// Numbers this route's statistics; see [`StatSlot`].
+    pub stat: StatSlot,
+    /// What to do.
+    pub target: Target,
+    /// Changes to the request's headers.
+    pub request_headers: HeaderEdits,
+    /// Changes to the response's headers.
+    pub response_headers: HeaderEdits,
+    /// Changes to the authority and the path that the backend sees.
+    pub rewrite: Rewrite,
+    /// Retries, timeouts, weights, balancing.
+    pub policy: Arc<Policy>,
+}
+
+/// Where a counter of a route or of a (backend, cluster) pair lives.
+///
+/// Given by the controller, dense, bounded by `metrics.series_max`; 0 is shared by everything above that bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct StatSlot(pub u32);
+
+/// What a rule does with a request.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// Send it to one of these backends, by weight.
+    Forward(Box<[WeightedBackend]>),
+    /// Answer with a redirect.
+    Redirect(Redirect),
+    /// Answer with this status: 500 for a reference that cannot be resolved (Gateway API `ResolvedRefs`), 404 …
+    Reply {
+        /// The status code.
+        status: u16,
+        /// Why, for the access log and `explain`.
+        reason: Arc<str>,
+    },
+}
+
+/// One `backendRef`.
+#[derive(Clone, Debug)]
+pub struct WeightedBackend {
+    /// Which backend; `None` for a reference that cannot be resolved: its share is answered with 500.
+    pub backend: Option<BackendId>,
+    /// Share among the rule's backends. 0 = never.
+    pub weight: u32,
+    /// Changes to the request's headers for this backend only.
+    pub request_headers: HeaderEdits,
+    /// Changes to the response's headers for this backend only.
+    pub response_headers: HeaderEdits,
+}
+
+/// Header changes in the order set, add, remove (`HTTPHeaderFilter`). Names are in lower case.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderEdits {
+    /// Replace the header, or add it when absent.
+    pub set: Box<[(Arc<str>, Arc<str>)]>,
+    /// Add a line, whatever is there.
+    pub add: Box<[(Arc<str>, Arc<str>)]>,
+    /// Remove every line of this name.
+    pub remove: Box<[Arc<str>]>,
+}
+
+impl HeaderEdits {
+    /// Is there nothing to change?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
+    }
+}
+
+/// Changes to what the backend sees (`HTTPURLRewriteFilter`, `rewrite-target`).
+#[derive(Clone, Debug, Default)]
+pub struct Rewrite {
+    /// Replaces the authority.
+    pub hostname: Option<Arc<str>>,
+    /// Replaces the path.
+    pub path: Option<PathRewrite>,
+}
+
+/// How a path is replaced.
+#[derive(Clone, Debug)]
+pub enum PathRewrite {
+    /// The whole path becomes this.
+    Full(Arc<str>),
+    /// The matched prefix becomes this; the rest of the path stays (`ReplacePrefixMatch`).
+    Prefix {
+        /// The prefix that the rule matched, without a trailing slash.
+        matched: Arc<str>,
+        /// What stands in its place.
+        replacement: Arc<str>,
+    },
+    /// The path becomes this template, in which `$1`…`$9` are the captures of the rule's path regex.
+    Captures {
+        /// The rule's path regex.
+        regex: Regex,
+        /// The template.
+        template: Arc<str>,
+    },
+}
+
+/// A redirect (`HTTPRequestRedirectFilter`). What is absent stays as in the request.
+#[derive(Clone, Debug)]
+pub struct Redirect {
+    /// `http` or `https`.
+    pub scheme: Option<Arc<str>>,
+    /// Host of the location.
+    pub hostname: Option<Arc<str>>,
+    /// Path of the location.
+    pub path: Option<PathRewrite>,
+    /// Port of the location; left out where it is the scheme's own.
+    pub port: Option<u16>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+}
+
+// ---------------------------------------------------------------- policy
+
+/// What the most specific `FailoverPolicy` and annotations say for a rule, defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Every cluster that may serve, with priority and weight.
+    pub clusters: Box<[ClusterShare]>,
+    /// Requests pinned to a cluster; the first match wins.
+    pub pins: Box<[Pin]>,
+    /// Which endpoint of a cluster.
+    pub balance: Balance,
+    /// Cookie affinity, if asked for. Takes precedence over `balance` for a request that carries the cookie.
+    pub affinity: Option<CookieAffinity>,
+    /// How often, and at what cost, a request is tried again.
+    pub retry: RetryPolicy,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// When an endpoint is ejected.
+    pub outlier: OutlierPolicy,
+}
+
+/// Sends matching requests to one cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// What must hold.
+    pub when: PinMatch,
+    /// Where such requests go.
+    pub cluster: ClusterId,
+    /// `true`: 503 when that cluster cannot serve. `false`: all clusters, as if there were no pin.
+    pub strict: bool,
+}
+
+/// What pins a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PinMatch {
+    /// A header with exactly this value. The name is in lower case.
+    Header(Arc<str>, Arc<str>),
+    /// A cookie with exactly this value.
+    Cookie(Arc<str>, Arc<str>),
+    /// A query parameter with exactly this value.
+    Query(Arc<str>, Arc<str>),
+    /// The source address lies in this range.
+    SourceCidr(IpNet),
+}
+
+/// How an endpoint of a cluster is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// The less busy of two random endpoints (power of two choices). The default.
+    #[default]
+    LeastRequest,
+    /// One after the other.
+    RoundRobin,
+    /// Uniformly.
+    Random,
+    /// The same key goes to the same endpoint while that endpoint is usable; few keys move when one comes or goes.
+    ConsistentHash(HashKey),
+}
+
+/// What a consistent hash is taken of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// The value of this header (lower case).
+    Header(Arc<str>),
+    /// The value of this cookie.
+    Cookie(Arc<str>),
+    /// The client's address.
+    Source,
+    /// The path.
+    Path,
+    /// The value of this query parameter.
+    Query(Arc<str>),
+}
+
+/// Cookie affinity. The cookie names the endpoint; when that cannot serve, another is chosen and set anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CookieAffinity {
+    /// The cookie's name.
+    pub cookie: Arc<str>,
+    /// The cookie's `Path` attribute.
+    pub path: Arc<str>,
+    /// The cookie's `Max-Age`; `None` = a session cookie.
+    pub max_age: Option<Duration>,
+}
+
+/// How often a request is tried, and what it may cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// All tries together, the first included. 1 = no retry. Default 3, at most 10.
+    pub attempts: u8,
+    /// Retries per hundred requests of the backend. Default 20.
+    pub budget_percent: u8,
+    /// Bodies up to this size are kept so that they can be sent again. Default 64 KiB.
+    pub body_bytes_max: u32,
+    /// Statuses that are tried again when the method is idempotent. Default: none.
+    pub statuses: Box<[u16]>,
+    /// Also replay requests that are not idempotent. Default: never (RFC 9110 §9.2.2).
+    pub non_idempotent: bool,
+}
+
+/// Time limits of an exchange. Zero = none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP connect to an endpoint. Default 1 s.
+    pub connect: Duration,
+    /// One attempt: first request byte sent to response head received. Default none (GEP-1742 `backendRequest`).
+    pub attempt: Duration,
+    /// The whole exchange, retries included. Default 30 s (GEP-1742 `request`).
+    pub request: Duration,
+    /// No byte in either direction of a streaming body or tunnel. Default 60 s.
+    pub idle: Duration,
+}
+
+/// When an endpoint is ejected by its own evidence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutlierPolicy {
+    /// Consecutive failures (connect failure, reset, no answer, 5xx where `retry.statuses` says so). Default 3;
+    /// 0 = never ejected.
+    pub consecutive_failures: u8,
+    /// How long the first ejection lasts; doubles each time in a row. Default 1 s.
+    pub base: Duration,
+    /// The longest an ejection lasts. Default 30 s.
+    pub max: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            clusters: Box::default(),
+            pins: Box::default(),
+            balance: Balance::default(),
+            affinity: None,
+            retry: RetryPolicy {
+                attempts: 3,
+                budget_percent: 20,
+                body_bytes_max: 64 * 1024,
+                statuses: Box::default(),
+                non_idempotent: false,
+            },
+            timeouts: Timeouts {
+                connect: Duration::from_secs(1),
+                attempt: Duration::ZERO,
+                request: Duration::from_secs(30),
+                idle: Duration::from_secs(60),
+            },
+            outlier: OutlierPolicy {
+                consecutive_failures: 3,
+                base: Duration::from_secs(1),
+                max: Duration::from_secs(30),
+            },
+        }
+    }
+}
+
+// ---------------------------------------------------------------- backends
+
+/// One Service port as seen across clusters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendSpec {
+    /// `namespace/service:port`.
+    pub name: Arc<str>,
+    /// Limits of what one worker sends to one endpoint and to the backend at once.
+    pub limits: BackendLimits,
+    /// Statistics slot of each cluster's part of this backend. Sorted by cluster; clusters without a slot use 0.
+    pub stats: Box<[(ClusterId, StatSlot)]>,
+}
+
+/// Overload bounds, per worker. 0 = unlimited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendLimits {
+    /// Requests in flight on one endpoint.
+    pub endpoint_in_flight_max: u32,
+    /// Requests in flight on the whole backend.
+    pub backend_in_flight_max: u32,
+}
+
+/// May an endpoint take requests? From Kubernetes (`EndpointSlice` conditions); health is another matter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Condition {
+    /// `ready`: takes requests.
+    #[default]
+    Ready,
+    /// `serving` and `terminating`: takes requests only where no ready endpoint of the backend is left (KEP-1669).
+    Terminating,
+}
+
+/// One address of one backend in one cluster. Endpoints that are neither ready nor serving are not listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSpec {
+    /// Whose endpoint it is.
+    pub backend: BackendId,
+    /// Where it runs.
+    pub cluster: ClusterId,
+    /// Its zone, a failure domain.
+    pub zone: ZoneId,
+    /// Its node, a failure domain.
+    pub node: NodeId,
+    /// Where it is reached.
+    pub addr: SocketAddr,
+    /// May it take requests?
+    pub condition: Condition,
+}
+
+/// A consistent-hash ring of one backend in one cluster, built by the controller.
+///
+/// Sorted by point. A key goes to the first usable endpoint at or after its hash.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HashRing {
+    /// (point on the ring, endpoint).
+    pub points: Box<[(u64, EndpointId)]>,
+}
+
+/// Key of a set of rules: one host pattern on one listener.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostKey {
+    /// Which listener.
+    pub listener: ListenerId,
+    /// Which hosts.
+    pub pattern: HostPattern,
+}

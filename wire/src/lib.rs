@@ -1,0 +1,10 @@
+//! Bytes to messages and back. Sans-io: nothing here reads a socket, a clock or a random number.
+//!
+//! Modules in the order in which a request meets them:
+//! [`head`] is the one form that HTTP/1, HTTP/2 and HTTP/3 heads become; [`h1`] reads and writes it;
+//! [`body`] knows how the end of a body is found; [`hop`] knows what may not travel further;
+//! [`error`] names everything that can be wrong with a peer's bytes and what it costs.
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod head;
