@@ -1,0 +1,96 @@
+//! `[limits]`: what one worker holds at most, and how large one request's head may be.
+//!
+//! Reaching a limit is never fatal: it is answered or queued as said here, and counted in
+//! `ringway_limit_hits_total{limit="…"}` under the name given with each key (see [`KEYS`](crate::KEYS)).
+
+use serde::{Deserialize, Serialize};
+
+use crate::unit::ByteSize;
+
+/// Bounds of memory, connections and heads. All live: a change holds for new connections and new requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Client connections of one worker. Default 100,000. Beyond it the oldest idle connection is closed, and
+    /// where none is idle the new one is answered 503. Counted as `connections`.
+    pub connections_max: u32,
+    /// Client connections of one source address on one worker. Default 0 = unlimited. Beyond it the new connection
+    /// is closed. Counted as `connections_per_source`.
+    pub connections_per_source_max: u32,
+    /// Exchanges in flight on one worker. Default 100,000. Beyond it a request is answered 503 with Retry-After.
+    /// Counted as `exchanges`.
+    pub exchanges_max: u32,
+    /// A request's or response's head: start line and all header lines. Default 32 KiB. Beyond it 431 (a response:
+    /// 502). Counted as `head_bytes`.
+    pub head_bytes_max: ByteSize,
+    /// One header line. Default 8 KiB, at most `head_bytes_max`. Beyond it 431. Counted as `header_line_bytes`.
+    pub header_line_bytes_max: ByteSize,
+    /// Header lines of one head. Default 100. Beyond it 431. Counted as `headers`.
+    pub headers_max: u32,
+    /// The request-target. Default 8 KiB, at most `head_bytes_max`. Beyond it 414. Counted as `uri_bytes`.
+    pub uri_bytes_max: ByteSize,
+    /// Bytes of following requests that a connection holds while one of its requests is answered (pipelining).
+    /// Default 16 KiB. Beyond it nothing more is read until the answer has been sent. Counted as `pipeline_bytes`.
+    pub pipeline_bytes_max: ByteSize,
+    /// Memory for buffers of one worker. Default 1 GiB. Beyond it new requests are answered 503 with Retry-After.
+    /// Counted as `buffers_bytes`.
+    pub buffers_bytes_max: ByteSize,
+    /// A request's body that is kept so that it can be sent again, where no policy says otherwise. Default 64 KiB;
+    /// 0 keeps none. A larger body is streamed and not replayed. Counted as `retry_body_bytes`.
+    pub retry_body_bytes_max: ByteSize,
+    /// All kept bodies of one worker together. Default 64 MiB. Beyond it bodies are streamed and not replayed.
+    /// Counted as `retry_bodies_bytes`.
+    pub retry_bodies_bytes_max: ByteSize,
+}
+
+/// `[pool]`: connections to endpoints, and how many requests may be on their way to one endpoint or backend.
+///
+/// Per worker: workers share nothing, so a node's bound is this times the number of workers. All live.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pool {
+    /// Idle connections kept per endpoint. Default 1,024; 0 keeps none. Beyond it the connection is closed after
+    /// its response. Counted as `pool_idle`.
+    pub idle_per_endpoint_max: u32,
+    /// How long an idle connection is kept. Default 60 s.
+    pub idle_timeout: crate::Period,
+    /// Requests in flight on one endpoint. Default 0 = unlimited. Beyond it a request waits (`pending_per_endpoint_max`)
+    /// or goes to another endpoint. Counted as `endpoint_in_flight`.
+    pub endpoint_in_flight_max: u32,
+    /// Requests that wait for a place on one endpoint. Default 1,024. Beyond it 503 with Retry-After. Counted as
+    /// `endpoint_pending`.
+    pub pending_per_endpoint_max: u32,
+    /// Requests in flight on one backend, all clusters together. Default 0 = unlimited. Beyond it 503 with
+    /// Retry-After. Counted as `backend_in_flight`.
+    pub backend_in_flight_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 100_000,
+            connections_per_source_max: 0,
+            exchanges_max: 100_000,
+            head_bytes_max: ByteSize::kib(32),
+            header_line_bytes_max: ByteSize::kib(8),
+            headers_max: 100,
+            uri_bytes_max: ByteSize::kib(8),
+            pipeline_bytes_max: ByteSize::kib(16),
+            buffers_bytes_max: ByteSize::mib(1_024),
+            retry_body_bytes_max: ByteSize::kib(64),
+            retry_bodies_bytes_max: ByteSize::mib(64),
+        }
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            idle_per_endpoint_max: 1_024,
+            idle_timeout: crate::Period::secs(60),
+            endpoint_in_flight_max: 0,
+            pending_per_endpoint_max: 1_024,
+            backend_in_flight_max: 0,
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `[timeouts]`: how long a client, an endpoint and a drain may take.
+
+use serde::{Deserialize, Serialize};
+
+use crate::unit::{ByteSize, Period};
+
+/// Time limits. Zero means none where a key says so. All live: a change holds for new connections and requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// First byte of a request's head to its last. Total, not per byte: one byte a second does not stretch it.
+    /// Default 5 s; never zero. Expiry: 408 and close, counted as `header_timeout`.
+    pub header: Period,
+    /// How long a client's connection may be idle between requests (keep-alive). Default 60 s; never zero.
+    pub idle_client: Period,
+    /// The least rate of a request's body, bytes per second over `body_rate_grace`. Default 240 B; 0 = none.
+    /// Below it: 408 and close, counted as `body_rate`.
+    pub body_rate_min: ByteSize,
+    /// How long a body may stay below `body_rate_min` before it counts. Default 5 s; never zero.
+    pub body_rate_grace: Period,
+    /// TCP connect to an endpoint, where no policy says otherwise. Default 1 s; never zero.
+    pub connect: Period,
+    /// One attempt, first request byte sent to response head received, where no policy says otherwise. Default
+    /// 0 = none (GEP-1742, `backendRequest`).
+    pub attempt: Period,
+    /// The whole exchange, retries included, where no policy says otherwise. Default 30 s; 0 = none (GEP-1742,
+    /// `request`).
+    pub request: Period,
+    /// No byte in either direction of a streaming body, where no policy says otherwise. Default 60 s; 0 = none.
+    pub idle: Period,
+    /// How long a peer may take no byte that we have to send (zero window, slow read). Default 30 s; never zero.
+    /// Expiry: close, counted as `write_stall`.
+    pub write_stall: Period,
+    /// No byte in either direction of a tunnel (WebSocket and other upgrades). Default 1 h; 0 = none.
+    pub tunnel_idle: Period,
+    /// How long a drain waits for exchanges to finish before they are cut. Default 30 s; 0 = cut at once.
+    pub drain: Period,
+    /// How long a connection is idle before its buffer goes back to the pool. Default 100 ms; 0 = at once.
+    /// Shorter saves memory, longer saves a system call per request on slow connections.
+    pub buffer_idle: Period,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            header: Period::secs(5),
+            idle_client: Period::secs(60),
+            body_rate_min: ByteSize::new(240),
+            body_rate_grace: Period::secs(5),
+            connect: Period::secs(1),
+            attempt: Period::secs(0),
+            request: Period::secs(30),
+            idle: Period::secs(60),
+            write_stall: Period::secs(30),
+            tunnel_idle: Period::secs(3_600),
+            drain: Period::secs(30),
+            buffer_idle: Period::millis(100),
+        }
+    }
+}
