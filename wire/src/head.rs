@@ -203,7 +203,8 @@ pub struct RequestHead {
     pub port: Option<u16>,
     /// Value of the Host field (or `:authority`) as sent, for forwarding.
     pub authority_span: Span,
-    /// All header lines in order, including Host and the hop-by-hop ones.
+    /// All header lines in order, including Host and the hop-by-hop ones, but not those that the limits drop
+    /// ([`Underscores::Drop`](crate::h1::limits::Underscores::Drop)).
     pub headers: Vec<HeaderField>,
     /// How the end of the body is known.
     pub body: BodyLength,
@@ -243,6 +244,8 @@ pub struct ResponseHead {
     pub body: BodyLength,
     /// Does the server keep the connection open?
     pub persistence: Persistence,
+    /// The protocol that a 101 switches to: the value of its Upgrade field (RFC 9110 §7.8). `None` for other statuses.
+    pub upgrade: Option<Span>,
     /// Bytes of the head, its final empty line included.
     pub head_len: usize,
 }

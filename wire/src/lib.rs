@@ -2,9 +2,15 @@
 //!
 //! Modules in the order in which a request meets them:
 //! [`head`] is the one form that HTTP/1, HTTP/2 and HTTP/3 heads become; [`h1`] reads and writes it;
-//! [`body`] knows how the end of a body is found; [`hop`] knows what may not travel further;
-//! [`error`] names everything that can be wrong with a peer's bytes and what it costs.
+//! [`authority`] and [`path`] say which host and which path a request is for; [`body`] knows how the end of a body
+//! is found; [`hop`] knows what may not travel further; [`error`] names everything that can be wrong with a peer's
+//! bytes and what it costs.
 #![forbid(unsafe_code)]
 
+pub mod authority;
+pub mod body;
 pub mod error;
+pub mod h1;
 pub mod head;
+pub mod hop;
+pub mod path;

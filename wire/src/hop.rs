@@ -1,0 +1,250 @@
+//! What may not travel further: hop-by-hop fields, what Connection nominates, what only a trusted peer may say.
+//!
+//! The decoders ask while they build a head, the encoders while they write the next one. Source: RFC 9110 §7.6.1,
+//! SECURITY S12, S16, S17.
+
+use crate::head::{HeaderField, Known};
+
+/// The header that `name` spells, compared without case, if the gateway acts on it.
+#[must_use]
+pub fn known(name: &[u8]) -> Known {
+    let candidates: &[(&[u8], Known)] = match name.len() {
+        2 => &[(b"te", Known::Te)],
+        3 => &[(b"via", Known::Via)],
+        4 => &[(b"host", Known::Host), (b"date", Known::Date)],
+        6 => &[(b"cookie", Known::Cookie), (b"server", Known::Server), (b"expect", Known::Expect)],
+        7 => &[(b"upgrade", Known::Upgrade), (b"trailer", Known::Trailer)],
+        9 => &[(b"x-real-ip", Known::XRealIp), (b"forwarded", Known::Forwarded)],
+        10 => &[
+            (b"connection", Known::Connection),
+            (b"set-cookie", Known::SetCookie),
+            (b"keep-alive", Known::KeepAlive),
+        ],
+        12 => &[(b"x-request-id", Known::XRequestId)],
+        14 => &[(b"content-length", Known::ContentLength)],
+        15 => &[(b"x-forwarded-for", Known::XForwardedFor)],
+        16 => &[
+            (b"x-forwarded-host", Known::XForwardedHost),
+            (b"x-forwarded-port", Known::XForwardedPort),
+            (b"proxy-connection", Known::ProxyConnection),
+        ],
+        17 => {
+            &[(b"x-forwarded-proto", Known::XForwardedProto), (b"transfer-encoding", Known::TransferEncoding)]
+        }
+        18 => &[(b"proxy-authenticate", Known::ProxyAuthenticate)],
+        19 => &[(b"proxy-authorization", Known::ProxyAuthorization)],
+        _ => &[],
+    };
+    let found = candidates.iter().find(|(spelling, _)| name.eq_ignore_ascii_case(spelling));
+    found.map_or(Known::Other, |(_, known)| *known)
+}
+
+/// Does a field concern this hop only, whatever Connection says?
+///
+/// Content-Length and Transfer-Encoding are among them because the encoders frame every body themselves, Expect
+/// because the gateway answers it (SECURITY S5). Trailer travels: it describes what travels with the body.
+#[must_use]
+pub fn is_hop_by_hop(known: Known, name: &[u8]) -> bool {
+    match known {
+        Known::Connection
+        | Known::ContentLength
+        | Known::Expect
+        | Known::KeepAlive
+        | Known::ProxyAuthenticate
+        | Known::ProxyAuthorization
+        | Known::ProxyConnection
+        | Known::Te
+        | Known::TransferEncoding
+        | Known::Upgrade => true,
+        // Belongs to `Upgrade: h2c` (RFC 7540 §3.2.1), which is never honoured.
+        Known::Other => name.len() == 14 && name.eq_ignore_ascii_case(b"http2-settings"),
+        Known::Cookie
+        | Known::Forwarded
+        | Known::Host
+        | Known::Trailer
+        | Known::Via
+        | Known::XForwardedFor
+        | Known::XForwardedHost
+        | Known::XForwardedPort
+        | Known::XForwardedProto
+        | Known::XRealIp
+        | Known::XRequestId
+        | Known::Date
+        | Known::Server
+        | Known::SetCookie => false,
+    }
+}
+
+/// Fields that the gateway does not act on, but that no Connection field may take away: who asks, and what the
+/// content is.
+const END_TO_END: [&[u8]; 9] = [
+    b"authorization",
+    b"cache-control",
+    b"content-encoding",
+    b"content-range",
+    b"content-type",
+    b"origin",
+    b"range",
+    b"traceparent",
+    b"www-authenticate",
+];
+
+/// May Connection nominate this field as hop-by-hop?
+///
+/// RFC 9110 §7.6.1 lets it nominate any; a client that nominates `X-Forwarded-For` or `Authorization` takes from the
+/// backend what the gateway, or a proxy before it, vouches for. Those stay (SECURITY S16).
+#[must_use]
+pub fn may_be_nominated(known: Known, name: &[u8]) -> bool {
+    match known {
+        Known::Other => {
+            !starts_with_ignore_case(name, b"x-forwarded-")
+                && !END_TO_END.iter().any(|kept| name.eq_ignore_ascii_case(kept))
+        }
+        Known::Connection
+        | Known::Expect
+        | Known::KeepAlive
+        | Known::ProxyAuthenticate
+        | Known::ProxyAuthorization
+        | Known::ProxyConnection
+        | Known::Te
+        | Known::Trailer
+        | Known::Upgrade => true,
+        Known::ContentLength
+        | Known::Cookie
+        | Known::Forwarded
+        | Known::Host
+        | Known::TransferEncoding
+        | Known::Via
+        | Known::XForwardedFor
+        | Known::XForwardedHost
+        | Known::XForwardedPort
+        | Known::XForwardedProto
+        | Known::XRealIp
+        | Known::XRequestId
+        | Known::Date
+        | Known::Server
+        | Known::SetCookie => false,
+    }
+}
+
+/// Marks the fields called `name` as hop-by-hop, if Connection may nominate them.
+pub(crate) fn nominate(headers: &mut [HeaderField], bytes: &[u8], name: &[u8]) {
+    for field in headers.iter_mut().filter(|field| usize::from(field.name.len) == name.len()) {
+        if field.name.of(bytes).eq_ignore_ascii_case(name) && may_be_nominated(field.known, name) {
+            field.hop_by_hop = true;
+        }
+    }
+}
+
+/// Names, or beginnings of names that end in `-`, with which a proxy vouches for something about the client: its
+/// certificate, the original target, internal routing.
+const VOUCHING: [&[u8]; 12] = [
+    b"client-cert",
+    b"client-cert-chain",
+    b"ssl-client-",
+    b"x-client-cert",
+    b"x-client-cert-",
+    b"x-client-verify",
+    b"x-envoy-",
+    b"x-forwarded-",
+    b"x-original-",
+    b"x-rewrite-url",
+    b"x-ringway-",
+    b"x-ssl-",
+];
+
+/// Is this a field that means something only when a trusted proxy wrote it? SECURITY S17.
+///
+/// The fields of [`Known`] that do are left to [`forwarded`](crate::h1::forwarded), except Forwarded and X-Real-IP.
+#[must_use]
+pub fn is_vouching(known: Known, name: &[u8]) -> bool {
+    match known {
+        Known::Other => match name.first() {
+            Some(b'c' | b'C' | b's' | b'S' | b'x' | b'X') => VOUCHING.iter().any(|entry| names(entry, name)),
+            Some(_) | None => false,
+        },
+        Known::Forwarded
+        | Known::XForwardedFor
+        | Known::XForwardedHost
+        | Known::XForwardedPort
+        | Known::XForwardedProto
+        | Known::XRealIp => true,
+        Known::Connection
+        | Known::ContentLength
+        | Known::Cookie
+        | Known::Expect
+        | Known::Host
+        | Known::KeepAlive
+        | Known::ProxyAuthenticate
+        | Known::ProxyAuthorization
+        | Known::ProxyConnection
+        | Known::Te
+        | Known::Trailer
+        | Known::TransferEncoding
+        | Known::Upgrade
+        | Known::Via
+        | Known::XRequestId
+        | Known::Date
+        | Known::Server
+        | Known::SetCookie => false,
+    }
+}
+
+/// Fields that a trailer section may not hold: framing, routing, authentication, request modifiers, response control
+/// and payload processing (RFC 9110 §6.5.1), besides what [`is_hop_by_hop`] and [`is_vouching`] name.
+const NOT_IN_TRAILERS: [&[u8]; 32] = [
+    b"accept-encoding",
+    b"age",
+    b"alt-svc",
+    b"authentication-info",
+    b"authorization",
+    b"cache-control",
+    b"content-encoding",
+    b"content-language",
+    b"content-location",
+    b"content-range",
+    b"content-security-policy",
+    b"content-type",
+    b"expires",
+    b"if-match",
+    b"if-modified-since",
+    b"if-none-match",
+    b"if-range",
+    b"if-unmodified-since",
+    b"location",
+    b"max-forwards",
+    b"origin",
+    b"pragma",
+    b"proxy-authentication-info",
+    b"proxy-status",
+    b"range",
+    b"referer",
+    b"retry-after",
+    b"set-cookie2",
+    b"strict-transport-security",
+    b"vary",
+    b"warning",
+    b"www-authenticate",
+];
+
+/// May a field of this name travel in a trailer section? SECURITY S12.
+#[must_use]
+pub fn may_be_trailer(name: &[u8]) -> bool {
+    known(name) == Known::Other
+        && !is_hop_by_hop(Known::Other, name)
+        && !is_vouching(Known::Other, name)
+        && !name.contains(&b'_')
+        && !NOT_IN_TRAILERS.iter().any(|entry| name.eq_ignore_ascii_case(entry))
+}
+
+/// Is `name` this entry, or, for an entry that ends in `-`, does it begin with it?
+fn names(entry: &[u8], name: &[u8]) -> bool {
+    match entry.last() {
+        Some(b'-') => starts_with_ignore_case(name, entry),
+        Some(_) | None => name.eq_ignore_ascii_case(entry),
+    }
+}
+
+fn starts_with_ignore_case(name: &[u8], prefix: &[u8]) -> bool {
+    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
