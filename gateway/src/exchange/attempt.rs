@@ -1,0 +1,680 @@
+//! One try of a request on one endpoint: connection, request, response head, both bodies.
+//!
+//! Everything happens in one task that waits for whichever of its operations finishes first, so that an early
+//! response is never missed, a client that leaves cancels the upstream at once, and neither side is read faster
+//! than the other side takes it.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use routing::model::{HeaderEdits, RetryPolicy, Timeouts, WeightedBackend};
+use routing::retry::{Failure, FailureKind, Response, Sent};
+use routing::table::{Pick, RuleRef};
+use routing::time::MonoTime;
+use wire::body::TrailerPolicy;
+use wire::error::WireError;
+use wire::h1::decode::{self, Decoded};
+use wire::h1::encode::{self, Edits, RequestEdit, ResponseEdit};
+use wire::head::{BodyLength, Method, Persistence, RequestView, ResponseHead, ResponseView};
+
+use super::forward::Forwarding;
+use super::relay::{PumpError, copy_of};
+use super::{Work, reply};
+use crate::downstream::h1::Client;
+use crate::net::conn::{Conn, Done};
+use crate::net::{self, Buf, Class, acquire};
+use crate::observe::stats::Limit;
+use crate::upstream::pool::{Kept, RESPONSE_HEADROOM};
+use crate::worker::settings::Settings;
+use crate::worker::{Worker, clock};
+
+/// How an attempt ended.
+pub(super) enum End {
+    /// The response is complete, and so is what the client needs of it.
+    Complete(Complete),
+    /// Nothing of a response has reached the client.
+    Failed(Failed),
+    /// The response had begun and cannot be completed: the client must see that it is cut.
+    Cut,
+    /// The client left, or must be closed without a word.
+    ClientGone,
+    /// The client broke the rules, or was too slow, while its body was read.
+    ClientFault(Fault),
+    /// An upgraded connection that has ended.
+    TunnelEnded,
+}
+
+/// What a complete response leaves behind.
+pub(super) struct Complete {
+    /// May the client's connection carry another request?
+    pub client: Persistence,
+}
+
+/// An attempt that may be tried again elsewhere.
+pub(super) struct Failed {
+    /// What went wrong, as `retry` asks for it.
+    pub failure: Failure,
+    /// For people.
+    pub reason: &'static str,
+}
+
+/// What the client did wrong in the middle of an exchange.
+pub(super) enum Fault {
+    /// Its bytes are not what they should be.
+    Wire(WireError),
+    /// Its body came too slowly (408).
+    Slow,
+    /// No buffer memory is left for it (503).
+    Buffers,
+}
+
+/// Everything that an attempt works with.
+pub(super) struct Flow<'a> {
+    pub worker: &'a Rc<Worker>,
+    pub settings: &'a Settings,
+    pub client: &'a mut Client,
+    pub view: RequestView<'a>,
+    pub work: &'a mut Work,
+    pub rule: &'a RuleRef,
+    pub pick: Pick,
+    /// When the response head must be there, whatever is tried.
+    pub response_by: Option<MonoTime>,
+    /// Is this the last attempt that the policy allows?
+    pub attempt: u8,
+}
+
+/// What happened first.
+enum Event {
+    UpRead(Done<usize>),
+    UpFlushed(io::Result<()>),
+    DownRead(Done<usize>),
+    DownFlushed(io::Result<()>),
+    Deadline,
+}
+
+/// How far an attempt's connection has come.
+struct Upstream {
+    conn: Conn,
+    /// Was it idle in the pool before?
+    reused: bool,
+    /// Set when a write failed: nothing more is sent, but a response may still come.
+    write_failed: bool,
+    /// Body bytes or head bytes were accepted by the connection.
+    sent: Sent,
+    begun: MonoTime,
+}
+
+/// Runs one attempt.
+pub(super) async fn run(flow: &mut Flow<'_>) -> End {
+    let mut up = match connection(flow).await {
+        Ok(up) => up,
+        Err(end) => return end,
+    };
+    if let Err(end) = send_request(flow, &mut up) {
+        return end;
+    }
+    let buf = match response_head(flow, &mut up).await {
+        Ok(buf) => buf,
+        Err(end) => return end,
+    };
+    let latency = clock::now().since(up.begun);
+    flow.work.first_byte = latency;
+    flow.worker.stats.cluster(flow.pick.cluster).latency.record(latency);
+    let status = flow.work.response.status;
+    if status == 101 {
+        return super::tunnel::run(flow, up.conn, buf).await;
+    }
+    if let Some(failed) = retryable(flow, status) {
+        return End::Failed(failed);
+    }
+    respond(flow, up, buf).await
+}
+
+// ---------------------------------------------------------------- connection
+
+async fn connection(flow: &mut Flow<'_>) -> Result<Upstream, End> {
+    let worker = flow.worker;
+    let begun = clock::now();
+    let taken = worker.pool.take(flow.pick.endpoint);
+    worker.stats.idle_closed_total.add(u64::from(taken.closed));
+    if let Some(conn) = taken.conn {
+        worker.stats.reuses_total.inc();
+        return Ok(Upstream { conn, reused: true, write_failed: false, sent: Sent::Nothing, begun });
+    }
+    if !worker.pool.connect_begins(flow.pick.endpoint, flow.settings.pending_connects_max) {
+        worker.stats.hit(Limit::EndpointPending);
+        return Err(connect_failed("pending_connects"));
+    }
+    let connected = connect(flow, begun).await;
+    worker.pool.connect_ends(flow.pick.endpoint);
+    let conn = connected?;
+    worker.stats.connects_total.inc();
+    Ok(Upstream { conn, reused: false, write_failed: false, sent: Sent::Nothing, begun })
+}
+
+async fn connect(flow: &mut Flow<'_>, begun: MonoTime) -> Result<Conn, End> {
+    let timeout = flow.rule.policy().timeouts.connect;
+    let due = earlier(deadline(begun, timeout), flow.response_by);
+    let mut connecting = pin!(net::listen::connect(flow.pick.addr));
+    loop {
+        set(flow.client, due);
+        let client = &mut *flow.client;
+        let first = poll_fn(|cx| match connecting.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            Poll::Pending => client.deadline.poll(cx).map(|()| None),
+        });
+        match first.await {
+            Some(Ok(conn)) => return Ok(conn),
+            Some(Err(_error)) => return Err(failed_connect(flow, "connect_failed")),
+            None if flow.worker.peers.is_stopping() => return Err(End::ClientGone),
+            None if has_passed(due) => return Err(failed_connect(flow, "connect_timeout")),
+            None => {}
+        }
+    }
+}
+
+fn failed_connect(flow: &Flow<'_>, reason: &'static str) -> End {
+    flow.worker.stats.connect_failures_total.inc();
+    connect_failed(reason)
+}
+
+fn connect_failed(reason: &'static str) -> End {
+    let failure = Failure {
+        kind: FailureKind::Connect,
+        sent: Sent::Nothing,
+        response: Response::NotBegun,
+        body: routing::retry::Body::Replayable,
+    };
+    End::Failed(Failed { failure, reason })
+}
+
+// ---------------------------------------------------------------- request
+
+/// Writes the head, and as much of the body as is there and fits, in one go; arms the read of the response.
+fn send_request(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
+    let work = &mut *flow.work;
+    let backend = backend_edits(flow.rule, &flow.pick);
+    let forwarding = Forwarding::new(flow.worker, flow.settings, flow.client, &flow.view);
+    work.path.clear();
+    let rewrite = &flow.rule.action().rewrite;
+    let path = super::rewrite::path(rewrite, flow.view.path(), &mut work.path);
+    let edit = RequestEdit {
+        authority: rewrite.hostname.as_ref().map(|host| host.as_bytes()),
+        path,
+        body: flow.view.head.body,
+        headers: [edits(&flow.rule.action().request_headers), backend.map_or_else(Edits::default, |b| edits(&b.request_headers))],
+        forwarded: forwarding.fields(flow.settings, flow.client, &flow.view),
+        upgrade: flow.view.head.upgrade.map(|span| span.of(flow.view.bytes)),
+        ..RequestEdit::default()
+    };
+    work.head_out.clear();
+    encode::request(&mut work.head_out, &flow.view, &edit);
+    let mut out = copy_of(&work.head_out).map_err(|_| End::ClientFault(Fault::Buffers))?;
+    if flow.attempt > 1 {
+        work.upload.replay(&work.kept).map_err(|_| End::ClientFault(Fault::Buffers))?;
+    }
+    if let Some(body) = work.upload.hand_out() {
+        if body.len() <= out.tailroom() {
+            out.append(body.bytes());
+        } else {
+            work.upload.put_back(body);
+        }
+    }
+    if !up.conn.is_reading() {
+        let buf = acquire(Class::Small, RESPONSE_HEADROOM).ok_or(End::ClientFault(Fault::Buffers))?;
+        up.conn.start_read(buf);
+    }
+    up.conn.start_write(out);
+    up.sent = Sent::Head;
+    Ok(())
+}
+
+fn backend_edits<'a>(rule: &'a RuleRef, pick: &Pick) -> Option<&'a WeightedBackend> {
+    match &rule.action().target {
+        routing::model::Target::Forward(backends) => backends.get(pick.backend_ref),
+        routing::model::Target::Redirect(_) | routing::model::Target::Reply { .. } => None,
+    }
+}
+
+fn edits(edits: &HeaderEdits) -> Edits<'_, std::sync::Arc<str>> {
+    Edits { set: &edits.set, add: &edits.add, remove: &edits.remove }
+}
+
+// ---------------------------------------------------------------- response head
+
+/// Sends the rest of the request and waits for a final response head (or a 101).
+async fn response_head(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<Buf, End> {
+    let timeouts = flow.rule.policy().timeouts;
+    let mut upload_seen = clock::now();
+    let mut due = head_due(flow, up, &timeouts, upload_seen);
+    if flow.view.head.expects_continue && flow.work.upload.wants_read() {
+        reply::interim_continue(flow.client).await.map_err(|_| End::ClientGone)?;
+    }
+    set(flow.client, due);
+    loop {
+        move_upload(flow, up)?;
+        match next(flow, Some(up), Flushed::Ignored).await {
+            Event::UpRead((Ok(0), _)) => return Err(closed(flow, up, "upstream_closed")),
+            Event::UpRead((Err(_), _)) => return Err(closed(flow, up, "upstream_reset")),
+            Event::UpRead((Ok(_), buf)) => {
+                if let Some(buf) = read_head(flow, up, buf).await? {
+                    return Ok(buf);
+                }
+            }
+            Event::UpFlushed(Ok(())) | Event::DownFlushed(Ok(())) => {}
+            Event::UpFlushed(Err(_)) => {
+                up.write_failed = true;
+                flow.work.upload.clear();
+            }
+            Event::DownFlushed(Err(_)) => return Err(End::ClientGone),
+            Event::DownRead(done) => {
+                let uploading = flow.work.upload.wants_more();
+                from_client(flow, done)?;
+                if uploading {
+                    upload_seen = clock::now();
+                    due = head_due(flow, up, &timeouts, upload_seen);
+                    set(flow.client, due);
+                }
+            }
+            Event::Deadline => {
+                late(flow, up, due, upload_seen)?;
+                set(flow.client, due);
+            }
+        }
+    }
+}
+
+/// By when the next thing must happen before the response head is there.
+///
+/// While the client still sends its body, the body's own pace is what counts; the time for the response begins when
+/// the request is complete.
+fn head_due(flow: &Flow<'_>, up: &Upstream, timeouts: &Timeouts, now: MonoTime) -> Option<MonoTime> {
+    if flow.work.upload.wants_more() {
+        let idle = deadline(now, timeouts.idle);
+        let rate = (flow.settings.body_rate_min > 0).then(|| now + flow.settings.body_rate_grace);
+        return earlier(idle, rate);
+    }
+    let whole = if flow.view.head.body.is_empty() { flow.response_by } else { deadline(now, timeouts.request) };
+    earlier(whole, deadline(up.begun, timeouts.attempt))
+}
+
+/// The deadline fired: for whom?
+fn late(flow: &Flow<'_>, up: &Upstream, due: Option<MonoTime>, upload_seen: MonoTime) -> Result<(), End> {
+    if flow.worker.peers.is_stopping() {
+        return Err(End::ClientGone);
+    }
+    if !has_passed(due) {
+        return Ok(());
+    }
+    if flow.work.upload.wants_more() && !up.conn.is_writing() {
+        let waited = clock::now().since(upload_seen);
+        let limit = if waited >= flow.settings.body_rate_grace { Limit::BodyRate } else { Limit::HeaderTimeout };
+        flow.worker.stats.hit(limit);
+        return Err(End::ClientFault(Fault::Slow));
+    }
+    Err(failed(flow, up, FailureKind::Timeout, "upstream_timeout"))
+}
+
+/// Decodes what came. `Some` when a final head (or 101) is complete: the buffer starts with it.
+async fn read_head(flow: &mut Flow<'_>, up: &mut Upstream, mut buf: Buf) -> Result<Option<Buf>, End> {
+    loop {
+        let limits = &flow.settings.head;
+        match decode::response(buf.bytes(), limits, flow.view.head.method, &mut flow.work.response) {
+            Ok(Decoded::Complete) => {}
+            Ok(Decoded::Partial) => {
+                if buf.readroom() == 0 || buf.is_empty() {
+                    buf = larger(&buf).ok_or_else(|| malformed(flow, up, "response_head_too_long"))?;
+                }
+                up.conn.start_read(buf);
+                return Ok(None);
+            }
+            Err(_error) => return Err(malformed(flow, up, "malformed_response")),
+        }
+        let head = &flow.work.response;
+        if head.status >= 200 {
+            return Ok(Some(buf));
+        }
+        if head.status == 101 {
+            return match flow.view.head.upgrade {
+                Some(_) => Ok(Some(buf)),
+                None => Err(malformed(flow, up, "unexpected_101")),
+            };
+        }
+        flow.work.interim += 1;
+        if flow.work.interim > INTERIM_MAX {
+            return Err(malformed(flow, up, "too_many_interim_responses"));
+        }
+        pass_interim(flow, &buf).await?;
+        buf.consume(flow.work.response.head_len);
+    }
+}
+
+/// Interim responses that one exchange passes on (RFC 9110 §15.2 sets no bound; a flood of them is an attack).
+const INTERIM_MAX: u8 = 16;
+
+/// Passes an interim response on. 100 is not: the client was told already, or did not ask (RFC 9110 §15.2.1).
+async fn pass_interim(flow: &mut Flow<'_>, buf: &Buf) -> Result<(), End> {
+    if flow.work.response.status == 100 || flow.view.head.version == wire::head::Version::Http10 {
+        return Ok(());
+    }
+    let view = ResponseView { head: &flow.work.response, bytes: buf.bytes() };
+    flow.work.head_out.clear();
+    encode::response(&mut flow.work.head_out, &view, &ResponseEdit::<&str>::default());
+    let out = copy_of(&flow.work.head_out).map_err(|_| End::ClientFault(Fault::Buffers))?;
+    flow.client.conn.flush().await.map_err(|_| End::ClientGone)?;
+    flow.client.conn.start_write(out);
+    Ok(())
+}
+
+/// A larger buffer with the same bytes, unless it is the largest already.
+fn larger(buf: &Buf) -> Option<Buf> {
+    if buf.class() == Class::Bulk {
+        return None;
+    }
+    let mut large = acquire(Class::Bulk, RESPONSE_HEADROOM)?;
+    large.append(buf.bytes());
+    Some(large)
+}
+
+fn retryable(flow: &Flow<'_>, status: u16) -> Option<Failed> {
+    let policy: &RetryPolicy = &flow.rule.policy().retry;
+    let listed = policy.statuses.contains(&status);
+    if !listed || flow.attempt >= policy.attempts || !flow.view.head.method.is_idempotent() {
+        return None;
+    }
+    let failure = Failure {
+        kind: FailureKind::Status(status),
+        sent: Sent::Head,
+        response: Response::NotBegun,
+        body: flow.work.replayable(),
+    };
+    Some(Failed { failure, reason: "retryable_status" })
+}
+
+fn closed(flow: &Flow<'_>, up: &Upstream, reason: &'static str) -> End {
+    if up.reused && !flow.view.head.method.is_idempotent() {
+        flow.worker.stats.race_lost_total.inc();
+    }
+    failed(flow, up, FailureKind::Closed, reason)
+}
+
+fn malformed(flow: &Flow<'_>, up: &Upstream, reason: &'static str) -> End {
+    failed(flow, up, FailureKind::Malformed, reason)
+}
+
+fn failed(flow: &Flow<'_>, up: &Upstream, kind: FailureKind, reason: &'static str) -> End {
+    let failure = Failure { kind, sent: up.sent, response: Response::NotBegun, body: flow.work.replayable() };
+    End::Failed(Failed { failure, reason })
+}
+
+// ---------------------------------------------------------------- response
+
+/// Sends the response head and relays the body; then decides what may be kept.
+async fn respond(flow: &mut Flow<'_>, mut up: Upstream, buf: Buf) -> End {
+    let (framing, implied) = encode::client_framing(flow.work.response.body, flow.view.head.version);
+    let client = if client_closes(flow) { Persistence::Close } else { implied };
+    let unsolicited = match begin_response(flow, buf, framing, client).await {
+        Ok(unsolicited) => unsolicited,
+        Err(end) => return end,
+    };
+    flow.work.response_begun = true;
+    if let Err(end) = relay(flow, &mut up).await {
+        return end;
+    }
+    let uploaded = flow.work.upload.is_finished() && !up.write_failed;
+    if uploaded && !unsolicited && flow.work.response.persistence == Persistence::KeepAlive {
+        keep(flow, up);
+    }
+    // A client that has not sent all of its request would send the rest into the next one.
+    let client = if uploaded { client } else { Persistence::Close };
+    End::Complete(Complete { client })
+}
+
+fn client_closes(flow: &Flow<'_>) -> bool {
+    flow.view.head.persistence == Persistence::Close
+        || flow.work.upload.wants_more()
+        || flow.worker.is_draining()
+}
+
+/// Starts sending the head with the body bytes that came with it. `true` when bytes lie behind the body.
+async fn begin_response(
+    flow: &mut Flow<'_>,
+    mut buf: Buf,
+    framing: BodyLength,
+    persistence: Persistence,
+) -> Result<bool, End> {
+    let work = &mut *flow.work;
+    let backend = backend_edits(flow.rule, &flow.pick);
+    let cookie = super::affinity::set_cookie(flow.rule.policy(), &flow.pick, &mut work.cookie);
+    let edit = ResponseEdit {
+        version: flow.view.head.version,
+        body: framing,
+        persistence,
+        headers: [edits(&flow.rule.action().response_headers), backend.map_or_else(Edits::default, |b| edits(&b.response_headers))],
+        set_cookie: cookie,
+        via: flow.settings.via_responses.then_some(super::forward::VIA_NAME),
+        upgrade: None,
+    };
+    work.head_out.clear();
+    encode::response(&mut work.head_out, &ResponseView { head: &work.response, bytes: buf.bytes() }, &edit);
+    buf.consume(work.response.head_len);
+    work.download.reset(work.response.body, framing);
+    let rest = if work.response.body.is_empty() {
+        !buf.is_empty()
+    } else {
+        match work.download.take(buf, |_| {}) {
+            Ok(rest) => rest.is_some(),
+            Err(_) => return Err(End::Failed(bad_body(work))),
+        }
+    };
+    flow.client.conn.flush().await.map_err(|_| End::ClientGone)?;
+    let out = match work.download.hand_out() {
+        None => copy_of(&work.head_out).map_err(|_| End::ClientFault(Fault::Buffers))?,
+        Some(mut body) if body.prepend(&work.head_out) => body,
+        Some(body) => {
+            work.download.put_back(body);
+            copy_of(&work.head_out).map_err(|_| End::ClientFault(Fault::Buffers))?
+        }
+    };
+    send(flow, out);
+    Ok(rest)
+}
+
+fn bad_body(work: &Work) -> Failed {
+    let failure = Failure {
+        kind: FailureKind::Malformed,
+        sent: Sent::Head,
+        response: Response::NotBegun,
+        body: work.replayable(),
+    };
+    Failed { failure, reason: "malformed_response_body" }
+}
+
+/// Moves both bodies until the response is with the client, or on its way there.
+async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
+    if flow.work.download.is_finished() {
+        return Ok(());
+    }
+    let idle = flow.rule.policy().timeouts.idle;
+    let mut due = stream_due(flow, idle);
+    set(flow.client, due);
+    loop {
+        if !flow.client.conn.is_writing()
+            && let Some(buf) = flow.work.download.hand_out()
+        {
+            send(flow, buf);
+        }
+        if flow.work.download.is_finished() {
+            return Ok(());
+        }
+        if flow.work.download.wants_read() && !up.conn.is_reading() {
+            let buf = flow.work.download.read_buffer().ok_or(End::Cut)?;
+            up.conn.start_read(buf);
+        }
+        move_upload(flow, up)?;
+        match next(flow, Some(up), Flushed::Awaited).await {
+            Event::UpRead((Ok(n), buf)) if n > 0 => {
+                flow.work.download.take(buf, |_| {}).map_err(|_| End::Cut)?;
+            }
+            Event::UpRead(_ended) => {
+                // Only a body that lasts until the connection closes is complete now.
+                flow.work.download.source_closed().map_err(|_| End::Cut)?;
+                flow.work.response.persistence = Persistence::Close;
+            }
+            Event::UpFlushed(Ok(())) | Event::DownFlushed(Ok(())) => {}
+            Event::UpFlushed(Err(_)) => {
+                up.write_failed = true;
+                flow.work.upload.clear();
+            }
+            Event::DownFlushed(Err(_)) => return Err(End::ClientGone),
+            Event::DownRead(done) => from_client(flow, done)?,
+            Event::Deadline => {
+                if flow.worker.peers.is_stopping() {
+                    return Err(End::Cut);
+                }
+                if has_passed(due) {
+                    if flow.client.conn.is_writing() {
+                        flow.worker.stats.hit(Limit::WriteStall);
+                        return Err(End::ClientGone);
+                    }
+                    return Err(End::Cut);
+                }
+            }
+        }
+        due = stream_due(flow, idle);
+        set(flow.client, due);
+    }
+}
+
+fn stream_due(flow: &Flow<'_>, idle: Duration) -> Option<MonoTime> {
+    let now = clock::now();
+    let stalled = flow.client.conn.is_writing().then(|| now + flow.settings.write_stall);
+    earlier(deadline(now, idle), stalled)
+}
+
+fn keep(flow: &Flow<'_>, up: Upstream) {
+    let mut conn = up.conn;
+    // The request went out long ago; what is left is to collect its buffer.
+    let noop = &mut Context::from_waker(std::task::Waker::noop());
+    if conn.is_writing() && !matches!(conn.poll_write(noop), Poll::Ready((Ok(()), _))) {
+        return;
+    }
+    let max = flow.settings.pool_idle_max;
+    match flow.worker.pool.put(flow.pick.endpoint, conn, max, clock::now()) {
+        Kept::Yes | Kept::Gone => {}
+        Kept::Full => flow.worker.stats.hit(Limit::PoolIdle),
+    }
+}
+
+// ---------------------------------------------------------------- both directions
+
+/// Hands the request's body on, and keeps one read of the client armed: for its body, for its next request, or only
+/// to learn that it left.
+fn move_upload(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
+    let work = &mut *flow.work;
+    if !up.write_failed
+        && !up.conn.is_writing()
+        && let Some(buf) = work.upload.hand_out()
+    {
+        up.conn.start_write(buf);
+    }
+    if flow.client.conn.is_reading() {
+        return Ok(());
+    }
+    if work.upload.wants_read() && !up.write_failed {
+        let buf = work.upload.read_buffer().ok_or(End::ClientFault(Fault::Buffers))?;
+        flow.client.conn.start_read(buf);
+    } else if !work.upload.wants_more() && work.next_request.is_none() {
+        let buf = acquire(Class::Head, 0).ok_or(End::ClientFault(Fault::Buffers))?;
+        flow.client.conn.start_read(buf);
+    }
+    Ok(())
+}
+
+/// Takes what the client sent: body, or the beginning of its next request.
+fn from_client(flow: &mut Flow<'_>, (result, buf): Done<usize>) -> Result<(), End> {
+    match result {
+        Ok(0) | Err(_) => return Err(End::ClientGone),
+        Ok(n) => flow.worker.stats.received_bytes_total.add(n as u64),
+    }
+    let work = &mut *flow.work;
+    if !work.upload.wants_more() {
+        work.next_request = Some(buf);
+        return Ok(());
+    }
+    let rest = work.take_upload(flow.worker, flow.settings, buf);
+    match rest {
+        Ok(rest) => {
+            work.next_request = rest;
+            Ok(())
+        }
+        Err(PumpError::Wire(error)) => Err(End::ClientFault(Fault::Wire(error))),
+        Err(PumpError::Buffers) => Err(End::ClientFault(Fault::Buffers)),
+    }
+}
+
+/// Starts writing to the client.
+pub(super) fn send(flow: &mut Flow<'_>, buf: Buf) {
+    flow.work.sent += buf.len() as u64;
+    flow.client.conn.start_write(buf);
+}
+
+/// Must the end of a write to the client be waited for?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flushed {
+    /// Yes: more is to be written, or its failure ends the exchange.
+    Awaited,
+    /// No: nothing hangs on it now, and nobody needs waking.
+    Ignored,
+}
+
+async fn next(flow: &mut Flow<'_>, mut up: Option<&mut Upstream>, flushed: Flushed) -> Event {
+    let client = &mut *flow.client;
+    let uploading = flow.work.upload.wants_more() || !flow.work.upload.is_finished();
+    poll_fn(|cx| {
+        if let Some(up) = up.as_deref_mut() {
+            if let Poll::Ready(done) = up.conn.poll_read(cx) {
+                return Poll::Ready(Event::UpRead(done));
+            }
+            if uploading && let Poll::Ready((result, _buf)) = up.conn.poll_write(cx) {
+                return Poll::Ready(Event::UpFlushed(result));
+            }
+        }
+        if flushed == Flushed::Awaited && let Poll::Ready((result, _buf)) = client.conn.poll_write(cx) {
+            return Poll::Ready(Event::DownFlushed(result));
+        }
+        if let Poll::Ready(done) = client.conn.poll_read(cx) {
+            return Poll::Ready(Event::DownRead(done));
+        }
+        client.deadline.poll(cx).map(|()| Event::Deadline)
+    })
+    .await
+}
+
+/// Sets the connection's deadline.
+pub(super) fn set(client: &Client, due: Option<MonoTime>) {
+    match due {
+        Some(due) => client.deadline.set(due),
+        None => client.deadline.clear(),
+    }
+}
+
+/// `after` from `now`; none when that is zero.
+pub(super) fn deadline(now: MonoTime, after: Duration) -> Option<MonoTime> {
+    (!after.is_zero()).then(|| now + after)
+}
+
+pub(super) fn earlier(a: Option<MonoTime>, b: Option<MonoTime>) -> Option<MonoTime> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+pub(super) fn has_passed(due: Option<MonoTime>) -> bool {
+    due.is_some_and(|due| clock::now() >= due)
+}

@@ -1,0 +1,314 @@
+//! Statistics of one worker: counters that it alone writes and anybody reads.
+//!
+//! Plain relaxed loads and stores: no read-modify-write on the request path. Labels are bounded: routes and
+//! (backend, cluster) pairs have slots that the controller hands out up to `metrics.series_max`; slot 0 is shared
+//! by everything above.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use routing::id::ClusterId;
+use routing::model::StatSlot;
+use wire::error::WireError;
+
+use super::histogram::{Histogram, add};
+
+/// A counter with one writer.
+#[derive(Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        add(&self.0, n);
+    }
+
+    /// Takes `n` away (for gauges).
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).saturating_sub(n), Ordering::Relaxed);
+    }
+
+    /// Sets it (for gauges).
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// What it stands at.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Bounds that can be hit: each is `ringway_limit_hits_total{limit="…"}`, and a key of gateway.toml or of a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Limit {
+    /// `limits.connections_max`
+    Connections,
+    /// `limits.connections_per_source_max`
+    ConnectionsPerSource,
+    /// `limits.exchanges_max`
+    Exchanges,
+    /// `limits.head_bytes_max`
+    HeadBytes,
+    /// `limits.header_line_bytes_max`
+    HeaderLineBytes,
+    /// `limits.headers_max`
+    Headers,
+    /// `limits.uri_bytes_max`
+    UriBytes,
+    /// `limits.pipeline_bytes_max`
+    PipelineBytes,
+    /// `limits.buffers_bytes_max`
+    BuffersBytes,
+    /// `limits.retry_body_bytes_max`, `retry.maxBodyBytes`
+    RetryBodyBytes,
+    /// `limits.retry_bodies_bytes_max`
+    RetryBodiesBytes,
+    /// `pool.idle_per_endpoint_max`
+    PoolIdle,
+    /// `pool.endpoint_in_flight_max`
+    EndpointInFlight,
+    /// `pool.pending_per_endpoint_max`
+    EndpointPending,
+    /// `pool.backend_in_flight_max`
+    BackendInFlight,
+    /// `timeouts.header`
+    HeaderTimeout,
+    /// `timeouts.body_rate_min`
+    BodyRate,
+    /// `timeouts.write_stall`
+    WriteStall,
+    /// `observe.access_log_bytes_max`
+    AccessLogBytes,
+    /// The process's file descriptors (`LimitNOFILE`).
+    Descriptors,
+    /// `retry.budgetPercent` of a `FailoverPolicy`.
+    RetryBudget,
+    /// The channel of reports to the controller.
+    Reports,
+}
+
+impl Limit {
+    /// All of them with the label's value, in the order of their numbers.
+    pub const ALL: [(Self, &'static str); 22] = [
+        (Self::Connections, "connections"),
+        (Self::ConnectionsPerSource, "connections_per_source"),
+        (Self::Exchanges, "exchanges"),
+        (Self::HeadBytes, "head_bytes"),
+        (Self::HeaderLineBytes, "header_line_bytes"),
+        (Self::Headers, "headers"),
+        (Self::UriBytes, "uri_bytes"),
+        (Self::PipelineBytes, "pipeline_bytes"),
+        (Self::BuffersBytes, "buffers_bytes"),
+        (Self::RetryBodyBytes, "retry_body_bytes"),
+        (Self::RetryBodiesBytes, "retry_bodies_bytes"),
+        (Self::PoolIdle, "pool_idle"),
+        (Self::EndpointInFlight, "endpoint_in_flight"),
+        (Self::EndpointPending, "endpoint_pending"),
+        (Self::BackendInFlight, "backend_in_flight"),
+        (Self::HeaderTimeout, "header_timeout"),
+        (Self::BodyRate, "body_rate"),
+        (Self::WriteStall, "write_stall"),
+        (Self::AccessLogBytes, "access_log_bytes"),
+        (Self::Descriptors, "descriptors"),
+        (Self::RetryBudget, "retry_budget"),
+        (Self::Reports, "reports"),
+    ];
+}
+
+/// Counters of one route, or of one cluster's part of a backend.
+#[derive(Default)]
+pub struct Tally {
+    /// Responses by status class: 1xx to 5xx.
+    pub classes: [Counter; 5],
+    /// Attempts that failed before a response head was there.
+    pub failures: Counter,
+}
+
+impl Tally {
+    /// Counts a response.
+    pub fn response(&self, status: u16) {
+        let class = usize::from(status / 100).clamp(1, 5) - 1;
+        self.classes[class].inc();
+    }
+}
+
+/// What one worker says of one cluster.
+#[derive(Default)]
+pub struct ClusterStats {
+    /// Responses and failures.
+    pub tally: Tally,
+    /// Attempts in flight now.
+    pub in_flight: Counter,
+    /// From the attempt's first byte sent to the response head received.
+    pub latency: Histogram,
+}
+
+/// Clusters with counters of their own; what lies above shares the last.
+pub const CLUSTERS_MAX: usize = 64;
+
+/// Names of wire errors for exposition, and their counters' order.
+const WIRE_ERRORS: usize = 32;
+
+/// Everything that one worker counts.
+pub struct WorkerStats {
+    /// Connections accepted, adopted ones included.
+    pub connections_total: Counter,
+    /// Downstream connections open now.
+    pub connections_open: Counter,
+    /// Connections that another worker handed over.
+    pub adopted_total: Counter,
+    /// Connections handed to another worker.
+    pub handed_over_total: Counter,
+    /// Requests whose head was complete.
+    pub requests_total: Counter,
+    /// Exchanges in flight now.
+    pub in_flight: Counter,
+    /// Responses by status class, our own included.
+    pub responses: Tally,
+    /// From request head complete to response complete.
+    pub latency: Histogram,
+    /// Requests that matched no rule.
+    pub unmatched_total: Counter,
+    /// Bytes received from downstream.
+    pub received_bytes_total: Counter,
+    /// Bytes sent downstream.
+    pub sent_bytes_total: Counter,
+    /// Upstream connections opened.
+    pub connects_total: Counter,
+    /// Upstream connects that failed.
+    pub connect_failures_total: Counter,
+    /// Attempts that found an idle upstream connection.
+    pub reuses_total: Counter,
+    /// Idle upstream connections now.
+    pub idle_upstream: Counter,
+    /// Idle upstream connections that were found closed before use.
+    pub idle_closed_total: Counter,
+    /// Attempts lost to the keep-alive race after unsafe bytes were written: answered 502.
+    pub race_lost_total: Counter,
+    /// Attempts that were tried again elsewhere.
+    pub retries_total: Counter,
+    /// Tries again that were free of charge: nothing had been sent.
+    pub moves_total: Counter,
+    /// Endpoints ejected.
+    pub ejections_total: Counter,
+    /// Endpoints used again after an ejection.
+    pub restorations_total: Counter,
+    /// Clients that left before their response was complete.
+    pub client_aborts_total: Counter,
+    /// Upgraded connections (WebSocket) open now.
+    pub tunnels_open: Counter,
+    /// Connection tasks that panicked: our bugs.
+    pub panics_total: Counter,
+    /// Times this worker was restarted.
+    pub restarts_total: Counter,
+    /// The table's generation.
+    pub generation: Counter,
+    /// Updates applied.
+    pub updates_total: Counter,
+    /// Nanoseconds spent applying updates.
+    pub apply_ns_total: Counter,
+    /// 1 when the kernel refused the ring flags that were asked for.
+    pub ring_flags_refused: Counter,
+    /// Buffer memory held, in bytes.
+    pub buffer_bytes: Counter,
+    /// Access-log lines lost.
+    pub log_lines_lost_total: Counter,
+    limits: [Counter; Limit::ALL.len()],
+    wire_errors: [Counter; WIRE_ERRORS],
+    clusters: Box<[ClusterStats]>,
+    routes: Box<[Tally]>,
+    backends: Box<[Tally]>,
+}
+
+impl WorkerStats {
+    /// All zero, with room for `series_max` routes and as many (backend, cluster) pairs.
+    #[must_use]
+    pub fn new(series_max: usize) -> Self {
+        let series = series_max.max(1);
+        Self {
+            connections_total: Counter::default(),
+            connections_open: Counter::default(),
+            adopted_total: Counter::default(),
+            handed_over_total: Counter::default(),
+            requests_total: Counter::default(),
+            in_flight: Counter::default(),
+            responses: Tally::default(),
+            latency: Histogram::default(),
+            unmatched_total: Counter::default(),
+            received_bytes_total: Counter::default(),
+            sent_bytes_total: Counter::default(),
+            connects_total: Counter::default(),
+            connect_failures_total: Counter::default(),
+            reuses_total: Counter::default(),
+            idle_upstream: Counter::default(),
+            idle_closed_total: Counter::default(),
+            race_lost_total: Counter::default(),
+            retries_total: Counter::default(),
+            moves_total: Counter::default(),
+            ejections_total: Counter::default(),
+            restorations_total: Counter::default(),
+            client_aborts_total: Counter::default(),
+            tunnels_open: Counter::default(),
+            panics_total: Counter::default(),
+            restarts_total: Counter::default(),
+            generation: Counter::default(),
+            updates_total: Counter::default(),
+            apply_ns_total: Counter::default(),
+            ring_flags_refused: Counter::default(),
+            buffer_bytes: Counter::default(),
+            log_lines_lost_total: Counter::default(),
+            limits: Default::default(),
+            wire_errors: Default::default(),
+            clusters: (0..CLUSTERS_MAX).map(|_| ClusterStats::default()).collect(),
+            routes: (0..series).map(|_| Tally::default()).collect(),
+            backends: (0..series).map(|_| Tally::default()).collect(),
+        }
+    }
+
+    /// Counts a bound that was hit.
+    pub fn hit(&self, limit: Limit) {
+        self.limits[limit as usize].inc();
+    }
+
+    /// How often a bound was hit.
+    #[must_use]
+    pub fn hits(&self, limit: Limit) -> u64 {
+        self.limits[limit as usize].get()
+    }
+
+    /// Counts a request that was refused for its form.
+    pub fn refused(&self, error: WireError) {
+        self.wire_errors[(error as usize).min(WIRE_ERRORS - 1)].inc();
+    }
+
+    /// How many requests were refused for this fault.
+    #[must_use]
+    pub fn refusals(&self, error: WireError) -> u64 {
+        self.wire_errors[(error as usize).min(WIRE_ERRORS - 1)].get()
+    }
+
+    /// The counters of a cluster.
+    #[must_use]
+    pub fn cluster(&self, cluster: ClusterId) -> &ClusterStats {
+        &self.clusters[cluster.index().min(CLUSTERS_MAX - 1)]
+    }
+
+    /// The counters of a route.
+    #[must_use]
+    pub fn route(&self, slot: StatSlot) -> &Tally {
+        self.routes.get(slot.0 as usize).unwrap_or(&self.routes[0])
+    }
+
+    /// The counters of one cluster's part of a backend.
+    #[must_use]
+    pub fn backend(&self, slot: StatSlot) -> &Tally {
+        self.backends.get(slot.0 as usize).unwrap_or(&self.backends[0])
+    }
+}

@@ -1,0 +1,103 @@
+//! A worker's mail: table updates, connections handed over, and calls to look at the state of the process.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use config::Config;
+use crossbeam_channel::Receiver;
+use routing::delta::{Handoff, Mail, Report, Update};
+
+use super::binds::Binds;
+use super::settings::Settings;
+use super::{Worker, clock};
+use crate::net::conn::{Cancel, Conn};
+use crate::net::wake::Doorbell;
+
+/// Letters read in one go; then other tasks have their turn.
+const BATCH_MAX: usize = 64;
+
+/// Where a worker's mail arrives.
+#[derive(Clone)]
+pub struct Inbox {
+    /// Mail from the controller and from other workers.
+    pub mail: Receiver<Mail>,
+    /// New settings after SIGHUP.
+    pub config: Receiver<Arc<Config>>,
+}
+
+impl Inbox {
+    /// Reads mail until the process stops or has drained.
+    ///
+    /// # Errors
+    /// When the doorbell cannot be listened to.
+    pub async fn serve(&self, worker: &Rc<Worker>, binds: &Binds, bell: &Doorbell) -> std::io::Result<()> {
+        let mut draining = false;
+        loop {
+            for config in self.config.try_iter() {
+                worker.set_settings(Settings::new(&config));
+            }
+            let mut more = false;
+            for (count, mail) in self.mail.try_iter().enumerate() {
+                deliver(worker, binds, mail);
+                more = count + 1 == BATCH_MAX;
+                if more {
+                    break;
+                }
+            }
+            if worker.is_draining() && !draining {
+                draining = true;
+                binds.close_all();
+                worker.pool.clear();
+                worker.wake_all();
+            }
+            let idle = worker.stats.connections_open.get() == 0;
+            if worker.peers.is_stopping() || (draining && idle) {
+                return Ok(());
+            }
+            if more {
+                // What is left is read after everybody else had a turn: the bell is rung by ourselves.
+                worker.peers.boxes[usize::from(worker.id)].ring();
+            }
+            bell.wait().await?;
+        }
+    }
+}
+
+fn deliver(worker: &Rc<Worker>, binds: &Binds, mail: Mail) {
+    match mail {
+        Mail::Update(update) => apply(worker, binds, update),
+        Mail::Adopt(handoff) => adopt(worker, handoff),
+        Mail::Wake => {}
+    }
+}
+
+fn apply(worker: &Rc<Worker>, binds: &Binds, update: Arc<Update>) {
+    let started = clock::now();
+    let applied = worker.table.borrow_mut().apply(&update, started);
+    let now = clock::now();
+    worker.stats.updates_total.inc();
+    worker.stats.apply_ns_total.add(u64::try_from(now.since(started).as_nanos()).unwrap_or(u64::MAX));
+    match applied {
+        Ok(changes) => {
+            changes.removed.iter().for_each(|endpoint| worker.pool.forget(*endpoint));
+            if changes.listeners {
+                binds.update(worker);
+            }
+            worker.stats.generation.set(update.generation.0);
+            worker.report(Report::Applied { worker: worker.id, generation: update.generation, at_ns: clock::now().0 });
+        }
+        Err(out) => worker.report(Report::OutOfStep { worker: worker.id, generation: out.generation }),
+    }
+    worker.report(Report::Spent(update));
+}
+
+fn adopt(worker: &Rc<Worker>, handoff: Handoff) {
+    let Handoff { socket, bind, peer } = handoff;
+    match Conn::adopt(socket, peer, Cancel::Allowed) {
+        Ok(conn) => {
+            worker.stats.adopted_total.inc();
+            crate::downstream::h1::spawn(worker, conn, bind);
+        }
+        Err(error) => tracing::warn!(%peer, %error, "a connection that was handed over is lost"),
+    }
+}

@@ -1,0 +1,272 @@
+//! One worker: a pinned thread with its own ring, listeners, table, pools and statistics.
+//!
+//! Shares nothing on the request path. Mail comes through [`inbox`], time through [`clock`] and [`wheel`], the
+//! other workers' load through [`peers`]. [`supervise::run`] is its thread; it restarts a worker that panicked.
+
+pub mod binds;
+pub mod clock;
+pub mod idle;
+pub mod inbox;
+pub mod peers;
+pub mod rebalance;
+pub mod settings;
+pub mod supervise;
+pub mod wheel;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use crossbeam_channel::Sender;
+use rand::rngs::SmallRng;
+use routing::delta::Report;
+use routing::table::Table;
+use routing::time::MonoTime;
+
+use crate::downstream::h1::Runner;
+use crate::net::wake::Timer;
+use crate::observe::access_log::LogWriter;
+use crate::observe::stats::{Limit, WorkerStats};
+use crate::upstream::pool::Pool;
+use idle::IdleList;
+use peers::Peers;
+use rebalance::Rebalance;
+use settings::Settings;
+use wheel::{TimerId, Wheel};
+
+/// Everything that the tasks of one worker share. Borrowed briefly, never across an await.
+pub struct Worker {
+    /// Its number, from 0.
+    pub id: u16,
+    /// The route table: its own copy.
+    pub table: RefCell<Table>,
+    /// Randomness for picks and request ids.
+    pub rng: RefCell<SmallRng>,
+    /// Idle upstream connections.
+    pub pool: Pool,
+    /// Statistics.
+    pub stats: Arc<WorkerStats>,
+    /// The other workers.
+    pub peers: Arc<Peers>,
+    /// This worker's part of the access log.
+    pub log: RefCell<LogWriter>,
+    /// What it knows of its load, and what it gives away.
+    pub rebalance: Rebalance,
+    /// Bytes of request bodies kept for a retry.
+    pub replay_bytes: Cell<usize>,
+    settings: RefCell<Rc<Settings>>,
+    runners: RefCell<Vec<Runner>>,
+    reports: Sender<Report>,
+    wheel: RefCell<Wheel>,
+    idle: RefCell<IdleList>,
+    timer: Timer,
+    /// What the timer is armed for; `u64::MAX` when it is not.
+    armed: Cell<u64>,
+    /// Open connections of each source address, where those are bounded. The standard map: the peers choose its
+    /// keys, so its hashing is randomised.
+    sources: RefCell<HashMap<IpAddr, u32>>,
+}
+
+/// What a worker starts with.
+pub struct Parts {
+    /// Its number, from 0.
+    pub id: u16,
+    /// An empty table.
+    pub table: Table,
+    /// Seeded by the caller.
+    pub rng: SmallRng,
+    /// Survives a restart of the worker.
+    pub stats: Arc<WorkerStats>,
+    /// The other workers.
+    pub peers: Arc<Peers>,
+    /// Its part of the access log.
+    pub log: LogWriter,
+    /// Its settings.
+    pub settings: Settings,
+    /// To the controller.
+    pub reports: Sender<Report>,
+}
+
+impl Worker {
+    /// Puts a worker together. Must run on the worker's own thread, inside its runtime.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn new(parts: Parts) -> std::io::Result<Rc<Self>> {
+        crate::sys::buf::set_bytes_max(parts.settings.buffers_bytes_max);
+        Ok(Rc::new(Self {
+            id: parts.id,
+            table: RefCell::new(parts.table),
+            rng: RefCell::new(parts.rng),
+            pool: Pool::default(),
+            stats: parts.stats,
+            peers: parts.peers,
+            log: RefCell::new(parts.log),
+            rebalance: Rebalance::default(),
+            replay_bytes: Cell::new(0),
+            settings: RefCell::new(Rc::new(parts.settings)),
+            runners: RefCell::default(),
+            reports: parts.reports,
+            wheel: RefCell::new(Wheel::new(clock::now())),
+            idle: RefCell::default(),
+            timer: Timer::new()?,
+            armed: Cell::new(u64::MAX),
+            sources: RefCell::default(),
+        }))
+    }
+
+    /// The settings in force. A request keeps those it began with.
+    #[must_use]
+    pub fn settings(&self) -> Rc<Settings> {
+        Rc::clone(&self.settings.borrow())
+    }
+
+    /// Puts new settings in force.
+    pub fn set_settings(&self, settings: Settings) {
+        crate::sys::buf::set_bytes_max(settings.buffers_bytes_max);
+        *self.settings.borrow_mut() = Rc::new(settings);
+    }
+
+    /// Tells the controller something. A hint: dropped and counted when it does not listen.
+    pub fn report(&self, report: Report) {
+        if self.reports.try_send(report).is_err() {
+            self.stats.hit(Limit::Reports);
+        }
+    }
+
+    /// A place to run exchanges in, from the pool.
+    #[must_use]
+    pub fn take_runner(self: &Rc<Self>) -> Runner {
+        let recycled = self.runners.borrow_mut().pop();
+        recycled.unwrap_or_else(|| Runner::new(Rc::clone(self)))
+    }
+
+    /// Gives a place back.
+    pub fn put_runner(&self, runner: Runner) {
+        self.runners.borrow_mut().push(runner);
+    }
+
+    /// Gives the memory of places that a burst left behind back to the system.
+    pub fn trim_runners(&self) {
+        let mut runners = self.runners.borrow_mut();
+        let keep = runners.len() / 2 + 16;
+        runners.truncate(keep);
+    }
+
+    /// A new deadline for a connection.
+    #[must_use]
+    pub fn deadline(self: &Rc<Self>) -> Deadline {
+        Deadline { id: self.wheel.borrow_mut().insert(), worker: Rc::clone(self) }
+    }
+
+    /// Counts a connection of a source. `false` when it has `max` already.
+    #[must_use]
+    pub fn source_enters(&self, source: IpAddr, max: u32) -> bool {
+        if max == 0 {
+            return true;
+        }
+        let mut sources = self.sources.borrow_mut();
+        let count = sources.entry(source).or_insert(0);
+        if *count >= max {
+            return false;
+        }
+        *count += 1;
+        true
+    }
+
+    /// Counts a connection of a source that ended.
+    pub fn source_leaves(&self, source: IpAddr) {
+        let mut sources = self.sources.borrow_mut();
+        if let Some(count) = sources.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                sources.remove(&source);
+            }
+        }
+    }
+
+    /// Closes the connection that has been idle longest. `false` when none is idle.
+    #[must_use]
+    pub fn shed_oldest_idle(&self) -> bool {
+        let Some(index) = self.idle.borrow_mut().take_oldest() else { return false };
+        self.wheel.borrow_mut().fire(TimerId::from_index(index));
+        true
+    }
+
+    /// Is this worker to finish what it has?
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.peers.is_draining()
+    }
+
+    /// Wakes every connection, so that it looks at the state of the process.
+    pub fn wake_all(&self) {
+        self.wheel.borrow_mut().fire_all();
+    }
+
+    /// Runs the wheel for ever.
+    pub async fn keep_time(&self) {
+        while self.timer.wait().await.is_ok() {
+            self.armed.set(u64::MAX);
+            self.wheel.borrow_mut().expire(clock::now());
+            self.arm();
+        }
+    }
+
+    fn arm(&self) {
+        let Some(next) = self.wheel.borrow().next_expiry() else { return };
+        if next.0 < self.armed.get() {
+            self.armed.set(next.0);
+            // Cannot fail for a valid time; if it did, the next deadline would arm it again.
+            let _ = self.timer.arm(next.since(clock::now()));
+        }
+    }
+}
+
+/// The deadline of one connection: set as often as its state changes, for the price of a store.
+pub struct Deadline {
+    id: TimerId,
+    worker: Rc<Worker>,
+}
+
+impl Deadline {
+    /// Sets it.
+    pub fn set(&self, at: MonoTime) {
+        let earlier = self.worker.wheel.borrow_mut().set(self.id, at);
+        if earlier {
+            self.worker.arm();
+        }
+    }
+
+    /// Takes it away.
+    pub fn clear(&self) {
+        self.worker.wheel.borrow_mut().clear(self.id);
+    }
+
+    /// Ready when it has passed, or when the worker wants the connection's attention (drain, shedding): look at the
+    /// clock and at the worker to learn which.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.worker.wheel.borrow_mut().poll(self.id, cx.waker()) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// The connection is idle from now on: it may be shed.
+    pub fn enter_idle(&self) {
+        self.worker.idle.borrow_mut().enter(self.id.index());
+    }
+
+    /// The connection is no longer idle. `false` when it was shed meanwhile and must close.
+    #[must_use]
+    pub fn leave_idle(&self) -> bool {
+        self.worker.idle.borrow_mut().leave(self.id.index())
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.worker.idle.borrow_mut().leave(self.id.index());
+        self.worker.wheel.borrow_mut().remove(self.id);
+    }
+}

@@ -1,0 +1,93 @@
+//! What a worker needs of the configuration, in the types that it uses.
+
+use std::time::Duration;
+
+use config::{Config, RequestIdPolicy, UnderscorePolicy, ViaPolicy};
+use ipnet::IpNet;
+use wire::h1::limits::HeadLimits;
+
+/// Live settings of one worker: replaced as a whole when the configuration is read again.
+pub struct Settings {
+    /// Bounds of heads, and what becomes of odd names and paths.
+    pub head: HeadLimits,
+    /// `limits.connections_max`
+    pub connections_max: usize,
+    /// `limits.connections_per_source_max`; 0 = unlimited.
+    pub connections_per_source_max: u32,
+    /// `limits.exchanges_max`
+    pub exchanges_max: u64,
+    /// `limits.pipeline_bytes_max`
+    pub pipeline_bytes_max: usize,
+    /// `limits.buffers_bytes_max`
+    pub buffers_bytes_max: usize,
+    /// `limits.retry_bodies_bytes_max`
+    pub retry_bodies_bytes_max: usize,
+    /// `pool.idle_per_endpoint_max`
+    pub pool_idle_max: u32,
+    /// `pool.pending_per_endpoint_max`
+    pub pending_connects_max: u32,
+    /// `pool.idle_timeout`
+    pub pool_idle_timeout: Duration,
+    /// `timeouts.header`
+    pub header_timeout: Duration,
+    /// `timeouts.idle_client`
+    pub idle_client: Duration,
+    /// `timeouts.buffer_idle`
+    pub buffer_idle: Duration,
+    /// `timeouts.write_stall`
+    pub write_stall: Duration,
+    /// `timeouts.tunnel_idle`; zero = none.
+    pub tunnel_idle: Duration,
+    /// `timeouts.body_rate_min`, bytes per second; 0 = none.
+    pub body_rate_min: u64,
+    /// `timeouts.body_rate_grace`
+    pub body_rate_grace: Duration,
+    /// `forward.trusted_cidrs`
+    pub trusted: Box<[IpNet]>,
+    /// `forward.via` on requests.
+    pub via_requests: bool,
+    /// `forward.via` on responses.
+    pub via_responses: bool,
+    /// `forward.x_request_id`
+    pub request_id: RequestIdPolicy,
+    /// `worker.rebalance`
+    pub rebalance: bool,
+}
+
+impl Settings {
+    /// Takes from the configuration what a worker needs.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let (limits, timeouts, pool) = (&config.limits, &config.timeouts, &config.pool);
+        Self {
+            head: head_limits(config),
+            connections_max: limits.connections_max as usize,
+            connections_per_source_max: limits.connections_per_source_max,
+            exchanges_max: u64::from(limits.exchanges_max),
+            pipeline_bytes_max: limits.pipeline_bytes_max.bytes(),
+            buffers_bytes_max: limits.buffers_bytes_max.bytes(),
+            retry_bodies_bytes_max: limits.retry_bodies_bytes_max.bytes(),
+            pool_idle_max: pool.idle_per_endpoint_max,
+            pending_connects_max: pool.pending_per_endpoint_max,
+            pool_idle_timeout: pool.idle_timeout.get(),
+            header_timeout: timeouts.header.get(),
+            idle_client: timeouts.idle_client.get(),
+            buffer_idle: timeouts.buffer_idle.get(),
+            write_stall: timeouts.write_stall.get(),
+            tunnel_idle: timeouts.tunnel_idle.get(),
+            body_rate_min: timeouts.body_rate_min.get(),
+            body_rate_grace: timeouts.body_rate_grace.get(),
+            trusted: config.forward.trusted_cidrs.clone().into_boxed_slice(),
+            via_requests: config.forward.via != ViaPolicy::Off,
+            via_responses: config.forward.via == ViaPolicy::Both,
+            request_id: config.forward.x_request_id,
+            rebalance: config.worker.rebalance,
+        }
+    }
+
+    /// Is this peer one whose forwarding headers are believed?
+    #[must_use]
+    pub fn trusts(&self, peer: std::net::IpAddr) -> bool {
+        self.trusted.iter().any(|range| range.contains(&peer))
+    }
+}

@@ -1,0 +1,168 @@
+//! A worker's thread: pins itself, builds the ring, runs the worker, and starts it anew when it panicked.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use config::Config;
+use crossbeam_channel::Sender;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use routing::delta::Report;
+use routing::id::Generation;
+use routing::table::{Table, TableSettings};
+
+use super::binds::Binds;
+use super::inbox::Inbox;
+use super::peers::Peers;
+use super::settings::Settings;
+use super::{Parts, Worker, clock, rebalance};
+use crate::net::runtime::{self, RingFlags};
+use crate::net::wake::{Doorbell, Timer};
+use crate::observe::access_log::LogWriter;
+use crate::observe::stats::WorkerStats;
+
+/// Everything that a worker's thread is started with.
+pub struct Charter {
+    /// Its number, from 0.
+    pub id: u16,
+    /// The core to pin to, if any.
+    pub core: Option<usize>,
+    /// The configuration at boot.
+    pub config: Arc<Config>,
+    /// Where its mail arrives.
+    pub inbox: Inbox,
+    /// What wakes it.
+    pub bell: OwnedFd,
+    /// The other workers.
+    pub peers: Arc<Peers>,
+    /// Its statistics; they survive a restart.
+    pub stats: Arc<WorkerStats>,
+    /// To the controller.
+    pub reports: Sender<Report>,
+    /// Makes its part of the access log.
+    pub log: Box<dyn Fn() -> LogWriter + Send>,
+}
+
+/// Runs a worker until the process has drained or stops.
+///
+/// # Errors
+/// When the ring cannot be built: the kernel has no io_uring, or does not allow it.
+pub fn run(charter: &Charter) -> io::Result<()> {
+    pin(charter.core);
+    let binds = Binds::new(charter.config.worker.backlog);
+    let mut first = true;
+    loop {
+        let ended = catch_unwind(AssertUnwindSafe(|| run_once(charter, &binds, first)));
+        match ended {
+            Ok(result) => return result,
+            Err(_panic) => {
+                charter.stats.restarts_total.inc();
+                charter.stats.connections_open.set(0);
+                charter.stats.in_flight.set(0);
+                charter.stats.tunnels_open.set(0);
+                tracing::error!(worker = charter.id, "worker panicked; starting it anew");
+                first = false;
+            }
+        }
+    }
+}
+
+fn run_once(charter: &Charter, binds: &Binds, first: bool) -> io::Result<()> {
+    let settings = &charter.config.worker;
+    let wanted = match settings.ring_flags {
+        config::RingFlags::Coop => RingFlags::Coop,
+        config::RingFlags::Defer => RingFlags::Defer,
+        config::RingFlags::Default => RingFlags::Default,
+    };
+    let ring = runtime::build(wanted, settings.ring_entries, settings.cq_entries)?;
+    if ring.flags != wanted {
+        tracing::warn!(worker = charter.id, ?wanted, got = ?ring.flags, "the kernel refused the ring's flags");
+    }
+    charter.stats.ring_flags_refused.set(u64::from(ring.flags != wanted));
+    ring.run(serve(charter, binds, first))
+}
+
+async fn serve(charter: &Charter, binds: &Binds, first: bool) -> io::Result<()> {
+    let worker = Worker::new(Parts {
+        id: charter.id,
+        table: Table::new(TableSettings {
+            workers: u16::try_from(charter.peers.boxes.len()).unwrap_or(u16::MAX),
+            ..TableSettings::default()
+        }),
+        rng: SmallRng::from_os_rng(),
+        stats: Arc::clone(&charter.stats),
+        peers: Arc::clone(&charter.peers),
+        log: (charter.log)(),
+        settings: Settings::new(&charter.config),
+        reports: charter.reports.clone(),
+    })?;
+    // Not guarded: a worker without time or housekeeping is not one; its panic restarts the worker.
+    runtime::spawn({
+        let worker = Rc::clone(&worker);
+        async move { worker.keep_time().await }
+    });
+    runtime::spawn(keep_house(Rc::clone(&worker)));
+    if !first {
+        binds.resume(&worker);
+        // The empty table asks for the whole world.
+        worker.report(Report::OutOfStep { worker: worker.id, generation: Generation(0) });
+    }
+    let bell = Doorbell::new(charter.bell.try_clone()?)?;
+    charter.inbox.serve(&worker, binds, &bell).await
+}
+
+/// Regular work: load figures, idle upstream connections, memory, the access log.
+async fn keep_house(worker: Rc<Worker>) {
+    let Ok(timer) = Timer::new() else { return };
+    let period = Duration::from_millis(rebalance::WINDOW_MS);
+    let mut turns = 0_u32;
+    loop {
+        if timer.arm(period).is_err() || timer.wait().await.is_err() {
+            return;
+        }
+        turns = turns.wrapping_add(1);
+        let now = clock::now();
+        let in_flight = u32::try_from(worker.stats.in_flight.get()).unwrap_or(u32::MAX);
+        worker.rebalance.turn(worker.id, in_flight, &worker.peers, now);
+        worker.log.borrow_mut().flush();
+        let events = worker.table.borrow().tick(now);
+        events.into_iter().for_each(|event| crate::exchange::note_health(&worker, event));
+        if turns.is_multiple_of(4) {
+            let left = worker.pool.sweep(now, worker.settings().pool_idle_timeout);
+            worker.stats.idle_upstream.set(left);
+            worker.stats.buffer_bytes.set(crate::sys::buf::bytes_held() as u64);
+            crate::sys::buf::trim();
+            worker.trim_runners();
+        }
+    }
+}
+
+/// Starts a task whose panic is counted and ends only itself.
+pub fn spawn_guarded(worker: &Rc<Worker>, task: impl Future<Output = ()> + 'static) {
+    let stats = Arc::clone(&worker.stats);
+    runtime::spawn(async move {
+        let mut task = std::pin::pin!(task);
+        std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
+            Ok(poll) => poll,
+            Err(_panic) => {
+                stats.panics_total.inc();
+                std::task::Poll::Ready(())
+            }
+        })
+        .await;
+    });
+}
+
+fn pin(core: Option<usize>) {
+    let Some(core) = core else { return };
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(core);
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+        tracing::warn!(core, %error, "cannot pin a worker; it runs where the kernel puts it");
+    }
+}
