@@ -1,1 +1,69 @@
-fn main() {}
+//! `loadtest`: Ringway beside its peers and beside the least that a relay can cost.
+//!
+//! Sees only what a client sees: it knows the gateway's command line and HTTP, nothing else of it.
+//! `floor` and `backend` are the two programs that a comparison needs and nobody ships; `bench` runs the comparison.
+
+mod backend;
+mod bench;
+mod floor;
+mod socket;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Benchmarks of Ringway, its peers and the raw floor", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Relay bytes over io_uring and parse nothing: the least that a proxy can cost. One thread, until killed.
+    Floor {
+        /// Where clients connect; port 0 lets the kernel choose, and the address is printed.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Where every client's connection is relayed to.
+        #[arg(long)]
+        upstream: SocketAddr,
+    },
+    /// Answer every HTTP/1.1 request without a body with the same response. One thread, until SIGTERM or SIGINT.
+    Backend {
+        /// Where to listen; port 0 lets the kernel choose, and the address is printed.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Bytes of the response's body.
+        #[arg(long, default_value_t = 128)]
+        body: usize,
+        /// Milliseconds between a request and its response.
+        #[arg(long, default_value_t = 0)]
+        latency_ms: u64,
+    },
+    /// Compare proxies by CPU per request, interleaved in rounds; prints a table.
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Floor { listen, upstream } => {
+            floor::run(listen, upstream).map_err(|why| format!("floor: {why}"))
+        }
+        Command::Backend { listen, body, latency_ms } => {
+            backend::run(listen, body, Duration::from_millis(latency_ms))
+                .map_err(|why| format!("backend: {why}"))
+        }
+        Command::Bench(options) => bench::run(&options).map_err(|why| format!("bench: {why}")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}

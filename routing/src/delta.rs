@@ -11,8 +11,13 @@ use std::sync::Arc;
 use crate::id::{BackendId, BindId, ClusterId, EndpointId, Generation, ListenerId};
 use crate::model::{BackendSpec, ClusterSpec, EndpointSpec, HashRing, HostKey, HostRules, ListenerSpec};
 
+/// Key of a consistent-hash ring: one backend in one cluster.
+pub type RingKey = (BackendId, ClusterId);
+
 /// The whole compiled world in its canonical form. The controller holds one; a worker's `Table` is its index.
-#[derive(Clone, Debug, Default)]
+///
+/// Equal when everything in it is equal; payloads behind the same `Arc` are not looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteTable {
     /// Member clusters.
     pub clusters: BTreeMap<ClusterId, Arc<ClusterSpec>>,
@@ -25,14 +30,14 @@ pub struct RouteTable {
     /// Endpoints.
     pub endpoints: BTreeMap<EndpointId, EndpointSpec>,
     /// Consistent-hash rings of the backends that need one.
-    pub rings: BTreeMap<(BackendId, ClusterId), Arc<HashRing>>,
+    pub rings: BTreeMap<RingKey, Arc<HashRing>>,
 }
 
 /// What differs between two tables. `None` removes, `Some` adds or replaces. At most one entry for each key.
 ///
 /// The fields are applied in the order in which they are declared, so that what is referred to exists first;
 /// the worker keeps routing while it applies.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableDelta {
     /// Member clusters.
     pub clusters: Vec<(ClusterId, Option<Arc<ClusterSpec>>)>,
@@ -41,7 +46,7 @@ pub struct TableDelta {
     /// Endpoints.
     pub endpoints: Vec<(EndpointId, Option<EndpointSpec>)>,
     /// Consistent-hash rings.
-    pub rings: Vec<((BackendId, ClusterId), Option<Arc<HashRing>>)>,
+    pub rings: Vec<(RingKey, Option<Arc<HashRing>>)>,
     /// Listeners.
     pub listeners: Vec<(ListenerId, Option<Arc<ListenerSpec>>)>,
     /// Rules by listener and host pattern.
@@ -59,6 +64,98 @@ impl TableDelta {
             && self.listeners.is_empty()
             && self.hosts.is_empty()
     }
+
+    /// This change followed by `later`, as one: what a full inbox coalesces.
+    ///
+    /// Applying the result equals applying both in order; at most one entry for each key.
+    #[must_use]
+    pub fn then(self, later: Self) -> Self {
+        Self {
+            clusters: merge(self.clusters, later.clusters),
+            backends: merge(self.backends, later.backends),
+            endpoints: merge(self.endpoints, later.endpoints),
+            rings: merge(self.rings, later.rings),
+            listeners: merge(self.listeners, later.listeners),
+            hosts: merge(self.hosts, later.hosts),
+        }
+    }
+}
+
+impl RouteTable {
+    /// Changes this table by `delta`. Removing what is not here changes nothing.
+    pub fn apply(&mut self, delta: &TableDelta) {
+        set(&mut self.clusters, &delta.clusters);
+        set(&mut self.backends, &delta.backends);
+        set(&mut self.endpoints, &delta.endpoints);
+        set(&mut self.rings, &delta.rings);
+        set(&mut self.listeners, &delta.listeners);
+        set(&mut self.hosts, &delta.hosts);
+    }
+}
+
+/// What turns `old` into `new`: one entry for each key that was added, changed or removed, in order of keys.
+///
+/// Payloads behind the same `Arc` are equal without a look at them: a compiler that keeps the `Arc` of what it did
+/// not recompile makes this cost a walk over the keys.
+#[must_use]
+pub fn diff(old: &RouteTable, new: &RouteTable) -> TableDelta {
+    TableDelta {
+        clusters: changes(&old.clusters, &new.clusters, same_arc),
+        backends: changes(&old.backends, &new.backends, same_arc),
+        endpoints: changes(&old.endpoints, &new.endpoints, EndpointSpec::eq),
+        rings: changes(&old.rings, &new.rings, same_arc),
+        listeners: changes(&old.listeners, &new.listeners, same_arc),
+        hosts: changes(&old.hosts, &new.hosts, same_arc),
+    }
+}
+
+/// The whole of `table` as a change of the empty table, for [`Change::Snapshot`].
+#[must_use]
+pub fn snapshot(table: &RouteTable) -> TableDelta {
+    diff(&RouteTable::default(), table)
+}
+
+fn same_arc<T: PartialEq>(a: &Arc<T>, b: &Arc<T>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
+}
+
+/// Walks both maps at once.
+fn changes<K: Ord + Clone, V: Clone>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+    same: impl Fn(&V, &V) -> bool,
+) -> Vec<(K, Option<V>)> {
+    let mut changes = Vec::new();
+    let mut old = old.iter().peekable();
+    for (key, value) in new {
+        while let Some((gone, _)) = old.next_if(|(other, _)| *other < key) {
+            changes.push((gone.clone(), None));
+        }
+        match old.next_if(|(other, _)| *other == key) {
+            Some((_, before)) if same(before, value) => {}
+            Some(_) | None => changes.push((key.clone(), Some(value.clone()))),
+        }
+    }
+    changes.extend(old.map(|(gone, _)| (gone.clone(), None)));
+    changes
+}
+
+fn set<K: Ord + Clone, V: Clone>(map: &mut BTreeMap<K, V>, changes: &[(K, Option<V>)]) {
+    for (key, value) in changes {
+        match value {
+            Some(value) => map.insert(key.clone(), value.clone()),
+            None => map.remove(key),
+        };
+    }
+}
+
+fn merge<K: Ord, V>(first: Vec<(K, Option<V>)>, later: Vec<(K, Option<V>)>) -> Vec<(K, Option<V>)> {
+    if first.is_empty() {
+        return later;
+    }
+    let mut merged: BTreeMap<K, Option<V>> = first.into_iter().collect();
+    merged.extend(later);
+    merged.into_iter().collect()
 }
 
 /// Kubernetes and operator evidence about clusters that needs no compile: it goes straight to the workers.

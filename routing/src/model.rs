@@ -12,6 +12,7 @@ use regex::bytes::Regex;
 use wire::head::Method;
 
 use crate::id::{BackendId, BindId, ClusterId, EndpointId, ListenerId, NodeId, ZoneId};
+use crate::matcher::path::PathIndex;
 
 // ---------------------------------------------------------------- clusters
 
@@ -93,15 +94,38 @@ pub enum WildcardLabels {
 // ---------------------------------------------------------------- rules
 
 /// All rules of one host pattern on one listener, in order of precedence (highest first).
+///
+/// Equal when the rules are equal; regular expressions are compared as text.
 #[derive(Clone, Debug)]
 pub struct HostRules {
-    /// The rules. The order is the Gateway API's precedence, decided by the controller with
-    /// `matcher::precedence`; the path index of the table relies on it.
+    /// The rules. The first that matches wins. The order is the Gateway API's precedence, decided by the controller
+    /// with [`Precedence`](crate::matcher::precedence::Precedence). Not changed after [`HostRules::new`]: the index
+    /// is built from them.
     pub rules: Box<[Rule]>,
+    /// Built once, by the controller; all workers share it.
+    pub(crate) index: PathIndex,
 }
 
+impl HostRules {
+    /// Indexes `rules`, which are in order of precedence.
+    #[must_use]
+    pub fn new(rules: impl Into<Box<[Rule]>>) -> Self {
+        let rules = rules.into();
+        let index = PathIndex::new(&rules);
+        Self { rules, index }
+    }
+}
+
+impl PartialEq for HostRules {
+    fn eq(&self, other: &Self) -> bool {
+        self.rules == other.rules
+    }
+}
+
+impl Eq for HostRules {}
+
 /// One match → action row. An `HTTPRoute` rule with several matches becomes several rows that share an action.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// What must hold.
     pub matches: RuleMatch,
@@ -110,7 +134,7 @@ pub struct Rule {
 }
 
 /// What must hold for a rule to be chosen. All conditions are ANDed (`HTTPRouteMatch`).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleMatch {
     /// The path condition.
     pub path: PathMatch,
@@ -134,8 +158,20 @@ pub enum PathMatch {
     Regex(Regex),
 }
 
+impl PartialEq for PathMatch {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(a), Self::Exact(b)) | (Self::Prefix(a), Self::Prefix(b)) => a == b,
+            (Self::Regex(a), Self::Regex(b)) => a.as_str() == b.as_str(),
+            (Self::Exact(_) | Self::Prefix(_) | Self::Regex(_), _) => false,
+        }
+    }
+}
+
+impl Eq for PathMatch {}
+
 /// A condition on a header or a query parameter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValueMatch {
     /// Header names are in lower case; query names are as written.
     pub name: Arc<str>,
@@ -152,8 +188,20 @@ pub enum ValuePattern {
     Regex(Regex),
 }
 
+impl PartialEq for ValuePattern {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(a), Self::Exact(b)) => a == b,
+            (Self::Regex(a), Self::Regex(b)) => a.as_str() == b.as_str(),
+            (Self::Exact(_) | Self::Regex(_), _) => false,
+        }
+    }
+}
+
+impl Eq for ValuePattern {}
+
 /// What a rule does, and everything that is frozen for a request at its match.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleAction {
     /// `Ingress namespace/name` or `HTTPRoute namespace/name`.
     pub route: Arc<str>,
@@ -180,7 +228,7 @@ pub struct RuleAction {
 pub struct StatSlot(pub u32);
 
 /// What a rule does with a request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Send it to one of these backends, by weight.
     Forward(Box<[WeightedBackend]>),
@@ -196,7 +244,7 @@ pub enum Target {
 }
 
 /// One `backendRef`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightedBackend {
     /// Which backend; `None` for a reference that cannot be resolved: its share is answered with 500.
     pub backend: Option<BackendId>,
@@ -228,7 +276,7 @@ impl HeaderEdits {
 }
 
 /// Changes to what the backend sees (`HTTPURLRewriteFilter`, `rewrite-target`).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rewrite {
     /// Replaces the authority.
     pub hostname: Option<Arc<str>>,
@@ -257,8 +305,25 @@ pub enum PathRewrite {
     },
 }
 
+impl PartialEq for PathRewrite {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Full(a), Self::Full(b)) => a == b,
+            (Self::Prefix { matched: a, replacement: x }, Self::Prefix { matched: b, replacement: y }) => {
+                a == b && x == y
+            }
+            (Self::Captures { regex: a, template: x }, Self::Captures { regex: b, template: y }) => {
+                a.as_str() == b.as_str() && x == y
+            }
+            (Self::Full(_) | Self::Prefix { .. } | Self::Captures { .. }, _) => false,
+        }
+    }
+}
+
+impl Eq for PathRewrite {}
+
 /// A redirect (`HTTPRequestRedirectFilter`). What is absent stays as in the request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {
     /// `http` or `https`.
     pub scheme: Option<Arc<str>>,

@@ -1,0 +1,282 @@
+//! `loadtest bench`: what a request costs in each proxy, measured side by side.
+//!
+//! How: backend and load generator on one core, the proxy alone on another with one worker, no access log, keep-alive
+//! upstream, one congestion control for all. Rounds are interleaved (A B C, A B C, …), so that a noisy minute hits all
+//! alike; what is compared is CPU time per completed request, which noise in latency does not touch. A run is void
+//! when a peer stands far from its known ratio to the floor: then something is mis-tuned, or the machine is too noisy.
+//!
+//! Everything that is started is stopped by its process id, and the kernel setting that is changed is put back, also
+//! on SIGINT and SIGTERM.
+
+mod case;
+mod idle;
+mod machine;
+mod process;
+mod proxy;
+mod report;
+mod wrk;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use case::{Case, Kind};
+use machine::{CongestionControl, Facts, Stop};
+use process::{Cores, Running, WorkDir};
+use proxy::Proxy;
+use report::{IdleRow, Report, Row, Sample};
+
+/// What to compare, and for how long.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Times every proxy is measured per case; the table shows min, median and max.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Seconds of load per measurement.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
+    /// What is measured; repeatable or separated by commas. Default: all.
+    #[arg(long = "case", value_enum, value_delimiter = ',')]
+    cases: Vec<Case>,
+    /// Who is measured; repeatable or separated by commas. Default: all.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    proxies: Vec<Proxy>,
+    /// The gateway's binary.
+    #[arg(long, default_value = "target/release/ringway")]
+    ringway: PathBuf,
+    /// Core of the proxy.
+    #[arg(long, default_value_t = 0)]
+    proxy_core: u32,
+    /// Core of the load generator and the backend.
+    #[arg(long, default_value_t = 1)]
+    load_core: u32,
+    /// Connections of the case idle-memory.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=25_000))]
+    idle_connections: u32,
+    /// Count system calls per request in an extra run of each case (needs perf).
+    #[arg(long)]
+    syscalls: bool,
+    /// Also write the report here.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// Why there is no result.
+#[derive(Debug)]
+pub(crate) enum BenchError {
+    /// A program is not installed.
+    Missing {
+        /// Its name.
+        program: String,
+        /// How to get it.
+        remedy: String,
+    },
+    /// Something the operating system refused.
+    Io {
+        /// What was being done.
+        doing: String,
+        /// Its answer.
+        cause: io::Error,
+    },
+    /// A program ran and did not do what it is for.
+    Failed {
+        /// Which program.
+        program: String,
+        /// What it said, or what was seen.
+        why: String,
+    },
+    /// SIGINT or SIGTERM.
+    Stopped,
+}
+
+/// The result of everything in this module.
+pub(crate) type Result<T> = std::result::Result<T, BenchError>;
+
+impl BenchError {
+    fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let doing = doing.into();
+        move |cause| Self::Io { doing, cause }
+    }
+
+    fn failed(program: &str, why: impl Into<String>) -> Self {
+        Self::Failed { program: program.to_owned(), why: why.into() }
+    }
+}
+
+impl fmt::Display for BenchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { program, remedy } => write!(f, "{program} is missing: {remedy}"),
+            Self::Io { doing, cause } => write!(f, "{doing}: {cause}"),
+            Self::Failed { program, why } => write!(f, "{program}: {why}"),
+            Self::Stopped => f.write_str("stopped by a signal; everything that was started has been stopped"),
+        }
+    }
+}
+
+impl std::error::Error for BenchError {}
+
+/// Seconds of load before the first measurement of a proxy in a case: connections and pools are there, caches warm.
+const WARM_UP_SECONDS: u32 = 1;
+
+/// Runs the comparison and prints it.
+///
+/// # Errors
+/// A program is missing, does not start, or answers wrongly; a kernel setting cannot be changed; a signal came.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let cases = if options.cases.is_empty() { Case::ALL.to_vec() } else { options.cases.clone() };
+    let proxies = if options.proxies.is_empty() { Proxy::ALL.to_vec() } else { options.proxies.clone() };
+    let stop = Stop::on_signals()?;
+    let cores = Cores { proxy: options.proxy_core, load: options.load_core };
+    cores.check()?;
+    for program in ["taskset", "setpriv"] {
+        process::find(program, "apt-get install util-linux")?;
+    }
+    if cases.iter().any(|case| case.is_load()) {
+        process::find("wrk", "apt-get install wrk")?;
+    }
+    if options.syscalls {
+        process::find("perf", "apt-get install linux-perf")?;
+    }
+    for proxy in &proxies {
+        proxy.check(&options.ringway)?;
+    }
+    let bench = Bench { options, cores, stop, dir: WorkDir::create()? };
+    let _reno = CongestionControl::pin("reno")?;
+    let facts = Facts::collect(&cores);
+    println!("{facts}");
+
+    let mut report = Report::new(facts, options.rounds, options.seconds);
+    for case in cases {
+        match case.kind() {
+            Kind::Load { .. } => bench.load(case, &proxies, &mut report)?,
+            Kind::Idle => bench.idle(case, &proxies, &mut report)?,
+        }
+    }
+    for reason in report.void_reasons() {
+        println!("VOID: {reason}");
+    }
+    if let Some(path) = &options.json {
+        let text = serde_json::to_string_pretty(&report).expect("a report is numbers and strings");
+        std::fs::write(path, text).map_err(BenchError::io(format!("write {}", path.display())))?;
+    }
+    Ok(())
+}
+
+struct Bench<'a> {
+    options: &'a Options,
+    cores: Cores,
+    stop: Stop,
+    dir: WorkDir,
+}
+
+/// A proxy under test with what its measurements gave.
+struct Contender {
+    proxy: Proxy,
+    running: Running,
+    samples: Vec<Sample>,
+    syscalls_per_request: Option<f64>,
+}
+
+impl Bench<'_> {
+    fn load(&self, case: Case, proxies: &[Proxy], report: &mut Report) -> Result<()> {
+        let (_backend, mut contenders) = self.start(case, proxies)?;
+        eprintln!(
+            "{}: {} rounds of {} s × {} …",
+            case.name(),
+            self.options.rounds,
+            self.options.seconds,
+            contenders.len()
+        );
+        for contender in &contenders {
+            wrk::run(&self.cores, contender.running.addr, case, WARM_UP_SECONDS, &self.stop)?;
+        }
+        for _ in 0..self.options.rounds {
+            for contender in &mut contenders {
+                let sample = self.sample(contender, case)?;
+                contender.samples.push(sample);
+            }
+        }
+        if self.options.syscalls {
+            for contender in &mut contenders {
+                contender.syscalls_per_request = Some(self.count_syscalls(contender, case)?);
+            }
+        }
+        let rows = contenders.iter().map(|c| Row::new(c.proxy, &c.samples, c.syscalls_per_request)).collect();
+        println!("{}", report.add_load(case, rows));
+        Ok(())
+    }
+
+    fn sample(&self, contender: &Contender, case: Case) -> Result<Sample> {
+        let before = contender.running.cpu()?;
+        let result = wrk::run(&self.cores, contender.running.addr, case, self.options.seconds, &self.stop)?;
+        let cpu = contender.running.cpu()?.saturating_sub(before);
+        if result.errors > 0 {
+            let why =
+                format!("{} of {} requests failed in case {}", result.errors, result.requests, case.name());
+            return Err(BenchError::failed(contender.proxy.name(), why));
+        }
+        Ok(Sample::new(cpu, &result))
+    }
+
+    /// System calls of the proxy per request, in a run of its own: counting slows the proxy down.
+    fn count_syscalls(&self, contender: &Contender, case: Case) -> Result<f64> {
+        let counter = process::SyscallCounter::start(&contender.running, &self.dir)?;
+        let result = wrk::run(&self.cores, contender.running.addr, case, self.options.seconds, &self.stop)?;
+        #[expect(clippy::cast_precision_loss, reason = "counts of a few seconds are far below 2^52")]
+        let per_request = counter.finish()? as f64 / result.requests.max(1) as f64;
+        Ok(per_request)
+    }
+
+    fn idle(&self, case: Case, proxies: &[Proxy], report: &mut Report) -> Result<()> {
+        let (_backend, contenders) = self.start(case, proxies)?;
+        let count = self.options.idle_connections;
+        eprintln!("{}: {count} connections × {} …", case.name(), contenders.len());
+        let mut rows = Vec::new();
+        for contender in &contenders {
+            let before = contender.running.memory()?;
+            let connections = idle::open(contender.running.addr, count, &self.stop)?;
+            // Long enough for buffers of idle connections to be given back.
+            self.stop.pause(Duration::from_secs(2))?;
+            let after = contender.running.memory()?;
+            drop(connections);
+            rows.push(IdleRow::new(contender.proxy, count, before, after));
+        }
+        println!("{}", report.add_idle(case, rows));
+        Ok(())
+    }
+
+    /// A backend for the case, and every proxy that takes part in it, ready to serve.
+    fn start(&self, case: Case, proxies: &[Proxy]) -> Result<(Running, Vec<Contender>)> {
+        let addr = free_addr()?;
+        let body = case.body().to_string();
+        let own = std::env::current_exe().map_err(BenchError::io("find this program"))?;
+        let command =
+            [own.as_os_str().to_owned(), "backend".into(), "--listen".into(), addr.to_string().into()]
+                .into_iter()
+                .chain(["--body".into(), body.into()])
+                .collect::<Vec<_>>();
+        let backend = Running::start("backend", &command, self.cores.load, addr, &self.dir)?;
+        backend.wait_ready(case.body(), &self.stop)?;
+        let mut contenders = Vec::new();
+        for proxy in proxies.iter().copied().filter(|proxy| case.takes(*proxy)) {
+            let listen = free_addr()?;
+            let command = proxy.prepare(&self.dir, &self.options.ringway, listen, addr)?;
+            let running = Running::start(proxy.name(), &command, self.cores.proxy, listen, &self.dir)?;
+            running.wait_ready(case.body(), &self.stop)?;
+            contenders.push(Contender { proxy, running, samples: Vec::new(), syscalls_per_request: None });
+        }
+        Ok((backend, contenders))
+    }
+}
+
+/// An address that nobody listens on now. Somebody else may take it before we use it: then the start fails by name.
+fn free_addr() -> Result<SocketAddr> {
+    std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .map_err(BenchError::io("find a free port"))
+}

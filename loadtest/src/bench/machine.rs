@@ -1,0 +1,150 @@
+//! The machine: what it is, the one kernel setting that is pinned, and the signals that end a run.
+
+use std::fmt;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::Timespec;
+use serde::Serialize;
+
+use super::process::Cores;
+use super::{BenchError, Result};
+
+const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+
+/// What the figures were measured on.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Facts {
+    /// The processor's model.
+    pub(crate) cpu: String,
+    /// Processors that are online.
+    pub(crate) cpus: usize,
+    /// The kernel's release.
+    pub(crate) kernel: String,
+    /// Congestion control during the run.
+    pub(crate) congestion_control: String,
+    /// The load average before the run: more than 0.5 means that somebody else is at work.
+    pub(crate) load_average: String,
+    /// Core of the proxy.
+    pub(crate) proxy_core: u32,
+    /// Core of backend and load generator.
+    pub(crate) load_core: u32,
+    /// Versions of the peers and of the load generator.
+    pub(crate) versions: Vec<String>,
+}
+
+impl Facts {
+    /// Looks. What cannot be read is said to be unknown.
+    pub(crate) fn collect(cores: &Cores) -> Self {
+        let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).ok();
+        let unknown = || "unknown".to_owned();
+        let cpu = read("/proc/cpuinfo").and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("model name"))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        });
+        Self {
+            cpu: cpu.unwrap_or_else(unknown),
+            cpus: std::thread::available_parallelism().map_or(0, usize::from),
+            kernel: read("/proc/sys/kernel/osrelease").unwrap_or_else(unknown),
+            congestion_control: read(CONGESTION_CONTROL).unwrap_or_else(unknown),
+            load_average: read("/proc/loadavg").unwrap_or_else(unknown),
+            proxy_core: cores.proxy,
+            load_core: cores.load,
+            versions: versions(),
+        }
+    }
+}
+
+/// The first line that each program says about its version; those not installed are left out.
+fn versions() -> Vec<String> {
+    [("nginx", "-v"), ("haproxy", "-v"), ("wrk", "-v")]
+        .iter()
+        .filter_map(|(program, flag)| {
+            let output = std::process::Command::new(program).arg(flag).output().ok()?;
+            let said = [output.stdout, output.stderr].concat();
+            String::from_utf8_lossy(&said).lines().next().map(str::to_owned)
+        })
+        .collect()
+}
+
+impl fmt::Display for Facts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "machine: {} ({} cpus), Linux {}", self.cpu, self.cpus, self.kernel)?;
+        writeln!(f, "load average before: {}", self.load_average)?;
+        writeln!(
+            f,
+            "proxy on core {}, backend and wrk on core {}, congestion control {}",
+            self.proxy_core, self.load_core, self.congestion_control
+        )?;
+        write!(f, "{}", self.versions.join("; "))
+    }
+}
+
+/// Holds the system's congestion control at one value, and puts the old one back when dropped.
+pub(crate) struct CongestionControl {
+    before: String,
+}
+
+impl CongestionControl {
+    /// Pins it: BBR paces with timers, which makes every proxy pay for the kernel's choice instead of its own work.
+    pub(crate) fn pin(name: &str) -> Result<Self> {
+        let doing = || format!("set {CONGESTION_CONTROL} to {name} (needs root)");
+        let before =
+            fs::read_to_string(CONGESTION_CONTROL).map_err(BenchError::io(doing()))?.trim().to_owned();
+        if before != name {
+            fs::write(CONGESTION_CONTROL, name).map_err(BenchError::io(doing()))?;
+        }
+        Ok(Self { before })
+    }
+}
+
+impl Drop for CongestionControl {
+    fn drop(&mut self) {
+        if let Err(why) = fs::write(CONGESTION_CONTROL, &self.before) {
+            eprintln!("{CONGESTION_CONTROL} could not be set back to {}: {why}", self.before);
+        }
+    }
+}
+
+/// Set by SIGINT and SIGTERM, so that a run ends by returning: then every guard puts its thing back.
+pub(crate) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Takes the two signals over.
+    pub(crate) fn on_signals() -> Result<Self> {
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&flag))
+                .map_err(BenchError::io("take over signals"))?;
+        }
+        Ok(Self(flag))
+    }
+
+    /// Whether to go on.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::Relaxed) { Err(BenchError::Stopped) } else { Ok(()) }
+    }
+
+    /// Waits, or ends early with the signal.
+    pub(crate) fn pause(&self, duration: Duration) -> Result<()> {
+        let end = Instant::now() + duration;
+        loop {
+            self.check()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            wait(left.min(Duration::from_millis(100)));
+        }
+    }
+}
+
+/// Waits once, at most `duration`; a signal ends it early.
+fn wait(duration: Duration) {
+    let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    let timeout = Timespec { tv_sec: seconds, tv_nsec: i64::from(duration.subsec_nanos()) };
+    // The only errors are "interrupted", which is what we want to notice, and faults that an empty set cannot have.
+    let _ = rustix::event::poll(&mut [], Some(&timeout));
+}

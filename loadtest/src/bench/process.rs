@@ -1,0 +1,313 @@
+//! Processes: started on their core, measured as a tree, stopped by their id.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
+use serde::Serialize;
+
+use super::machine::Stop;
+use super::{BenchError, Result, idle};
+
+/// How long a program may take from its start to its first good answer.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a program may take to end after SIGTERM before it is killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a program is looked at while it is waited for.
+const POLL: Duration = Duration::from_millis(10);
+
+/// Which core does what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cores {
+    /// The proxy's.
+    pub(crate) proxy: u32,
+    /// Backend's and load generator's.
+    pub(crate) load: u32,
+}
+
+impl Cores {
+    /// Refuses cores that are the same: the proxy's caches and its share of time would be the generator's.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.proxy == self.load {
+            return Err(BenchError::failed("bench", "proxy and load need a core each"));
+        }
+        Ok(())
+    }
+}
+
+/// Refuses, with the remedy, when `program` is not on the path.
+pub(crate) fn find(program: &str, remedy: &str) -> Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Debian keeps servers in /usr/sbin, which is not on every user's path.
+    let found = std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")])
+        .any(|folder| folder.join(program).is_file());
+    if found {
+        return Ok(());
+    }
+    Err(BenchError::Missing { program: program.to_owned(), remedy: remedy.to_owned() })
+}
+
+/// Descriptors that a started process may have.
+pub(crate) fn files_max() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    limit.maximum.unwrap_or(1 << 20).min(1 << 20)
+}
+
+/// A directory of this run, removed at its end.
+pub(crate) struct WorkDir(PathBuf);
+
+impl WorkDir {
+    /// Makes it.
+    pub(crate) fn create() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("ringway-bench-{}", std::process::id()));
+        fs::create_dir_all(&path).map_err(BenchError::io(format!("create {}", path.display())))?;
+        Ok(Self(path))
+    }
+
+    /// An empty folder of that name in it.
+    pub(crate) fn fresh(&self, name: &str) -> Result<PathBuf> {
+        let path = self.0.join(name);
+        let made = match fs::remove_dir_all(&path) {
+            Err(why) if why.kind() != std::io::ErrorKind::NotFound => Err(why),
+            Ok(()) | Err(_) => fs::create_dir_all(&path),
+        };
+        made.map_err(BenchError::io(format!("create {}", path.display())))?;
+        Ok(path)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for WorkDir {
+    fn drop(&mut self) {
+        if let Err(why) = fs::remove_dir_all(&self.0) {
+            eprintln!("{} could not be removed: {why}", self.0.display());
+        }
+    }
+}
+
+/// A child process that does not outlive this value.
+pub(crate) struct Child {
+    name: String,
+    process: std::process::Child,
+}
+
+impl Child {
+    /// Starts it.
+    pub(crate) fn spawn(name: &str, command: &mut Command) -> Result<Self> {
+        let process = command.spawn().map_err(BenchError::io(format!("start {name}")))?;
+        Ok(Self { name: name.to_owned(), process })
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Waits for its end, at most `timeout`, and returns what it printed (bounded: what fits a pipe).
+    pub(crate) fn output(mut self, timeout: Duration, stop: &Stop) -> Result<String> {
+        let end = Instant::now() + timeout;
+        while self.process.try_wait().map_err(BenchError::io("wait"))?.is_none() {
+            if Instant::now() > end {
+                return Err(BenchError::failed(&self.name, format!("did not end within {timeout:?}")));
+            }
+            stop.pause(POLL)?;
+        }
+        let mut text = String::new();
+        if let Some(pipe) = self.process.stdout.as_mut() {
+            pipe.read_to_string(&mut text).map_err(BenchError::io(format!("read from {}", self.name)))?;
+        }
+        Ok(text)
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            // Fails only when it has ended, which is what is wanted.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.process.try_wait(), Ok(None))
+    }
+
+    fn end(&mut self, signal: Signal) {
+        if self.has_ended() {
+            return;
+        }
+        self.signal(signal);
+        let end = Instant::now() + STOP_TIMEOUT;
+        while !self.has_ended() && Instant::now() < end {
+            std::thread::park_timeout(POLL);
+        }
+        if !self.has_ended() {
+            // Nothing more can be done when even this fails.
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.end(Signal::TERM);
+    }
+}
+
+/// A server: a proxy or the backend.
+pub(crate) struct Running {
+    /// Where it listens.
+    pub(crate) addr: SocketAddr,
+    child: Child,
+    log: PathBuf,
+}
+
+/// Memory of a process and its children.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Memory {
+    /// Resident bytes; what is shared counts in each process.
+    pub(crate) rss: u64,
+    /// Resident bytes, what is shared counted in parts.
+    pub(crate) pss: u64,
+}
+
+impl Running {
+    /// Starts `command` on `core`; it gets SIGTERM when this program dies, however that happens.
+    pub(crate) fn start(
+        name: &str,
+        command: &[OsString],
+        core: u32,
+        addr: SocketAddr,
+        dir: &WorkDir,
+    ) -> Result<Self> {
+        let log = dir.file(&format!("{name}.log"));
+        let file = File::create(&log).map_err(BenchError::io(format!("create {}", log.display())))?;
+        let again = file.try_clone().map_err(BenchError::io("duplicate a descriptor"))?;
+        let mut path = std::env::var_os("PATH").unwrap_or_default();
+        path.push(":/usr/sbin:/sbin");
+        let mut full = Command::new("setpriv");
+        full.args(["--pdeathsig", "TERM", "taskset", "-c", &core.to_string()]).args(command);
+        full.env("PATH", path);
+        full.stdin(Stdio::null()).stdout(file).stderr(again);
+        Ok(Self { addr, child: Child::spawn(name, &mut full)?, log })
+    }
+
+    /// Waits until it answers 200 with a body of `body` bytes.
+    pub(crate) fn wait_ready(&self, body: usize, stop: &Stop) -> Result<()> {
+        let end = Instant::now() + READY_TIMEOUT;
+        loop {
+            let answer = TcpStream::connect_timeout(&self.addr, Duration::from_secs(1))
+                .and_then(|mut connection| idle::ask(&mut connection));
+            let last = match answer {
+                Ok(length) if length == body => return Ok(()),
+                Ok(length) => format!("a body of {length} bytes instead of {body}"),
+                Err(why) => why.to_string(),
+            };
+            if Instant::now() > end {
+                let said = fs::read_to_string(&self.log).unwrap_or_default();
+                let why = format!("not ready after {READY_TIMEOUT:?} ({last}); it said:\n{said}");
+                return Err(BenchError::failed(&self.child.name, why));
+            }
+            stop.pause(POLL)?;
+        }
+    }
+
+    /// CPU time of the process, its threads and its children so far.
+    ///
+    /// From the scheduler's own count in nanoseconds: ticks of 10 ms would be a whole percent of a short run.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        let mut total = 0;
+        for pid in self.tree() {
+            let tasks = PathBuf::from(format!("/proc/{pid}/task"));
+            for task in fs::read_dir(&tasks).map_err(BenchError::io(format!("read {}", tasks.display())))? {
+                let path = task.map_err(BenchError::io("read a directory"))?.path().join("schedstat");
+                // A thread may end between the two reads.
+                let Ok(text) = fs::read_to_string(&path) else { continue };
+                let nanos: Option<u64> = text.split(' ').next().and_then(|word| word.parse().ok());
+                total += nanos.ok_or_else(|| {
+                    BenchError::failed("kernel", format!("{} is not understood", path.display()))
+                })?;
+            }
+        }
+        Ok(Duration::from_nanos(total))
+    }
+
+    /// Memory of the process and its children now.
+    pub(crate) fn memory(&self) -> Result<Memory> {
+        let mut total = Memory::default();
+        for pid in self.tree() {
+            let path = format!("/proc/{pid}/smaps_rollup");
+            let text = fs::read_to_string(&path).map_err(BenchError::io(format!("read {path}")))?;
+            let kilobytes = |name: &str| -> u64 {
+                let line = text.lines().find_map(|line| line.strip_prefix(name));
+                line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
+            };
+            total.rss += kilobytes("Rss:") << 10;
+            total.pss += kilobytes("Pss:") << 10;
+        }
+        Ok(total)
+    }
+
+    /// The process and everything below it.
+    fn tree(&self) -> Vec<u32> {
+        let parents = parents();
+        let mut tree = vec![self.child.pid()];
+        let mut next = 0;
+        while let Some(parent) = tree.get(next).copied() {
+            tree.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+            next += 1;
+        }
+        tree
+    }
+}
+
+/// Every process with its parent.
+fn parents() -> Vec<(u32, u32)> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .filter_map(|entry| {
+            let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // The name stands in brackets and may hold anything: the fields begin after the last bracket.
+            let (_, fields) = stat.rsplit_once(") ")?;
+            Some((pid, fields.split(' ').nth(1)?.parse().ok()?))
+        })
+        .collect()
+}
+
+/// Counts a process tree's system calls with `perf stat`.
+pub(crate) struct SyscallCounter {
+    child: Child,
+    file: PathBuf,
+}
+
+impl SyscallCounter {
+    /// Begins to count.
+    pub(crate) fn start(running: &Running, dir: &WorkDir) -> Result<Self> {
+        let file = dir.file("perf.csv");
+        let pids = running.tree().iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        let mut command = Command::new("perf");
+        command.args(["stat", "-x,", "-e", "raw_syscalls:sys_enter", "-p", &pids, "-o"]).arg(&file);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Self { child: Child::spawn("perf", &mut command)?, file })
+    }
+
+    /// Ends, and returns how many there were.
+    pub(crate) fn finish(mut self) -> Result<u64> {
+        // perf prints when it is interrupted, as from a terminal.
+        self.child.end(Signal::INT);
+        let text =
+            fs::read_to_string(&self.file).map_err(BenchError::io("read perf's output (tracefs, root)"))?;
+        let line = text.lines().find(|line| line.contains("raw_syscalls"));
+        line.and_then(|line| line.split(',').next()?.parse().ok())
+            .ok_or_else(|| BenchError::failed("perf", format!("printed what is not understood:\n{text}")))
+    }
+}

@@ -1,0 +1,283 @@
+//! What was measured, as a table and as JSON, and whether it may be believed.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::case::{Case, TOLERANCE};
+use super::machine::Facts;
+use super::process::Memory;
+use super::proxy::Proxy;
+use super::wrk::WrkResult;
+
+/// One measurement.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Sample {
+    /// CPU time of the proxy per completed request, microseconds.
+    pub(crate) cpu_us: f64,
+    /// Completed requests per second.
+    pub(crate) rate: f64,
+    /// Median latency, microseconds.
+    pub(crate) p50_us: f64,
+    /// 99th percentile, microseconds, closed loop.
+    pub(crate) p99_us: f64,
+}
+
+/// Lowest, middle and highest of a figure's samples.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Spread {
+    /// Lowest.
+    pub(crate) min: f64,
+    /// Middle; of an even number, the mean of the two in the middle.
+    pub(crate) median: f64,
+    /// Highest.
+    pub(crate) max: f64,
+}
+
+/// One proxy's figures in one case under load.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Row {
+    proxy: Proxy,
+    cpu_us: Spread,
+    rate: Spread,
+    p50_us: Spread,
+    p99_us: Spread,
+    syscalls_per_request: Option<f64>,
+    samples: Vec<Sample>,
+}
+
+/// One proxy's memory with idle connections.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct IdleRow {
+    proxy: Proxy,
+    connections: u32,
+    before: Memory,
+    after: Memory,
+}
+
+/// Everything of one run.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    machine: Facts,
+    rounds: u32,
+    seconds: u32,
+    load: Vec<LoadCase>,
+    idle: Vec<IdleRow>,
+    void: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct LoadCase {
+    case: &'static str,
+    rows: Vec<Row>,
+}
+
+impl Sample {
+    /// From the CPU time of a run and what the load generator saw.
+    pub(crate) fn new(cpu: Duration, result: &WrkResult) -> Self {
+        let micros = |time: Duration| time.as_secs_f64() * 1e6;
+        #[expect(clippy::cast_precision_loss, reason = "requests of a few seconds are far below 2^52")]
+        let requests = result.requests.max(1) as f64;
+        Self {
+            cpu_us: micros(cpu) / requests,
+            rate: result.rate,
+            p50_us: micros(result.p50),
+            p99_us: micros(result.p99),
+        }
+    }
+}
+
+impl Spread {
+    fn of(samples: &[Sample], figure: impl Fn(&Sample) -> f64) -> Self {
+        let mut values: Vec<f64> = samples.iter().map(figure).collect();
+        values.sort_by(f64::total_cmp);
+        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+        let (low, high) = (values.len().saturating_sub(1) / 2, values.len() / 2);
+        Self { min: at(0), median: f64::midpoint(at(low), at(high)), max: at(values.len().saturating_sub(1)) }
+    }
+}
+
+impl Row {
+    /// Of one proxy's samples.
+    pub(crate) fn new(proxy: Proxy, samples: &[Sample], syscalls_per_request: Option<f64>) -> Self {
+        Self {
+            proxy,
+            cpu_us: Spread::of(samples, |sample| sample.cpu_us),
+            rate: Spread::of(samples, |sample| sample.rate),
+            p50_us: Spread::of(samples, |sample| sample.p50_us),
+            p99_us: Spread::of(samples, |sample| sample.p99_us),
+            syscalls_per_request,
+            samples: samples.to_vec(),
+        }
+    }
+}
+
+impl IdleRow {
+    /// Of one proxy before and after its connections were opened.
+    pub(crate) fn new(proxy: Proxy, connections: u32, before: Memory, after: Memory) -> Self {
+        Self { proxy, connections, before, after }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "bytes of memory are far below 2^52")]
+    fn bytes_each(&self) -> f64 {
+        (self.after.pss as f64 - self.before.pss as f64) / f64::from(self.connections)
+    }
+}
+
+impl Report {
+    /// An empty one.
+    pub(crate) fn new(machine: Facts, rounds: u32, seconds: u32) -> Self {
+        Self { machine, rounds, seconds, load: Vec::new(), idle: Vec::new(), void: Vec::new() }
+    }
+
+    /// Why the run must not be believed; empty when it may.
+    pub(crate) fn void_reasons(&self) -> &[String] {
+        &self.void
+    }
+
+    /// Takes one case's rows and returns them as a table.
+    pub(crate) fn add_load(&mut self, case: Case, rows: Vec<Row>) -> String {
+        self.void.extend(void(case, &rows));
+        let table = load_table(case, &rows);
+        self.load.push(LoadCase { case: case.name(), rows });
+        table
+    }
+
+    /// Takes the rows of idle connections and returns them as a table.
+    pub(crate) fn add_idle(&mut self, case: Case, rows: Vec<IdleRow>) -> String {
+        let table = idle_table(case, &rows);
+        self.idle.extend(rows);
+        table
+    }
+}
+
+fn floor_of(rows: &[Row]) -> Option<f64> {
+    rows.iter().find(|row| row.proxy == Proxy::Floor).map(|row| row.cpu_us.median)
+}
+
+fn void(case: Case, rows: &[Row]) -> Vec<String> {
+    let Some(floor) = floor_of(rows) else { return Vec::new() };
+    let off = |row: &Row| {
+        let (low, high) = case.known_ratio(row.proxy)?;
+        let ratio = row.cpu_us.median / floor;
+        let holds = (low * (1.0 - TOLERANCE)..=high * (1.0 + TOLERANCE)).contains(&ratio);
+        let known = if low < high { format!("{low:.2} to {high:.2}") } else { format!("{low:.2}") };
+        (!holds).then(|| {
+            format!(
+                "{}: {} costs {ratio:.2} × the floor, known is {known}, more than {:.0} % off",
+                case.name(),
+                row.proxy.name(),
+                TOLERANCE * 100.0
+            )
+        })
+    };
+    rows.iter().filter_map(off).collect()
+}
+
+fn load_table(case: Case, rows: &[Row]) -> String {
+    let best_peer =
+        rows.iter().filter(|row| row.proxy.is_peer()).map(|row| row.cpu_us.median).min_by(f64::total_cmp);
+    let ratio =
+        |row: &Row, to: Option<f64>| to.map_or("-".to_owned(), |to| format!("{:.2}", row.cpu_us.median / to));
+    let floor = floor_of(rows);
+    let mut table = format!(
+        "\n{:<16} {:>24} {:>7} {:>7} {:>22} {:>9} {:>9} {:>9}\n",
+        case.name(),
+        "CPU µs/request",
+        "÷floor",
+        "÷peer",
+        "requests/s",
+        "p50 µs",
+        "p99 µs",
+        "syscalls"
+    );
+    for row in rows {
+        let Spread { min, median, max } = row.cpu_us;
+        let syscalls = row.syscalls_per_request.map_or("-".to_owned(), |count| format!("{count:.2}"));
+        writeln!(
+            table,
+            "{:<16} {:>24} {:>7} {:>7} {:>22} {:>9.0} {:>9.0} {:>9}",
+            row.proxy.name(),
+            format!("{min:.2}–{median:.2}–{max:.2}"),
+            ratio(row, floor),
+            ratio(row, best_peer),
+            format!("{:.0}–{:.0}–{:.0}", row.rate.min, row.rate.median, row.rate.max),
+            row.p50_us.median,
+            row.p99_us.median,
+            syscalls
+        )
+        .expect("writing to a string");
+    }
+    table
+}
+
+fn idle_table(case: Case, rows: &[IdleRow]) -> String {
+    let mut table = format!(
+        "\n{:<16} {:>12} {:>14} {:>14} {:>12} {:>14}\n",
+        case.name(),
+        "connections",
+        "base PSS KiB",
+        "with PSS KiB",
+        "bytes each",
+        "with RSS KiB"
+    );
+    for row in rows {
+        writeln!(
+            table,
+            "{:<16} {:>12} {:>14} {:>14} {:>12.0} {:>14}",
+            row.proxy.name(),
+            row.connections,
+            row.before.pss >> 10,
+            row.after.pss >> 10,
+            row.bytes_each(),
+            row.after.rss >> 10
+        )
+        .expect("writing to a string");
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(proxy: Proxy, cpu_us: &[f64]) -> Row {
+        let sample = |cpu_us: &f64| Sample { cpu_us: *cpu_us, rate: 1.0, p50_us: 1.0, p99_us: 1.0 };
+        Row::new(proxy, &cpu_us.iter().map(sample).collect::<Vec<_>>(), None)
+    }
+
+    #[test]
+    fn the_median_is_the_middle_and_one_wild_round_does_not_move_it() {
+        assert_eq!(row(Proxy::Floor, &[3.0, 90.0, 1.0]).cpu_us, Spread { min: 1.0, median: 3.0, max: 90.0 });
+        assert_eq!(row(Proxy::Floor, &[4.0, 2.0]).cpu_us, Spread { min: 2.0, median: 3.0, max: 4.0 });
+    }
+
+    #[test]
+    fn a_run_is_void_when_a_peer_is_off_its_known_ratio_to_the_floor() {
+        let floor = row(Proxy::Floor, &[10.0]);
+        let good = [floor.clone(), row(Proxy::Haproxy, &[16.3]), row(Proxy::Nginx, &[18.2])];
+        assert_eq!(void(Case::H1x64, &good), Vec::<String>::new());
+        for cpu in [13.0, 19.5] {
+            let found = void(Case::H1x64, &[floor.clone(), row(Proxy::Haproxy, &[cpu])]);
+            assert_eq!(found.len(), 1);
+            assert!(found[0].contains("haproxy") && found[0].contains("1.63"), "{}", found[0]);
+        }
+        // Without the floor, or for a case nothing is known of, there is nothing to hold it against.
+        assert!(void(Case::H1x64, &[row(Proxy::Haproxy, &[1.0])]).is_empty());
+        assert!(void(Case::Body1m, &[floor, row(Proxy::Haproxy, &[1.0])]).is_empty());
+    }
+
+    #[test]
+    fn ratios_in_the_table_are_to_the_floor_and_to_the_cheapest_peer() {
+        let rows = [
+            row(Proxy::Floor, &[10.0]),
+            row(Proxy::Ringway, &[12.0]),
+            row(Proxy::Nginx, &[20.0]),
+            row(Proxy::Haproxy, &[16.0]),
+        ];
+        let table = load_table(Case::H1x64, &rows);
+        let ringway = table.lines().find(|line| line.starts_with("ringway")).unwrap();
+        assert!(ringway.contains(" 1.20 ") && ringway.contains(" 0.75 "), "{ringway}");
+    }
+}

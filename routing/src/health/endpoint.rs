@@ -1,0 +1,144 @@
+//! The health of one endpoint, by the outcomes of the attempts sent to it.
+//!
+//! ```text
+//! Healthy --consecutive failures--> Ejected --deadline--> Probation --success--> Healthy
+//!                                      ^-------failure-------'  (twice as long)
+//! ```
+//!
+//! Pure: time goes in, the next state comes out. The table keeps the states and asks [`Health::at`] when a
+//! deadline has passed; nothing here sets a timer.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::model::{OutlierPolicy, RetryPolicy};
+use crate::time::MonoTime;
+
+/// What an endpoint's last attempts say about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Takes requests.
+    Healthy {
+        /// Failures in a row, fewer than the policy's bound.
+        failures: u32,
+    },
+    /// Takes no requests while another endpoint can.
+    Ejected {
+        /// When it is tried again.
+        until: MonoTime,
+        /// Ejections in a row, this one included.
+        times: u32,
+    },
+    /// Takes requests again; the next failure ejects it for longer.
+    Probation {
+        /// Ejections in a row.
+        times: u32,
+    },
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self::Healthy { failures: 0 }
+    }
+}
+
+/// How one attempt ended, as far as the endpoint is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It answered: any status that is not reported as [`Outcome::ServerError`].
+    Success,
+    /// No connection: refused, unreachable, or not within `timeouts.connect`.
+    ConnectFailed,
+    /// The connection was reset or closed before the response was complete.
+    Closed,
+    /// No response head within `timeouts.attempt`.
+    Timeout,
+    /// It answered with a status that the rule's `retry.statuses` lists; see [`Outcome::of_status`].
+    ServerError(u16),
+}
+
+impl Outcome {
+    /// The outcome of a complete response head with this status.
+    #[must_use]
+    pub fn of_status(status: u16, retry: &RetryPolicy) -> Self {
+        if retry.statuses.contains(&status) { Self::ServerError(status) } else { Self::Success }
+    }
+
+    fn verdict(self) -> Verdict {
+        match self {
+            Self::Success => Verdict::Good,
+            Self::ConnectFailed | Self::Closed | Self::Timeout | Self::ServerError(_) => Verdict::Bad,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Verdict {
+    Good,
+    Bad,
+}
+
+impl Health {
+    /// The state after an attempt ended with `outcome`.
+    #[must_use]
+    pub fn on_outcome(self, outcome: Outcome, now: MonoTime, policy: &OutlierPolicy) -> Self {
+        let failures_max = u32::from(policy.consecutive_failures);
+        match (self, outcome.verdict()) {
+            (Self::Healthy { .. }, Verdict::Good) => Self::Healthy { failures: 0 },
+            (Self::Healthy { failures }, Verdict::Bad) if failures_max == 0 => {
+                // Never ejected; the count still shows in the admin API.
+                Self::Healthy { failures: failures.saturating_add(1) }
+            }
+            (Self::Healthy { failures }, Verdict::Bad) if failures.saturating_add(1) < failures_max => {
+                Self::Healthy { failures: failures + 1 }
+            }
+            (Self::Healthy { .. }, Verdict::Bad) => {
+                Self::Ejected { until: now + backoff(policy, 1), times: 1 }
+            }
+            (Self::Probation { .. }, Verdict::Good) => Self::Healthy { failures: 0 },
+            // The policy of another rule may have ejected it; one that never ejects does not do it again.
+            (Self::Probation { .. }, Verdict::Bad) if failures_max == 0 => Self::Healthy { failures: 1 },
+            (Self::Probation { times }, Verdict::Bad) => {
+                let times = times.saturating_add(1);
+                Self::Ejected { until: now + backoff(policy, times), times }
+            }
+            // A request sent before the ejection says nothing about now; only the deadline leads out.
+            (ejected @ Self::Ejected { .. }, Verdict::Good | Verdict::Bad) => ejected,
+        }
+    }
+
+    /// The state at `now` when nothing happened: an ejection ends.
+    #[must_use]
+    pub fn at(self, now: MonoTime) -> Self {
+        match self {
+            Self::Ejected { until, times } if now >= until => Self::Probation { times },
+            Self::Healthy { .. } | Self::Ejected { .. } | Self::Probation { .. } => self,
+        }
+    }
+
+    /// Does this state keep requests away while another endpoint can take them?
+    #[must_use]
+    pub fn is_ejected(self) -> bool {
+        match self {
+            Self::Ejected { .. } => true,
+            Self::Healthy { .. } | Self::Probation { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Healthy { failures: 0 } => f.write_str("healthy"),
+            Self::Healthy { failures } => write!(f, "healthy, {failures} failures in a row"),
+            Self::Ejected { times, .. } => write!(f, "ejected, {times} times in a row"),
+            Self::Probation { times } => write!(f, "probation after {times} ejections"),
+        }
+    }
+}
+
+/// How long ejection number `times` lasts: `base`, doubled each time, at most `max`.
+fn backoff(policy: &OutlierPolicy, times: u32) -> Duration {
+    let factor = 1u32.checked_shl(times.saturating_sub(1)).unwrap_or(u32::MAX);
+    policy.base.saturating_mul(factor).min(policy.max)
+}

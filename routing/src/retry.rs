@@ -1,0 +1,379 @@
+//! Is a failed attempt tried again, and what does that cost?
+//!
+//! RFC 9110 §9.2.2: what may have been processed is sent again only when its method is idempotent, or the policy
+//! says so. What was provably never sent may always move on: exempt from the method rule and from the budget,
+//! bounded by `retry.attempts`. One [`Budget`] per backend and worker pays for everything else, so that an outage
+//! never becomes a storm. Called by the table's `retry`; never sends anything itself.
+
+use std::fmt;
+
+use wire::head::Method;
+
+use crate::model::RetryPolicy;
+use crate::time::MonoTime;
+
+/// What is known when an attempt has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What went wrong.
+    pub kind: FailureKind,
+    /// How much of the request has left us.
+    pub sent: Sent,
+    /// Has the client seen part of a response?
+    pub response: Response,
+    /// Can the request's body be sent again?
+    pub body: Body,
+}
+
+/// What went wrong with an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// No connection.
+    Connect,
+    /// Reset or closed before a response head.
+    Closed,
+    /// No response head within `timeouts.attempt`.
+    Timeout,
+    /// Something that is not HTTP.
+    Malformed,
+    /// A complete response head with this status.
+    Status(u16),
+}
+
+/// How much of a request has left us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Not one byte was accepted by a connection, or the peer said that it processed nothing (RFC 9113 §8.7).
+    Nothing,
+    /// Part of the head: no server can have acted on it.
+    HeadPartly,
+    /// The head at least: it may have been processed.
+    Head,
+}
+
+/// Has the client seen part of a response?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Response {
+    /// Not one byte of a final response.
+    NotBegun,
+    /// The head is on its way: what follows cannot be taken back.
+    Begun,
+}
+
+/// Can the request's body be sent again?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// There is none, or all that was read of it is kept (`retry.body_bytes_max`).
+    Replayable,
+    /// Part of it is gone.
+    Gone,
+}
+
+/// What to do with a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Pick again and send again.
+    Again {
+        /// What it cost. Already paid.
+        charge: Charge,
+    },
+    /// Reply with the failure.
+    GiveUp {
+        /// Why, for the access log.
+        reason: GiveUp,
+    },
+}
+
+/// Who pays for another attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Charge {
+    /// The backend's budget: one retry.
+    Budget,
+    /// Nobody: it was never sent.
+    Free,
+}
+
+/// Why an attempt is the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GiveUp {
+    /// The client has seen part of a response.
+    ResponseBegun,
+    /// `retry.attempts` are spent.
+    AttemptsSpent,
+    /// `retry.statuses` does not list the status: the response is the answer.
+    StatusNotListed,
+    /// The body cannot be sent again.
+    BodyGone,
+    /// It may have been processed, and its method is not idempotent.
+    NotIdempotent,
+    /// The backend's budget is spent.
+    BudgetSpent,
+}
+
+impl GiveUp {
+    /// A short name for logs and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ResponseBegun => "response_begun",
+            Self::AttemptsSpent => "attempts_spent",
+            Self::StatusNotListed => "status_not_listed",
+            Self::BodyGone => "body_gone",
+            Self::NotIdempotent => "not_idempotent",
+            Self::BudgetSpent => "budget_spent",
+        }
+    }
+}
+
+impl fmt::Display for GiveUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Decides, and takes from `budget` what the decision costs.
+///
+/// `attempt` is the number of the attempt that failed; the first is 1.
+pub fn decide(
+    attempt: u8,
+    policy: &RetryPolicy,
+    failure: &Failure,
+    method: Method,
+    budget: &mut Budget,
+    now: MonoTime,
+) -> Decision {
+    match price(attempt, policy, failure, method) {
+        Err(reason) => Decision::GiveUp { reason },
+        Ok(Charge::Free) => Decision::Again { charge: Charge::Free },
+        Ok(Charge::Budget) => match budget.spend(now) {
+            Spend::Paid => Decision::Again { charge: Charge::Budget },
+            Spend::Refused => Decision::GiveUp { reason: GiveUp::BudgetSpent },
+        },
+    }
+}
+
+/// What another attempt would cost, or why there must be none.
+fn price(attempt: u8, policy: &RetryPolicy, failure: &Failure, method: Method) -> Result<Charge, GiveUp> {
+    if failure.response == Response::Begun {
+        return Err(GiveUp::ResponseBegun);
+    }
+    if let FailureKind::Status(status) = failure.kind
+        && !policy.statuses.contains(&status)
+    {
+        return Err(GiveUp::StatusNotListed);
+    }
+    if attempt >= policy.attempts {
+        return Err(GiveUp::AttemptsSpent);
+    }
+    if failure.body == Body::Gone {
+        return Err(GiveUp::BodyGone);
+    }
+    match failure.sent {
+        Sent::Nothing => Ok(Charge::Free),
+        Sent::HeadPartly => Ok(Charge::Budget),
+        Sent::Head if method.is_idempotent() || policy.non_idempotent => Ok(Charge::Budget),
+        Sent::Head => Err(GiveUp::NotIdempotent),
+    }
+}
+
+// ---------------------------------------------------------------- budget
+
+/// Retries per second that a node grants every backend whatever its load; divided over the workers.
+pub const RESERVE_PER_SECOND: u64 = 10;
+
+/// Retries that a worker can always make after a quiet while: all tries but the first of one default exchange.
+const RESERVE_MIN: u64 = 2;
+
+/// Time after which what was deposited and not spent is gone, in nanoseconds.
+///
+/// One second of traffic: long enough for everything that is in flight when a cluster dies, short enough that
+/// an hour of peace does not pay for a storm.
+const MEMORY_NS: u64 = 1_000_000_000;
+
+/// Decay and refill are applied in steps of at least this, in nanoseconds, so that rounding does not lose them.
+const STEP_NS: u64 = 1_000_000;
+
+/// One retry. Deposits are hundredths of it.
+const RETRY: u64 = 1_000_000;
+
+/// What one backend may spend on retries in one worker: a share of its requests, and a small reserve over time.
+///
+/// Two buckets in virtual time. The share grows with every request by `budget_percent` hundredths of a retry and
+/// fades over a second; the reserve grows by 10 per second and node, up to one second's worth.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// Millionths of a retry.
+    share: u64,
+    /// Millionths of a retry.
+    reserve: u64,
+    reserve_max: u64,
+    reserve_per_second: u64,
+    at: MonoTime,
+}
+
+/// Was a retry paid for?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spend {
+    /// Yes.
+    Paid,
+    /// The budget is empty.
+    Refused,
+}
+
+impl Budget {
+    /// A full reserve and no share, for one of `workers` workers (0 counts as 1).
+    #[must_use]
+    pub fn new(workers: u16) -> Self {
+        let reserve_per_second = RESERVE_PER_SECOND * RETRY / u64::from(workers.max(1));
+        let reserve_max = reserve_per_second.max(RESERVE_MIN * RETRY);
+        Self { share: 0, reserve: reserve_max, reserve_max, reserve_per_second, at: MonoTime::ZERO }
+    }
+
+    /// Grants nothing: for a backend that has left the table.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { share: 0, reserve: 0, reserve_max: 0, reserve_per_second: 0, at: MonoTime::ZERO }
+    }
+
+    /// One request has been started: its share goes in.
+    pub fn deposit(&mut self, percent: u8, now: MonoTime) {
+        self.advance(now);
+        self.share = self.share.saturating_add(u64::from(percent) * (RETRY / 100));
+    }
+
+    /// Takes one retry out.
+    pub fn spend(&mut self, now: MonoTime) -> Spend {
+        self.advance(now);
+        for bucket in [&mut self.share, &mut self.reserve] {
+            if *bucket >= RETRY {
+                *bucket -= RETRY;
+                return Spend::Paid;
+            }
+        }
+        Spend::Refused
+    }
+
+    /// Whole retries left, for the admin API.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.share / RETRY + self.reserve / RETRY
+    }
+
+    fn advance(&mut self, now: MonoTime) {
+        let passed = now.0.saturating_sub(self.at.0);
+        if passed < STEP_NS {
+            return;
+        }
+        self.at = now;
+        let passed = passed.min(MEMORY_NS * 10);
+        let faded = u128::from(self.share) * u128::from(passed) / u128::from(MEMORY_NS);
+        self.share = self.share.saturating_sub(u64::try_from(faded).unwrap_or(u64::MAX));
+        let grown = self.reserve_per_second * (passed / 1_000) / 1_000_000;
+        self.reserve = (self.reserve + grown).min(self.reserve_max);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::Policy;
+
+    fn policy() -> RetryPolicy {
+        RetryPolicy { statuses: [503].into(), ..Policy::default().retry }
+    }
+
+    fn failure(kind: FailureKind, sent: Sent) -> Failure {
+        Failure { kind, sent, response: Response::NotBegun, body: Body::Replayable }
+    }
+
+    fn decided(attempt: u8, failure: Failure, method: Method) -> Decision {
+        decide(attempt, &policy(), &failure, method, &mut Budget::new(1), MonoTime::ZERO)
+    }
+
+    const FREE: Decision = Decision::Again { charge: Charge::Free };
+    const PAID: Decision = Decision::Again { charge: Charge::Budget };
+
+    #[test]
+    fn what_was_never_sent_moves_on_free_of_charge_whatever_the_method() {
+        let mut budget = Budget::new(1);
+        while budget.spend(MonoTime::ZERO) == Spend::Paid {}
+        for method in [Method::Get, Method::Post, Method::Other] {
+            let failure = failure(FailureKind::Connect, Sent::Nothing);
+            assert_eq!(decide(2, &policy(), &failure, method, &mut budget, MonoTime::ZERO), FREE);
+        }
+    }
+
+    #[test]
+    fn what_may_have_been_processed_is_replayed_only_when_idempotent_or_allowed() {
+        let cut = failure(FailureKind::Closed, Sent::Head);
+        assert_eq!(decided(1, cut, Method::Put), PAID);
+        assert_eq!(decided(1, cut, Method::Post), Decision::GiveUp { reason: GiveUp::NotIdempotent });
+        assert_eq!(decided(1, failure(FailureKind::Closed, Sent::HeadPartly), Method::Post), PAID);
+        let allowed = RetryPolicy { non_idempotent: true, ..policy() };
+        let mut budget = Budget::new(1);
+        assert_eq!(decide(1, &allowed, &cut, Method::Post, &mut budget, MonoTime::ZERO), PAID);
+    }
+
+    #[test]
+    fn attempts_bound_even_free_moves() {
+        let refused = failure(FailureKind::Connect, Sent::Nothing);
+        assert_eq!(decided(3, refused, Method::Get), Decision::GiveUp { reason: GiveUp::AttemptsSpent });
+    }
+
+    #[test]
+    fn begun_response_lost_body_and_unlisted_status_are_final() {
+        let cut = failure(FailureKind::Closed, Sent::Head);
+        let begun = Failure { response: Response::Begun, ..cut };
+        assert_eq!(decided(1, begun, Method::Get), Decision::GiveUp { reason: GiveUp::ResponseBegun });
+        let gone = Failure { body: Body::Gone, ..cut };
+        assert_eq!(decided(1, gone, Method::Put), Decision::GiveUp { reason: GiveUp::BodyGone });
+        let status = |status| failure(FailureKind::Status(status), Sent::Head);
+        assert_eq!(
+            decided(1, status(500), Method::Get),
+            Decision::GiveUp { reason: GiveUp::StatusNotListed }
+        );
+        assert_eq!(decided(1, status(503), Method::Get), PAID);
+    }
+
+    /// 2,000 requests a second, all failing, each asking twice: the storm stays within its bound.
+    #[test]
+    fn outage_never_becomes_a_storm() {
+        let mut budget = Budget::new(1);
+        let mut now = MonoTime::ZERO;
+        let (mut requests, mut retries) = (0u64, 0u64);
+        for _ in 0..60_000 {
+            now = now + Duration::from_micros(500);
+            requests += 1;
+            budget.deposit(20, now);
+            for _ in 0..2 {
+                retries += u64::from(budget.spend(now) == Spend::Paid);
+            }
+        }
+        assert!(retries * 100 <= requests * 20 + 100 * (10 * 30 + 10), "{retries} retries of {requests}");
+        assert!(retries * 100 >= requests * 19, "{retries} retries of {requests}");
+    }
+
+    #[test]
+    fn a_second_of_traffic_pays_for_what_is_in_flight_when_a_cluster_dies_and_then_fades() {
+        let mut budget = Budget::new(4);
+        let mut now = MonoTime::ZERO;
+        for _ in 0..50_000 {
+            now = now + Duration::from_micros(100);
+            budget.deposit(20, now);
+        }
+        assert!((1_900..=2_100).contains(&budget.left()), "{}", budget.left());
+        budget.deposit(0, now + Duration::from_secs(2));
+        assert_eq!(budget.left(), 2, "only the reserve of a quarter node is left");
+    }
+
+    #[test]
+    fn idle_worker_of_many_can_still_retry_one_exchange() {
+        let mut budget = Budget::new(64);
+        assert_eq!(budget.spend(MonoTime::ZERO), Spend::Paid);
+        assert_eq!(budget.spend(MonoTime::ZERO), Spend::Paid);
+        assert_eq!(budget.spend(MonoTime::ZERO), Spend::Refused);
+        assert_eq!(budget.spend(MonoTime::ZERO + Duration::from_secs(7)), Spend::Paid);
+    }
+}

@@ -1,0 +1,502 @@
+//! A worker's mutable half of the table: endpoints in slots, grouped by (backend, cluster), with their health,
+//! load and budgets.
+//!
+//! Every group keeps its members sorted by [`Tier`]: ready ones in front, then terminating ones, then ejected ones.
+//! A change of health moves one member over one or two borders by swapping, so a pick knows at once how many
+//! endpoints are usable and takes any of them without looking at the others.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use super::{EndpointKey, HealthEvent};
+use crate::balance::{hash, sticky};
+use crate::chunks::{ChainIndex, Chunks};
+use crate::failover::{TIERS, Tier, Tried};
+use crate::health::endpoint::{Health, Outcome};
+use crate::id::{BackendId, ClusterId, EndpointId, NodeId, ZoneId};
+use crate::model::{BackendLimits, Condition, EndpointSpec, HashRing, OutlierPolicy, StatSlot};
+use crate::retry::Budget;
+use crate::time::MonoTime;
+
+/// Endpoints that may be ejected at once before an ejection has to allocate.
+const RETURNS_RESERVED: usize = 1024;
+
+/// Restorations that wait for [`Table::next_event`](super::Table::next_event); later ones are dropped and counted.
+pub(crate) const EVENTS_MAX: usize = 256;
+
+/// Is a slot in use?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// Free; `position` is the next free slot plus one.
+    #[default]
+    Free,
+    /// A member of its group.
+    Live,
+    /// Removed from its group; freed at its last release.
+    Leaving,
+}
+
+/// One endpoint.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) addr: SocketAddr,
+    pub(crate) health: Health,
+    pub(crate) affinity: u64,
+    pub(crate) turn: u32,
+    pub(crate) id: EndpointId,
+    pub(crate) backend: BackendId,
+    /// Place in the group's members.
+    position: u32,
+    pub(crate) in_flight: u32,
+    pub(crate) node: NodeId,
+    pub(crate) cluster: ClusterId,
+    pub(crate) zone: ZoneId,
+    pub(crate) condition: Condition,
+    pub(crate) life: Life,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self {
+            addr: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+            health: Health::default(),
+            affinity: 0,
+            turn: 0,
+            id: EndpointId(0),
+            backend: BackendId(0),
+            position: 0,
+            in_flight: 0,
+            node: NodeId(0),
+            cluster: ClusterId(0),
+            zone: ZoneId(0),
+            condition: Condition::Ready,
+            life: Life::Free,
+        }
+    }
+}
+
+impl Slot {
+    fn tier(&self) -> Tier {
+        match (self.health.is_ejected(), self.condition) {
+            (true, Condition::Ready | Condition::Terminating) => Tier::Ejected,
+            (false, Condition::Ready) => Tier::Ready,
+            (false, Condition::Terminating) => Tier::Terminating,
+        }
+    }
+}
+
+/// The endpoints of one backend in one cluster.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    pub(crate) cluster: ClusterId,
+    pub(crate) stat: StatSlot,
+    /// Slots, sorted by tier.
+    pub(crate) members: Vec<u32>,
+    /// How many members are in each of [`TIERS`].
+    pub(crate) counts: [u32; 3],
+    /// Where round robin stands.
+    pub(crate) cursor: u32,
+    pub(crate) ring: Option<Arc<HashRing>>,
+}
+
+impl Group {
+    /// The members of `tier`.
+    pub(crate) fn tier(&self, tier: Tier) -> &[u32] {
+        let start = self.start(tier);
+        &self.members[start..start + self.counts[tier as usize] as usize]
+    }
+
+    fn start(&self, tier: Tier) -> usize {
+        self.counts[..tier as usize].iter().map(|count| *count as usize).sum()
+    }
+
+    fn swap(&mut self, slots: &mut Chunks<Slot>, a: usize, b: usize) {
+        self.members.swap(a, b);
+        for position in [a, b] {
+            slots[self.members[position] as usize].position = to_u32(position);
+        }
+    }
+
+    /// Moves a member of tier `from` to tier `to`, one border at a time.
+    fn shift(&mut self, slots: &mut Chunks<Slot>, slot: u32, from: Tier, to: Tier) {
+        let mut at = from as usize;
+        while at < to as usize {
+            // Behind the last of its tier, then the border moves before it.
+            let last = self.start(TIERS[at]) + self.counts[at] as usize - 1;
+            self.swap(slots, slots[slot as usize].position as usize, last);
+            self.counts[at] -= 1;
+            self.counts[at + 1] += 1;
+            at += 1;
+        }
+        while at > to as usize {
+            let first = self.start(TIERS[at]);
+            self.swap(slots, slots[slot as usize].position as usize, first);
+            self.counts[at] -= 1;
+            self.counts[at - 1] += 1;
+            at -= 1;
+        }
+    }
+
+    fn add(&mut self, slots: &mut Chunks<Slot>, slot: u32) {
+        slots[slot as usize].position = to_u32(self.members.len());
+        self.members.push(slot);
+        self.counts[Tier::Ejected as usize] += 1;
+        let tier = slots[slot as usize].tier();
+        self.shift(slots, slot, Tier::Ejected, tier);
+    }
+
+    fn remove(&mut self, slots: &mut Chunks<Slot>, slot: u32) {
+        let tier = slots[slot as usize].tier();
+        self.shift(slots, slot, tier, Tier::Ejected);
+        let last = self.members.len() - 1;
+        self.swap(slots, slots[slot as usize].position as usize, last);
+        self.members.pop();
+        self.counts[Tier::Ejected as usize] -= 1;
+    }
+}
+
+/// One backend.
+#[derive(Debug, Default)]
+pub(crate) struct BackendEntry {
+    /// `None` while no spec of it is in the table: it serves nothing.
+    pub(crate) limits: Option<BackendLimits>,
+    pub(crate) budget: Option<Budget>,
+    /// Attempts in flight on endpoints that are in the table.
+    pub(crate) in_flight: u32,
+    /// Sorted by cluster.
+    pub(crate) groups: Vec<Group>,
+}
+
+impl BackendEntry {
+    pub(crate) fn group(&self, cluster: ClusterId) -> Option<&Group> {
+        let place = self.groups.binary_search_by_key(&cluster, |group| group.cluster).ok()?;
+        Some(&self.groups[place])
+    }
+
+    fn group_mut(&mut self, cluster: ClusterId) -> Option<&mut Group> {
+        let place = self.groups.binary_search_by_key(&cluster, |group| group.cluster).ok()?;
+        Some(&mut self.groups[place])
+    }
+
+    fn group_or_new(&mut self, cluster: ClusterId, stat: StatSlot) -> &mut Group {
+        let place = match self.groups.binary_search_by_key(&cluster, |group| group.cluster) {
+            Ok(place) => place,
+            Err(place) => {
+                self.groups.insert(place, Group { cluster, stat, ..Group::default() });
+                place
+            }
+        };
+        &mut self.groups[place]
+    }
+
+    /// Gives the memory of a removed backend back, once nothing is left in it.
+    fn forget_if_gone(&mut self) {
+        let empty = |group: &Group| group.members.is_empty() && group.ring.is_none();
+        if self.limits.is_none() && self.groups.iter().all(empty) {
+            *self = Self::default();
+        }
+    }
+}
+
+/// When an ejected endpoint returns.
+type Return = Reverse<(MonoTime, EndpointKey)>;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) slots: Chunks<Slot>,
+    /// The first free slot plus one; 0 = none.
+    free: u32,
+    /// Slot plus one of each endpoint id; 0 = none.
+    by_id: Chunks<u32>,
+    by_affinity: ChainIndex,
+    pub(crate) backends: Chunks<BackendEntry>,
+    returns: BinaryHeap<Return>,
+    pub(crate) events: VecDeque<HealthEvent>,
+    pub(crate) events_lost: u64,
+}
+
+impl Live {
+    pub(crate) fn new() -> Self {
+        Self {
+            slots: Chunks::default(),
+            free: 0,
+            by_id: Chunks::default(),
+            by_affinity: ChainIndex::default(),
+            backends: Chunks::default(),
+            returns: BinaryHeap::with_capacity(RETURNS_RESERVED),
+            events: VecDeque::with_capacity(EVENTS_MAX),
+            events_lost: 0,
+        }
+    }
+
+    // ------------------------------------------------------------ endpoints
+
+    pub(crate) fn slot_of(&self, id: EndpointId) -> Option<u32> {
+        self.by_id.get(id.index())?.checked_sub(1)
+    }
+
+    /// The slot that `key` names, if it is still that endpoint's.
+    pub(crate) fn slot(&self, key: EndpointKey) -> Option<&Slot> {
+        let slot = self.slots.get(key.slot as usize)?;
+        (slot.turn == key.turn && slot.life != Life::Free).then_some(slot)
+    }
+
+    pub(crate) fn key(&self, slot: u32) -> EndpointKey {
+        EndpointKey { slot, turn: self.slots[slot as usize].turn }
+    }
+
+    /// Adds or changes an endpoint. One that stays at its address keeps its slot, its health and its load; what
+    /// had to leave comes back.
+    pub(crate) fn set_endpoint(
+        &mut self,
+        id: EndpointId,
+        spec: &EndpointSpec,
+        cluster_name: &str,
+        stat: StatSlot,
+    ) -> Option<EndpointKey> {
+        let mut left = None;
+        if let Some(index) = self.slot_of(id) {
+            let slot = &self.slots[index as usize];
+            if (slot.backend, slot.cluster, slot.addr) == (spec.backend, spec.cluster, spec.addr) {
+                self.update(index, |slot| {
+                    slot.zone = spec.zone;
+                    slot.node = spec.node;
+                    slot.condition = spec.condition;
+                });
+                return None;
+            }
+            left = self.remove_endpoint(id);
+        }
+        let index = self.take_free_slot();
+        let affinity = sticky::affinity_of(cluster_name, spec.addr);
+        let turn = self.slots[index as usize].turn;
+        self.slots[index as usize] = Slot {
+            addr: spec.addr,
+            health: Health::default(),
+            affinity,
+            turn,
+            id,
+            backend: spec.backend,
+            position: 0,
+            in_flight: 0,
+            node: spec.node,
+            cluster: spec.cluster,
+            zone: spec.zone,
+            condition: spec.condition,
+            life: Life::Live,
+        };
+        self.by_id.grow_to_hold(id.index());
+        self.by_id[id.index()] = index + 1;
+        self.by_affinity.insert(affinity_hash(spec.backend, affinity), index);
+        self.backends.grow_to_hold(spec.backend.index());
+        let backend = &mut self.backends[spec.backend.index()];
+        backend.group_or_new(spec.cluster, stat).add(&mut self.slots, index);
+        left
+    }
+
+    /// Takes an endpoint out of every choice. Its slot stays until its last attempt ends.
+    pub(crate) fn remove_endpoint(&mut self, id: EndpointId) -> Option<EndpointKey> {
+        let index = self.slot_of(id)?;
+        self.by_id[id.index()] = 0;
+        let key = self.key(index);
+        let slot = &mut self.slots[index as usize];
+        slot.life = Life::Leaving;
+        let (backend, cluster, in_flight) = (slot.backend, slot.cluster, slot.in_flight);
+        self.by_affinity.remove(affinity_hash(backend, slot.affinity), index);
+        let entry = &mut self.backends[backend.index()];
+        // Its attempts no longer count for the backend: the id may belong to another one when they end.
+        entry.in_flight -= in_flight;
+        if let Some(group) = entry.group_mut(cluster) {
+            group.remove(&mut self.slots, index);
+        }
+        entry.forget_if_gone();
+        if in_flight == 0 {
+            self.free_slot(index);
+        }
+        Some(key)
+    }
+
+    fn take_free_slot(&mut self) -> u32 {
+        match self.free.checked_sub(1) {
+            Some(index) => {
+                self.free = self.slots[index as usize].position;
+                index
+            }
+            None => to_u32(self.slots.push(Slot::default())),
+        }
+    }
+
+    fn free_slot(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        slot.life = Life::Free;
+        // Keys of the endpoint that was here name nothing from now on.
+        slot.turn = slot.turn.wrapping_add(1);
+        slot.position = self.free;
+        self.free = index + 1;
+    }
+
+    /// Changes a live slot and moves it to the tier where it now belongs.
+    fn update(&mut self, index: u32, change: impl FnOnce(&mut Slot)) {
+        let slot = &mut self.slots[index as usize];
+        let before = slot.tier();
+        change(slot);
+        let after = slot.tier();
+        let (backend, cluster) = (slot.backend, slot.cluster);
+        if before != after
+            && let Some(group) = self.backends[backend.index()].group_mut(cluster)
+        {
+            group.shift(&mut self.slots, index, before, after);
+        }
+    }
+
+    pub(crate) fn find_affinity(&self, backend: BackendId, affinity: u64) -> Option<u32> {
+        self.by_affinity.find(affinity_hash(backend, affinity), |index| {
+            let slot = &self.slots[index as usize];
+            slot.backend == backend && slot.affinity == affinity
+        })
+    }
+
+    // ------------------------------------------------------------ backends
+
+    pub(crate) fn set_backend(&mut self, id: BackendId, limits: Option<BackendLimits>) -> &mut BackendEntry {
+        self.backends.grow_to_hold(id.index());
+        let entry = &mut self.backends[id.index()];
+        entry.limits = limits;
+        entry.forget_if_gone();
+        entry
+    }
+
+    /// Sets or removes a ring; the one that it replaces comes back.
+    pub(crate) fn set_ring(
+        &mut self,
+        backend: BackendId,
+        cluster: ClusterId,
+        ring: Option<Arc<HashRing>>,
+        stat: StatSlot,
+    ) -> Option<Arc<HashRing>> {
+        self.backends.grow_to_hold(backend.index());
+        let entry = &mut self.backends[backend.index()];
+        if ring.is_none() && entry.group(cluster).is_none() {
+            return None;
+        }
+        let old = std::mem::replace(&mut entry.group_or_new(cluster, stat).ring, ring);
+        entry.forget_if_gone();
+        old
+    }
+
+    // ------------------------------------------------------------ attempts
+
+    /// Counted before the connect, not after it: an endpoint whose connects hang must look busy at once.
+    pub(crate) fn begin(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        slot.in_flight += 1;
+        self.backends[slot.backend.index()].in_flight += 1;
+    }
+
+    /// The end of an attempt. A key that names nothing changes nothing.
+    pub(crate) fn release(&mut self, key: EndpointKey) {
+        if self.slot(key).is_none() {
+            return;
+        }
+        let slot = &mut self.slots[key.slot as usize];
+        slot.in_flight = slot.in_flight.saturating_sub(1);
+        match slot.life {
+            Life::Live => {
+                let entry = &mut self.backends[slot.backend.index()];
+                entry.in_flight = entry.in_flight.saturating_sub(1);
+            }
+            Life::Leaving if slot.in_flight == 0 => self.free_slot(key.slot),
+            Life::Leaving | Life::Free => {}
+        }
+    }
+
+    pub(crate) fn on_outcome(
+        &mut self,
+        key: EndpointKey,
+        outcome: Outcome,
+        now: MonoTime,
+        policy: &OutlierPolicy,
+    ) -> Option<HealthEvent> {
+        self.restore_due(now);
+        let slot = self.slot(key).filter(|slot| slot.life == Life::Live)?;
+        let (before, endpoint) = (slot.health, slot.id);
+        let after = before.on_outcome(outcome, now, policy);
+        if after == before {
+            return None;
+        }
+        self.update(key.slot, |slot| slot.health = after);
+        match after {
+            Health::Ejected { until, .. } => {
+                self.returns.push(Reverse((until, key)));
+                Some(HealthEvent::Ejected { endpoint, lasts: until.since(now) })
+            }
+            Health::Healthy { .. } | Health::Probation { .. } => None,
+        }
+    }
+
+    /// Ends the ejections that are over at `now`.
+    pub(crate) fn restore_due(&mut self, now: MonoTime) {
+        while let Some(Reverse((until, key))) = self.returns.peek().copied()
+            && until <= now
+        {
+            self.returns.pop();
+            // The endpoint may have left since; its successor in the slot has another turn.
+            let Some(slot) = self.slot(key).filter(|slot| slot.life == Life::Live) else { continue };
+            let (before, endpoint) = (slot.health, slot.id);
+            let after = before.at(now);
+            if after == before {
+                continue;
+            }
+            self.update(key.slot, |slot| slot.health = after);
+            if self.events.len() < EVENTS_MAX {
+                self.events.push_back(HealthEvent::Restored { endpoint });
+            } else {
+                self.events_lost += 1;
+            }
+        }
+    }
+
+    pub(crate) fn next_return(&self) -> Option<MonoTime> {
+        self.returns.peek().map(|Reverse((until, _))| *until)
+    }
+
+    /// How many endpoints of `group`, by tier, this exchange has tried.
+    pub(crate) fn tried_in(&self, backend: BackendId, cluster: ClusterId, tried: &Tried) -> [u32; 3] {
+        let mut counts = [0; 3];
+        for (nth, entry) in tried.endpoints().iter().enumerate() {
+            let again = tried.endpoints()[..nth].iter().any(|other| other.endpoint == entry.endpoint);
+            if entry.backend != backend || entry.cluster != cluster || again {
+                continue;
+            }
+            if let Some(slot) = self.slot(entry.endpoint).filter(|slot| slot.life == Life::Live) {
+                counts[slot.tier() as usize] += 1;
+            }
+        }
+        counts
+    }
+
+    pub(crate) fn tier_of(&self, index: u32) -> Tier {
+        self.slots[index as usize].tier()
+    }
+
+    /// Round robin goes on by one.
+    pub(crate) fn advance_cursor(&mut self, backend: BackendId, cluster: ClusterId) {
+        let group = self.backends.get_mut(backend.index()).and_then(|entry| entry.group_mut(cluster));
+        if let Some(group) = group {
+            group.cursor = group.cursor.wrapping_add(1);
+        }
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "the index takes 32 bits of the hash")]
+fn affinity_hash(backend: BackendId, affinity: u64) -> u32 {
+    hash::finish(affinity ^ u64::from(backend.0)) as u32
+}
+
+/// Slots are numbered with 32 bits: 4 billion endpoints do not fit in memory.
+fn to_u32(value: usize) -> u32 {
+    u32::try_from(value).expect("endpoints are fewer than 2^32")
+}

@@ -1,0 +1,399 @@
+//! One pick: backend by weight, pin, cluster by rank and weight, then cookie, hash or balancer.
+
+use rand::rngs::SmallRng;
+
+use super::live::{BackendEntry, Group, Live};
+use super::world::World;
+use super::{NoEndpoint, OverloadBound, Pick};
+use crate::balance::weighted::Reservoir;
+use crate::balance::{hash, p2c, sticky};
+use crate::failover::{self, Offer, Rank, Tier, Tried, Weights};
+use crate::id::{BackendId, ClusterId};
+use crate::model::{Balance, ClusterShare, HashKey, Policy, WeightedBackend};
+use crate::subject::Subject;
+
+/// Endpoints that a choice looks at when the balancer's first choice is full or was tried.
+///
+/// More than `failover::TRIED_MAX`: among so many neighbours one is untried, if any is.
+const WINDOW: usize = 16;
+
+/// Points of a ring that a key walks over before the balancer chooses instead. With 15 of 16 endpoints ejected
+/// one key in 10^14 gets so far.
+const RING_WALK_MAX: usize = 512;
+
+const _: () = assert!(WINDOW > failover::TRIED_MAX);
+
+/// Clusters that a choice may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Every cluster of the plan.
+    All,
+    /// Only this one.
+    Only(ClusterId),
+}
+
+/// One question, as every step of the answer needs it.
+#[derive(Clone, Copy)]
+pub(crate) struct Ask<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) policy: &'a Policy,
+    pub(crate) weights: Weights,
+    pub(crate) subject: &'a Subject<'a>,
+    pub(crate) tried: &'a Tried,
+}
+
+impl<'a> Ask<'a> {
+    pub(crate) fn new(
+        world: &'a World,
+        policy: &'a Policy,
+        subject: &'a Subject<'a>,
+        tried: &'a Tried,
+    ) -> Self {
+        Self { world, policy, weights: Weights::of(policy), subject, tried }
+    }
+}
+
+/// A cluster that a choice leaves out because every endpoint that it saw there is full. Indexes of the plan.
+#[derive(Clone, Copy, Default)]
+struct Full(u64);
+
+impl Full {
+    fn contains(self, index: usize) -> bool {
+        index < 64 && self.0 & 1 << index != 0
+    }
+
+    fn add(&mut self, index: usize) {
+        self.0 |= 1u64.checked_shl(u32::try_from(index).unwrap_or(u32::MAX)).unwrap_or(0);
+    }
+}
+
+impl Live {
+    pub(crate) fn pick(
+        &mut self,
+        ask: &Ask<'_>,
+        refs: &[WeightedBackend],
+        rng: &mut SmallRng,
+    ) -> Result<Pick, NoEndpoint> {
+        let pin = failover::pin(ask.policy, ask.subject);
+        let strict = match pin {
+            Some(pin) if pin.strict => Scope::Only(pin.cluster),
+            Some(_) | None => Scope::All,
+        };
+        if let Some(pick) = self.pick_by_cookie(ask, refs, pin.map(|pin| pin.cluster), strict) {
+            return Ok(pick);
+        }
+        let index = self.choose_ref(ask, refs, strict, rng).ok_or(NoEndpoint::NoBackend)?;
+        let backend = refs[index].backend.ok_or(NoEndpoint::NoBackend)?;
+        let scope = self.scope(ask, backend, pin.map(|pin| pin.cluster), strict);
+        let (slot, panic) = self.choose_endpoint(ask, backend, scope, rng).map_err(|none| match none {
+            NoEndpoint::NoUsableEndpoint => match strict {
+                Scope::Only(cluster) => NoEndpoint::PinnedClusterUnavailable { cluster },
+                Scope::All => NoEndpoint::NoUsableEndpoint,
+            },
+            NoEndpoint::NoBackend
+            | NoEndpoint::PinnedClusterUnavailable { .. }
+            | NoEndpoint::Overloaded { .. } => none,
+        })?;
+        let mut pick = self.begin_pick(slot, index, panic);
+        if ask.policy.affinity.is_some() {
+            pick.set_cookie = Some(self.slots[slot as usize].affinity);
+        }
+        Ok(pick)
+    }
+
+    fn begin_pick(&mut self, index: u32, backend_ref: usize, tier: Tier) -> Pick {
+        self.begin(index);
+        let slot = &self.slots[index as usize];
+        let group = self.backends[slot.backend.index()].group(slot.cluster);
+        Pick {
+            endpoint: self.key(index),
+            id: slot.id,
+            addr: slot.addr,
+            cluster: slot.cluster,
+            backend: slot.backend,
+            zone: slot.zone,
+            node: slot.node,
+            backend_ref: u16::try_from(backend_ref).unwrap_or(u16::MAX),
+            stat: group.map(|group| group.stat).unwrap_or_default(),
+            set_cookie: None,
+            panic: tier == Tier::Ejected,
+        }
+    }
+
+    // ------------------------------------------------------------ which backend
+
+    /// By weight among those that can serve; a retry stays with its backend while that is so.
+    fn choose_ref(
+        &self,
+        ask: &Ask<'_>,
+        refs: &[WeightedBackend],
+        scope: Scope,
+        rng: &mut SmallRng,
+    ) -> Option<usize> {
+        if let [only] = refs {
+            return (only.weight > 0).then_some(0);
+        }
+        let mut choice = Reservoir::new();
+        let mut stay = None;
+        for (index, backend) in refs.iter().enumerate().filter(|(_, backend)| backend.weight > 0) {
+            let ability = self.ability(ask, backend.backend, scope);
+            if ask.tried.backend_ref().is_some_and(|tried| usize::from(tried) == index) {
+                stay = Some((ability, index));
+            }
+            choice.offer(ability, u64::from(backend.weight), index, rng);
+        }
+        let (best, index) = choice.take()?;
+        match stay {
+            Some((ability, stay)) if ability == best => Some(stay),
+            Some(_) | None => Some(index),
+        }
+    }
+
+    /// How well a backend can serve; lower is better.
+    pub(crate) fn ability(&self, ask: &Ask<'_>, backend: Option<BackendId>, scope: Scope) -> Ability {
+        // A reference that cannot be resolved keeps its share: that share is answered with 500.
+        let Some(backend) = backend else { return Ability::Healthy };
+        match self.best_rank(ask, backend, scope).map(|rank| rank.tier) {
+            Some(Tier::Ready | Tier::Terminating) => Ability::Healthy,
+            Some(Tier::Ejected) => Ability::Ejected,
+            None => Ability::None,
+        }
+    }
+
+    // ------------------------------------------------------------ which cluster
+
+    pub(crate) fn backend(&self, backend: BackendId) -> Option<&BackendEntry> {
+        self.backends.get(backend.index()).filter(|entry| entry.limits.is_some())
+    }
+
+    /// What one cluster of the plan has to offer.
+    pub(crate) fn offer(&self, ask: &Ask<'_>, backend: BackendId, share: &ClusterShare) -> Option<Offer> {
+        let group = self.backend(backend)?.group(share.cluster)?;
+        let drain = ask.world.drain(share.cluster)?;
+        let tried =
+            if ask.tried.is_empty() { [0; 3] } else { self.tried_in(backend, share.cluster, ask.tried) };
+        let implicated = ask.tried.implicates(share.cluster);
+        Some(Offer { share: *share, drain, counts: group.counts, tried, implicated })
+    }
+
+    fn ranks<'b>(
+        &'b self,
+        ask: &'b Ask<'_>,
+        backend: BackendId,
+        scope: Scope,
+    ) -> impl Iterator<Item = (usize, Offer, Rank)> + 'b {
+        let shares = ask.policy.clusters.iter().enumerate();
+        let in_scope = shares.filter(move |(_, share)| match scope {
+            Scope::All => true,
+            Scope::Only(cluster) => share.cluster == cluster,
+        });
+        in_scope.filter_map(move |(index, share)| {
+            let offer = self.offer(ask, backend, share)?;
+            Some((index, offer, failover::rank(&offer, ask.weights)?))
+        })
+    }
+
+    pub(crate) fn best_rank(&self, ask: &Ask<'_>, backend: BackendId, scope: Scope) -> Option<Rank> {
+        self.ranks(ask, backend, scope).map(|(_, _, rank)| rank).min()
+    }
+
+    /// Where a pinned request may go: to its cluster while that can serve, unless the pin is strict.
+    pub(crate) fn scope(
+        &self,
+        ask: &Ask<'_>,
+        backend: BackendId,
+        pinned: Option<ClusterId>,
+        strict: Scope,
+    ) -> Scope {
+        match (strict, pinned) {
+            (Scope::Only(_), _) => strict,
+            (Scope::All, None) => Scope::All,
+            (Scope::All, Some(cluster)) => {
+                let pinned = Scope::Only(cluster);
+                match self.best_rank(ask, backend, pinned) {
+                    Some(rank) if failover::pin_holds(rank) => pinned,
+                    Some(_) | None => Scope::All,
+                }
+            }
+        }
+    }
+
+    fn choose_endpoint(
+        &mut self,
+        ask: &Ask<'_>,
+        backend: BackendId,
+        scope: Scope,
+        rng: &mut SmallRng,
+    ) -> Result<(u32, Tier), NoEndpoint> {
+        let entry = self.backend(backend).ok_or(NoEndpoint::NoUsableEndpoint)?;
+        let limits = entry.limits.unwrap_or_default();
+        if limits.backend_in_flight_max != 0 && entry.in_flight >= limits.backend_in_flight_max {
+            return Err(NoEndpoint::Overloaded { bound: OverloadBound::BackendInFlight });
+        }
+        let cap = match limits.endpoint_in_flight_max {
+            0 => u32::MAX,
+            max => max,
+        };
+        let mut full = Full::default();
+        let mut none = NoEndpoint::NoUsableEndpoint;
+        // Each round leaves one cluster out; the last 64 of a longer plan would be asked twice, not for ever.
+        for _ in 0..=ask.policy.clusters.len().min(64) {
+            let mut choice = Reservoir::new();
+            for (index, offer, rank) in self.ranks(ask, backend, scope) {
+                if !full.contains(index) {
+                    choice.offer(rank, failover::weight(&offer, rank, ask.weights), (index, offer), rng);
+                }
+            }
+            let Some((rank, (index, offer))) = choice.take() else { break };
+            let chosen = Choice { ask, backend, cluster: offer.share.cluster, tier: rank.tier, cap };
+            if let Some(slot) = chosen.slot(self, rng) {
+                return Ok((slot, rank.tier));
+            }
+            none = NoEndpoint::Overloaded { bound: OverloadBound::EndpointInFlight };
+            full.add(index);
+        }
+        Err(none)
+    }
+
+    // ------------------------------------------------------------ cookie
+
+    /// The endpoint that the request's cookie names, if a request without cookie could have got it.
+    ///
+    /// Asked before any weight: a session stays with its backend and its cluster whatever their weights. A retry
+    /// asks nothing here, the endpoint of the cookie has just failed.
+    fn pick_by_cookie(
+        &mut self,
+        ask: &Ask<'_>,
+        refs: &[WeightedBackend],
+        pinned: Option<ClusterId>,
+        strict: Scope,
+    ) -> Option<Pick> {
+        let affinity = ask.policy.affinity.as_ref().filter(|_| ask.tried.is_empty())?;
+        let value = sticky::parse(ask.subject.http().cookie(affinity.cookie.as_bytes())?)?;
+        for (index, weighted) in refs.iter().enumerate().filter(|(_, backend)| backend.weight > 0) {
+            let Some(backend) = weighted.backend else { continue };
+            let Some(slot) = self.find_affinity(backend, value) else { continue };
+            let (cluster, in_flight) =
+                (self.slots[slot as usize].cluster, self.slots[slot as usize].in_flight);
+            let scope = self.scope(ask, backend, pinned, strict);
+            let best = self.best_rank(ask, backend, scope)?;
+            let in_scope = scope == Scope::All || scope == Scope::Only(cluster);
+            let own = self.best_rank(ask, backend, Scope::Only(cluster));
+            let limits = self.backend(backend)?.limits.unwrap_or_default();
+            let in_flight_all = self.backends[backend.index()].in_flight;
+            let full = limits.endpoint_in_flight_max != 0 && in_flight >= limits.endpoint_in_flight_max
+                || limits.backend_in_flight_max != 0 && in_flight_all >= limits.backend_in_flight_max;
+            if in_scope && own == Some(best) && self.tier_of(slot) == best.tier && !full {
+                return Some(self.begin_pick(slot, index, best.tier));
+            }
+        }
+        None
+    }
+}
+
+/// Can a backend serve?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Ability {
+    /// It has an endpoint that is not ejected.
+    Healthy,
+    /// Every endpoint is ejected.
+    Ejected,
+    /// It has no endpoint.
+    None,
+}
+
+// ---------------------------------------------------------------- which endpoint
+
+/// The last step: an endpoint of this tier in this cluster.
+struct Choice<'a> {
+    ask: &'a Ask<'a>,
+    backend: BackendId,
+    cluster: ClusterId,
+    tier: Tier,
+    /// Attempts in flight at which an endpoint is full.
+    cap: u32,
+}
+
+impl Choice<'_> {
+    /// `None` when every endpoint that was looked at is full.
+    fn slot(&self, live: &mut Live, rng: &mut SmallRng) -> Option<u32> {
+        let entry = live.backends.get(self.backend.index())?;
+        let group = entry.group(self.cluster)?;
+        let members = group.tier(self.tier);
+        let count = u32::try_from(members.len()).ok()?;
+        let load = |position: u32| live.slots[members[position as usize] as usize].in_flight;
+        let first = match &self.ask.policy.balance {
+            Balance::LeastRequest => {
+                let (a, b) = p2c::two(count, rng);
+                if load(b) < load(a) { b } else { a }
+            }
+            Balance::RoundRobin => group.cursor % count,
+            Balance::Random => p2c::one(count, rng),
+            Balance::ConsistentHash(key) => match self.on_ring(live, group, key) {
+                Some(slot) => return Some(slot),
+                None => p2c::one(count, rng),
+            },
+        };
+        let chosen = if self.ask.tried.is_empty() && load(first) < self.cap {
+            Some(members[first as usize])
+        } else {
+            self.in_window(live, members, first as usize)
+        };
+        self.advance(live);
+        chosen
+    }
+
+    fn advance(&self, live: &mut Live) {
+        match &self.ask.policy.balance {
+            Balance::RoundRobin => live.advance_cursor(self.backend, self.cluster),
+            Balance::LeastRequest | Balance::Random | Balance::ConsistentHash(_) => {}
+        }
+    }
+
+    /// The best of the neighbours of `first`: untried, on another node, in another zone, least busy.
+    fn in_window(&self, live: &Live, members: &[u32], first: usize) -> Option<u32> {
+        let window = members.iter().cycle().skip(first).take(WINDOW.min(members.len()));
+        let free = window.copied().filter(|slot| live.slots[*slot as usize].in_flight < self.cap);
+        free.min_by_key(|index| {
+            let slot = &live.slots[*index as usize];
+            let tried = self.ask.tried.endpoints();
+            let same_cluster = || tried.iter().filter(|other| other.cluster == slot.cluster);
+            (
+                self.ask.tried.contains(live.key(*index)),
+                slot.node.0 != 0 && same_cluster().any(|other| other.node == slot.node),
+                slot.zone.0 != 0 && tried.iter().any(|other| other.zone == slot.zone),
+                slot.in_flight,
+            )
+        })
+    }
+
+    /// The first endpoint of this tier at or after the key's place on the ring that is neither full nor tried.
+    fn on_ring(&self, live: &Live, group: &Group, key: &HashKey) -> Option<u32> {
+        let ring = group.ring.as_ref()?;
+        let key = hash_key(self.ask.subject, key)?;
+        let start = ring.points.partition_point(|(point, _)| *point < key);
+        let walk = ring.points[start..].iter().chain(&ring.points[..start]).take(RING_WALK_MAX);
+        let slots = walk.filter_map(|(_, id)| live.slot_of(*id));
+        slots.into_iter().find(|index| {
+            let slot = &live.slots[*index as usize];
+            // Rings travel apart from endpoints: an id may name another endpoint by now.
+            slot.backend == self.backend
+                && slot.cluster == self.cluster
+                && live.tier_of(*index) == self.tier
+                && slot.in_flight < self.cap
+                && !self.ask.tried.contains(live.key(*index))
+        })
+    }
+}
+
+/// The place of a request on a ring; `None` when it does not have what the hash is taken of.
+fn hash_key(subject: &Subject<'_>, key: &HashKey) -> Option<u64> {
+    let view = subject.http();
+    match key {
+        HashKey::Header(name) => view.header(name.as_bytes()).map(hash::hash),
+        HashKey::Cookie(name) => view.cookie(name.as_bytes()).map(hash::hash),
+        HashKey::Query(name) => view.query_param(name.as_bytes()).map(hash::hash),
+        HashKey::Path => Some(hash::hash(view.path())),
+        HashKey::Source => Some(hash::source(subject.peer)),
+    }
+}
