@@ -15,11 +15,10 @@ use routing::model::{HeaderEdits, RetryPolicy, Timeouts, WeightedBackend};
 use routing::retry::{Failure, FailureKind, Response, Sent};
 use routing::table::{Pick, RuleRef};
 use routing::time::MonoTime;
-use wire::body::TrailerPolicy;
 use wire::error::WireError;
 use wire::h1::decode::{self, Decoded};
 use wire::h1::encode::{self, Edits, RequestEdit, ResponseEdit};
-use wire::head::{BodyLength, Method, Persistence, RequestView, ResponseHead, ResponseView};
+use wire::head::{BodyLength, Persistence, RequestView, ResponseView};
 
 use super::forward::Forwarding;
 use super::relay::{PumpError, copy_of};
@@ -235,7 +234,7 @@ fn send_request(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
 
 fn backend_edits<'a>(rule: &'a RuleRef, pick: &Pick) -> Option<&'a WeightedBackend> {
     match &rule.action().target {
-        routing::model::Target::Forward(backends) => backends.get(pick.backend_ref),
+        routing::model::Target::Forward(backends) => backends.get(usize::from(pick.backend_ref)),
         routing::model::Target::Redirect(_) | routing::model::Target::Reply { .. } => None,
     }
 }
@@ -472,13 +471,15 @@ async fn begin_response(
         }
     };
     flow.client.conn.flush().await.map_err(|_| End::ClientGone)?;
-    let out = match work.download.hand_out() {
-        None => copy_of(&work.head_out).map_err(|_| End::ClientFault(Fault::Buffers))?,
-        Some(mut body) if body.prepend(&work.head_out) => body,
-        Some(body) => {
+    // Head and body leave in one send: the head is put before the body, where the backend's head was.
+    let joined = work.download.hand_out().map(|mut body| (body.prepend(&work.head_out), body));
+    let out = match joined {
+        Some((true, whole)) => whole,
+        Some((false, body)) => {
             work.download.put_back(body);
             copy_of(&work.head_out).map_err(|_| End::ClientFault(Fault::Buffers))?
         }
+        None => copy_of(&work.head_out).map_err(|_| End::ClientFault(Fault::Buffers))?,
     };
     send(flow, out);
     Ok(rest)

@@ -11,14 +11,14 @@ use wire::head::BodyLength;
 use crate::net::{Buf, Class, acquire};
 
 /// Room in front of body data, where the size of a chunk is put.
-pub const BODY_HEADROOM: usize = 32;
+pub(super) const BODY_HEADROOM: usize = 32;
 
 /// A body of which so many bytes have come is read into large buffers from then on.
 const STREAMS_FROM: u64 = 8 * 1024;
 
 /// Why a pump cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PumpError {
+pub(super) enum PumpError {
     /// The source sent something that is not the body it announced.
     Wire(WireError),
     /// No buffer memory is left.
@@ -32,7 +32,7 @@ impl From<WireError> for PumpError {
 }
 
 /// One direction of a body.
-pub struct Pump {
+pub(super) struct Pump {
     decoder: BodyDecoder,
     framing: BodyLength,
     /// Framed, waiting for the destination.
@@ -48,7 +48,7 @@ pub struct Pump {
 impl Pump {
     /// A pump that carries nothing.
     #[must_use]
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             decoder: BodyDecoder::new(BodyLength::None, wire::body::TrailerPolicy::Forward),
             framing: BodyLength::None,
@@ -60,7 +60,7 @@ impl Pump {
     }
 
     /// Starts over with a body of `source` length that is framed as `framing` on the other side.
-    pub fn reset(&mut self, source: BodyLength, framing: BodyLength) {
+    pub(super) fn reset(&mut self, source: BodyLength, framing: BodyLength) {
         self.decoder.reset(source);
         self.framing = framing;
         self.ready = None;
@@ -71,31 +71,31 @@ impl Pump {
 
     /// Is more of the body to come from the source?
     #[must_use]
-    pub fn wants_more(&self) -> bool {
+    pub(super) fn wants_more(&self) -> bool {
         !self.ended
     }
 
     /// Should a read be started? Not while something waits: that is the back-pressure.
     #[must_use]
-    pub fn wants_read(&self) -> bool {
+    pub(super) fn wants_read(&self) -> bool {
         !self.ended && self.ready.is_none()
     }
 
     /// Has all of the body been handed out?
     #[must_use]
-    pub fn is_finished(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.ended && self.ready.is_none() && self.behind.is_none()
     }
 
     /// Body bytes taken in.
     #[must_use]
-    pub fn taken(&self) -> u64 {
+    pub(super) fn taken(&self) -> u64 {
         self.taken
     }
 
     /// A buffer for the next read of this body: small first, large once it streams.
     #[must_use]
-    pub fn read_buffer(&self) -> Option<Buf> {
+    pub(super) fn read_buffer(&self) -> Option<Buf> {
         let class = if self.taken >= STREAMS_FROM { Class::Bulk } else { Class::Small };
         acquire(class, BODY_HEADROOM)
     }
@@ -105,7 +105,7 @@ impl Pump {
     ///
     /// # Errors
     /// [`PumpError`]; nothing of `buf` is handed on then.
-    pub fn take(&mut self, mut buf: Buf, data: impl FnOnce(&[u8])) -> Result<Option<Buf>, PumpError> {
+    pub(super) fn take(&mut self, mut buf: Buf, data: impl FnOnce(&[u8])) -> Result<Option<Buf>, PumpError> {
         let step = self.decoder.step(buf.bytes_mut())?;
         let rest = match step.consumed < buf.len() {
             false => None,
@@ -123,7 +123,7 @@ impl Pump {
     ///
     /// # Errors
     /// [`PumpError::Buffers`].
-    pub fn replay(&mut self, kept: &[u8]) -> Result<(), PumpError> {
+    pub(super) fn replay(&mut self, kept: &[u8]) -> Result<(), PumpError> {
         self.clear();
         if self.taken == 0 && !self.ended {
             return Ok(());
@@ -136,7 +136,7 @@ impl Pump {
     ///
     /// # Errors
     /// When the body was not complete.
-    pub fn source_closed(&mut self) -> Result<(), PumpError> {
+    pub(super) fn source_closed(&mut self) -> Result<(), PumpError> {
         if self.ended {
             return Ok(());
         }
@@ -184,18 +184,18 @@ impl Pump {
     }
 
     /// The next bytes for the destination.
-    pub fn hand_out(&mut self) -> Option<Buf> {
+    pub(super) fn hand_out(&mut self) -> Option<Buf> {
         self.ready.take().or_else(|| self.behind.take())
     }
 
     /// Puts bytes back that were handed out and not sent.
-    pub fn put_back(&mut self, buf: Buf) {
+    pub(super) fn put_back(&mut self, buf: Buf) {
         debug_assert!(self.ready.is_none(), "only what was handed out last");
         self.ready = Some(buf);
     }
 
     /// Gives up what waits.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.ready = None;
         self.behind = None;
     }
@@ -211,7 +211,7 @@ impl Default for Pump {
 ///
 /// # Errors
 /// [`PumpError::Buffers`] when the bound on buffer memory is reached.
-pub fn copy_of(bytes: &[u8]) -> Result<Buf, PumpError> {
+pub(super) fn copy_of(bytes: &[u8]) -> Result<Buf, PumpError> {
     let class = if bytes.len() + BODY_HEADROOM + 128 <= Class::Head.bytes() {
         Class::Head
     } else if bytes.len() + BODY_HEADROOM + 128 <= Class::Small.bytes() {

@@ -1,4 +1,3 @@
-//! The pods' side: idle connections by endpoint, and new ones.
+//! The pods' side: idle connections by endpoint. New ones are made by `exchange`, which has the deadline.
 
-pub mod connect;
 pub mod pool;

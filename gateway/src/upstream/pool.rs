@@ -25,7 +25,7 @@ struct Idle {
 
 #[derive(Default)]
 struct PerEndpoint {
-    generation: u32,
+    turn: u32,
     idle: Vec<Idle>,
     connecting: u32,
 }
@@ -60,7 +60,7 @@ impl Pool {
     pub fn take(&self, endpoint: EndpointKey) -> Taken {
         let mut endpoints = self.endpoints.borrow_mut();
         let mut taken = Taken { conn: None, closed: 0 };
-        let Some(entry) = endpoints.get_mut(endpoint.slot()).filter(|entry| entry.generation == endpoint.generation())
+        let Some(entry) = endpoints.get_mut(endpoint.slot as usize).filter(|entry| entry.turn == endpoint.turn)
         else {
             return taken;
         };
@@ -105,7 +105,7 @@ impl Pool {
     pub fn connect_ends(&self, endpoint: EndpointKey) {
         let mut endpoints = self.endpoints.borrow_mut();
         if let Some(entry) =
-            endpoints.get_mut(endpoint.slot()).filter(|entry| entry.generation == endpoint.generation())
+            endpoints.get_mut(endpoint.slot as usize).filter(|entry| entry.turn == endpoint.turn)
         {
             entry.connecting = entry.connecting.saturating_sub(1);
         }
@@ -114,7 +114,7 @@ impl Pool {
     /// Drops the idle connections of an endpoint that was removed.
     pub fn forget(&self, endpoint: EndpointKey) {
         let mut endpoints = self.endpoints.borrow_mut();
-        if let Some(entry) = endpoints.get_mut(endpoint.slot()) {
+        if let Some(entry) = endpoints.get_mut(endpoint.slot as usize) {
             entry.idle.clear();
         }
     }
@@ -136,14 +136,14 @@ impl Pool {
 }
 
 fn entry(endpoints: &mut Vec<PerEndpoint>, endpoint: EndpointKey) -> &mut PerEndpoint {
-    let slot = endpoint.slot();
+    let slot = endpoint.slot as usize;
     if endpoints.len() <= slot {
         endpoints.resize_with(slot + 1, PerEndpoint::default);
     }
     let entry = &mut endpoints[slot];
-    if entry.generation != endpoint.generation() {
+    if entry.turn != endpoint.turn {
         // The slot has a new owner: connections of the old one lead elsewhere.
-        *entry = PerEndpoint { generation: endpoint.generation(), ..PerEndpoint::default() };
+        *entry = PerEndpoint { turn: endpoint.turn, ..PerEndpoint::default() };
     }
     entry
 }

@@ -26,30 +26,31 @@ impl Binds {
         Self { sockets: RefCell::default(), backlog }
     }
 
-    /// Opens what the table has and we have not, closes what it has no longer.
-    ///
-    /// An address that cannot be bound is logged and does not disturb the others.
-    pub fn update(&self, worker: &Rc<Worker>) {
-        let wanted: HashMap<BindId, SocketAddr> = worker.table.borrow().binds().collect();
+    /// Listens on an address. One that cannot be bound is logged and does not disturb the others.
+    pub fn open(&self, worker: &Rc<Worker>, bind: BindId, addr: SocketAddr) {
+        if worker.is_draining() {
+            return;
+        }
         let mut sockets = self.sockets.borrow_mut();
-        sockets.retain(|bind, (addr, socket)| {
-            let keep = wanted.get(bind) == Some(addr);
-            if !keep {
-                close(socket);
-            }
-            keep
-        });
-        for (bind, addr) in wanted {
-            if sockets.contains_key(&bind) || worker.is_draining() {
-                continue;
-            }
-            match net::listen::open(addr, self.backlog) {
-                Ok(socket) => {
-                    start(worker, bind, &socket);
-                    sockets.insert(bind, (addr, socket));
+        if sockets.get(&bind).is_some_and(|(open, _)| *open == addr) {
+            // A restarted worker: the socket is here, and its accept task was started by `resume`.
+            return;
+        }
+        match net::listen::open(addr, self.backlog) {
+            Ok(socket) => {
+                start(worker, bind, &socket);
+                if let Some((_, old)) = sockets.insert(bind, (addr, socket)) {
+                    close(&old);
                 }
-                Err(error) => tracing::error!(%addr, worker = worker.id, %error, "cannot listen"),
             }
+            Err(error) => tracing::error!(%addr, worker = worker.id, %error, "cannot listen"),
+        }
+    }
+
+    /// Stops listening on an address.
+    pub fn close(&self, bind: BindId) {
+        if let Some((_, socket)) = self.sockets.borrow_mut().remove(&bind) {
+            close(&socket);
         }
     }
 

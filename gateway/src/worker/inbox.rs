@@ -80,15 +80,18 @@ fn apply(worker: &Rc<Worker>, binds: &Binds, update: Arc<Update>) {
     match applied {
         Ok(changes) => {
             changes.removed.iter().for_each(|endpoint| worker.pool.forget(*endpoint));
-            if changes.listeners {
-                binds.update(worker);
-            }
+            changes.closed.iter().for_each(|bind| binds.close(*bind));
+            changes.opened.iter().for_each(|bind| binds.open(worker, bind.bind, bind.addr));
             worker.stats.generation.set(update.generation.0);
             worker.report(Report::Applied { worker: worker.id, generation: update.generation, at_ns: clock::now().0 });
         }
-        Err(out) => worker.report(Report::OutOfStep { worker: worker.id, generation: out.generation }),
+        Err(out) => worker.report(Report::OutOfStep { worker: worker.id, generation: out.have }),
     }
     worker.report(Report::Spent(update));
+    // What the table let go of travels home, too: its destructors never run here.
+    if let Some(spent) = worker.table.borrow().take_spent() {
+        worker.report(Report::Spent(spent));
+    }
 }
 
 fn adopt(worker: &Rc<Worker>, handoff: Handoff) {

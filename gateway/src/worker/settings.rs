@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use config::{Config, RequestIdPolicy, UnderscorePolicy, ViaPolicy};
+use config::{Config, EncodedSlashPolicy, RequestIdPolicy, UnderscorePolicy, ViaPolicy};
 use ipnet::IpNet;
-use wire::h1::limits::HeadLimits;
+use wire::h1::limits::{HeadLimits, Underscores};
+use wire::path::{EncodedSlashes, PathPolicy};
 
 /// Live settings of one worker: replaced as a whole when the configuration is read again.
 pub struct Settings {
@@ -89,5 +90,28 @@ impl Settings {
     #[must_use]
     pub fn trusts(&self, peer: std::net::IpAddr) -> bool {
         self.trusted.iter().any(|range| range.contains(&peer))
+    }
+}
+
+fn head_limits(config: &Config) -> HeadLimits {
+    let limits = &config.limits;
+    HeadLimits {
+        head_bytes_max: limits.head_bytes_max.bytes(),
+        header_line_bytes_max: limits.header_line_bytes_max.bytes(),
+        headers_max: limits.headers_max as usize,
+        uri_bytes_max: limits.uri_bytes_max.bytes(),
+        path: PathPolicy {
+            encoded_slashes: match config.forward.encoded_slash {
+                EncodedSlashPolicy::Keep => EncodedSlashes::Keep,
+                EncodedSlashPolicy::Decode => EncodedSlashes::Decode,
+                EncodedSlashPolicy::Reject => EncodedSlashes::Refuse,
+            },
+            ..PathPolicy::default()
+        },
+        underscores: match config.forward.underscores {
+            UnderscorePolicy::Drop => Underscores::Drop,
+            UnderscorePolicy::Keep => Underscores::Keep,
+            UnderscorePolicy::Reject => Underscores::Refuse,
+        },
     }
 }

@@ -92,7 +92,9 @@ async fn serve(charter: &Charter, binds: &Binds, first: bool) -> io::Result<()> 
         id: charter.id,
         table: Table::new(TableSettings {
             workers: u16::try_from(charter.peers.boxes.len()).unwrap_or(u16::MAX),
-            ..TableSettings::default()
+            worker: charter.id,
+            node_region: charter.config.node.region.as_str().into(),
+            node_zone: charter.config.node.zone.as_str().into(),
         }),
         rng: SmallRng::from_os_rng(),
         stats: Arc::clone(&charter.stats),
@@ -130,8 +132,14 @@ async fn keep_house(worker: Rc<Worker>) {
         let in_flight = u32::try_from(worker.stats.in_flight.get()).unwrap_or(u32::MAX);
         worker.rebalance.turn(worker.id, in_flight, &worker.peers, now);
         worker.log.borrow_mut().flush();
-        let events = worker.table.borrow().tick(now);
-        events.into_iter().for_each(|event| crate::exchange::note_health(&worker, event));
+        loop {
+            let event = worker.table.borrow().next_event(now);
+            let Some(event) = event else { break };
+            crate::exchange::note_health(&worker, event);
+        }
+        if let Some(spent) = worker.table.borrow().take_spent() {
+            worker.report(Report::Spent(spent));
+        }
         if turns.is_multiple_of(4) {
             let left = worker.pool.sweep(now, worker.settings().pool_idle_timeout);
             worker.stats.idle_upstream.set(left);

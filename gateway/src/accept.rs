@@ -1,0 +1,74 @@
+//! Accepting connections: bounds first, then a task for each.
+
+use std::rc::Rc;
+
+use routing::id::BindId;
+
+use crate::downstream::h1;
+use crate::net::conn::{Cancel, Conn};
+use crate::net::listen::{Accepted, Listener};
+use crate::net::wake::Timer;
+use crate::observe::stats::Limit;
+use crate::worker::Worker;
+
+/// Connections taken in one go; then other tasks have their turn.
+const BATCH_MAX: usize = 32;
+/// How long accepting rests when the process is out of descriptors and none could be freed: no busy loop.
+const OUT_OF_DESCRIPTORS_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// Accepts on one socket until it is shut down.
+pub async fn serve(worker: Rc<Worker>, bind: BindId, listener: Listener) {
+    while listener.ready().await.is_ok() {
+        for _ in 0..BATCH_MAX {
+            match listener.accept() {
+                Ok(Some(accepted)) => admit(&worker, bind, accepted),
+                Ok(None) => break,
+                Err(error) if is_out_of_descriptors(&error) => {
+                    worker.stats.hit(Limit::Descriptors);
+                    if !worker.shed_oldest_idle() {
+                        pause().await;
+                    }
+                    break;
+                }
+                // Shut down: the table has no such bind any more, or the process drains.
+                Err(_closed) => return,
+            }
+        }
+    }
+}
+
+fn admit(worker: &Rc<Worker>, bind: BindId, accepted: Accepted) {
+    let Accepted { socket, peer } = accepted;
+    let settings = worker.settings();
+    if worker.stats.connections_open.get() >= settings.connections_max as u64 {
+        worker.stats.hit(Limit::Connections);
+        if !worker.shed_oldest_idle() {
+            refuse(&socket);
+            return;
+        }
+    }
+    match Conn::adopt(socket, peer, Cancel::Allowed) {
+        Ok(conn) => h1::spawn(worker, conn, bind),
+        Err(error) => tracing::warn!(%peer, %error, "an accepted connection is lost"),
+    }
+}
+
+/// Best effort: one write that never waits, then the close.
+fn refuse(socket: &std::os::fd::OwnedFd) {
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: text/plain\r\n\
+        Content-Length: 34\r\nConnection: close\r\n\r\nringway: connections limit reached";
+    let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
+    let _ = rustix::net::send(socket, ANSWER, flags);
+}
+
+async fn pause() {
+    if let Ok(timer) = Timer::new()
+        && timer.arm(OUT_OF_DESCRIPTORS_PAUSE).is_ok()
+    {
+        let _ = timer.wait().await;
+    }
+}
+
+fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}

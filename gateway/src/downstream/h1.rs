@@ -1,0 +1,457 @@
+//! An HTTP/1 connection of a client, from accept to close.
+//!
+//! Two states. *Active*: a [`Runner`] from the worker's pool reads heads and runs exchanges. *Idle*: after a little
+//! while without a byte the runner and the read buffer go back to their pools, and what remains is a small future
+//! that waits for readability. An idle connection is what most connections are most of the time.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use routing::delta::{Handoff, Mail};
+use routing::id::BindId;
+use wire::error::WireError;
+use wire::h1::decode::{self, Decoded};
+use wire::h1::forwarded::IpText;
+
+use crate::exchange::{self, After, Exchange, reply};
+use crate::net::conn::Conn;
+use crate::net::{Buf, Class, acquire};
+use crate::observe::stats::Limit;
+use crate::worker::rebalance::ConnRate;
+use crate::worker::settings::Settings;
+use crate::worker::{Deadline, Worker, clock, supervise};
+
+/// What belongs to a client's connection, wherever it is served.
+pub struct Client {
+    /// The connection.
+    pub conn: Conn,
+    /// Where it was accepted.
+    pub bind: BindId,
+    /// Its deadline on the worker's wheel.
+    pub deadline: Deadline,
+    /// The peer's address as text, made once.
+    pub peer_text: IpText,
+    /// Is the peer one whose forwarding headers are believed?
+    pub trusted: bool,
+    rate: ConnRate,
+    counted: Counted,
+}
+
+/// Counts a connection while it exists.
+struct Counted {
+    worker: Rc<Worker>,
+    source: std::net::IpAddr,
+    bounded: bool,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.worker.stats.connections_open.sub(1);
+        if self.bounded {
+            self.worker.source_leaves(self.source);
+        }
+        if self.worker.is_draining() && self.worker.stats.connections_open.get() == 0 {
+            // The inbox waits for the last one.
+            self.worker.peers.boxes[usize::from(self.worker.id)].ring();
+        }
+    }
+}
+
+/// Serves a connection in a task of its own.
+pub fn spawn(worker: &Rc<Worker>, conn: Conn, bind: BindId) {
+    let settings = worker.settings();
+    let source = conn.peer().ip();
+    let per_source = settings.connections_per_source_max;
+    if !worker.source_enters(source, per_source) {
+        worker.stats.hit(Limit::ConnectionsPerSource);
+        return;
+    }
+    worker.stats.connections_total.inc();
+    worker.stats.connections_open.add(1);
+    let client = Client {
+        peer_text: IpText::new(source),
+        trusted: settings.trusts(source),
+        deadline: worker.deadline(),
+        conn,
+        bind,
+        rate: ConnRate::default(),
+        counted: Counted { worker: Rc::clone(worker), source, bounded: per_source > 0 },
+    };
+    supervise::spawn_guarded(worker, serve(Rc::clone(worker), client));
+}
+
+/// The task of one connection. Its size is what an idle connection costs: see `idle_future_is_small`.
+async fn serve(worker: Rc<Worker>, mut client: Client) {
+    loop {
+        let mut runner = worker.take_runner();
+        let ended = runner.run(client).await;
+        worker.put_runner(runner);
+        client = match ended {
+            Ended::Idle(client) => client,
+            Ended::Closed => return,
+        };
+        if !wait_idle(&worker, &mut client).await {
+            return;
+        }
+    }
+}
+
+/// Waits without a buffer. `false` when the connection is to be closed.
+async fn wait_idle(worker: &Rc<Worker>, client: &mut Client) -> bool {
+    client.conn.start_watch();
+    client.deadline.set(clock::now() + worker.settings().idle_client);
+    client.deadline.enter_idle();
+    let readable = poll_fn(|cx| {
+        if client.conn.poll_watch(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        client.deadline.poll(cx).map(|()| false)
+    })
+    .await;
+    let still_listed = client.deadline.leave_idle();
+    client.deadline.clear();
+    readable && still_listed
+}
+
+/// Where a connection's active phase left it.
+enum Ended {
+    /// Nothing came for a while: it waits without a buffer now.
+    Idle(Client),
+    /// It is closed, or somebody else's.
+    Closed,
+}
+
+/// A place to run exchanges in, used by one active connection after the other so that none allocates.
+pub struct Runner {
+    work: Pin<Box<dyn Future<Output = ()>>>,
+    slot: Rc<Slot>,
+}
+
+#[derive(Default)]
+struct Slot {
+    job: Cell<Option<Client>>,
+    ended: Cell<Option<Ended>>,
+}
+
+impl Runner {
+    /// A new place: one allocation of a few kilobytes, used again and again.
+    #[must_use]
+    pub fn new(worker: Rc<Worker>) -> Self {
+        let slot = Rc::new(Slot::default());
+        Self { work: Box::pin(run_jobs(worker, Rc::clone(&slot))), slot }
+    }
+
+    fn run(&mut self, client: Client) -> impl Future<Output = Ended> + '_ {
+        self.slot.job.set(Some(client));
+        poll_fn(|cx| {
+            let _ = self.work.as_mut().poll(cx);
+            self.slot.ended.take().map_or(Poll::Pending, Poll::Ready)
+        })
+    }
+}
+
+async fn run_jobs(worker: Rc<Worker>, slot: Rc<Slot>) {
+    let mut exchange = Exchange::default();
+    loop {
+        let client = poll_fn(|_| slot.job.take().map_or(Poll::Pending, Poll::Ready)).await;
+        let ended = active(&worker, &mut exchange, client).await;
+        exchange.shrink();
+        slot.ended.set(Some(ended));
+    }
+}
+
+/// Reads heads and runs exchanges until the connection is idle or closed.
+async fn active(worker: &Rc<Worker>, exchange: &mut Exchange, mut client: Client) -> Ended {
+    let mut rest: Option<Buf> = None;
+    loop {
+        let settings = worker.settings();
+        match read_head(worker, &settings, exchange, &mut client, rest.take()).await {
+            Head::Complete(buf) => {
+                worker.rebalance.count(&mut client.rate);
+                match exchange::run(worker, &settings, exchange, &mut client, buf).await {
+                    After::KeepAlive(next) => rest = next,
+                    After::Close => return close(client).await,
+                    After::Abort => {
+                        client.conn.reset_on_close();
+                        return Ended::Closed;
+                    }
+                }
+                if rest.is_none()
+                    && let Some(target) = worker.rebalance.give_away(&client.rate)
+                {
+                    match hand_over(worker, client, target).await {
+                        HandOver::Gone => return Ended::Closed,
+                        HandOver::Stays(back, bytes) => {
+                            client = back;
+                            rest = bytes;
+                        }
+                    }
+                }
+            }
+            Head::Idle => return Ended::Idle(client),
+            Head::Closed => return Ended::Closed,
+            Head::Refused(error) => {
+                worker.stats.refused(error);
+                count_limit(worker, error);
+                exchange::refuse(worker, exchange, &mut client, error.status(), error.name()).await;
+                return close(client).await;
+            }
+            Head::Late => {
+                worker.stats.hit(Limit::HeaderTimeout);
+                exchange::refuse(worker, exchange, &mut client, 408, "header_timeout").await;
+                return close(client).await;
+            }
+            Head::NoBuffer => {
+                worker.stats.hit(Limit::BuffersBytes);
+                let _ = reply::without_buffer(&mut client).await;
+                return Ended::Closed;
+            }
+        }
+    }
+}
+
+fn count_limit(worker: &Worker, error: WireError) {
+    let limit = match error {
+        WireError::HeadTooLong => Limit::HeadBytes,
+        WireError::HeaderTooLong => Limit::HeaderLineBytes,
+        WireError::TooManyHeaders => Limit::Headers,
+        WireError::TargetTooLong => Limit::UriBytes,
+        WireError::StartLine
+        | WireError::Version
+        | WireError::Target
+        | WireError::HeaderName
+        | WireError::HeaderValue
+        | WireError::LineEnding
+        | WireError::Host
+        | WireError::ContentLength
+        | WireError::TransferEncoding
+        | WireError::LengthConflict
+        | WireError::Chunk
+        | WireError::Trailer
+        | WireError::Expectation
+        | WireError::Method
+        | WireError::Truncated
+        | WireError::Unexpected => return,
+    };
+    worker.stats.hit(limit);
+}
+
+// ---------------------------------------------------------------- heads
+
+/// What reading a head came to.
+enum Head {
+    /// The buffer starts with a complete head.
+    Complete(Buf),
+    /// Not a byte for `timeouts.buffer_idle`.
+    Idle,
+    /// The client closed, or the process wants it closed.
+    Closed,
+    /// It is not a head.
+    Refused(WireError),
+    /// It took longer than `timeouts.header`.
+    Late,
+    /// The bound on buffer memory is reached.
+    NoBuffer,
+}
+
+/// Reads until a head is complete. `rest` is what came behind the last request.
+async fn read_head(
+    worker: &Rc<Worker>,
+    settings: &Settings,
+    exchange: &mut Exchange,
+    client: &mut Client,
+    rest: Option<Buf>,
+) -> Head {
+    let mut begun = clock::now();
+    let mut held = rest.filter(|buf| !buf.is_empty());
+    let mut cancelled = false;
+    loop {
+        if let Some(buf) = held.take() {
+            match decode::request(buf.bytes(), &settings.head, &mut exchange.request) {
+                Ok(Decoded::Complete) => return Head::Complete(buf),
+                Ok(Decoded::Partial) => held = Some(buf),
+                Err(error) => return Head::Refused(error),
+            }
+        }
+        if worker.is_draining() && held.is_none() {
+            return Head::Closed;
+        }
+        let limit = if held.is_some() { settings.header_timeout } else { settings.buffer_idle };
+        client.deadline.set(begun + limit);
+        if !client.conn.is_reading() {
+            let Some(buf) = with_room(held.take()) else { return Head::NoBuffer };
+            let partial = !buf.is_empty();
+            client.conn.start_read(buf);
+            match wait_read(client, begun + if partial { settings.header_timeout } else { limit }).await {
+                Waited::Read(Ok(0), _) => return Head::Closed,
+                Waited::Read(Ok(n), buf) => {
+                    worker.stats.received_bytes_total.add(n as u64);
+                    if !partial {
+                        begun = clock::now();
+                    }
+                    held = Some(buf);
+                }
+                Waited::Read(Err(_), _) if cancelled && !partial => return idle_or_closed(worker),
+                Waited::Read(Err(_), _) => return Head::Closed,
+                Waited::Deadline if partial => return Head::Late,
+                Waited::Deadline => {
+                    cancelled = true;
+                    client.conn.cancel_read();
+                }
+            }
+            continue;
+        }
+        // A read that the last exchange left behind, in a buffer of its own.
+        match wait_read(client, begun + limit).await {
+            Waited::Read(Ok(0), _) => return Head::Closed,
+            Waited::Read(Ok(n), buf) => {
+                worker.stats.received_bytes_total.add(n as u64);
+                match held.take() {
+                    None => {
+                        begun = clock::now();
+                        held = Some(buf);
+                    }
+                    Some(first) => match joined(first, &buf) {
+                        Some(both) => held = Some(both),
+                        None => return Head::NoBuffer,
+                    },
+                }
+            }
+            Waited::Read(Err(_), buf) if cancelled && buf.is_empty() && held.is_none() => {
+                return idle_or_closed(worker);
+            }
+            Waited::Read(Err(_), _) => return Head::Closed,
+            Waited::Deadline if held.is_some() => return Head::Late,
+            Waited::Deadline => {
+                cancelled = true;
+                client.conn.cancel_read();
+            }
+        }
+    }
+}
+
+fn idle_or_closed(worker: &Worker) -> Head {
+    if worker.is_draining() { Head::Closed } else { Head::Idle }
+}
+
+enum Waited {
+    Read(std::io::Result<usize>, Buf),
+    Deadline,
+}
+
+/// Waits for the read in flight, or until `due` (or a call to attention) if that comes first.
+async fn wait_read(client: &mut Client, due: routing::time::MonoTime) -> Waited {
+    client.deadline.set(due);
+    poll_fn(|cx| {
+        if let Poll::Ready((result, buf)) = client.conn.poll_read(cx) {
+            return Poll::Ready(Waited::Read(result, buf));
+        }
+        client.deadline.poll(cx).map(|()| Waited::Deadline)
+    })
+    .await
+}
+
+/// A buffer to read (the rest of) a head into.
+fn with_room(held: Option<Buf>) -> Option<Buf> {
+    match held {
+        None => acquire(Class::Head, 0),
+        Some(buf) if buf.readroom() > 0 => Some(buf),
+        Some(buf) => {
+            let mut large = acquire(Class::Bulk, 0)?;
+            large.append(buf.bytes());
+            Some(large)
+        }
+    }
+}
+
+fn joined(mut first: Buf, second: &Buf) -> Option<Buf> {
+    if first.readroom() < second.len() {
+        let mut large = acquire(Class::Bulk, 0)?;
+        large.append(first.bytes());
+        first = large;
+    }
+    (first.append(second.bytes()) == second.len()).then_some(first)
+}
+
+// ---------------------------------------------------------------- ends
+
+/// How long, and for how many bytes, a closing connection is read so that the client sees the answer and not a
+/// reset (RFC 9112 §9.6).
+const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
+const LINGER_BYTES_MAX: u64 = 256 * 1024;
+
+/// Closes after our last response: flush, FIN, and read what the client still sends, within bounds.
+async fn close(mut client: Client) -> Ended {
+    client.deadline.set(clock::now() + LINGER);
+    let flushed = poll_fn(|cx| {
+        if let Poll::Ready(result) = client.conn.poll_flush(cx) {
+            return Poll::Ready(result.is_ok());
+        }
+        client.deadline.poll(cx).map(|()| false)
+    });
+    if !flushed.await {
+        return Ended::Closed;
+    }
+    client.conn.shutdown_write();
+    let due = clock::now() + LINGER;
+    let mut seen = 0;
+    while seen < LINGER_BYTES_MAX {
+        if !client.conn.is_reading() {
+            let Some(buf) = acquire(Class::Head, 0) else { break };
+            client.conn.start_read(buf);
+        }
+        match wait_read(&mut client, due).await {
+            Waited::Read(Ok(n), _) if n > 0 => seen += n as u64,
+            Waited::Read(..) | Waited::Deadline => break,
+        }
+    }
+    Ended::Closed
+}
+
+/// Where a connection is that was to be handed over.
+enum HandOver {
+    /// With another worker.
+    Gone,
+    /// Here: bytes came first, or the other worker has no room.
+    Stays(Client, Option<Buf>),
+}
+
+/// Gives a connection that is between two requests to another worker.
+async fn hand_over(worker: &Rc<Worker>, mut client: Client, target: u16) -> HandOver {
+    if client.conn.flush().await.is_err() {
+        return HandOver::Gone;
+    }
+    if client.conn.is_reading() {
+        client.conn.cancel_read();
+        match client.conn.finish_read().await {
+            (Ok(0), _) => return HandOver::Gone,
+            (Ok(_), buf) => return HandOver::Stays(client, Some(buf)),
+            (Err(_cancelled), _) => {}
+        }
+    }
+    let Client { conn, bind, deadline, counted, .. } = client;
+    drop(deadline);
+    let peer = conn.peer();
+    let Some(socket) = conn.into_socket() else { return HandOver::Gone };
+    let handoff = Mail::Adopt(Handoff { socket, bind, peer });
+    match worker.peers.boxes[usize::from(target)].send(handoff) {
+        Ok(()) => worker.stats.handed_over_total.inc(),
+        Err(Mail::Adopt(Handoff { socket, .. })) => {
+            if let Ok(conn) = Conn::adopt(socket, peer, crate::net::conn::Cancel::Allowed) {
+                spawn(worker, conn, bind);
+            }
+        }
+        Err(Mail::Update(_) | Mail::Wake) => {}
+    }
+    drop(counted);
+    HandOver::Gone
+}
+
+/// Size of the future of a connection, active or idle, in bytes.
+#[must_use]
+pub fn connection_future_bytes(worker: &Rc<Worker>, client: Client) -> usize {
+    std::mem::size_of_val(&serve(Rc::clone(worker), client))
+}

@@ -1,0 +1,3 @@
+//! The client's side: one module for each protocol.
+
+pub mod h1;

@@ -1,0 +1,117 @@
+//! Our own answers: the only place where an error becomes bytes.
+
+use std::io;
+
+use wire::h1::encode::{SimpleResponse, simple_response};
+use wire::head::{Persistence, RequestHead};
+
+use crate::downstream::h1::Client;
+use crate::exchange::relay::copy_of;
+use crate::worker::clock;
+
+/// An answer of the gateway itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Reply<'a> {
+    /// The status.
+    pub status: u16,
+    /// Why, as one word: in the body, in `x-ringway-reason` and in the access log.
+    pub reason: &'static str,
+    /// Where to go instead.
+    pub location: Option<&'a [u8]>,
+    /// Seconds after which to try again; 0 says nothing.
+    pub retry_after: u8,
+    /// May the connection carry another request?
+    pub persistence: Persistence,
+}
+
+impl Default for Reply<'_> {
+    fn default() -> Self {
+        Self { status: 500, reason: "", location: None, retry_after: 0, persistence: Persistence::KeepAlive }
+    }
+}
+
+impl Reply<'_> {
+    /// An answer of this status for this reason.
+    #[must_use]
+    pub fn new(status: u16, reason: &'static str) -> Self {
+        Self { status, reason, ..Self::default() }
+    }
+
+    /// 503 with Retry-After: the gateway, or what is behind it, has no room now.
+    #[must_use]
+    pub fn shed(reason: &'static str) -> Self {
+        Self { retry_after: 1, ..Self::new(503, reason) }
+    }
+}
+
+/// Sends it. Returns how many bytes.
+///
+/// # Errors
+/// When the client is gone, or no buffer memory is left.
+pub async fn send(client: &mut Client, head: &RequestHead, reply: &Reply<'_>) -> io::Result<u64> {
+    let date = httpdate::fmt_http_date(clock::wall());
+    let mut body = [0; 128];
+    let body_len = text(reply, &mut body);
+    let mut retry_after = itoa::Buffer::new();
+    let mut headers: [(&str, &[u8]); 4] = [("", b""); 4];
+    let mut count = 0;
+    let mut add = |name, value| {
+        headers[count] = (name, value);
+        count += 1;
+    };
+    add("Content-Type", b"text/plain; charset=utf-8".as_slice());
+    add("x-ringway-reason", reply.reason.as_bytes());
+    if reply.retry_after > 0 {
+        add("Retry-After", retry_after.format(reply.retry_after).as_bytes());
+    }
+    if let Some(location) = reply.location {
+        add("Location", location);
+    }
+    let mut out = Vec::with_capacity(512);
+    simple_response(
+        &mut out,
+        &SimpleResponse {
+            status: reply.status,
+            method: head.method,
+            version: head.version,
+            persistence: reply.persistence,
+            date: date.as_bytes(),
+            headers: &headers[..count],
+            body: &body[..body_len],
+        },
+    );
+    client.conn.flush().await?;
+    let buf = copy_of(&out).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    client.conn.start_write(buf);
+    Ok(out.len() as u64)
+}
+
+/// `503 Service Unavailable: reason`, for people.
+fn text(reply: &Reply<'_>, out: &mut [u8; 128]) -> usize {
+    use std::io::Write as _;
+    let mut rest = out.as_mut_slice();
+    let phrase = wire::h1::encode::reason(reply.status);
+    let _ = writeln!(rest, "{} {}: {}", reply.status, phrase, reply.reason);
+    128 - rest.len()
+}
+
+/// Tells a client that waits for it to send its body (RFC 9110 §10.1.1).
+///
+/// # Errors
+/// When the client is gone.
+pub(super) async fn interim_continue(client: &mut Client) -> io::Result<()> {
+    client.conn.flush().await?;
+    let buf = copy_of(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    client.conn.start_write(buf);
+    Ok(())
+}
+
+/// What is left to do for a connection when there is not even a buffer to read its request into.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn without_buffer(client: &mut Client) -> io::Result<()> {
+    client.conn.flush().await?;
+    client.conn.shutdown_write();
+    Ok(())
+}

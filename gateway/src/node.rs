@@ -1,0 +1,221 @@
+//! The data plane of one process: its workers, their mailboxes and the access log's thread.
+//!
+//! Whoever starts it (the binary, a test) feeds it `routing::delta` mail and reads its reports.
+
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use config::{AccessLog, Config};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use routing::delta::{Mail, Report};
+
+use crate::net::wake;
+use crate::observe::access_log::{LogChannel, LogWriter};
+use crate::observe::stats::WorkerStats;
+use crate::worker::inbox::Inbox;
+use crate::worker::peers::{Peers, Postbox};
+use crate::worker::supervise::{self, Charter};
+
+/// Letters that a worker's mailbox holds. Beyond it the controller coalesces; see its broadcast.
+pub const INBOX_CAP: usize = 256;
+/// Reports that wait for the controller, all workers together. Beyond it they are dropped and counted.
+pub const REPORTS_CAP: usize = 4_096;
+/// Size of one batch of the access log, for the bound on its memory.
+const LOG_BATCH_BYTES: usize = 32 * 1024;
+
+/// Running workers.
+pub struct Node {
+    /// What the workers share.
+    pub peers: Arc<Peers>,
+    /// Each worker's statistics.
+    pub stats: Vec<Arc<WorkerStats>>,
+    /// What the workers report.
+    pub reports: Receiver<Report>,
+    mailboxes: Vec<(Sender<Mail>, OwnedFd)>,
+    configs: Vec<Sender<Arc<Config>>>,
+    workers: Vec<JoinHandle<io::Result<()>>>,
+    log: Option<LogThread>,
+}
+
+struct LogThread {
+    thread: JoinHandle<()>,
+    reopen: Arc<AtomicBool>,
+}
+
+impl Node {
+    /// Starts as many workers as `config` says, with empty tables and no listeners.
+    ///
+    /// # Errors
+    /// When descriptors or threads run out, or the access log cannot be opened. A worker whose ring cannot be built
+    /// ends at once: [`Node::join`] says why.
+    pub fn start(config: &Arc<Config>) -> io::Result<Self> {
+        let cores = allowed_cores();
+        let count = match config.worker.count {
+            0 => cores.len().max(1),
+            count => count as usize,
+        };
+        let (reports_in, reports) = bounded(REPORTS_CAP);
+        let mut mailboxes = Vec::with_capacity(count);
+        let mut inboxes = Vec::with_capacity(count);
+        let mut configs = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (mail_in, mail) = bounded(INBOX_CAP);
+            let (config_in, config) = unbounded();
+            mailboxes.push((mail_in, wake::doorbell()?));
+            configs.push(config_in);
+            inboxes.push(Inbox { mail, config });
+        }
+        let boxes = mailboxes.iter().map(|(sender, bell)| Ok(Postbox::new(sender.clone(), bell.try_clone()?)));
+        let peers = Peers::new(boxes.collect::<io::Result<Vec<_>>>()?);
+        let (log, log_batches) = start_log(config, count)?;
+        let mut node =
+            Self { peers, stats: Vec::new(), reports, mailboxes, configs, workers: Vec::new(), log };
+        for (index, inbox) in inboxes.into_iter().enumerate() {
+            let stats = Arc::new(WorkerStats::new(config.observe.metrics_series_max as usize + 1));
+            node.stats.push(Arc::clone(&stats));
+            let charter = Charter {
+                id: u16::try_from(index).unwrap_or(u16::MAX),
+                core: config.worker.pin.then(|| cores.get(index % cores.len().max(1)).copied()).flatten(),
+                config: Arc::clone(config),
+                inbox,
+                bell: node.mailboxes[index].1.try_clone()?,
+                peers: Arc::clone(&node.peers),
+                stats: Arc::clone(&stats),
+                reports: reports_in.clone(),
+                log: log_maker(log_batches.as_ref(), stats),
+            };
+            let name = format!("worker-{index}");
+            node.workers.push(std::thread::Builder::new().name(name).spawn(move || supervise::run(&charter))?);
+        }
+        Ok(node)
+    }
+
+    /// For the controller's broadcast: where each worker's mail is put, and what wakes it.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn mailboxes(&self) -> io::Result<Vec<(Sender<Mail>, OwnedFd)>> {
+        self.mailboxes.iter().map(|(sender, bell)| Ok((sender.clone(), bell.try_clone()?))).collect()
+    }
+
+    /// Puts the live keys of a configuration in force.
+    pub fn reload(&self, config: &Arc<Config>) {
+        for sender in &self.configs {
+            // An ended worker needs no settings.
+            let _ = sender.send(Arc::clone(config));
+        }
+        self.peers.boxes.iter().for_each(Postbox::ring);
+    }
+
+    /// Opens the access log's file anew, after it was rotated.
+    pub fn reopen_log(&self) {
+        if let Some(log) = &self.log {
+            log.reopen.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Has every worker ended?
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.workers.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Has any worker ended on its own?
+    #[must_use]
+    pub fn has_lost_a_worker(&self) -> bool {
+        self.workers.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Waits for every worker and for the last line of the access log.
+    ///
+    /// # Errors
+    /// What ended a worker: io_uring is not there, or not allowed.
+    pub fn join(self) -> io::Result<()> {
+        let Self { workers, log, mailboxes, configs, .. } = self;
+        drop((mailboxes, configs));
+        let mut result = Ok(());
+        for worker in workers {
+            let ended = worker.join().unwrap_or_else(|_| Err(io::Error::other("a worker's thread panicked")));
+            result = result.and(ended);
+        }
+        if let Some(log) = log {
+            // A panic there has lost lines and nothing else.
+            let _ = log.thread.join();
+        }
+        result
+    }
+}
+
+/// The cores of the process's own affinity mask.
+#[must_use]
+pub fn allowed_cores() -> Vec<usize> {
+    match rustix::thread::sched_getaffinity(None) {
+        Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect(),
+        Err(_) => vec![0],
+    }
+}
+
+// ---------------------------------------------------------------- access log
+
+type Batches = (Sender<Vec<u8>>, Receiver<Vec<u8>>);
+
+fn log_maker(batches: Option<&Batches>, stats: Arc<WorkerStats>) -> Box<dyn Fn() -> LogWriter + Send> {
+    let batches = batches.cloned();
+    Box::new(move || {
+        let channel = batches.clone().map(|(full, empty)| LogChannel { full, empty });
+        LogWriter::new(channel, Arc::clone(&stats))
+    })
+}
+
+fn start_log(config: &Config, workers: usize) -> io::Result<(Option<LogThread>, Option<Batches>)> {
+    let target = config.observe.access_log.clone();
+    if target == AccessLog::Off {
+        return Ok((None, None));
+    }
+    let mut out = open_log(&target)?;
+    let cap = (config.observe.access_log_bytes_max.bytes() / LOG_BATCH_BYTES).max(2) * workers;
+    let (full_in, full) = bounded::<Vec<u8>>(cap);
+    let (empty_in, empty) = bounded(cap);
+    let reopen = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&reopen);
+    let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || {
+        loop {
+            let batch = match full.recv_timeout(Duration::from_secs(1)) {
+                Ok(batch) => Some(batch),
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => None,
+                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return,
+            };
+            if asked.swap(false, Ordering::Relaxed) {
+                match open_log(&target) {
+                    Ok(fresh) => out = fresh,
+                    Err(error) => tracing::error!(%error, "cannot reopen the access log; writing to the old one"),
+                }
+            }
+            if let Some(batch) = batch {
+                if let Err(error) = out.write_all(&batch) {
+                    tracing::warn!(%error, "access-log lines are lost");
+                }
+                // Without room the memory is simply freed.
+                let _ = empty_in.try_send(batch);
+            }
+        }
+    })?;
+    Ok((Some(LogThread { thread, reopen }), Some((full_in, empty))))
+}
+
+fn open_log(target: &AccessLog) -> io::Result<Box<dyn Write + Send>> {
+    match target {
+        AccessLog::Off | AccessLog::Stdout => Ok(Box::new(io::stdout())),
+        AccessLog::File(path) => {
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+            let named = |error: io::Error| {
+                io::Error::new(error.kind(), format!("observe.access_log {}: {error}", path.display()))
+            };
+            Ok(Box::new(file.map_err(named)?))
+        }
+    }
+}

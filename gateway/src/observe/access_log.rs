@@ -1,0 +1,241 @@
+//! The access log: one JSON line for each request, put together by the worker and written by another thread.
+//!
+//! A worker never waits for the disk: full batches travel through a bounded channel, empty ones come back, and what
+//! finds no room is dropped and counted. Every value that a peer chose is escaped (SECURITY S44).
+
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, Sender};
+use routing::retry::GiveUp;
+use routing::table::{Pick, RuleRef, Table};
+use wire::head::RequestView;
+
+use super::stats::{Limit, WorkerStats};
+use crate::downstream::h1::Client;
+use crate::worker::clock;
+
+/// What is known of a request when it ends.
+#[derive(Default)]
+pub struct Entry {
+    /// The status that the client got; 0 when it got none.
+    pub status: u16,
+    /// The rule that matched.
+    pub rule: Option<RuleRef>,
+    /// The last endpoint tried.
+    pub pick: Option<Pick>,
+    /// Attempts made.
+    pub attempts: u8,
+    /// Why it went as it did; empty when nothing special happened.
+    pub reason: &'static str,
+    /// Why no other attempt was made.
+    pub gave_up: Option<GiveUp>,
+    /// Head complete to response complete.
+    pub took: Duration,
+    /// First request byte sent to response head received, of the last attempt.
+    pub first_byte: Duration,
+    /// Bytes sent to the client.
+    pub sent: u64,
+    /// Bytes of the request's body.
+    pub received: u64,
+}
+
+/// Bytes after which a batch is sent to the writing thread.
+const BATCH_BYTES: usize = 16 * 1024;
+
+/// One worker's end of the access log.
+pub struct LogWriter {
+    lines: Option<Lines>,
+    stats: Arc<WorkerStats>,
+}
+
+struct Lines {
+    batch: Vec<u8>,
+    full: Sender<Vec<u8>>,
+    empty: Receiver<Vec<u8>>,
+}
+
+/// Where batches go and come back from. The bounds of the two channels bound the log's memory.
+pub struct LogChannel {
+    /// Full batches, to the writing thread.
+    pub full: Sender<Vec<u8>>,
+    /// Written ones, back.
+    pub empty: Receiver<Vec<u8>>,
+}
+
+impl LogWriter {
+    /// Writes into `channel`; without one the log is off.
+    #[must_use]
+    pub fn new(channel: Option<LogChannel>, stats: Arc<WorkerStats>) -> Self {
+        let lines = channel.map(|LogChannel { full, empty }| Lines {
+            batch: Vec::with_capacity(2 * BATCH_BYTES),
+            full,
+            empty,
+        });
+        Self { lines, stats }
+    }
+
+    /// Is anything written at all?
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.lines.is_some()
+    }
+
+    /// Writes a request's line.
+    pub fn write(&mut self, entry: &Entry, view: &RequestView<'_>, client: &Client, table: &Table) {
+        let Some(lines) = &mut self.lines else { return };
+        let mut line = Line::begin(&mut lines.batch, client);
+        line.text("method", view.method_name());
+        line.text("host", view.host());
+        line.text("path", view.path());
+        line.number("status", u64::from(entry.status));
+        if let Some(rule) = &entry.rule {
+            line.text("route", rule.action().route.as_bytes());
+            line.number("rule", u64::from(rule.action().rule_index));
+        }
+        if let Some(pick) = &entry.pick {
+            line.text("backend", table.backend_name(pick.backend).as_bytes());
+            line.text("cluster", table.cluster_name(pick.cluster).as_bytes());
+            line.address("endpoint", pick.addr);
+            line.number("attempts", u64::from(entry.attempts));
+        }
+        if !entry.reason.is_empty() {
+            line.text("reason", entry.reason.as_bytes());
+        }
+        if let Some(gave_up) = entry.gave_up {
+            line.text("gave_up", gave_up.name().as_bytes());
+        }
+        line.number("received_bytes", entry.received);
+        line.number("sent_bytes", entry.sent);
+        line.number("first_byte_us", micros(entry.first_byte));
+        line.number("took_us", micros(entry.took));
+        if let Some(id) = view.known(wire::head::Known::XRequestId) {
+            line.text("request_id", id);
+        }
+        line.end();
+        self.send_if(BATCH_BYTES);
+    }
+
+    /// Writes the line of bytes that were no request.
+    pub fn refused(&mut self, client: &Client, status: u16, reason: &'static str) {
+        let Some(lines) = &mut self.lines else { return };
+        let mut line = Line::begin(&mut lines.batch, client);
+        line.number("status", u64::from(status));
+        line.text("reason", reason.as_bytes());
+        line.end();
+        self.send_if(BATCH_BYTES);
+    }
+
+    /// Sends what is there. Called a few times a second, so that a quiet log is fresh, too.
+    pub fn flush(&mut self) {
+        self.send_if(1);
+    }
+
+    fn send_if(&mut self, bytes: usize) {
+        let Some(lines) = &mut self.lines else { return };
+        if lines.batch.len() < bytes {
+            return;
+        }
+        let next = lines.empty.try_recv().unwrap_or_default();
+        let batch = std::mem::replace(&mut lines.batch, next);
+        lines.batch.clear();
+        if let Err(lost) = lines.full.try_send(batch) {
+            let lost = lost.into_inner();
+            self.stats.hit(Limit::AccessLogBytes);
+            self.stats.log_lines_lost_total.add(memchr::memchr_iter(b'\n', &lost).count() as u64);
+        }
+    }
+}
+
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// One line under construction.
+struct Line<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl<'a> Line<'a> {
+    fn begin(out: &'a mut Vec<u8>, client: &Client) -> Self {
+        out.extend_from_slice(b"{\"time_ms\":");
+        let now = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        out.extend_from_slice(itoa::Buffer::new().format(ms).as_bytes());
+        let mut line = Self { out };
+        line.text("client", client.peer_text.as_bytes());
+        line
+    }
+
+    fn name(&mut self, name: &str) {
+        self.out.extend_from_slice(b",\"");
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b"\":");
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        self.name(name);
+        self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    }
+
+    fn text(&mut self, name: &str, value: &[u8]) {
+        self.name(name);
+        escape(value, self.out);
+    }
+
+    fn address(&mut self, name: &str, addr: std::net::SocketAddr) {
+        use std::io::Write as _;
+        self.name(name);
+        // Writing into a vector cannot fail.
+        let _ = write!(self.out, "\"{addr}\"");
+    }
+
+    fn end(self) {
+        self.out.extend_from_slice(b"}\n");
+    }
+}
+
+/// Writes `value` as a JSON string. Control bytes, quotes, and what is not UTF-8 are escaped.
+fn escape(value: &[u8], out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    out.push(b'"');
+    for chunk in value.utf8_chunks() {
+        for byte in chunk.valid().bytes() {
+            match byte {
+                b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+                0x00..=0x1f | 0x7f => {
+                    out.extend_from_slice(b"\\u00");
+                    out.push(HEX[usize::from(byte >> 4)]);
+                    out.push(HEX[usize::from(byte & 15)]);
+                }
+                _ => out.push(byte),
+            }
+        }
+        if !chunk.invalid().is_empty() {
+            out.extend_from_slice("\u{fffd}".as_bytes());
+        }
+    }
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_values_stay_inside_their_json_string() {
+        for value in [&b"a\"b\\c"[..], b"\r\n{\"status\":200}", b"\x1b[31mred", b"\xff\xfe", b"\x00\x7f"] {
+            let mut out = Vec::new();
+            escape(value, &mut out);
+            let parsed: String = serde_json::from_slice(&out).unwrap();
+            assert_eq!(parsed, String::from_utf8_lossy(value).replace("\u{fffd}\u{fffd}", "\u{fffd}\u{fffd}"));
+            assert!(!out.contains(&b'\n') && !out.contains(&0x1b));
+        }
+    }
+}
