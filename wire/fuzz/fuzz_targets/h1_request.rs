@@ -9,7 +9,12 @@ use wire::h1::limits::HeadLimits;
 use wire::head::{RequestHead, RequestView};
 
 fuzz_target!(|bytes: &[u8]| {
-    let limits = HeadLimits { head_bytes_max: 1024, header_line_bytes_max: 128, uri_bytes_max: 64, ..HeadLimits::default() };
+    let limits = HeadLimits {
+        head_bytes_max: 1024,
+        header_line_bytes_max: 128,
+        uri_bytes_max: 64,
+        ..HeadLimits::default()
+    };
     let mut head = RequestHead::default();
     let whole = decode::request(bytes, &limits, &mut head);
     let half = decode::request(&bytes[..bytes.len() / 2], &limits, &mut RequestHead::default());
@@ -39,7 +44,10 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(decode::request(&sent, &HeadLimits::default(), &mut again), Ok(Decoded::Complete));
     let next = RequestView { head: &again, bytes: &sent };
     assert_eq!(again.head_len, sent.len());
-    assert_eq!((next.method_name(), next.path(), next.query()), (view.method_name(), view.path(), view.query()));
+    assert_eq!(
+        (next.method_name(), next.path(), next.query()),
+        (view.method_name(), view.path(), view.query())
+    );
     assert!(again.body == head.body || again.body.is_empty() && head.body.is_empty());
     if authority.is_none() {
         assert_eq!((next.host(), again.port), (view.host(), head.port));
