@@ -256,3 +256,67 @@ fn names(entry: &[u8], name: &[u8]) -> bool {
 fn starts_with_ignore_case(name: &[u8], prefix: &[u8]) -> bool {
     name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_recognised_in_any_case_and_only_whole() {
+        let names = [
+            ("Connection", Known::Connection),
+            ("Content-Length", Known::ContentLength),
+            ("Cookie", Known::Cookie),
+            ("Expect", Known::Expect),
+            ("Forwarded", Known::Forwarded),
+            ("Host", Known::Host),
+            ("Keep-Alive", Known::KeepAlive),
+            ("Proxy-Authenticate", Known::ProxyAuthenticate),
+            ("Proxy-Authorization", Known::ProxyAuthorization),
+            ("Proxy-Connection", Known::ProxyConnection),
+            ("TE", Known::Te),
+            ("Trailer", Known::Trailer),
+            ("Transfer-Encoding", Known::TransferEncoding),
+            ("Upgrade", Known::Upgrade),
+            ("Via", Known::Via),
+            ("X-Forwarded-For", Known::XForwardedFor),
+            ("X-Forwarded-Host", Known::XForwardedHost),
+            ("X-Forwarded-Port", Known::XForwardedPort),
+            ("X-Forwarded-Proto", Known::XForwardedProto),
+            ("X-Real-IP", Known::XRealIp),
+            ("X-Request-Id", Known::XRequestId),
+            ("Date", Known::Date),
+            ("Server", Known::Server),
+            ("Set-Cookie", Known::SetCookie),
+        ];
+        for (name, wanted) in names {
+            for spelling in [name.to_owned(), name.to_lowercase(), name.to_uppercase()] {
+                assert_eq!(known(spelling.as_bytes()), wanted, "{spelling}");
+            }
+            for at in 0..name.len() {
+                let mut other = name.to_owned().into_bytes();
+                other[at] = if other[at] == b'q' { b'z' } else { b'q' };
+                assert_eq!(known(&other), Known::Other, "{name} {at}");
+            }
+            assert_eq!(known(&name.as_bytes()[1..]), Known::Other, "{name}");
+            assert_eq!(
+                known(name.replace('-', "_").as_bytes()) == Known::Other,
+                name.contains('-'),
+                "{name}"
+            );
+        }
+        assert_eq!(known(b""), Known::Other);
+    }
+
+    #[test]
+    fn entries_that_end_in_a_hyphen_name_all_that_begins_so() {
+        for name in
+            ["X-Forwarded-Ssl", "x-envoy-internal", "Client-Cert", "SSL-Client-Verify", "X-Original-URL"]
+        {
+            assert!(is_vouching(Known::Other, name.as_bytes()), "{name}");
+        }
+        for name in ["X-Forwarded", "Client-Certificate-Id", "X-Rewrite-URLs", "Accept", "x", ""] {
+            assert!(!is_vouching(Known::Other, name.as_bytes()), "{name}");
+        }
+    }
+}
