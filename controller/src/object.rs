@@ -153,6 +153,32 @@ pub enum Spec {
     Other,
 }
 
+impl Spec {
+    /// The Service, of a Service.
+    #[must_use]
+    pub fn service(&self) -> Option<&MemberService> {
+        if let Self::Service(service) = self { Some(service) } else { None }
+    }
+
+    /// The slice, of an `EndpointSlice`.
+    #[must_use]
+    pub fn slice(&self) -> Option<&MemberSlice> {
+        if let Self::EndpointSlice(slice) = self { Some(slice) } else { None }
+    }
+
+    /// The node, of a Node.
+    #[must_use]
+    pub fn node(&self) -> Option<&MemberNode> {
+        if let Self::Node(node) = self { Some(node) } else { None }
+    }
+
+    /// The settings, of a `MemberCluster`.
+    #[must_use]
+    pub fn member(&self) -> Option<&MemberCluster> {
+        if let Self::MemberCluster(member) = self { Some(member) } else { None }
+    }
+}
+
 /// What routing needs of a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemberService {

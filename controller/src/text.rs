@@ -264,13 +264,13 @@ fn compile(pattern: &str) -> Result<Regex, String> {
             .build()
     };
     // Alone first: `a)|(b` would be well-formed between the anchoring parentheses.
-    build(pattern).and_then(|_| build(&format!("^(?:{pattern})$"))).map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => format!("compiles to more than {REGEX_BYTES_MAX} bytes"),
-        other => {
-            let text = other.to_string();
-            let last = text.lines().last().unwrap_or_default().trim();
-            format!("not a regular expression (RE2 syntax): {last}")
+    build(pattern).and_then(|_| build(&format!("^(?:{pattern})$"))).map_err(|error| {
+        if let regex::Error::CompiledTooBig(_) = error {
+            return format!("compiles to more than {REGEX_BYTES_MAX} bytes");
         }
+        let text = error.to_string();
+        let last = text.lines().last().unwrap_or_default().trim();
+        format!("not a regular expression (RE2 syntax): {last}")
     })
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::object::{Kind, MemberNode, MemberService, MemberSlice, Object, ObjectId, Source, Spec};
+use crate::object::{Kind, MemberNode, MemberService, MemberSlice, Object, ObjectId, Source};
 use crate::verdict::Notes;
 use crate::watch::{Observation, Presence, Problem};
 
@@ -148,10 +148,7 @@ impl World {
     fn mark_slice(&mut self, id: &ObjectId, before: Option<Arc<Object>>) {
         let Source::Member(cluster) = &id.source else { return };
         self.dirty.slices.insert(id.clone());
-        let service_of = |object: &Object| match &object.spec {
-            Spec::EndpointSlice(slice) => Some(slice.service.clone()),
-            _ => None,
-        };
+        let service_of = |object: &Object| object.spec.slice().map(|slice| slice.service.clone());
         let now = self.objects.get(id).and_then(|stored| service_of(&stored.object));
         let before = before.as_deref().and_then(service_of);
         for (service, presence) in [(before, Presence::Gone), (now, Presence::Present)] {
@@ -233,19 +230,13 @@ impl World {
             namespace: name.namespace.clone(),
             name: name.name.clone(),
         };
-        match &self.objects.get(&id)?.object.spec {
-            Spec::Service(service) => Some(service),
-            _ => None,
-        }
+        self.objects.get(&id)?.object.spec.service()
     }
 
     /// The slices of a Service of one member.
     pub fn slices(&self, cluster: &Arc<str>, name: &ServiceName) -> impl Iterator<Item = &MemberSlice> {
         let ids = self.slices.get(&(cluster.clone(), name.clone()));
-        ids.into_iter().flatten().filter_map(|id| match &self.objects.get(id)?.object.spec {
-            Spec::EndpointSlice(slice) => Some(slice),
-            _ => None,
-        })
+        ids.into_iter().flatten().filter_map(|id| self.objects.get(id)?.object.spec.slice())
     }
 
     /// The Nodes of one member, by name.
@@ -260,9 +251,6 @@ impl World {
         self.objects
             .range(first..)
             .take_while(move |(id, _)| id.source == source && id.kind == Kind::Node)
-            .filter_map(|(id, stored)| match &stored.object.spec {
-                Spec::Node(node) => Some((&id.name, node)),
-                _ => None,
-            })
+            .filter_map(|(id, stored)| Some((&id.name, stored.object.spec.node()?)))
     }
 }

@@ -4,6 +4,8 @@
 //! A scenario is `scenarios/CLAIM/{fleet,clusters/NAME}/*.yaml`. With a folder `events/NN-name/` it goes on: each is
 //! laid over the directory in order (a file `gone.txt` lists paths to delete), and what follows is appended.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fmt::Write;
 use std::fs;
 use std::net::SocketAddr;

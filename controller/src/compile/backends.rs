@@ -208,7 +208,7 @@ impl Backends {
 
     /// Backends in use.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.known.len()
     }
 }

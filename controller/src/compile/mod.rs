@@ -29,6 +29,7 @@ pub mod backends;
 pub mod context;
 pub mod filters;
 pub mod gateway_api;
+mod gateways;
 pub mod ids;
 pub mod ingress;
 pub mod order;
@@ -318,7 +319,7 @@ impl Compiler {
     /// Backends in use.
     #[must_use]
     pub fn backend_count(&self) -> usize {
-        self.backends.len()
+        self.backends.count()
     }
 
     /// Routes that were compiled.

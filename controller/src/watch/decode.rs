@@ -91,7 +91,7 @@ fn decode_document(document: Value, source: &Source, decoded: &mut Decoded, dept
     }
     match decode_object(document, source) {
         Ok(found) => decoded.objects.push(found),
-        Err((id, note)) => decoded.problems.push((id, note)),
+        Err(refusal) => decoded.problems.push(*refusal),
     }
 }
 
@@ -108,10 +108,10 @@ fn inherit_type(item: &mut Value, inherited: Option<&(String, String)>) {
     }
 }
 
-type Refusal = (Option<ObjectId>, Note);
+type Refusal = Box<(Option<ObjectId>, Note)>;
 
 fn refusal(id: Option<ObjectId>, field: &str, value: impl std::fmt::Display, reason: &str) -> Refusal {
-    (id, Note::new(Severity::Refused, field, value, reason))
+    Box::new((id, Note::new(Severity::Refused, field, value, reason)))
 }
 
 fn decode_object(value: Value, source: &Source) -> Result<(Object, Notes), Refusal> {
