@@ -1,1 +1,31 @@
-//! placeholder
+//! The control plane: one thread that turns manifests into route tables and keeps every worker up to date.
+//!
+//! In the order an update meets them: [`watch`] (the only input) → [`object`] → [`world`] → [`merge`] →
+//! [`compile`] → [`broadcast`] → workers, and back as reports → [`view`]. [`run`] is the loop; [`check`] is the same
+//! road without workers. [`verdict`] is what is said about objects on the way, [`dump`] what a table looks like.
+//!
+//! It is never on the path of a request or of a first fallback: while it is dead, the last good table serves.
+#![forbid(unsafe_code)]
+
+pub mod broadcast;
+pub mod check;
+mod clock;
+pub mod compile;
+pub mod crd;
+mod digest;
+pub mod dump;
+pub mod intern;
+pub mod merge;
+pub mod object;
+pub mod run;
+pub mod text;
+pub mod verdict;
+pub mod view;
+pub mod watch;
+pub mod world;
+
+pub use broadcast::Mailbox;
+pub use check::{CheckReport, check_dir, compile_dir};
+pub use crd::crds;
+pub use run::{ControllerSettings, ManifestSource, run};
+pub use view::{ControllerView, LagHistogram, SharedView};

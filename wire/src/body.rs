@@ -138,3 +138,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

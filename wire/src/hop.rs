@@ -5,38 +5,46 @@
 
 use crate::head::{HeaderField, Known};
 
-/// The header that `name` spells, compared without case, if the gateway acts on it.
+/// The header that `name`, a token, spells, compared without case, if the gateway acts on it.
 #[must_use]
 pub fn known(name: &[u8]) -> Known {
-    let candidates: &[(&[u8], Known)] = match name.len() {
-        2 => &[(b"te", Known::Te)],
-        3 => &[(b"via", Known::Via)],
-        4 => &[(b"host", Known::Host), (b"date", Known::Date)],
-        6 => &[(b"cookie", Known::Cookie), (b"server", Known::Server), (b"expect", Known::Expect)],
-        7 => &[(b"upgrade", Known::Upgrade), (b"trailer", Known::Trailer)],
-        9 => &[(b"x-real-ip", Known::XRealIp), (b"forwarded", Known::Forwarded)],
-        10 => &[
-            (b"connection", Known::Connection),
-            (b"set-cookie", Known::SetCookie),
-            (b"keep-alive", Known::KeepAlive),
-        ],
-        12 => &[(b"x-request-id", Known::XRequestId)],
-        14 => &[(b"content-length", Known::ContentLength)],
-        15 => &[(b"x-forwarded-for", Known::XForwardedFor)],
-        16 => &[
-            (b"x-forwarded-host", Known::XForwardedHost),
-            (b"x-forwarded-port", Known::XForwardedPort),
-            (b"proxy-connection", Known::ProxyConnection),
-        ],
-        17 => {
-            &[(b"x-forwarded-proto", Known::XForwardedProto), (b"transfer-encoding", Known::TransferEncoding)]
-        }
-        18 => &[(b"proxy-authenticate", Known::ProxyAuthenticate)],
-        19 => &[(b"proxy-authorization", Known::ProxyAuthorization)],
-        _ => &[],
-    };
-    let found = candidates.iter().find(|(spelling, _)| name.eq_ignore_ascii_case(spelling));
-    found.map_or(Known::Other, |(_, known)| *known)
+    match name.len() {
+        2 if is(name, b"te") => Known::Te,
+        3 if is(name, b"via") => Known::Via,
+        4 if is(name, b"host") => Known::Host,
+        4 if is(name, b"date") => Known::Date,
+        6 if is(name, b"cookie") => Known::Cookie,
+        6 if is(name, b"server") => Known::Server,
+        6 if is(name, b"expect") => Known::Expect,
+        7 if is(name, b"upgrade") => Known::Upgrade,
+        7 if is(name, b"trailer") => Known::Trailer,
+        9 if is(name, b"x-real-ip") => Known::XRealIp,
+        9 if is(name, b"forwarded") => Known::Forwarded,
+        10 if is(name, b"connection") => Known::Connection,
+        10 if is(name, b"set-cookie") => Known::SetCookie,
+        10 if is(name, b"keep-alive") => Known::KeepAlive,
+        12 if is(name, b"x-request-id") => Known::XRequestId,
+        14 if is(name, b"content-length") => Known::ContentLength,
+        15 if is(name, b"x-forwarded-for") => Known::XForwardedFor,
+        16 if is(name, b"x-forwarded-host") => Known::XForwardedHost,
+        16 if is(name, b"x-forwarded-port") => Known::XForwardedPort,
+        16 if is(name, b"proxy-connection") => Known::ProxyConnection,
+        17 if is(name, b"x-forwarded-proto") => Known::XForwardedProto,
+        17 if is(name, b"transfer-encoding") => Known::TransferEncoding,
+        18 if is(name, b"proxy-authenticate") => Known::ProxyAuthenticate,
+        19 if is(name, b"proxy-authorization") => Known::ProxyAuthorization,
+        _ => Known::Other,
+    }
+}
+
+/// Is the token `name` this one, compared without case? `lower` is in lower case.
+///
+/// The length is a constant and no byte ends it early, so that the comparison becomes a few wide operations instead of
+/// a loop: every header of every head comes here. Setting bit 5 makes a letter small and leaves `-` and digits; what
+/// else it turns into those are control bytes, which no token holds.
+fn is<const N: usize>(name: &[u8], lower: &[u8; N]) -> bool {
+    let Ok(name) = <&[u8; N]>::try_from(name) else { return false };
+    name.iter().zip(lower).fold(0, |difference, (byte, lower)| difference | ((byte | 0x20) ^ lower)) == 0
 }
 
 /// Does a field concern this hop only, whatever Connection says?
@@ -57,7 +65,7 @@ pub fn is_hop_by_hop(known: Known, name: &[u8]) -> bool {
         | Known::TransferEncoding
         | Known::Upgrade => true,
         // Belongs to `Upgrade: h2c` (RFC 7540 §3.2.1), which is never honoured.
-        Known::Other => name.len() == 14 && name.eq_ignore_ascii_case(b"http2-settings"),
+        Known::Other => is(name, b"http2-settings"),
         Known::Cookie
         | Known::Forwarded
         | Known::Host
@@ -247,4 +255,68 @@ fn names(entry: &[u8], name: &[u8]) -> bool {
 
 fn starts_with_ignore_case(name: &[u8], prefix: &[u8]) -> bool {
     name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_recognised_in_any_case_and_only_whole() {
+        let names = [
+            ("Connection", Known::Connection),
+            ("Content-Length", Known::ContentLength),
+            ("Cookie", Known::Cookie),
+            ("Expect", Known::Expect),
+            ("Forwarded", Known::Forwarded),
+            ("Host", Known::Host),
+            ("Keep-Alive", Known::KeepAlive),
+            ("Proxy-Authenticate", Known::ProxyAuthenticate),
+            ("Proxy-Authorization", Known::ProxyAuthorization),
+            ("Proxy-Connection", Known::ProxyConnection),
+            ("TE", Known::Te),
+            ("Trailer", Known::Trailer),
+            ("Transfer-Encoding", Known::TransferEncoding),
+            ("Upgrade", Known::Upgrade),
+            ("Via", Known::Via),
+            ("X-Forwarded-For", Known::XForwardedFor),
+            ("X-Forwarded-Host", Known::XForwardedHost),
+            ("X-Forwarded-Port", Known::XForwardedPort),
+            ("X-Forwarded-Proto", Known::XForwardedProto),
+            ("X-Real-IP", Known::XRealIp),
+            ("X-Request-Id", Known::XRequestId),
+            ("Date", Known::Date),
+            ("Server", Known::Server),
+            ("Set-Cookie", Known::SetCookie),
+        ];
+        for (name, wanted) in names {
+            for spelling in [name.to_owned(), name.to_lowercase(), name.to_uppercase()] {
+                assert_eq!(known(spelling.as_bytes()), wanted, "{spelling}");
+            }
+            for at in 0..name.len() {
+                let mut other = name.to_owned().into_bytes();
+                other[at] = if other[at] == b'q' { b'z' } else { b'q' };
+                assert_eq!(known(&other), Known::Other, "{name} {at}");
+            }
+            assert_eq!(known(&name.as_bytes()[1..]), Known::Other, "{name}");
+            assert_eq!(
+                known(name.replace('-', "_").as_bytes()) == Known::Other,
+                name.contains('-'),
+                "{name}"
+            );
+        }
+        assert_eq!(known(b""), Known::Other);
+    }
+
+    #[test]
+    fn entries_that_end_in_a_hyphen_name_all_that_begins_so() {
+        for name in
+            ["X-Forwarded-Ssl", "x-envoy-internal", "Client-Cert", "SSL-Client-Verify", "X-Original-URL"]
+        {
+            assert!(is_vouching(Known::Other, name.as_bytes()), "{name}");
+        }
+        for name in ["X-Forwarded", "Client-Certificate-Id", "X-Rewrite-URLs", "Accept", "x", ""] {
+            assert!(!is_vouching(Known::Other, name.as_bytes()), "{name}");
+        }
+    }
 }

@@ -202,3 +202,6 @@ fn hex_pair(text: &[u8]) -> Option<u8> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     Some(digit(*high)? << 4 | digit(*low)?)
 }
+
+#[cfg(test)]
+mod tests;

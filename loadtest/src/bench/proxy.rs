@@ -100,8 +100,8 @@ impl Proxy {
             }
             Self::Haproxy => {
                 let config = home.join("haproxy.cfg");
-                // HAProxy counts clients; it wants two descriptors for each and some for itself.
-                write(&config, &fill(HAPROXY, (files.saturating_sub(200) / 2).min(CONNECTIONS_MAX)))?;
+                // HAProxy counts clients only; some descriptors are left for upstream connections.
+                write(&config, &fill(HAPROXY, files.saturating_sub(files / 10).min(CONNECTIONS_MAX)))?;
                 Ok(vec!["haproxy".into(), "-db".into(), "-f".into(), config.into()])
             }
             Self::Ringway => {

@@ -86,8 +86,7 @@ mod tests {
     #[test]
     fn hash_values_are_frozen() {
         assert_eq!(hash(b""), 0xf52a_15e9_a9b5_e89b);
-        assert_eq!(hash(b"ringway"), hash(b"ringway"));
-        assert_ne!(hash(b"ringway"), hash(b"ringwaz"));
+        assert_eq!(hash(b"ringway"), 0x76f6e3bd6cab0f12);
     }
 
     #[test]

@@ -558,3 +558,6 @@ fn write_connection(sink: &mut impl Sink, version: Version, persistence: Persist
         (Persistence::KeepAlive, Version::Http11 | Version::H2 | Version::H3) => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,270 @@
+//! Updates to the workers, reports from them. Never blocks, whatever a worker does.
+//!
+//! Each worker has a bounded inbox. An update that fits is sent at once; while an inbox is full, what that worker
+//! misses is merged into one pending delta and sent when there is room. So the first change is never delayed, and
+//! a slow worker costs memory in proportion to what changed, not to how often.
+//!
+//! The controller keeps every update until no worker holds it any more: workers never run a big destructor.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+
+use crossbeam_channel::{Sender, TrySendError};
+use routing::delta::{self, Change, Mail, Report, RouteTable, TableDelta, Update};
+use routing::id::Generation;
+
+use crate::view::LagHistogram;
+
+/// Updates kept because a worker may still hold them; beyond it the oldest is let go.
+pub const UPDATES_KEPT_MAX: usize = 4096;
+/// Updates whose propagation is being timed; beyond it the oldest is not.
+const TIMED_MAX: usize = 4096;
+
+/// The way to one worker.
+#[derive(Debug)]
+pub struct Mailbox {
+    /// Its inbox: bounded.
+    pub tx: Sender<Mail>,
+    /// Its eventfd, non-blocking: written after each mail.
+    pub wake: File,
+}
+
+#[derive(Debug)]
+struct Worker {
+    mailbox: Mailbox,
+    /// The table that it will run once it has read its inbox.
+    sent: Generation,
+    applied: Generation,
+    waiting: Waiting,
+}
+
+/// What a worker with a full inbox will get next.
+#[derive(Debug)]
+enum Waiting {
+    Nothing,
+    Delta { delta: TableDelta, observed_ns: u64 },
+    Snapshot { observed_ns: u64 },
+}
+
+/// All workers.
+#[derive(Debug)]
+pub struct Broadcaster {
+    workers: Vec<Worker>,
+    generation: Generation,
+    snapshot: Option<Arc<Update>>,
+    kept: VecDeque<Arc<Update>>,
+    timed: VecDeque<(Generation, u64)>,
+    /// Event to last worker.
+    pub lag: LagHistogram,
+    /// Updates merged into a pending one.
+    pub coalesced_total: u64,
+    /// Snapshots sent.
+    pub snapshots_total: u64,
+    /// Ejections reported.
+    pub ejections_total: u64,
+}
+
+impl Broadcaster {
+    /// Nothing sent yet; every worker runs the empty table.
+    #[must_use]
+    pub fn new(mailboxes: Vec<Mailbox>) -> Self {
+        let worker = |mailbox| Worker {
+            mailbox,
+            sent: Generation::default(),
+            applied: Generation::default(),
+            waiting: Waiting::Nothing,
+        };
+        Self {
+            workers: mailboxes.into_iter().map(worker).collect(),
+            generation: Generation::default(),
+            snapshot: None,
+            kept: VecDeque::new(),
+            timed: VecDeque::new(),
+            lag: LagHistogram::default(),
+            coalesced_total: 0,
+            snapshots_total: 0,
+            ejections_total: 0,
+        }
+    }
+
+    /// The newest generation.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// What each worker runs, as far as it has said.
+    #[must_use]
+    pub fn applied(&self) -> Vec<Generation> {
+        self.workers.iter().map(|worker| worker.applied).collect()
+    }
+
+    /// Sends a change to every worker. `table` is the table after it.
+    pub fn delta(&mut self, delta: TableDelta, observed_ns: u64, table: &RouteTable) {
+        let base = self.generation;
+        self.next_generation(observed_ns);
+        let update = Arc::new(Update {
+            generation: self.generation,
+            base_generation: base,
+            observed_ns,
+            change: Change::Table(delta),
+        });
+        self.kept.push_back(update.clone());
+        for index in 0..self.workers.len() {
+            let worker = &mut self.workers[index];
+            let is_next = matches!(worker.waiting, Waiting::Nothing) && worker.sent == base;
+            if is_next && worker.send(&update) {
+                continue;
+            }
+            self.coalesced_total += 1;
+            let Change::Table(delta) = &update.change else { continue };
+            worker.wait(delta, observed_ns);
+        }
+        self.flush(table);
+    }
+
+    /// Sends the whole table to every worker: the first one, or that of a restarted controller.
+    pub fn everything(&mut self, observed_ns: u64, table: &RouteTable) {
+        self.next_generation(observed_ns);
+        for worker in &mut self.workers {
+            worker.waiting = Waiting::Snapshot { observed_ns };
+        }
+        self.flush(table);
+    }
+
+    fn next_generation(&mut self, observed_ns: u64) {
+        self.generation = Generation(self.generation.0 + 1);
+        self.snapshot = None;
+        if observed_ns != 0 {
+            self.timed.push_back((self.generation, observed_ns));
+            if self.timed.len() > TIMED_MAX {
+                self.timed.pop_front();
+            }
+        }
+    }
+
+    /// Sends what waited to those workers that have room again, and lets go of what nobody holds.
+    pub fn flush(&mut self, table: &RouteTable) {
+        for index in 0..self.workers.len() {
+            let base_generation = self.workers[index].sent;
+            match std::mem::replace(&mut self.workers[index].waiting, Waiting::Nothing) {
+                Waiting::Nothing => {}
+                Waiting::Delta { delta, observed_ns } => {
+                    let generation = self.generation;
+                    let change = Change::Table(delta);
+                    let update = Arc::new(Update { generation, base_generation, observed_ns, change });
+                    if self.workers[index].send(&update) {
+                        self.kept.push_back(update);
+                    } else if let Some(Update { change: Change::Table(delta), .. }) = Arc::into_inner(update)
+                    {
+                        self.workers[index].waiting = Waiting::Delta { delta, observed_ns };
+                    }
+                }
+                Waiting::Snapshot { observed_ns } => {
+                    let update = self.snapshot(observed_ns, table);
+                    if self.workers[index].send(&update) {
+                        self.snapshots_total += 1;
+                    } else {
+                        self.workers[index].waiting = Waiting::Snapshot { observed_ns };
+                    }
+                }
+            }
+        }
+        self.let_go();
+    }
+
+    /// Does any worker wait for room in its inbox?
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.workers.iter().any(|worker| !matches!(worker.waiting, Waiting::Nothing))
+    }
+
+    /// The whole table of the newest generation; built once however many workers want it.
+    fn snapshot(&mut self, observed_ns: u64, table: &RouteTable) -> Arc<Update> {
+        if let Some(snapshot) = &self.snapshot {
+            return snapshot.clone();
+        }
+        let update = Arc::new(Update {
+            generation: self.generation,
+            base_generation: Generation::default(),
+            observed_ns,
+            change: Change::Snapshot(delta::snapshot(table)),
+        });
+        self.kept.push_back(update.clone());
+        self.snapshot = Some(update.clone());
+        update
+    }
+
+    /// The controller's own reference is dropped last, so the destructor runs here.
+    fn let_go(&mut self) {
+        let held_by_us = |update: &Arc<Update>| Arc::strong_count(update) == 1;
+        while self.kept.front().is_some_and(held_by_us) || self.kept.len() > UPDATES_KEPT_MAX {
+            self.kept.pop_front();
+        }
+    }
+
+    /// Takes note of what a worker says.
+    pub fn report(&mut self, report: Report, table: &RouteTable) {
+        match report {
+            Report::Applied { worker, generation, at_ns } => {
+                if let Some(worker) = self.workers.get_mut(usize::from(worker)) {
+                    worker.applied = worker.applied.max(generation);
+                    self.time(at_ns);
+                }
+            }
+            Report::OutOfStep { worker, generation } => {
+                if let Some(worker) = self.workers.get_mut(usize::from(worker)) {
+                    worker.applied = generation;
+                    worker.waiting = Waiting::Snapshot { observed_ns: 0 };
+                }
+            }
+            Report::Ejected { .. } => self.ejections_total += 1,
+            Report::Restored { .. } => {}
+            Report::Spent(update) => drop(update),
+        }
+        self.flush(table);
+    }
+
+    /// An update has propagated when its last worker runs it, or a later one.
+    fn time(&mut self, at_ns: u64) {
+        let everywhere = self.workers.iter().map(|worker| worker.applied).min().unwrap_or_default();
+        while let Some((generation, observed_ns)) = self.timed.front().copied() {
+            if generation > everywhere {
+                break;
+            }
+            self.timed.pop_front();
+            self.lag.record(at_ns.saturating_sub(observed_ns));
+        }
+    }
+}
+
+impl Worker {
+    /// `false`: the inbox is full. A worker that is gone counts as served: its successor asks for a snapshot.
+    fn send(&mut self, update: &Arc<Update>) -> bool {
+        match self.mailbox.tx.try_send(Mail::Update(update.clone())) {
+            Ok(()) => {
+                self.sent = update.generation;
+                // A full eventfd counter means that the worker is woken already.
+                let _ = (&self.mailbox.wake).write(&1u64.to_ne_bytes());
+                true
+            }
+            Err(TrySendError::Full(_)) => false,
+            Err(TrySendError::Disconnected(_)) => {
+                self.sent = update.generation;
+                true
+            }
+        }
+    }
+
+    fn wait(&mut self, delta: &TableDelta, observed_ns: u64) {
+        self.waiting = match std::mem::replace(&mut self.waiting, Waiting::Nothing) {
+            Waiting::Nothing => Waiting::Delta { delta: delta.clone(), observed_ns },
+            Waiting::Delta { delta: before, observed_ns } => {
+                Waiting::Delta { delta: before.then(delta.clone()), observed_ns }
+            }
+            Waiting::Snapshot { observed_ns } => Waiting::Snapshot { observed_ns },
+        };
+    }
+}

@@ -1,0 +1,92 @@
+//! A directory of manifests, read once and judged: `ringway check`, `ringway explain --manifests`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use routing::delta::RouteTable;
+
+use crate::compile::{Compiler, CompilerSettings};
+use crate::merge::Loopback;
+use crate::verdict::{Outcome, Verdict};
+use crate::watch::Observation;
+use crate::watch::files::Directory;
+use crate::world::World;
+
+/// Statistics slots of an offline compile; they are not used there.
+const SERIES_MAX: u32 = 100_000;
+
+/// What became of every object of a directory.
+#[derive(Debug)]
+pub struct CheckReport {
+    /// By file, then by object.
+    pub verdicts: Vec<Verdict>,
+    /// Endpoints that routes refer to, by member cluster.
+    pub endpoints: BTreeMap<Arc<str>, usize>,
+}
+
+impl CheckReport {
+    /// Was any object refused, wholly or partly?
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        self.verdicts.iter().any(|verdict| verdict.outcome >= Outcome::PartlyRefused)
+    }
+
+    /// How many objects had this outcome.
+    #[must_use]
+    pub fn count(&self, outcome: Outcome) -> usize {
+        self.verdicts.iter().filter(|verdict| verdict.outcome == outcome).count()
+    }
+}
+
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut file: Option<&str> = None;
+        for verdict in &self.verdicts {
+            if file != Some(&verdict.origin) {
+                let shown = if verdict.origin.is_empty() { "(directory)" } else { &verdict.origin };
+                writeln!(f, "{}{shown}", if file.is_some() { "\n" } else { "" })?;
+                file = Some(&verdict.origin);
+            }
+            let object = verdict.object.as_ref().map_or("(file)".to_owned(), ToString::to_string);
+            writeln!(f, "  {:<15} {object}", verdict.outcome)?;
+            for note in &verdict.notes {
+                let field = if note.field.is_empty() { String::new() } else { format!("{}: ", note.field) };
+                let value = if note.value.is_empty() { String::new() } else { format!("{:?}: ", note.value) };
+                writeln!(f, "  {:<15}   {field}{value}{}", "", note.reason)?;
+            }
+        }
+        let outcomes = [Outcome::Accepted, Outcome::PartlyIgnored, Outcome::PartlyRefused, Outcome::Refused];
+        let counts: Vec<String> =
+            outcomes.iter().map(|outcome| format!("{} {outcome}", self.count(*outcome))).collect();
+        writeln!(f, "\n{}", counts.join(", "))?;
+        for (cluster, count) in &self.endpoints {
+            writeln!(f, "cluster {cluster}: {count} endpoints in use")?;
+        }
+        Ok(())
+    }
+}
+
+/// Judges every object of a directory. `listen`: where Ingress rules would be served.
+#[must_use]
+pub fn check_dir(dir: &Path, listen: &[SocketAddr]) -> CheckReport {
+    compile_dir(dir, listen).1
+}
+
+/// Compiles a directory: the very table that `ringway run` would serve, and what became of every object.
+#[must_use]
+pub fn compile_dir(dir: &Path, listen: &[SocketAddr]) -> (RouteTable, CheckReport) {
+    let mut world = World::default();
+    for observation in Directory::new(dir).scan() {
+        world.observe(observation);
+    }
+    world.observe(Observation::Synced);
+    let settings =
+        CompilerSettings { listen: listen.to_vec(), series_max: SERIES_MAX, loopback: Loopback::Allowed };
+    let mut compiler = Compiler::new(settings);
+    let _ = compiler.compile(&mut world);
+    let report = CheckReport { verdicts: compiler.verdicts(&world), endpoints: compiler.endpoint_counts() };
+    (compiler.table().clone(), report)
+}

@@ -1,0 +1,129 @@
+//! Annotations of Ingresses and routes. Every one of a family that we know is honoured or named as ignored.
+//!
+//! | annotation | value |
+//! |---|---|
+//! | `ringway.dev/cluster-weight.CLUSTER` | share of that cluster, 0–1000000 (also `alb.ingress.kubernetes.io/…`) |
+//! | `ringway.dev/cluster-priority.CLUSTER` | 0 = active, higher = standby |
+//! | `ringway.dev/cluster` | this cluster serves; the others only when it cannot |
+//! | `ringway.dev/load-balance` | `least_request`, `round_robin`, `random`, `hash(…)` |
+//! | `ringway.dev/affinity-cookie` | name of a cookie that keeps a client on its endpoint |
+//! | `ringway.dev/rewrite-prefix` | replaces the matched prefix of the path (Ingress only) |
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use routing::model::CookieAffinity;
+
+use crate::compile::policy::Part;
+use crate::merge::Member;
+use crate::text;
+use crate::verdict::Notes;
+
+/// Families whose other annotations come later: each is named, so that nothing is lost in silence.
+const FAMILIES: [&str; 5] = [
+    "nginx.ingress.kubernetes.io/",
+    "alb.ingress.kubernetes.io/",
+    "mse.ingress.kubernetes.io/",
+    "higress.io/",
+    "higress.ingress.kubernetes.io/",
+];
+
+/// What is known of ours, for reports.
+const OURS: &str = "cluster-weight.CLUSTER, cluster-priority.CLUSTER, cluster, load-balance, affinity-cookie, \
+                    rewrite-prefix";
+
+/// What the annotations of one object say.
+#[derive(Debug, Default)]
+pub struct Annotations {
+    /// Policy.
+    pub part: Part,
+    /// `ringway.dev/rewrite-prefix`.
+    pub rewrite_prefix: Option<Arc<str>>,
+}
+
+/// Reads annotations. One that is wrong is reported and says nothing.
+pub fn read(
+    annotations: &BTreeMap<String, String>,
+    members: &BTreeMap<Arc<str>, Member>,
+    notes: &mut Notes,
+) -> Annotations {
+    let mut out = Annotations::default();
+    let (mut weights, mut priorities) = (BTreeMap::new(), BTreeMap::new());
+    for (name, value) in annotations {
+        let result = if let Some(ours) = name.strip_prefix("ringway.dev/") {
+            read_one(ours, value, members, &mut out, &mut weights, &mut priorities)
+        } else if let Some(cluster) = name.strip_prefix("alb.ingress.kubernetes.io/cluster-weight.") {
+            // Ours wins where both are given: it sorts later, so it is read later.
+            cluster_number(cluster, value, text::WEIGHT_MAX, members).map(|(cluster, weight)| {
+                weights.insert(cluster, weight);
+            })
+        } else {
+            if FAMILIES.iter().any(|family| name.starts_with(family)) {
+                notes.ignored(annotation(name), value, "not supported yet");
+            }
+            Ok(())
+        };
+        if let Err(allowed) = result {
+            notes.refused_part(annotation(name), value, format!("allowed: {allowed}"));
+        }
+    }
+    if !weights.is_empty() {
+        out.part.weights = Some(weights);
+    }
+    if !priorities.is_empty() {
+        out.part.priorities = Some(priorities);
+    }
+    out
+}
+
+fn annotation(name: &str) -> String {
+    format!("metadata.annotations[{}]", crate::verdict::shown(name))
+}
+
+fn read_one(
+    name: &str,
+    value: &str,
+    members: &BTreeMap<Arc<str>, Member>,
+    out: &mut Annotations,
+    weights: &mut BTreeMap<Arc<str>, u32>,
+    priorities: &mut BTreeMap<Arc<str>, u8>,
+) -> Result<(), String> {
+    if let Some(cluster) = name.strip_prefix("cluster-weight.") {
+        let (cluster, weight) = cluster_number(cluster, value, text::WEIGHT_MAX, members)?;
+        weights.insert(cluster, weight);
+    } else if let Some(cluster) = name.strip_prefix("cluster-priority.") {
+        let (cluster, priority) = cluster_number(cluster, value, 255, members)?;
+        priorities.insert(cluster, u8::try_from(priority).map_err(|_| "0 to 255")?);
+    } else if name == "cluster" {
+        let (cluster, _) = members.get_key_value(value).ok_or_else(|| names(members))?;
+        // `or_insert`: an explicit cluster-priority is more telling.
+        priorities.entry(cluster.clone()).or_insert(0);
+    } else if name == "load-balance" {
+        out.part.balance = Some(text::balance(value)?);
+    } else if name == "affinity-cookie" {
+        let cookie = text::cookie_name(value)?;
+        out.part.affinity = Some(CookieAffinity { cookie, path: Arc::from("/"), max_age: None });
+    } else if name == "rewrite-prefix" {
+        text::path(value)?;
+        out.rewrite_prefix = Some(Arc::from(value));
+    } else {
+        return Err(format!("ringway.dev/ knows {OURS}"));
+    }
+    Ok(())
+}
+
+fn cluster_number(
+    cluster: &str,
+    value: &str,
+    max: i64,
+    members: &BTreeMap<Arc<str>, Member>,
+) -> Result<(Arc<str>, u32), String> {
+    let (cluster, _) = members.get_key_value(cluster).ok_or_else(|| names(members))?;
+    let number = value.parse::<i64>().map_err(|_| format!("0 to {max}"))?;
+    Ok((cluster.clone(), text::bounded(number, 0, max)?))
+}
+
+fn names(members: &BTreeMap<Arc<str>, Member>) -> String {
+    let names: Vec<&str> = members.keys().take(16).map(|name| &**name).collect();
+    format!("a member cluster: {}", names.join(", "))
+}

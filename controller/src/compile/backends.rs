@@ -1,0 +1,269 @@
+//! Backends and their endpoints, one backend at a time: a change costs what changed, whatever else there is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use routing::delta::TableDelta;
+use routing::id::{BackendId, ClusterId, EndpointId};
+use routing::model::{BackendLimits, BackendSpec, EndpointSpec, StatSlot};
+
+use crate::compile::context::Context;
+use crate::compile::ids::{Ids, StatKey};
+use crate::compile::order;
+use crate::merge::{self, BackendKey, Found, Loopback};
+use crate::world::{ServiceName, World};
+
+/// A backend that some route refers to.
+#[derive(Debug)]
+struct Backend {
+    id: BackendId,
+    routes: usize,
+    hashed: usize,
+    endpoints: BTreeMap<(ClusterId, SocketAddr), Placed>,
+    stats: BTreeMap<ClusterId, (Arc<str>, StatSlot)>,
+    rings: BTreeSet<ClusterId>,
+    reach: Reach,
+}
+
+/// Do the workers know of a backend?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    New,
+    Announced,
+}
+
+#[derive(Debug)]
+struct Placed {
+    id: EndpointId,
+    found: Found,
+    spec: EndpointSpec,
+}
+
+/// All backends that routes refer to.
+#[derive(Debug, Default)]
+pub struct Backends {
+    known: HashMap<BackendKey, Backend>,
+    by_service: HashMap<ServiceName, BTreeSet<BackendKey>>,
+    stale: BTreeSet<BackendKey>,
+    /// Endpoints of each cluster.
+    pub counts: BTreeMap<ClusterId, usize>,
+}
+
+/// Which reference of a route to a backend comes or goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// It balances by a consistent hash, so rings are needed.
+    Hashed,
+    /// Any other.
+    Plain,
+}
+
+impl Backends {
+    /// A route refers to the backend from now on.
+    pub fn refer(&mut self, key: &BackendKey, id: BackendId, how: Use) {
+        let backend = self.known.entry(key.clone()).or_insert_with(|| Backend {
+            id,
+            routes: 0,
+            hashed: 0,
+            endpoints: BTreeMap::new(),
+            stats: BTreeMap::new(),
+            rings: BTreeSet::new(),
+            reach: Reach::New,
+        });
+        backend.routes += 1;
+        let needs_rings = how == Use::Hashed && backend.hashed == 0;
+        if backend.routes == 1 || needs_rings {
+            self.stale.insert(key.clone());
+            self.by_service.entry(key.service.clone()).or_default().insert(key.clone());
+        }
+        backend.hashed += usize::from(how == Use::Hashed);
+    }
+
+    /// A route no longer refers to the backend.
+    pub fn drop_reference(&mut self, key: &BackendKey, how: Use) {
+        let Some(backend) = self.known.get_mut(key) else { return };
+        backend.routes = backend.routes.saturating_sub(1);
+        backend.hashed = backend.hashed.saturating_sub(usize::from(how == Use::Hashed));
+        self.stale.insert(key.clone());
+    }
+
+    /// The endpoints of these Services may have changed.
+    pub fn mark_service(&mut self, service: &ServiceName) {
+        if let Some(keys) = self.by_service.get(service) {
+            self.stale.extend(keys.iter().cloned());
+        }
+    }
+
+    /// Every backend may have changed.
+    pub fn mark_all(&mut self) {
+        self.stale.extend(self.known.keys().cloned());
+    }
+
+    /// Brings everything stale up to date, and says what changes.
+    pub fn compile(
+        &mut self,
+        world: &World,
+        context: &Context,
+        loopback: Loopback,
+        ids: &mut Ids,
+        delta: &mut TableDelta,
+    ) {
+        for key in std::mem::take(&mut self.stale) {
+            let Some(mut backend) = self.known.remove(&key) else { continue };
+            if backend.routes == 0 {
+                self.forget(&key, backend, ids, delta);
+                continue;
+            }
+            let changed = self.endpoints(&key, &mut backend, (world, context, loopback), ids, delta);
+            stats(&key, &mut backend, context, ids, delta);
+            rings(&mut backend, context, &changed, delta);
+            self.known.insert(key, backend);
+        }
+    }
+
+    /// Returns the clusters whose set of endpoints changed.
+    fn endpoints(
+        &mut self,
+        key: &BackendKey,
+        backend: &mut Backend,
+        (world, context, loopback): (&World, &Context, Loopback),
+        ids: &mut Ids,
+        delta: &mut TableDelta,
+    ) -> BTreeSet<ClusterId> {
+        let mut changed = BTreeSet::new();
+        let mut wanted: BTreeMap<(ClusterId, SocketAddr), Found> = BTreeMap::new();
+        for member in context.members.values() {
+            let found = merge::endpoints(world, member, key, loopback);
+            wanted.extend(found.into_iter().map(|(addr, found)| ((member.id, addr), found)));
+        }
+        let gone: Vec<_> = backend.endpoints.keys().filter(|at| !wanted.contains_key(at)).copied().collect();
+        for at in gone {
+            if let Some(placed) = backend.endpoints.remove(&at) {
+                changed.insert(at.0);
+                self.remove(backend.id, at, &placed, ids, delta);
+            }
+        }
+        for (at, found) in wanted {
+            let (cluster, addr) = at;
+            if backend.endpoints.get(&at).is_some_and(|placed| placed.found == found) {
+                continue;
+            }
+            let before = backend.endpoints.remove(&at);
+            let id = match &before {
+                Some(placed) => Some(placed.id),
+                None => ids.endpoints.acquire(&(backend.id, cluster, addr)).map(EndpointId),
+            };
+            let Some(id) = id else { continue };
+            let (zone, node) = (ids.zone(&found.zone), ids.node(cluster, &found.node));
+            match &before {
+                Some(placed) => ids.release_place(cluster, &placed.found.zone, &placed.found.node),
+                None => {
+                    changed.insert(cluster);
+                    *self.counts.entry(cluster).or_default() += 1;
+                }
+            }
+            let spec =
+                EndpointSpec { backend: backend.id, cluster, zone, node, addr, condition: found.condition };
+            if before.as_ref().is_none_or(|placed| placed.spec != spec) {
+                delta.endpoints.push((id, Some(spec.clone())));
+            }
+            backend.endpoints.insert(at, Placed { id, found, spec });
+        }
+        changed
+    }
+
+    fn remove(
+        &mut self,
+        backend: BackendId,
+        at: (ClusterId, SocketAddr),
+        placed: &Placed,
+        ids: &mut Ids,
+        delta: &mut TableDelta,
+    ) {
+        ids.endpoints.release(&(backend, at.0, at.1));
+        ids.release_place(at.0, &placed.found.zone, &placed.found.node);
+        if let Some(count) = self.counts.get_mut(&at.0) {
+            *count = count.saturating_sub(1);
+        }
+        delta.endpoints.push((placed.id, None));
+    }
+
+    fn forget(&mut self, key: &BackendKey, backend: Backend, ids: &mut Ids, delta: &mut TableDelta) {
+        for (at, placed) in &backend.endpoints {
+            self.remove(backend.id, *at, placed, ids, delta);
+        }
+        for (name, _) in backend.stats.values() {
+            ids.release_stat(&StatKey::Backend(key.clone(), name.clone()));
+        }
+        delta.rings.extend(backend.rings.iter().map(|cluster| ((backend.id, *cluster), None)));
+        delta.backends.push((backend.id, None));
+        if let Some(keys) = self.by_service.get_mut(&key.service) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_service.remove(&key.service);
+            }
+        }
+    }
+
+    /// Backends in use.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.known.len()
+    }
+}
+
+fn stats(key: &BackendKey, backend: &mut Backend, context: &Context, ids: &mut Ids, delta: &mut TableDelta) {
+    let serving: BTreeSet<ClusterId> = backend.endpoints.keys().map(|(cluster, _)| *cluster).collect();
+    let before: Vec<(ClusterId, StatSlot)> =
+        backend.stats.iter().map(|(id, (_, slot))| (*id, *slot)).collect();
+    // A slot is kept while the cluster is a member: endpoints come and go, counters must not.
+    backend.stats.retain(|id, (name, _)| {
+        let keep = context.clusters.get(id).is_some_and(|cluster| cluster.name == *name);
+        if !keep {
+            ids.release_stat(&StatKey::Backend(key.clone(), name.clone()));
+        }
+        keep
+    });
+    for cluster in serving {
+        if let (false, Some(spec)) = (backend.stats.contains_key(&cluster), context.clusters.get(&cluster)) {
+            let slot = ids.stat(&StatKey::Backend(key.clone(), spec.name.clone()));
+            backend.stats.insert(cluster, (spec.name.clone(), slot));
+        }
+    }
+    let after: Vec<(ClusterId, StatSlot)> =
+        backend.stats.iter().map(|(id, (_, slot))| (*id, *slot)).collect();
+    if backend.reach == Reach::New || before != after {
+        backend.reach = Reach::Announced;
+        let spec = BackendSpec {
+            name: Arc::from(key.to_string()),
+            limits: BackendLimits::default(),
+            stats: after.into_iter().filter(|(_, slot)| slot.0 != 0).collect(),
+        };
+        delta.backends.push((backend.id, Some(Arc::new(spec))));
+    }
+}
+
+fn rings(backend: &mut Backend, context: &Context, changed: &BTreeSet<ClusterId>, delta: &mut TableDelta) {
+    let wanted: BTreeSet<ClusterId> = match backend.hashed {
+        0 => BTreeSet::new(),
+        _ => backend.endpoints.keys().map(|(cluster, _)| *cluster).collect(),
+    };
+    for cluster in backend.rings.difference(&wanted) {
+        delta.rings.push(((backend.id, *cluster), None));
+    }
+    for cluster in &wanted {
+        if backend.rings.contains(cluster) && !changed.contains(cluster) {
+            continue;
+        }
+        let name = context.clusters.get(cluster).map_or("", |spec| &spec.name);
+        let endpoints: Vec<(EndpointId, SocketAddr)> = backend
+            .endpoints
+            .iter()
+            .filter(|((of, _), _)| of == cluster)
+            .map(|((_, addr), placed)| (placed.id, *addr))
+            .collect();
+        delta.rings.push(((backend.id, *cluster), Some(Arc::new(order::ring(name, &endpoints)))));
+    }
+    backend.rings = wanted;
+}

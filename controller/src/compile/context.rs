@@ -1,0 +1,439 @@
+//! What all routes have in common: members, listeners, classes, gateways, grants and policies.
+//!
+//! Rebuilt as a whole when one of these kinds changes; routes are then compiled against it one by one.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use routing::id::{ClusterId, ListenerId};
+use routing::model::{ClusterSpec, HostPattern, ListenerSpec, Protocol};
+
+use crate::compile::ids::Ids;
+use crate::compile::policy::{self, Part, Permitted};
+use crate::crd;
+use crate::merge::Member;
+use crate::object::{Kind, Object, ObjectId, Source, Spec};
+use crate::text;
+use crate::verdict::Notes;
+use crate::watch::files::is_cluster_name;
+use crate::world::World;
+
+/// The controller names that a class of ours may carry; the last two are ACK One's.
+pub const INGRESS_CONTROLLERS: [&str; 3] =
+    ["ringway.dev/gateway", "ingress.k8s.alibabacloud/alb", "mse.alibabacloud.com/ingress"];
+/// Gateway API controller name.
+pub const GATEWAY_CONTROLLER: &str = "ringway.dev/gateway";
+/// Member clusters at once.
+pub const MEMBERS_MAX: usize = 256;
+/// Listeners at once.
+pub const LISTENERS_MAX: usize = 4096;
+
+/// What all routes have in common.
+#[derive(Debug, Default)]
+pub struct Context {
+    /// Members by name.
+    pub members: BTreeMap<Arc<str>, Member>,
+    /// Their canonical form.
+    pub clusters: BTreeMap<ClusterId, Arc<ClusterSpec>>,
+    /// Listeners.
+    pub listeners: BTreeMap<ListenerId, Arc<ListenerSpec>>,
+    /// Names under which listeners were numbered.
+    pub listener_keys: Vec<(Arc<str>, SocketAddr)>,
+    /// Ingress classes by name; `None` = another controller's.
+    pub classes: HashMap<String, Option<Class>>,
+    /// The class that is marked default, if any class is.
+    pub default_class: Option<String>,
+    /// Where an Ingress without a class is served when no class is marked default.
+    pub classless: Class,
+    /// Gateways of ours by namespace and name.
+    pub gateways: HashMap<(Arc<str>, Arc<str>), GatewayInfo>,
+    /// Reference grants.
+    pub grants: Vec<Grant>,
+    /// Policies by what they are attached to.
+    pub policies: HashMap<PolicyTarget, (ObjectId, Part)>,
+    /// Remarks on the objects that were read here.
+    pub notes: HashMap<ObjectId, Notes>,
+}
+
+/// Where and with what the Ingresses of a class are served.
+#[derive(Clone, Debug, Default)]
+pub struct Class {
+    /// The listeners.
+    pub listeners: Vec<ListenerId>,
+    /// The clusters.
+    pub permitted: Permitted,
+    /// The policy that `GatewayConfig` names.
+    pub default: Part,
+}
+
+/// A Gateway of ours.
+#[derive(Debug, Default)]
+pub struct GatewayInfo {
+    /// Its listeners, in its own order.
+    pub listeners: Vec<GatewayListener>,
+    /// The clusters.
+    pub permitted: Permitted,
+    /// The policy that `GatewayConfig` names.
+    pub default: Part,
+}
+
+/// A listener of a Gateway.
+#[derive(Debug)]
+pub struct GatewayListener {
+    /// Its section name.
+    pub section: Arc<str>,
+    /// Its port.
+    pub port: i32,
+    /// Its hosts.
+    pub hostname: HostPattern,
+    /// Its numbers, one for each address; empty when it is not served.
+    pub ids: Vec<ListenerId>,
+    /// Which namespaces' routes may attach.
+    pub from: RoutesFrom,
+    /// Why no `HTTPRoute` can attach, if none can.
+    pub closed: Option<&'static str>,
+}
+
+/// Which namespaces' routes may attach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoutesFrom {
+    /// The Gateway's own.
+    Same,
+    /// All.
+    All,
+    /// None.
+    Nobody,
+}
+
+/// What a policy is attached to: kind, namespace, name, section (empty = all of it).
+pub type PolicyTarget = (Kind, Arc<str>, Arc<str>, String);
+
+/// One pair of a `ReferenceGrant`'s `from` and `to`.
+#[derive(Debug)]
+pub struct Grant {
+    from: (String, String, String),
+    to_namespace: Arc<str>,
+    to: (String, String, Option<String>),
+}
+
+impl Context {
+    /// Reads the world.
+    pub fn build(world: &World, listen: &[SocketAddr], ids: &mut Ids) -> Self {
+        let mut context = Self::default();
+        context.read_members(world, ids);
+        context.read_policies(world);
+        let mut taken = HashSet::new();
+        for addr in listen {
+            let listeners = context.ingress_listener(*addr, &mut taken, ids);
+            context.classless.listeners.extend(listeners);
+        }
+        context.read_classes(world, &mut taken, ids);
+        context.read_gateways(world, &mut taken, ids);
+        context.read_grants(world);
+        context
+    }
+
+    /// The remarks on one object.
+    pub fn notes(&mut self, id: &ObjectId) -> &mut Notes {
+        self.notes.entry(id.clone()).or_default()
+    }
+
+    /// May `from` (group, kind, namespace) refer to this Service?
+    #[must_use]
+    pub fn is_granted(&self, from: (&str, &str, &str), namespace: &str, service: &str) -> bool {
+        self.grants.iter().any(|grant| {
+            (grant.from.0.as_str(), grant.from.1.as_str(), grant.from.2.as_str()) == from
+                && &*grant.to_namespace == namespace
+                && (grant.to.0.as_str(), grant.to.1.as_str()) == ("", "Service")
+                && grant.to.2.as_deref().is_none_or(|name| name == service)
+        })
+    }
+
+    /// The policy attached to an object, or to a section of it.
+    #[must_use]
+    pub fn policy(&self, kind: Kind, namespace: &Arc<str>, name: &Arc<str>, section: &str) -> Option<&Part> {
+        let target = (kind, namespace.clone(), name.clone(), section.to_owned());
+        self.policies.get(&target).map(|(_, part)| part)
+    }
+
+    fn read_members(&mut self, world: &World, ids: &mut Ids) {
+        let objects: BTreeMap<Arc<str>, &Arc<Object>> =
+            world.fleet(Kind::MemberCluster).map(|object| (object.id.name.clone(), object)).collect();
+        let mut names: Vec<Arc<str>> = world.members().iter().chain(objects.keys()).cloned().collect();
+        names.sort();
+        names.dedup();
+        for name in names {
+            let object = objects.get(&name).copied();
+            let mut notes = Notes::default();
+            let spec = object.and_then(|object| object.spec.member()).map(|member| member.spec.clone());
+            if object.is_some() && !world.members().contains(&name) {
+                notes.ignored(
+                    "metadata.name",
+                    &name,
+                    format!("no folder clusters/{name}: it has no endpoints"),
+                );
+            }
+            let room = self.members.len() < MEMBERS_MAX && is_cluster_name(&name);
+            match if room { ids.cluster(&name) } else { None } {
+                Some(id) => self.add_member(id, name, spec.unwrap_or_default(), &mut notes),
+                None => notes.refused("metadata.name", &name, format!("a cluster id; at most {MEMBERS_MAX}")),
+            }
+            if let Some(object) = object {
+                self.notes(&object.id).extend(&notes);
+            }
+        }
+    }
+
+    fn add_member(&mut self, id: ClusterId, name: Arc<str>, spec: crd::MemberClusterSpec, notes: &mut Notes) {
+        let mut number = |field: &str, given: Option<i64>, max: i64| {
+            given.and_then(|number| match text::bounded::<u32>(number, 0, max) {
+                Ok(number) => Some(number),
+                Err(allowed) => {
+                    notes.refused_part(format!("spec.{field}"), number, format!("allowed: {allowed}"));
+                    None
+                }
+            })
+        };
+        let priority = number("priority", spec.priority, 255).and_then(|p| u8::try_from(p).ok()).unwrap_or(0);
+        let weight = number("weight", spec.weight, text::WEIGHT_MAX);
+        let mut allowed = Vec::new();
+        for (index, cidr) in spec.allowed_cidrs.iter().enumerate() {
+            match cidr.parse() {
+                Ok(net) => allowed.push(net),
+                Err(_) => notes.refused_part(
+                    format!("spec.allowedCIDRs[{index}]"),
+                    cidr,
+                    "allowed: a range such as 10.2.0.0/16",
+                ),
+            }
+        }
+        if allowed.is_empty() && !spec.allowed_cidrs.is_empty() {
+            // A restriction that cannot be read must not become no restriction.
+            allowed.push(ipnet::IpNet::from(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)));
+        }
+        if spec.kubeconfig_secret_ref.is_some() {
+            notes.info("spec.kubeconfigSecretRef", "", "not read in a directory of manifests");
+        }
+        let text = |given: Option<String>| Arc::<str>::from(given.unwrap_or_default());
+        let cluster = ClusterSpec { name: name.clone(), region: text(spec.region), drained: spec.drained };
+        self.clusters.insert(id, Arc::new(cluster));
+        let (mode, zone) = (spec.endpoint_mode, text(spec.zone));
+        self.members.insert(name.clone(), Member { id, name, priority, weight, mode, allowed, zone });
+    }
+
+    fn read_policies(&mut self, world: &World) {
+        let mut policies: Vec<&Arc<Object>> = world.fleet(Kind::FailoverPolicy).collect();
+        policies.sort_by_key(|object| (object.created, object.id.clone()));
+        for object in policies {
+            let Spec::FailoverPolicy(policy) = &object.spec else { continue };
+            let mut notes = Notes::default();
+            let part = policy::read(&policy.spec, &self.members, &mut notes);
+            let namespace = &object.id.namespace;
+            for (index, target) in policy.spec.target_refs.iter().enumerate() {
+                let field = format!("spec.targetRefs[{index}]");
+                let Some(kind) = target_kind(&target.group, &target.kind) else {
+                    let allowed = "allowed: Ingress, HTTPRoute, Gateway, Service (with their groups)";
+                    notes.refused_part(field, format!("{} {}", target.group, target.kind), allowed);
+                    continue;
+                };
+                let section = target.section_name.clone().unwrap_or_default();
+                let key = (kind, namespace.clone(), Arc::from(target.name.as_str()), section);
+                match self.policies.get(&key) {
+                    Some((first, _)) => {
+                        notes.refused_part(
+                            field,
+                            &target.name,
+                            format!("{first} is older and has this target"),
+                        );
+                    }
+                    None => {
+                        self.policies.insert(key, (object.id.clone(), part.clone()));
+                    }
+                }
+            }
+            // By its own name, for GatewayConfig.
+            let own = (Kind::FailoverPolicy, namespace.clone(), object.id.name.clone(), String::new());
+            self.policies.insert(own, (object.id.clone(), part));
+            self.notes(&object.id).extend(&notes);
+        }
+    }
+
+    fn ingress_listener(
+        &mut self,
+        addr: SocketAddr,
+        taken: &mut HashSet<(SocketAddr, HostPattern)>,
+        ids: &mut Ids,
+    ) -> Option<ListenerId> {
+        let name: Arc<str> = Arc::from(format!("ingress:{addr}"));
+        if !taken.insert((addr, HostPattern::Any)) {
+            // Two classes may share an address: it is one listener.
+            return ids.listeners.get(&(name, addr)).map(ListenerId);
+        }
+        self.add_listener(name, addr, HostPattern::Any, ids)
+    }
+
+    pub(super) fn add_listener(
+        &mut self,
+        name: Arc<str>,
+        addr: SocketAddr,
+        hostname: HostPattern,
+        ids: &mut Ids,
+    ) -> Option<ListenerId> {
+        if self.listeners.len() >= LISTENERS_MAX {
+            return None;
+        }
+        let bind = ids.bind(addr)?;
+        let key = (name.clone(), addr);
+        let id = ids.listener(&key)?;
+        let spec = ListenerSpec { bind, addr, protocol: Protocol::Http, hostname, name };
+        self.listeners.insert(id, Arc::new(spec));
+        self.listener_keys.push(key);
+        Some(id)
+    }
+
+    pub(super) fn config(
+        &mut self,
+        world: &World,
+        name: &str,
+        notes: &mut Notes,
+    ) -> (crd::GatewayConfigSpec, Permitted, Part) {
+        let id = ObjectId {
+            source: Source::Fleet,
+            kind: Kind::GatewayConfig,
+            namespace: Arc::from(""),
+            name: Arc::from(name),
+        };
+        let Some(Spec::GatewayConfig(config)) = world.get(&id).map(|object| &object.spec) else {
+            notes.refused_part("parametersRef", name, "no such GatewayConfig: the defaults are used");
+            return Default::default();
+        };
+        let spec = config.spec.clone();
+        let mut config_notes = Notes::default();
+        for (index, cluster) in spec.clusters.iter().enumerate() {
+            if !self.members.contains_key(cluster.as_str()) {
+                config_notes.ignored(format!("spec.clusters[{index}]"), cluster, "no such member cluster");
+            }
+        }
+        let permitted = match spec.clusters.is_empty() {
+            true => Permitted::All,
+            false => Permitted::Only(spec.clusters.iter().map(|name| Arc::from(name.as_str())).collect()),
+        };
+        let default = spec.failover_policy_ref.as_ref().map(|policy| {
+            let namespace: Arc<str> = Arc::from(policy.namespace.as_deref().unwrap_or("default"));
+            let found =
+                self.policy(Kind::FailoverPolicy, &namespace, &Arc::from(policy.name.as_str()), "").cloned();
+            if found.is_none() {
+                let wanted = format!("{namespace}/{}", policy.name);
+                config_notes.refused_part("spec.failoverPolicyRef", wanted, "no such FailoverPolicy");
+            }
+            found.unwrap_or_default()
+        });
+        // A config that two classes share is remarked on once.
+        self.notes.insert(id, config_notes);
+        (spec, permitted, default.unwrap_or_default())
+    }
+
+    fn read_classes(&mut self, world: &World, taken: &mut HashSet<(SocketAddr, HostPattern)>, ids: &mut Ids) {
+        for object in world.fleet(Kind::IngressClass) {
+            let Spec::IngressClass(class) = &object.spec else { continue };
+            let spec = class.spec.clone().unwrap_or_default();
+            let controller = spec.controller.unwrap_or_default();
+            let name = object.id.name.to_string();
+            let mut notes = Notes::default();
+            let is_default = object.annotations.get("ingressclass.kubernetes.io/is-default-class");
+            if is_default.is_some_and(|value| value == "true") {
+                match &self.default_class {
+                    None => self.default_class = Some(name.clone()),
+                    Some(first) => {
+                        let reason = format!("IngressClass {first} is the default already");
+                        notes.refused_part("metadata.annotations", "is-default-class", reason);
+                    }
+                }
+            }
+            if !INGRESS_CONTROLLERS.contains(&controller.as_str()) {
+                let ours = INGRESS_CONTROLLERS.join(", ");
+                notes.ignored("spec.controller", controller, format!("another controller's; ours: {ours}"));
+                self.classes.insert(name, None);
+                self.notes(&object.id).extend(&notes);
+                continue;
+            }
+            let mut class = self.classless.clone();
+            if let Some(parameters) = spec.parameters {
+                let group = parameters.api_group.unwrap_or_default();
+                if (group.as_str(), parameters.kind.as_str()) == (crd::GROUP, "GatewayConfig") {
+                    class = self.class(world, &parameters.name, taken, ids, &mut notes);
+                } else {
+                    let given = format!("{group} {}", parameters.kind);
+                    let reason = "not supported yet: the class is served on --listen by all clusters";
+                    notes.ignored("spec.parameters", given, reason);
+                }
+            }
+            self.classes.insert(name, Some(class));
+            self.notes(&object.id).extend(&notes);
+        }
+    }
+
+    fn class(
+        &mut self,
+        world: &World,
+        config: &str,
+        taken: &mut HashSet<(SocketAddr, HostPattern)>,
+        ids: &mut Ids,
+        notes: &mut Notes,
+    ) -> Class {
+        let (spec, permitted, default) = self.config(world, config, notes);
+        let mut listeners = Vec::new();
+        for (index, listener) in spec.listeners.iter().enumerate() {
+            let field = format!("{config}: spec.listeners[{index}]");
+            let port = text::bounded::<u16>(listener.port, 1, 65_535);
+            match (listener.protocol.as_str(), port) {
+                ("HTTP", Ok(port)) => {
+                    let addr = any_address(port);
+                    listeners.extend(self.ingress_listener(addr, taken, ids));
+                }
+                ("HTTPS", Ok(_)) => notes.ignored(field, "HTTPS", "not yet served: TLS"),
+                (_, Err(allowed)) => notes.refused_part(field, listener.port, format!("allowed: {allowed}")),
+                (other, Ok(_)) => notes.refused_part(field, other, "allowed: HTTP, HTTPS"),
+            }
+        }
+        if spec.listeners.is_empty() {
+            listeners.clone_from(&self.classless.listeners);
+        }
+        Class { listeners, permitted, default }
+    }
+
+    fn read_grants(&mut self, world: &World) {
+        for object in world.fleet(Kind::ReferenceGrant) {
+            let Spec::ReferenceGrant(grant) = &object.spec else { continue };
+            for from in &grant.spec.from {
+                for to in &grant.spec.to {
+                    self.grants.push(Grant {
+                        from: (from.group.clone(), from.kind.clone(), from.namespace.clone()),
+                        to_namespace: object.id.namespace.clone(),
+                        to: (
+                            to.group.clone(),
+                            to.kind.clone(),
+                            to.name.clone().filter(|name| !name.is_empty()),
+                        ),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// A port on every address of the node, IPv4 and IPv6.
+fn any_address(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)
+}
+
+fn target_kind(group: &str, kind: &str) -> Option<Kind> {
+    match (group, kind) {
+        ("networking.k8s.io", "Ingress") => Some(Kind::Ingress),
+        ("gateway.networking.k8s.io", "HTTPRoute") => Some(Kind::HttpRoute),
+        ("gateway.networking.k8s.io", "Gateway") => Some(Kind::Gateway),
+        ("", "Service") => Some(Kind::Service),
+        _ => None,
+    }
+}

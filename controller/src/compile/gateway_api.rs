@@ -1,0 +1,530 @@
+//! `HTTPRoute` to rows: attachment to listeners, hostnames, matches, filters, weighted backends.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use gateway_api::experimental::httproutes as api;
+use gateway_api::experimental::httproutes::HttpRoute;
+use routing::id::ListenerId;
+use routing::model::{
+    CookieAffinity, HeaderEdits, HostKey, HostPattern, PathMatch, RuleAction, RuleMatch, Target, ValueMatch,
+    ValuePattern, WeightedBackend, WildcardLabels,
+};
+use wire::head::Method;
+
+use crate::compile::annotations;
+use crate::compile::context::{GatewayInfo, GatewayListener, RoutesFrom};
+use crate::compile::filters::{self, Filters};
+use crate::compile::policy::{self, Part};
+use crate::compile::route::{Builder, Env, Rank, Resolved, RouteOutput, Row};
+use crate::merge::{BackendKey, PortRef};
+use crate::object::{Kind, Object};
+use crate::text;
+use crate::verdict::Notes;
+use crate::world::ServiceName;
+
+const GROUP: &str = "gateway.networking.k8s.io";
+/// The cookie of `sessionPersistence` without a `sessionName`.
+const SESSION_COOKIE: &str = "ringway-session";
+/// Header conditions of one match (Gateway API: 16).
+const CONDITIONS_MAX: usize = 16;
+
+/// One listener that the route is attached to.
+struct Attachment<'a> {
+    gateway_key: (Arc<str>, Arc<str>),
+    gateway: &'a GatewayInfo,
+    section: Arc<str>,
+    ids: &'a [ListenerId],
+    hosts: Vec<HostPattern>,
+}
+
+/// Compiles one `HTTPRoute`. What is wrong is reported and costs itself only.
+pub fn compile(env: &mut Env<'_>, object: &Object, route: &HttpRoute) -> RouteOutput {
+    let mut builder = Builder::new(env, object);
+    let hosts = hostnames(&mut builder, route);
+    let attachments = attach(&mut builder, route, hosts.as_deref());
+    let notes = &mut builder.out.notes;
+    let annotated = annotations::read(&object.annotations, &builder.env.context.members, notes);
+    if annotated.rewrite_prefix.is_some() {
+        notes.ignored("metadata.annotations[ringway.dev/rewrite-prefix]", "", "use the URLRewrite filter");
+    }
+    for (index, rule) in route.spec.rules.iter().flatten().enumerate() {
+        let field = format!("spec.rules[{index}]");
+        compile_rule(&mut builder, rule, index, &field, &attachments, &annotated.part);
+    }
+    builder.out
+}
+
+/// `None` = the route names no host; an empty list = every name was wrong.
+fn hostnames(builder: &mut Builder<'_, '_>, route: &HttpRoute) -> Option<Vec<HostPattern>> {
+    let given = route.spec.hostnames.as_ref().filter(|hostnames| !hostnames.is_empty())?;
+    let mut hosts = Vec::new();
+    for (index, name) in given.iter().enumerate() {
+        match text::host(name, WildcardLabels::Many) {
+            Ok(host) => hosts.push(host),
+            Err(allowed) => {
+                let field = format!("spec.hostnames[{index}]");
+                builder.out.notes.refused_part(field, name, format!("allowed: {allowed}"));
+            }
+        }
+    }
+    Some(hosts)
+}
+
+fn attach<'a>(
+    builder: &mut Builder<'a, '_>,
+    route: &HttpRoute,
+    hosts: Option<&[HostPattern]>,
+) -> Vec<Attachment<'a>> {
+    let mut attachments = Vec::new();
+    let mut seen = HashSet::new();
+    let context = builder.env.context;
+    let namespace = builder.object.id.namespace.clone();
+    for (index, parent) in route.spec.parent_refs.iter().flatten().enumerate() {
+        let field = format!("spec.parentRefs[{index}]");
+        let kind = (parent.group.as_deref().unwrap_or(GROUP), parent.kind.as_deref().unwrap_or("Gateway"));
+        if kind != (GROUP, "Gateway") {
+            let given = format!("{} {}", kind.0, kind.1);
+            builder.out.notes.ignored(field, given, "only Gateways are served");
+            continue;
+        }
+        let of = parent.namespace.as_deref().map_or_else(|| namespace.clone(), Arc::from);
+        let gateway_key = (of, Arc::from(parent.name.as_str()));
+        let Some(gateway) = context.gateways.get(&gateway_key) else {
+            let name = format!("{}/{}", gateway_key.0, gateway_key.1);
+            builder.out.notes.refused_part(field, name, "no such Gateway of ours");
+            continue;
+        };
+        let mut refusal = "no listener has this sectionName and port";
+        let mut attached = false;
+        for listener in &gateway.listeners {
+            let named = parent.section_name.as_deref().is_none_or(|section| section == &*listener.section);
+            let ported = parent.port.is_none_or(|port| port == listener.port);
+            if !named || !ported {
+                continue;
+            }
+            match admit(listener, &gateway_key.0, &namespace, hosts) {
+                Ok(hosts) => {
+                    attached = true;
+                    if seen.insert((gateway_key.clone(), listener.section.clone())) {
+                        attachments.push(Attachment {
+                            gateway_key: gateway_key.clone(),
+                            gateway,
+                            section: listener.section.clone(),
+                            ids: &listener.ids,
+                            hosts,
+                        });
+                    }
+                }
+                Err(reason) => refusal = reason,
+            }
+        }
+        if !attached {
+            let name = format!("{}/{}", gateway_key.0, gateway_key.1);
+            builder.out.notes.refused_part(field, name, format!("not attached: {refusal}"));
+        }
+    }
+    if route.spec.parent_refs.as_ref().is_none_or(Vec::is_empty) {
+        builder.out.notes.ignored("spec.parentRefs", "", "attached to no Gateway: it serves nothing");
+    }
+    attachments
+}
+
+/// The hosts that the route serves on this listener.
+fn admit(
+    listener: &GatewayListener,
+    gateway_namespace: &str,
+    route_namespace: &str,
+    hosts: Option<&[HostPattern]>,
+) -> Result<Vec<HostPattern>, &'static str> {
+    if let Some(reason) = listener.closed {
+        return Err(reason);
+    }
+    match listener.from {
+        RoutesFrom::All => {}
+        RoutesFrom::Same if gateway_namespace == route_namespace => {}
+        RoutesFrom::Same => {
+            return Err("NotAllowedByListeners: its allowedRoutes admit only its own namespace");
+        }
+        RoutesFrom::Nobody => return Err("NotAllowedByListeners: its allowedRoutes admit nobody"),
+    }
+    let Some(hosts) = hosts else { return Ok(vec![listener.hostname.clone()]) };
+    let mut common: Vec<HostPattern> =
+        hosts.iter().filter_map(|host| intersect(&listener.hostname, host)).collect();
+    common.sort();
+    common.dedup();
+    if common.is_empty() { Err("NoMatchingListenerHostname") } else { Ok(common) }
+}
+
+/// The hosts that both patterns match, if any: always one of the two.
+fn intersect(a: &HostPattern, b: &HostPattern) -> Option<HostPattern> {
+    let under = |name: &str, suffix: &str| name.strip_suffix(suffix).is_some_and(|head| head.ends_with('.'));
+    match (a, b) {
+        (HostPattern::Any, other) | (other, HostPattern::Any) => Some(other.clone()),
+        (HostPattern::Exact(x), HostPattern::Exact(y)) => (x == y).then(|| a.clone()),
+        (HostPattern::Exact(name), HostPattern::Wildcard { suffix, .. }) => {
+            under(name, suffix).then(|| a.clone())
+        }
+        (HostPattern::Wildcard { suffix, .. }, HostPattern::Exact(name)) => {
+            under(name, suffix).then(|| b.clone())
+        }
+        (HostPattern::Wildcard { suffix: x, .. }, HostPattern::Wildcard { suffix: y, .. }) => {
+            if x == y || under(x, y) { Some(a.clone()) } else { under(y, x).then(|| b.clone()) }
+        }
+    }
+}
+
+fn compile_rule(
+    builder: &mut Builder<'_, '_>,
+    rule: &api::HttpRouteRules,
+    index: usize,
+    field: &str,
+    attachments: &[Attachment<'_>],
+    annotated: &Part,
+) {
+    let mut filters = filters::read_rule(rule.filters.as_deref(), field, &mut builder.out.notes);
+    let mut matches = Vec::new();
+    for (m, given) in rule.matches.iter().flatten().enumerate() {
+        matches.extend(read_match(builder, given, &format!("{field}.matches[{m}]")));
+    }
+    if rule.matches.as_ref().is_none_or(Vec::is_empty) {
+        matches.push(RuleMatch {
+            path: PathMatch::Prefix(Arc::from("/")),
+            method: None,
+            headers: Box::default(),
+            query: Box::default(),
+        });
+    }
+    if filters.needs_prefix() && matches.iter().any(|m| !matches!(m.path, PathMatch::Prefix(_))) {
+        let reason = "replacePrefixMatch needs PathPrefix matches";
+        builder.out.notes.refused_part(
+            format!("{field}.filters"),
+            "",
+            format!("{reason}; the rule answers 500"),
+        );
+        filters.broken.get_or_insert(reason.to_owned());
+    }
+    let (backends, keys) = backends(builder, rule, field, &mut filters);
+    let inline = inline_part(builder, rule, field);
+    for attachment in attachments {
+        let part = rule_part(builder, attachment, rule.name.as_deref(), &keys, annotated, &inline);
+        let policy = builder.policy(&part, &attachment.gateway.permitted, &keys);
+        // Matches of one path share one action; only a prefix rewrite or redirect depends on the path.
+        let mut shared: Option<Arc<RuleAction>> = None;
+        for matched in &matches {
+            let action = match &shared {
+                Some(action) if !filters.needs_prefix() => action.clone(),
+                Some(_) | None => {
+                    let target = target(&filters, &matched.path, &backends);
+                    let mut action = builder.action(index, target, policy.clone());
+                    action.request_headers = filters.request_headers.clone();
+                    action.response_headers = filters.response_headers.clone();
+                    action.rewrite = filters.rewrite(&matched.path);
+                    Arc::new(action)
+                }
+            };
+            shared = Some(action.clone());
+            for listener in attachment.ids {
+                for pattern in &attachment.hosts {
+                    builder.row(Row {
+                        key: HostKey { listener: *listener, pattern: pattern.clone() },
+                        rank: Rank::Rule,
+                        matches: matched.clone(),
+                        action: action.clone(),
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn target(filters: &Filters, path: &PathMatch, backends: &[WeightedBackend]) -> Target {
+    if let Some(reason) = &filters.broken {
+        return Target::Reply { status: 500, reason: Arc::from(reason.as_str()) };
+    }
+    if let Some(redirect) = filters.redirect(path) {
+        return Target::Redirect(redirect);
+    }
+    if backends.iter().all(|backend| backend.weight == 0) {
+        // Gateway API: a rule without backends, or with weights of zero only, answers 500.
+        return Target::Reply { status: 500, reason: Arc::from("no backend has a weight") };
+    }
+    if backends.iter().all(|backend| backend.backend.is_none() || backend.weight == 0) {
+        return Target::Reply { status: 500, reason: Arc::from("no backendRef can be resolved") };
+    }
+    Target::Forward(backends.into())
+}
+
+/// Default, Gateway, listener, route, rule, Service, annotations, the rule's own fields: the last one wins.
+fn rule_part(
+    builder: &Builder<'_, '_>,
+    attachment: &Attachment<'_>,
+    rule: Option<&str>,
+    keys: &[BackendKey],
+    annotated: &Part,
+    inline: &Part,
+) -> Part {
+    let context = builder.env.context;
+    let mut part = attachment.gateway.default.clone();
+    let (namespace, name) = &attachment.gateway_key;
+    let id = &builder.object.id;
+    let layers = [
+        context.policy(Kind::Gateway, namespace, name, ""),
+        context.policy(Kind::Gateway, namespace, name, &attachment.section),
+        context.policy(Kind::HttpRoute, &id.namespace, &id.name, ""),
+        rule.and_then(|rule| context.policy(Kind::HttpRoute, &id.namespace, &id.name, rule)),
+    ];
+    for layer in layers.into_iter().flatten() {
+        part.overlay(layer);
+    }
+    if let Some(service) = builder.service_part(keys) {
+        part.overlay(&service);
+    }
+    part.overlay(annotated);
+    part.overlay(inline);
+    part
+}
+
+fn read_match(
+    builder: &mut Builder<'_, '_>,
+    given: &api::HttpRouteRulesMatches,
+    field: &str,
+) -> Option<RuleMatch> {
+    let result = (|| -> Result<RuleMatch, (String, String, String)> {
+        let path = read_path(builder, given.path.as_ref())
+            .map_err(|(value, allowed)| (format!("{field}.path"), value, allowed))?;
+        let method = given.method.as_ref().map(method);
+        let mut headers: Vec<ValueMatch> = Vec::new();
+        for (index, header) in given.headers.iter().flatten().enumerate() {
+            let at = |allowed| (format!("{field}.headers[{index}]"), header.name.clone(), allowed);
+            let name = text::header_name(&header.name).map_err(at)?;
+            let regex =
+                matches!(header.r#type, Some(api::HttpRouteRulesMatchesHeadersType::RegularExpression));
+            let value = pattern(builder, &header.value, regex).map_err(at)?;
+            // Gateway API: of two conditions on one name the first counts.
+            if headers.len() < CONDITIONS_MAX && headers.iter().all(|known| known.name != name) {
+                headers.push(ValueMatch { name, value });
+            }
+        }
+        let mut query: Vec<ValueMatch> = Vec::new();
+        for (index, parameter) in given.query_params.iter().flatten().enumerate() {
+            let at = |allowed| (format!("{field}.queryParams[{index}]"), parameter.name.clone(), allowed);
+            let name = text::query_name(&parameter.name).map_err(at)?;
+            let regex = matches!(
+                parameter.r#type,
+                Some(api::HttpRouteRulesMatchesQueryParamsType::RegularExpression)
+            );
+            let value = pattern(builder, &parameter.value, regex).map_err(at)?;
+            if query.len() < CONDITIONS_MAX && query.iter().all(|known| known.name != name) {
+                query.push(ValueMatch { name, value });
+            }
+        }
+        Ok(RuleMatch { path, method, headers: headers.into(), query: query.into() })
+    })();
+    match result {
+        Ok(matched) => Some(matched),
+        Err((field, value, allowed)) => {
+            // The match is not served at all: one without its condition would catch what it must not.
+            builder.out.notes.refused_part(field, value, format!("allowed: {allowed}"));
+            None
+        }
+    }
+}
+
+fn read_path(
+    builder: &mut Builder<'_, '_>,
+    given: Option<&api::HttpRouteRulesMatchesPath>,
+) -> Result<PathMatch, (String, String)> {
+    let value = given.and_then(|path| path.value.as_deref()).unwrap_or("/");
+    let at = |allowed| (value.to_owned(), allowed);
+    match given.and_then(|path| path.r#type.as_ref()) {
+        Some(api::HttpRouteRulesMatchesPathType::Exact) => {
+            text::path(value).map_err(at)?;
+            Ok(PathMatch::Exact(Arc::from(value)))
+        }
+        None | Some(api::HttpRouteRulesMatchesPathType::PathPrefix) => {
+            text::path(value).map_err(at)?;
+            Ok(PathMatch::Prefix(Arc::from(text::prefix(value))))
+        }
+        Some(api::HttpRouteRulesMatchesPathType::RegularExpression) => {
+            builder.env.regexes.anchored(value).map(PathMatch::Regex).map_err(at)
+        }
+    }
+}
+
+fn pattern(builder: &mut Builder<'_, '_>, value: &str, regex: bool) -> Result<ValuePattern, String> {
+    if regex {
+        builder.env.regexes.anchored(value).map(ValuePattern::Regex)
+    } else {
+        text::value(value).map(ValuePattern::Exact)
+    }
+}
+
+fn method(given: &api::HttpRouteRulesMatchesMethod) -> Method {
+    match given {
+        api::HttpRouteRulesMatchesMethod::Get => Method::Get,
+        api::HttpRouteRulesMatchesMethod::Head => Method::Head,
+        api::HttpRouteRulesMatchesMethod::Post => Method::Post,
+        api::HttpRouteRulesMatchesMethod::Put => Method::Put,
+        api::HttpRouteRulesMatchesMethod::Delete => Method::Delete,
+        api::HttpRouteRulesMatchesMethod::Connect => Method::Connect,
+        api::HttpRouteRulesMatchesMethod::Options => Method::Options,
+        api::HttpRouteRulesMatchesMethod::Trace => Method::Trace,
+        api::HttpRouteRulesMatchesMethod::Patch => Method::Patch,
+    }
+}
+
+fn backends(
+    builder: &mut Builder<'_, '_>,
+    rule: &api::HttpRouteRules,
+    field: &str,
+    filters: &mut Filters,
+) -> (Vec<WeightedBackend>, Vec<BackendKey>) {
+    let (mut backends, mut keys) = (Vec::new(), Vec::new());
+    for (index, given) in rule.backend_refs.iter().flatten().enumerate() {
+        let field = format!("{field}.backendRefs[{index}]");
+        let weight = match text::bounded(i64::from(given.weight.unwrap_or(1)), 0, text::WEIGHT_MAX) {
+            Ok(weight) => weight,
+            Err(allowed) => {
+                let weight = given.weight.unwrap_or(1);
+                builder.out.notes.refused_part(
+                    format!("{field}.weight"),
+                    weight,
+                    format!("allowed: {allowed}"),
+                );
+                0
+            }
+        };
+        let own = filters::read_backend(given.filters.as_deref(), &field, &mut builder.out.notes);
+        let misplaced = own.redirect.is_some() || own.hostname.is_some() || own.path.is_some();
+        if misplaced && own.broken.is_none() {
+            let reason =
+                "redirects and rewrites are supported on the rule only; this share is answered with 500";
+            builder.out.notes.refused_part(format!("{field}.filters"), "", reason);
+        }
+        let resolved = if own.broken.is_some() || misplaced { None } else { resolve(builder, given, &field) };
+        let id = resolved.and_then(|(service, port)| builder.backend(&service, port));
+        let backend = id.map(|(id, key)| {
+            keys.push(key);
+            id
+        });
+        let (request_headers, response_headers) = match backend {
+            Some(_) => (own.request_headers, own.response_headers),
+            None => (HeaderEdits::default(), HeaderEdits::default()),
+        };
+        backends.push(WeightedBackend { backend, weight, request_headers, response_headers });
+    }
+    if filters.redirect.is_some() && !backends.is_empty() {
+        let reason = "not used: the rule redirects";
+        builder.out.notes.ignored(format!("{field}.backendRefs"), "", reason);
+    }
+    (backends, keys)
+}
+
+fn resolve(
+    builder: &mut Builder<'_, '_>,
+    given: &api::HttpRouteRulesBackendRefs,
+    field: &str,
+) -> Option<(ServiceName, PortRef)> {
+    let share = "its share is answered with 500";
+    let kind = (given.group.as_deref().unwrap_or(""), given.kind.as_deref().unwrap_or("Service"));
+    if kind != ("", "Service") {
+        let value = format!("{} {}", kind.0, kind.1);
+        builder.out.notes.refused_part(
+            field,
+            value,
+            format!("InvalidKind: only Services are supported; {share}"),
+        );
+        return None;
+    }
+    let own: Arc<str> = builder.object.id.namespace.clone();
+    let namespace = given.namespace.as_deref().map_or_else(|| own.clone(), Arc::from);
+    let name = ServiceName { namespace, name: Arc::from(given.name.as_str()) };
+    let shown = format!("{}/{}", name.namespace, name.name);
+    let from = (GROUP, "HTTPRoute", &*own);
+    if name.namespace != own && !builder.env.context.is_granted(from, &name.namespace, &name.name) {
+        let reason = format!("RefNotPermitted: no ReferenceGrant in {} allows it; {share}", name.namespace);
+        builder.out.notes.refused_part(field, shown, reason);
+        return None;
+    }
+    let Some(port) = given.port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0) else {
+        let reason = format!("a Service needs a port from 1 to 65535; {share}");
+        builder.out.notes.refused_part(format!("{field}.port"), given.port.unwrap_or(0), reason);
+        return None;
+    };
+    let port = PortRef::Number(port);
+    match builder.resolve(&name, &port) {
+        Resolved::Yes => Some((name, port)),
+        Resolved::NoService => {
+            let reason = format!("BackendNotFound: no member cluster has this Service; {share}");
+            builder.out.notes.refused_part(field, shown, reason);
+            None
+        }
+        Resolved::NoPort => {
+            let reason = format!("BackendNotFound: no member cluster's Service has this port; {share}");
+            builder.out.notes.refused_part(format!("{field}.port"), port, reason);
+            None
+        }
+    }
+}
+
+/// `timeouts`, `retry` and `sessionPersistence` of the rule itself.
+fn inline_part(builder: &mut Builder<'_, '_>, rule: &api::HttpRouteRules, field: &str) -> Part {
+    let notes = &mut builder.out.notes;
+    let mut part = Part::default();
+    if let Some(timeouts) = &rule.timeouts {
+        part.request = timeout(timeouts.request.as_deref(), &format!("{field}.timeouts.request"), notes);
+        part.attempt =
+            timeout(timeouts.backend_request.as_deref(), &format!("{field}.timeouts.backendRequest"), notes);
+    }
+    if let Some(retry) = &rule.retry {
+        if let Some(retries) = retry.attempts {
+            match text::bounded::<u8>(retries, 0, 9) {
+                // Gateway API counts retries, a policy counts tries.
+                Ok(retries) => part.attempts = Some(retries + 1),
+                Err(allowed) => {
+                    notes.refused_part(
+                        format!("{field}.retry.attempts"),
+                        retries,
+                        format!("allowed: {allowed}"),
+                    );
+                }
+            }
+        }
+        if let Some(codes) = &retry.codes {
+            part.statuses = Some(policy::read_statuses(codes, &format!("{field}.retry.codes"), notes));
+        }
+        if let Some(backoff) = &retry.backoff {
+            notes.ignored(format!("{field}.retry.backoff"), backoff, "another endpoint is tried at once");
+        }
+    }
+    if let Some(session) = &rule.session_persistence {
+        let field = format!("{field}.sessionPersistence");
+        if matches!(session.r#type, Some(api::HttpRouteRulesSessionPersistenceType::Header)) {
+            notes.ignored(format!("{field}.type"), "Header", "not supported yet; allowed: Cookie");
+            return part;
+        }
+        let name = session.session_name.as_deref().unwrap_or(SESSION_COOKIE);
+        match text::cookie_name(name) {
+            Ok(cookie) => {
+                let max_age =
+                    timeout(session.absolute_timeout.as_deref(), &format!("{field}.absoluteTimeout"), notes);
+                part.affinity = Some(CookieAffinity { cookie, path: Arc::from("/"), max_age });
+            }
+            Err(allowed) => {
+                notes.refused_part(format!("{field}.sessionName"), name, format!("allowed: {allowed}"));
+            }
+        }
+    }
+    part
+}
+
+fn timeout(given: Option<&str>, field: &str, notes: &mut Notes) -> Option<std::time::Duration> {
+    match text::duration(given?) {
+        Ok(duration) => Some(duration),
+        Err(allowed) => {
+            notes.refused_part(field, given.unwrap_or_default(), format!("allowed: {allowed}"));
+            None
+        }
+    }
+}

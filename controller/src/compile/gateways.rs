@@ -1,0 +1,181 @@
+//! Gateways of ours and their listeners, as part of the [`Context`].
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use gateway_api::experimental::gateways::{
+    Gateway, GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom,
+};
+use routing::model::{HostPattern, WildcardLabels};
+
+use crate::compile::context::{Context, GATEWAY_CONTROLLER, GatewayInfo, GatewayListener, RoutesFrom};
+use crate::compile::ids::Ids;
+use crate::compile::policy::{Part, Permitted};
+use crate::crd;
+use crate::object::{Kind, Object, Spec};
+use crate::text;
+use crate::verdict::Notes;
+use crate::world::World;
+
+impl Context {
+    pub(super) fn read_gateways(
+        &mut self,
+        world: &World,
+        taken: &mut HashSet<(SocketAddr, HostPattern)>,
+        ids: &mut Ids,
+    ) {
+        let mut classes = HashMap::new();
+        for object in world.fleet(Kind::GatewayClass) {
+            let Spec::GatewayClass(class) = &object.spec else { continue };
+            let mut notes = Notes::default();
+            if class.spec.controller_name != GATEWAY_CONTROLLER {
+                let reason = format!("another controller's; ours: {GATEWAY_CONTROLLER}");
+                notes.ignored("spec.controllerName", &class.spec.controller_name, reason);
+                classes.insert(object.id.name.clone(), None);
+            } else {
+                let mut parameters = (crd::GatewayConfigSpec::default(), Permitted::All, Part::default());
+                if let Some(reference) = &class.spec.parameters_ref {
+                    if (reference.group.as_str(), reference.kind.as_str()) == (crd::GROUP, "GatewayConfig") {
+                        parameters = self.config(world, &reference.name, &mut notes);
+                    } else {
+                        let given = format!("{} {}", reference.group, reference.kind);
+                        notes.refused_part("spec.parametersRef", given, "allowed: ringway.dev GatewayConfig");
+                    }
+                }
+                if !parameters.0.listeners.is_empty() {
+                    let reason = "not used for a GatewayClass: Gateways bring their own listeners";
+                    notes.info("spec.parametersRef", "listeners", reason);
+                }
+                classes.insert(object.id.name.clone(), Some((parameters.1, parameters.2)));
+            }
+            self.notes(&object.id).extend(&notes);
+        }
+        let mut gateways: Vec<&Arc<Object>> = world.fleet(Kind::Gateway).collect();
+        gateways.sort_by_key(|object| (object.created, object.id.clone()));
+        for object in gateways {
+            let Spec::Gateway(gateway) = &object.spec else { continue };
+            let mut notes = Notes::default();
+            match classes.get(gateway.spec.gateway_class_name.as_str()) {
+                Some(Some((permitted, default))) => {
+                    let listeners = self.gateway_listeners(object, gateway, taken, ids, &mut notes);
+                    let key = (object.id.namespace.clone(), object.id.name.clone());
+                    let info =
+                        GatewayInfo { listeners, permitted: permitted.clone(), default: default.clone() };
+                    self.gateways.insert(key, info);
+                }
+                Some(None) => {
+                    let class = &gateway.spec.gateway_class_name;
+                    notes.ignored("spec.gatewayClassName", class, "another controller's class");
+                }
+                None => {
+                    let class = &gateway.spec.gateway_class_name;
+                    notes.refused("spec.gatewayClassName", class, "no such GatewayClass");
+                }
+            }
+            self.notes(&object.id).extend(&notes);
+        }
+    }
+
+    fn gateway_listeners(
+        &mut self,
+        object: &Object,
+        gateway: &Gateway,
+        taken: &mut HashSet<(SocketAddr, HostPattern)>,
+        ids: &mut Ids,
+        notes: &mut Notes,
+    ) -> Vec<GatewayListener> {
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for (index, address) in gateway.spec.addresses.iter().flatten().enumerate() {
+            let value = address.value.clone().unwrap_or_default();
+            match (address.r#type.as_deref().unwrap_or("IPAddress"), value.parse()) {
+                ("IPAddress", Ok(ip)) => addresses.push(ip),
+                (kind, _) => {
+                    let reason = "allowed: type IPAddress with an address of this node";
+                    notes.refused_part(format!("spec.addresses[{index}]"), format!("{kind} {value}"), reason);
+                }
+            }
+        }
+        if addresses.is_empty() && gateway.spec.addresses.as_ref().is_none_or(Vec::is_empty) {
+            addresses.push(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        }
+        let mut listeners: Vec<GatewayListener> = Vec::new();
+        for (index, spec) in gateway.spec.listeners.iter().enumerate() {
+            let field = format!("spec.listeners[{index}]");
+            if listeners.iter().any(|listener| *listener.section == *spec.name) {
+                notes.refused_part(
+                    format!("{field}.name"),
+                    &spec.name,
+                    "used twice: the first one is served",
+                );
+                continue;
+            }
+            let Some(mut listener) = read_listener(spec, &field, notes) else { continue };
+            if listener.closed.is_none() {
+                let port = u16::try_from(spec.port).unwrap_or(0);
+                for ip in &addresses {
+                    let addr = SocketAddr::new(*ip, port);
+                    if !taken.insert((addr, listener.hostname.clone())) {
+                        let reason = "Conflicted: another listener has this address, port and hostname";
+                        notes.refused_part(&field, addr, reason);
+                        listener.closed = Some("it conflicts with another listener");
+                        continue;
+                    }
+                    let name = format!("{}/{}/{}", object.id.namespace, object.id.name, spec.name);
+                    listener.ids.extend(self.add_listener(
+                        Arc::from(name),
+                        addr,
+                        listener.hostname.clone(),
+                        ids,
+                    ));
+                }
+            }
+            listeners.push(listener);
+        }
+        listeners
+    }
+}
+
+fn read_listener(spec: &GatewayListeners, field: &str, notes: &mut Notes) -> Option<GatewayListener> {
+    let hostname = match spec.hostname.as_deref().filter(|hostname| !hostname.is_empty()) {
+        None => HostPattern::Any,
+        Some(hostname) => match text::host(hostname, WildcardLabels::Many) {
+            Ok(pattern) => pattern,
+            Err(allowed) => {
+                notes.refused_part(format!("{field}.hostname"), hostname, format!("allowed: {allowed}"));
+                return None;
+            }
+        },
+    };
+    if text::bounded::<u16>(i64::from(spec.port), 1, 65_535).is_err() {
+        notes.refused_part(format!("{field}.port"), spec.port, "allowed: 1 to 65535");
+        return None;
+    }
+    let mut closed = match spec.protocol.as_str() {
+        "HTTP" => None,
+        "HTTPS" | "TLS" => Some("not yet served: TLS"),
+        "TCP" | "UDP" => Some("not yet served: TCP and UDP"),
+        _ => Some("this protocol is not known; allowed: HTTP"),
+    };
+    if let Some(reason) = closed {
+        notes.ignored(format!("{field}.protocol"), &spec.protocol, reason);
+    }
+    let allowed = spec.allowed_routes.as_ref();
+    let kinds = allowed.and_then(|allowed| allowed.kinds.as_ref()).filter(|kinds| !kinds.is_empty());
+    if kinds.is_some_and(|kinds| kinds.iter().all(|kind| kind.kind != "HTTPRoute")) {
+        notes.ignored(format!("{field}.allowedRoutes.kinds"), "", "only HTTPRoute is served");
+        closed = closed.or(Some("it allows no HTTPRoute"));
+    }
+    let namespaces = allowed.and_then(|allowed| allowed.namespaces.as_ref());
+    let from = match namespaces.and_then(|namespaces| namespaces.from.as_ref()) {
+        None | Some(GatewayListenersAllowedRoutesNamespacesFrom::Same) => RoutesFrom::Same,
+        Some(GatewayListenersAllowedRoutesNamespacesFrom::All) => RoutesFrom::All,
+        Some(GatewayListenersAllowedRoutesNamespacesFrom::Selector) => {
+            let reason = "not supported yet: no route attaches; allowed: Same, All";
+            notes.refused_part(format!("{field}.allowedRoutes.namespaces.from"), "Selector", reason);
+            RoutesFrom::Nobody
+        }
+    };
+    let section = Arc::from(spec.name.as_str());
+    Some(GatewayListener { section, port: spec.port, hostname, ids: Vec::new(), from, closed })
+}

@@ -1,0 +1,256 @@
+//! `Ingress` to rows: class, hosts, paths, default backend.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::networking::v1::{Ingress, IngressBackend};
+use routing::id::ListenerId;
+use routing::model::{
+    HeaderEdits, HostKey, HostPattern, PathMatch, PathRewrite, Rewrite, RuleAction, RuleMatch, Target,
+    WeightedBackend, WildcardLabels,
+};
+
+use crate::compile::annotations::{self, Annotations};
+use crate::compile::context::Class;
+use crate::compile::policy::Part;
+use crate::compile::route::{Builder, Env, Rank, Resolved, RouteOutput, Row};
+use crate::merge::PortRef;
+use crate::object::{Kind, Object};
+use crate::text;
+use crate::world::ServiceName;
+
+/// The annotation that came before `spec.ingressClassName`.
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+
+/// Compiles one Ingress. What is wrong is reported and costs itself only.
+pub fn compile(env: &mut Env<'_>, object: &Object, ingress: &Ingress) -> RouteOutput {
+    let mut builder = Builder::new(env, object);
+    let Some(class) = class_of(&mut builder, ingress) else { return builder.out };
+    let read = annotations::read(&object.annotations, &builder.env.context.members, &mut builder.out.notes);
+    let compiler = Compiler { class: &class, annotations: &read };
+    let spec = ingress.spec.clone().unwrap_or_default();
+    if spec.tls.as_ref().is_some_and(|tls| !tls.is_empty()) {
+        builder.out.notes.ignored("spec.tls", "", "not yet served: TLS; its hosts are served over HTTP");
+    }
+    let mut index = 0;
+    for (r, rule) in spec.rules.iter().flatten().enumerate() {
+        let field = format!("spec.rules[{r}]");
+        let pattern = match rule.host.as_deref().filter(|host| !host.is_empty()) {
+            None => HostPattern::Any,
+            Some(host) => match text::host(host, WildcardLabels::One) {
+                Ok(pattern) => pattern,
+                Err(allowed) => {
+                    let field = format!("{field}.host");
+                    builder.out.notes.refused_part(field, host, format!("allowed: {allowed}"));
+                    continue;
+                }
+            },
+        };
+        for (p, path) in rule.http.iter().flat_map(|http| &http.paths).enumerate() {
+            let field = format!("{field}.http.paths[{p}]");
+            let given = path.path.as_deref().filter(|path| !path.is_empty());
+            let matched = path_match(&mut builder, &path.path_type, given, &field);
+            let Some(matched) = matched else { continue };
+            let action = compiler.action(&mut builder, &path.backend, Some(&matched), index, &field);
+            compiler.rows(&mut builder, &pattern, &matched, &action, Rank::Rule);
+            index += 1;
+        }
+    }
+    if let Some(backend) = &spec.default_backend {
+        let action = compiler.action(&mut builder, backend, None, index, "spec.defaultBackend");
+        let all = PathMatch::Prefix(Arc::from("/"));
+        compiler.rows(&mut builder, &HostPattern::Any, &all, &action, Rank::Default);
+    } else if index == 0 && builder.out.notes.is_empty() {
+        builder.out.notes.ignored("spec.rules", "", "no path and no default backend: it serves nothing");
+    }
+    builder.out
+}
+
+/// The class that serves it; `None` when none of ours does, which is then remarked on.
+fn class_of(builder: &mut Builder<'_, '_>, ingress: &Ingress) -> Option<Class> {
+    let spec_class = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_ref());
+    let annotated = builder.object.annotations.get(CLASS_ANNOTATION);
+    let context = builder.env.context;
+    let (field, name) = match (spec_class, annotated) {
+        (Some(name), _) => ("spec.ingressClassName", Some(name)),
+        (None, Some(name)) => ("metadata.annotations[kubernetes.io/ingress.class]", Some(name)),
+        (None, None) => ("spec.ingressClassName", context.default_class.as_ref()),
+    };
+    let Some(name) = name else { return Some(context.classless.clone()) };
+    match context.classes.get(name) {
+        Some(Some(class)) => Some(class.clone()),
+        Some(None) => {
+            builder.out.notes.ignored(field, name, "another controller's class");
+            None
+        }
+        None => {
+            builder.out.notes.refused(field, name, "no such IngressClass on the Fleet");
+            None
+        }
+    }
+}
+
+fn path_match(
+    builder: &mut Builder<'_, '_>,
+    path_type: &str,
+    path: Option<&str>,
+    field: &str,
+) -> Option<PathMatch> {
+    let path = path.unwrap_or("/");
+    if let Err(allowed) = text::path(path) {
+        builder.out.notes.refused_part(format!("{field}.path"), path, format!("allowed: {allowed}"));
+        return None;
+    }
+    match path_type {
+        "Exact" => Some(PathMatch::Exact(Arc::from(path))),
+        "Prefix" | "ImplementationSpecific" => Some(PathMatch::Prefix(Arc::from(text::prefix(path)))),
+        other => {
+            let allowed = "allowed: Exact, Prefix, ImplementationSpecific";
+            builder.out.notes.refused_part(format!("{field}.pathType"), other, allowed);
+            None
+        }
+    }
+}
+
+struct Compiler<'a> {
+    class: &'a Class,
+    annotations: &'a Annotations,
+}
+
+impl Compiler<'_> {
+    fn action(
+        &self,
+        builder: &mut Builder<'_, '_>,
+        backend: &IngressBackend,
+        matched: Option<&PathMatch>,
+        index: usize,
+        field: &str,
+    ) -> Arc<RuleAction> {
+        let mut keys = Vec::new();
+        let target = match service_of(builder, backend, field) {
+            Ok((service, port)) => match builder.backend(&service, port) {
+                Some((id, key)) => {
+                    keys.push(key);
+                    let backend = WeightedBackend {
+                        backend: Some(id),
+                        weight: 1,
+                        request_headers: HeaderEdits::default(),
+                        response_headers: HeaderEdits::default(),
+                    };
+                    Target::Forward(Box::new([backend]))
+                }
+                None => Target::Reply { status: 500, reason: Arc::from("too many backends") },
+            },
+            Err(reason) => Target::Reply { status: 500, reason: Arc::from(reason) },
+        };
+        let part = self.part(builder, &keys);
+        let policy = builder.policy(&part, &self.class.permitted, &keys);
+        let mut action = builder.action(index, target, policy);
+        if let Some(replacement) = &self.annotations.rewrite_prefix {
+            action.rewrite = match matched {
+                Some(PathMatch::Prefix(prefix)) => {
+                    let (matched, replacement) = (prefix.clone(), replacement.clone());
+                    rewrite(PathRewrite::Prefix { matched: strip_root(&matched), replacement })
+                }
+                Some(PathMatch::Exact(_) | PathMatch::Regex(_)) => {
+                    rewrite(PathRewrite::Full(replacement.clone()))
+                }
+                None => Rewrite::default(),
+            };
+        }
+        Arc::new(action)
+    }
+
+    /// Default, then policies of the Ingress, of the Service, then annotations: the last one wins.
+    fn part(&self, builder: &Builder<'_, '_>, keys: &[crate::merge::BackendKey]) -> Part {
+        let mut part = self.class.default.clone();
+        let id = &builder.object.id;
+        if let Some(own) = builder.env.context.policy(Kind::Ingress, &id.namespace, &id.name, "") {
+            part.overlay(own);
+        }
+        if let Some(service) = builder.service_part(keys) {
+            part.overlay(&service);
+        }
+        part.overlay(&self.annotations.part);
+        part
+    }
+
+    fn rows(
+        &self,
+        builder: &mut Builder<'_, '_>,
+        pattern: &HostPattern,
+        path: &PathMatch,
+        action: &Arc<RuleAction>,
+        rank: Rank,
+    ) {
+        let listeners: &[ListenerId] = &self.class.listeners;
+        for listener in listeners {
+            builder.row(Row {
+                key: HostKey { listener: *listener, pattern: pattern.clone() },
+                rank,
+                matches: RuleMatch {
+                    path: path.clone(),
+                    method: None,
+                    headers: Box::default(),
+                    query: Box::default(),
+                },
+                action: action.clone(),
+            });
+        }
+    }
+}
+
+fn rewrite(path: PathRewrite) -> Rewrite {
+    Rewrite { hostname: None, path: Some(path) }
+}
+
+/// The prefix as a rewrite stores it: `/` is the empty prefix.
+pub fn strip_root(prefix: &Arc<str>) -> Arc<str> {
+    Arc::from(prefix.trim_end_matches('/'))
+}
+
+fn service_of(
+    builder: &mut Builder<'_, '_>,
+    backend: &IngressBackend,
+    field: &str,
+) -> Result<(ServiceName, PortRef), &'static str> {
+    let Some(service) = &backend.service else {
+        let reason = "only Services are supported as backends: answered with 500";
+        let kind = backend.resource.as_ref().map_or("", |resource| resource.kind.as_str());
+        builder.out.notes.refused_part(format!("{field}.backend.resource"), kind, reason);
+        return Err("backend is not a Service");
+    };
+    let port = service.port.clone().unwrap_or_default();
+    let number = port.number.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
+    let port = match (number, port.name.filter(|name| !name.is_empty())) {
+        (Some(number), None) => PortRef::Number(number),
+        (None, Some(name)) => PortRef::Name(Arc::from(name)),
+        (Some(_), Some(_)) | (None, None) => {
+            let field = format!("{field}.backend.service.port");
+            builder.out.notes.refused_part(
+                field,
+                "",
+                "either a number from 1 to 65535 or a name: answered with 500",
+            );
+            return Err("backend has no port");
+        }
+    };
+    let namespace = builder.object.id.namespace.clone();
+    let name = ServiceName { namespace, name: Arc::from(service.name.as_str()) };
+    let shown = format!("{}/{}:{port}", name.namespace, name.name);
+    match builder.resolve(&name, &port) {
+        Resolved::Yes => {}
+        // Not a refusal: the Service may come later, and until then requests get 503.
+        Resolved::NoService => {
+            builder.out.notes.info(
+                format!("{field}.backend.service"),
+                shown,
+                "no member cluster has this Service",
+            );
+        }
+        Resolved::NoPort => {
+            let reason = "no member cluster's Service has this port";
+            builder.out.notes.refused_part(format!("{field}.backend.service.port"), shown, reason);
+        }
+    }
+    Ok((name, port))
+}

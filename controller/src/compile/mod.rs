@@ -1,0 +1,396 @@
+//! The world compiled to the route table, incrementally.
+//!
+//! [`Compiler::compile`] takes what became stale and returns the [`TableDelta`] that brings every worker up to
+//! date; the canonical [`RouteTable`] follows along. Endpoints cost what changed; a route costs its own hosts; a
+//! change of a class, gateway, cluster, policy or grant looks at everything, and still sends only what differs.
+//! That the incremental result equals a fresh compile is held by a property test.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use routing::delta::{RouteTable, TableDelta};
+use routing::id::{BackendId, ClusterId, ListenerId};
+use routing::model::{HostKey, Policy, Rule, RuleMatch};
+
+use crate::compile::backends::{Backends, Use};
+use crate::compile::context::Context;
+use crate::compile::ids::Ids;
+use crate::compile::route::{Env, RouteOutput};
+use crate::digest;
+use crate::merge::{self, Loopback};
+use crate::object::{Kind, ObjectId, Source, Spec};
+use crate::text::Regexes;
+use crate::verdict::{Notes, Verdict};
+use crate::world::{Dirty, ServiceName, World};
+
+pub mod annotations;
+pub mod backends;
+pub mod context;
+pub mod filters;
+pub mod gateway_api;
+mod gateways;
+pub mod ids;
+pub mod ingress;
+pub mod order;
+pub mod policy;
+pub mod route;
+
+/// What the compiler is told at boot.
+#[derive(Clone, Debug)]
+pub struct CompilerSettings {
+    /// Where Ingress rules are served unless their class says otherwise.
+    pub listen: Vec<SocketAddr>,
+    /// Statistics slots; what is beyond shares slot 0.
+    pub series_max: u32,
+    /// May endpoints lie on loopback?
+    pub loopback: Loopback,
+}
+
+/// The compiler, with everything that it compiled.
+#[derive(Debug)]
+pub struct Compiler {
+    settings: CompilerSettings,
+    ids: Ids,
+    context: Context,
+    table: RouteTable,
+    routes: BTreeMap<ObjectId, RouteOutput>,
+    hosts: HashMap<HostKey, BTreeSet<ObjectId>>,
+    shadowed: HashMap<HostKey, Vec<(ObjectId, String)>>,
+    by_service: HashMap<ServiceName, BTreeSet<ObjectId>>,
+    backends: Backends,
+    slices: HashMap<ObjectId, Notes>,
+    regexes: Regexes,
+    policies: HashMap<u64, Arc<Policy>>,
+    reports: bool,
+}
+
+impl Compiler {
+    /// Nothing compiled yet.
+    #[must_use]
+    pub fn new(settings: CompilerSettings) -> Self {
+        Self {
+            ids: Ids::new(settings.series_max),
+            settings,
+            context: Context::default(),
+            table: RouteTable::default(),
+            routes: BTreeMap::new(),
+            hosts: HashMap::new(),
+            shadowed: HashMap::new(),
+            by_service: HashMap::new(),
+            backends: Backends::default(),
+            slices: HashMap::new(),
+            regexes: Regexes::default(),
+            policies: HashMap::new(),
+            reports: true,
+        }
+    }
+
+    /// Brings the table up to date with the world, and says what changed.
+    pub fn compile(&mut self, world: &mut World) -> TableDelta {
+        let mut dirty = world.take_dirty();
+        let world = &*world;
+        let mut delta = TableDelta::default();
+        self.reports |= dirty.reports;
+        let before =
+            if dirty.everything { Some(self.rebuild_context(world, &mut dirty, &mut delta)) } else { None };
+        for service in &dirty.services {
+            dirty.routes.extend(self.by_service.get(service).into_iter().flatten().cloned());
+        }
+        let mut hosts = BTreeSet::new();
+        for id in &dirty.routes {
+            self.compile_route(world, id, &mut hosts);
+        }
+        for key in hosts {
+            self.compile_host(&key, &mut delta);
+        }
+        dirty.endpoints.iter().for_each(|service| self.backends.mark_service(service));
+        if self.uses_node_ports(&dirty.nodes) {
+            self.backends.mark_all();
+        }
+        self.backends.compile(world, &self.context, self.settings.loopback, &mut self.ids, &mut delta);
+        if let Some(before) = before {
+            self.release_context(before);
+        }
+        self.review_slices(world, &dirty);
+        self.ids.settle();
+        self.table.apply(&delta);
+        delta
+    }
+
+    /// Returns the context that was replaced: its numbers are given back when the new ones are in use.
+    fn rebuild_context(&mut self, world: &World, dirty: &mut Dirty, delta: &mut TableDelta) -> Context {
+        self.reports = true;
+        let context = Context::build(world, &self.settings.listen, &mut self.ids);
+        diff(&self.context.clusters, &context.clusters, &mut delta.clusters);
+        diff(&self.context.listeners, &context.listeners, &mut delta.listeners);
+        self.policies.retain(|_, policy| Arc::strong_count(policy) > 1);
+        self.backends.mark_all();
+        dirty.routes.extend(self.routes.keys().cloned());
+        for kind in [Kind::Ingress, Kind::HttpRoute] {
+            dirty.routes.extend(world.fleet(kind).map(|object| object.id.clone()));
+        }
+        let slices = world.objects().filter(|(id, _)| id.kind == Kind::EndpointSlice);
+        dirty.slices.extend(slices.map(|(id, _)| id.clone()));
+        std::mem::replace(&mut self.context, context)
+    }
+
+    fn release_context(&mut self, before: Context) {
+        for name in before.members.keys() {
+            self.ids.clusters.release(name);
+        }
+        for key in &before.listener_keys {
+            self.ids.listeners.release(key);
+            self.ids.binds.release(&key.1);
+        }
+    }
+
+    fn compile_route(&mut self, world: &World, id: &ObjectId, hosts: &mut BTreeSet<HostKey>) {
+        let output = world.get(id).and_then(|object| {
+            let mut env = Env {
+                world,
+                context: &self.context,
+                ids: &mut self.ids,
+                regexes: &mut self.regexes,
+                policies: &mut self.policies,
+            };
+            match &object.spec {
+                Spec::Ingress(spec) => Some(ingress::compile(&mut env, object, spec)),
+                Spec::HttpRoute(spec) => Some(gateway_api::compile(&mut env, object, spec)),
+                Spec::IngressClass(_)
+                | Spec::Gateway(_)
+                | Spec::GatewayClass(_)
+                | Spec::ReferenceGrant(_)
+                | Spec::MemberCluster(_)
+                | Spec::GatewayConfig(_)
+                | Spec::FailoverPolicy(_)
+                | Spec::Service(_)
+                | Spec::EndpointSlice(_)
+                | Spec::Node(_)
+                | Spec::Other => None,
+            }
+        });
+        // The new output refers to its backends before the old one lets go: what both use stays as it is.
+        if let Some(output) = &output {
+            self.reports |= self.routes.get(id).is_none_or(|before| before.notes != output.notes);
+            for key in &output.backends {
+                if let Some(backend) = self.ids.backends.get(key) {
+                    self.backends.refer(key, BackendId(backend), used(output, key));
+                }
+            }
+            for row in &output.rows {
+                self.hosts.entry(row.key.clone()).or_default().insert(id.clone());
+                hosts.insert(row.key.clone());
+            }
+        }
+        let kept: BTreeSet<ServiceName> = output.as_ref().map(|o| o.services.clone()).unwrap_or_default();
+        let before = match output {
+            Some(output) => self.routes.insert(id.clone(), output),
+            None => self.routes.remove(id),
+        };
+        if let Some(before) = before {
+            self.let_go(id, &before, &kept, hosts);
+        }
+        for service in kept {
+            self.by_service.entry(service).or_default().insert(id.clone());
+        }
+    }
+
+    fn let_go(
+        &mut self,
+        id: &ObjectId,
+        before: &RouteOutput,
+        kept: &BTreeSet<ServiceName>,
+        hosts: &mut BTreeSet<HostKey>,
+    ) {
+        for key in &before.backends {
+            self.backends.drop_reference(key, used(before, key));
+            self.ids.backends.release(key);
+        }
+        if let Some(stat) = &before.stat {
+            self.ids.release_stat(stat);
+        }
+        let now: BTreeSet<&HostKey> = self
+            .routes
+            .get(id)
+            .into_iter()
+            .flat_map(|output| output.rows.iter().map(|row| &row.key))
+            .collect();
+        for row in &before.rows {
+            hosts.insert(row.key.clone());
+            if let (false, Some(routes)) = (now.contains(&row.key), self.hosts.get_mut(&row.key)) {
+                routes.remove(id);
+            }
+        }
+        for service in before.services.difference(kept) {
+            if let Some(routes) = self.by_service.get_mut(service) {
+                routes.remove(id);
+                if routes.is_empty() {
+                    self.by_service.remove(service);
+                }
+            }
+        }
+    }
+
+    fn compile_host(&mut self, key: &HostKey, delta: &mut TableDelta) {
+        let ids = self.hosts.get(key).cloned().unwrap_or_default();
+        let mut rows: Vec<order::Placed<'_>> = ids
+            .iter()
+            .filter_map(|id| self.routes.get(id))
+            .flat_map(|route| route.rows.iter().filter(|row| row.key == *key).map(move |row| (route, row)))
+            .collect();
+        order::sort(&mut rows);
+        let mut shadowed = Vec::new();
+        let mut rules: Vec<Rule> = Vec::with_capacity(rows.len());
+        let mut seen: HashMap<u64, &RuleMatch> = HashMap::with_capacity(rows.len());
+        let mut winners: HashMap<u64, Arc<str>> = HashMap::new();
+        for (_, row) in rows {
+            // Of two rows with the same match only the first can ever serve.
+            let digest = digest::of(&row.matches);
+            if seen.get(&digest).is_some_and(|first| **first == row.matches) {
+                if let Some(winner) = winners.get(&digest).filter(|winner| **winner != row.action.route) {
+                    shadowed.push((row.action.route.clone(), winner.clone()));
+                }
+                continue;
+            }
+            seen.insert(digest, &row.matches);
+            winners.insert(digest, row.action.route.clone());
+            rules.push(Rule { matches: row.matches.clone(), action: row.action.clone() });
+        }
+        let named: Vec<(ObjectId, String)> = shadowed
+            .iter()
+            .filter_map(|(loser, winner)| {
+                let id = ids.iter().find(|id| id.to_string() == **loser)?;
+                Some((id.clone(), format!("{winner} has the same match on this host and comes first")))
+            })
+            .collect();
+        self.reports |= self.shadowed.get(key).map_or(&[][..], Vec::as_slice) != named;
+        if named.is_empty() {
+            self.shadowed.remove(key);
+        } else {
+            self.shadowed.insert(key.clone(), named);
+        }
+        if rules.is_empty() {
+            self.hosts.remove(key);
+            if self.table.hosts.contains_key(key) {
+                delta.hosts.push((key.clone(), None));
+            }
+            return;
+        }
+        let rules = order::host_rules(rules);
+        if self.table.hosts.get(key).is_none_or(|before| **before != rules) {
+            delta.hosts.push((key.clone(), Some(Arc::new(rules))));
+        }
+    }
+
+    fn uses_node_ports(&self, changed: &BTreeSet<Arc<str>>) -> bool {
+        changed.iter().filter_map(|name| self.context.members.get(name)).any(|member| match member.mode {
+            crate::crd::EndpointMode::NodePort => true,
+            crate::crd::EndpointMode::Pod | crate::crd::EndpointMode::LoadBalancer => false,
+        })
+    }
+
+    fn review_slices(&mut self, world: &World, dirty: &Dirty) {
+        for id in &dirty.slices {
+            let notes = match (world.get(id).map(|object| &object.spec), &id.source) {
+                (Some(Spec::EndpointSlice(slice)), Source::Member(cluster)) => self
+                    .context
+                    .members
+                    .get(cluster)
+                    .map(|member| merge::review(slice, member, self.settings.loopback))
+                    .unwrap_or_default(),
+                (Some(_) | None, Source::Member(_) | Source::Fleet) => Notes::default(),
+            };
+            let before = if notes.is_empty() {
+                self.slices.remove(id).unwrap_or_default()
+            } else {
+                self.slices.insert(id.clone(), notes.clone()).unwrap_or_default()
+            };
+            self.reports |= before != notes;
+        }
+    }
+
+    /// The canonical table.
+    #[must_use]
+    pub fn table(&self) -> &RouteTable {
+        &self.table
+    }
+
+    /// Backends in use.
+    #[must_use]
+    pub fn backend_count(&self) -> usize {
+        self.backends.count()
+    }
+
+    /// Routes that were compiled.
+    #[must_use]
+    pub fn route_count(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Endpoints of each member.
+    #[must_use]
+    pub fn endpoint_counts(&self) -> BTreeMap<Arc<str>, usize> {
+        let count = |id: &ClusterId| self.backends.counts.get(id).copied().unwrap_or(0);
+        self.context.members.values().map(|member| (member.name.clone(), count(&member.id))).collect()
+    }
+
+    /// Has anything changed that [`Compiler::verdicts`] shows, since it was last asked?
+    pub fn take_reports_changed(&mut self) -> bool {
+        std::mem::take(&mut self.reports)
+    }
+
+    /// What became of every object, by file and name. Costs all objects: not for every change.
+    #[must_use]
+    pub fn verdicts(&self, world: &World) -> Vec<Verdict> {
+        let mut shadowed: HashMap<&ObjectId, Notes> = HashMap::new();
+        for (key, losers) in &self.shadowed {
+            for (id, reason) in losers {
+                shadowed.entry(id).or_default().ignored("", host_text(key, &self.table), reason.clone());
+            }
+        }
+        let mut verdicts = Vec::new();
+        for (origin, problems) in world.problems() {
+            for problem in problems {
+                verdicts.push(Verdict::new(
+                    problem.object.clone(),
+                    origin.clone(),
+                    vec![problem.note.clone()],
+                ));
+            }
+        }
+        for (id, stored) in world.objects() {
+            let mut notes = stored.notes.clone();
+            let more = [
+                self.context.notes.get(id),
+                self.routes.get(id).map(|route| &route.notes),
+                self.slices.get(id),
+                shadowed.get(id),
+            ];
+            more.into_iter().flatten().for_each(|more| notes.extend(more));
+            verdicts.push(Verdict::new(Some(id.clone()), stored.origin.clone(), notes.to_vec()));
+        }
+        verdicts.sort_by(|a, b| (&a.origin, &a.object).cmp(&(&b.origin, &b.object)));
+        verdicts
+    }
+}
+
+fn host_text(key: &HostKey, table: &RouteTable) -> String {
+    let listener: Option<&ListenerId> = Some(&key.listener);
+    let name = listener.and_then(|id| table.listeners.get(id)).map_or("?", |listener| &listener.name);
+    format!("{} on {name}", crate::dump::host(&key.pattern))
+}
+
+fn used(output: &RouteOutput, key: &crate::merge::BackendKey) -> Use {
+    if output.hashed.contains(key) { Use::Hashed } else { Use::Plain }
+}
+
+fn diff<K: Ord + Copy, V: PartialEq>(
+    before: &BTreeMap<K, Arc<V>>,
+    after: &BTreeMap<K, Arc<V>>,
+    out: &mut Vec<(K, Option<Arc<V>>)>,
+) {
+    out.extend(before.keys().filter(|key| !after.contains_key(key)).map(|key| (*key, None)));
+    let changed = after.iter().filter(|(key, value)| before.get(key) != Some(value));
+    out.extend(changed.map(|(key, value)| (*key, Some(value.clone()))));
+}

@@ -1,0 +1,207 @@
+//! What Ingresses and `HTTPRoutes` have in common when they are compiled: rows, references to backends, policies.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use routing::id::BackendId;
+use routing::model::{
+    Balance, HeaderEdits, HostKey, Policy, Rewrite, RuleAction, RuleMatch, StatSlot, Target,
+};
+
+use crate::compile::context::Context;
+use crate::compile::ids::{Ids, StatKey};
+use crate::compile::policy::{self, Part, Permitted};
+use crate::merge::{BackendKey, PortRef, port_of};
+use crate::object::{Kind, Object};
+use crate::text::Regexes;
+use crate::verdict::Notes;
+use crate::world::{ServiceName, World};
+
+/// Rows of one route: hosts × listeners × matches.
+pub const ROWS_PER_ROUTE_MAX: usize = 20_000;
+
+/// One match → action row of one host, with what decides its place.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Which set of rules it belongs to.
+    pub key: HostKey,
+    /// An Ingress's default backend: after everything else of the host.
+    pub rank: Rank,
+    /// What must hold.
+    pub matches: RuleMatch,
+    /// What is done.
+    pub action: Arc<RuleAction>,
+}
+
+/// Does a row come before or after all others of its host?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// An ordinary rule.
+    Rule,
+    /// A default backend.
+    Default,
+}
+
+/// What a route compiles to.
+#[derive(Debug, Default)]
+pub struct RouteOutput {
+    /// Its age, for precedence.
+    pub created: i64,
+    /// `namespace/name`, for precedence.
+    pub namespaced_name: String,
+    /// Its rows.
+    pub rows: Vec<Row>,
+    /// The backends that it refers to, each once: one reference each in [`Ids::backends`].
+    pub backends: BTreeSet<BackendKey>,
+    /// Those of them that are balanced by a consistent hash.
+    pub hashed: BTreeSet<BackendKey>,
+    /// The Services that it names, found or not.
+    pub services: BTreeSet<ServiceName>,
+    /// Its statistics.
+    pub stat: Option<StatKey>,
+    /// Remarks.
+    pub notes: Notes,
+}
+
+/// What a route is compiled with.
+pub struct Env<'a> {
+    /// The world.
+    pub world: &'a World,
+    /// Members, listeners, classes, policies.
+    pub context: &'a Context,
+    /// Numbers.
+    pub ids: &'a mut Ids,
+    /// Compiled patterns.
+    pub regexes: &'a mut Regexes,
+    /// Policies, each content once.
+    pub policies: &'a mut HashMap<u64, Arc<Policy>>,
+}
+
+/// A route that is being compiled.
+pub struct Builder<'a, 'b> {
+    /// With what.
+    pub env: &'b mut Env<'a>,
+    /// The object.
+    pub object: &'b Object,
+    /// What it has become so far.
+    pub out: RouteOutput,
+    name: Arc<str>,
+    slot: StatSlot,
+}
+
+/// Can a Service port be resolved?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolved {
+    /// Some member has it.
+    Yes,
+    /// No member has the Service.
+    NoService,
+    /// Members have the Service, but not the port.
+    NoPort,
+}
+
+impl<'a, 'b> Builder<'a, 'b> {
+    /// Starts with nothing.
+    pub fn new(env: &'b mut Env<'a>, object: &'b Object) -> Self {
+        let namespaced_name = format!("{}/{}", object.id.namespace, object.id.name);
+        let name: Arc<str> = Arc::from(object.id.to_string());
+        let stat = StatKey::Route(name.clone());
+        let slot = env.ids.stat(&stat);
+        let out = RouteOutput {
+            created: object.created,
+            namespaced_name,
+            stat: Some(stat),
+            ..RouteOutput::default()
+        };
+        Self { env, object, out, name, slot }
+    }
+
+    /// The backend's number. `None` when all numbers are taken.
+    pub fn backend(&mut self, service: &ServiceName, port: PortRef) -> Option<(BackendId, BackendKey)> {
+        let key = BackendKey { service: service.clone(), port };
+        self.out.services.insert(service.clone());
+        let id = if self.out.backends.contains(&key) {
+            self.env.ids.backends.get(&key)?
+        } else {
+            let id = self.env.ids.backends.acquire(&key)?;
+            self.out.backends.insert(key.clone());
+            id
+        };
+        Some((BackendId(id), key))
+    }
+
+    /// Is there such a Service port in any member?
+    pub fn resolve(&mut self, service: &ServiceName, port: &PortRef) -> Resolved {
+        self.out.services.insert(service.clone());
+        let mut resolved = Resolved::NoService;
+        for name in self.env.context.members.keys() {
+            match self.env.world.service(name, service) {
+                Some(found) if port_of(found, port).is_some() => return Resolved::Yes,
+                Some(_) => resolved = Resolved::NoPort,
+                None => {}
+            }
+        }
+        resolved
+    }
+
+    /// The policy attached to the rule's Service, when all its backends agree on it.
+    pub fn service_part(&self, keys: &[BackendKey]) -> Option<Part> {
+        let of = |key: &BackendKey| {
+            let (namespace, name) = (&key.service.namespace, &key.service.name);
+            let port = key.port.to_string();
+            let whole = self.env.context.policy(Kind::Service, namespace, name, "");
+            let section = self.env.context.policy(Kind::Service, namespace, name, &port);
+            let mut part = whole.cloned();
+            if let Some(section) = section {
+                part.get_or_insert_with(Part::default).overlay(section);
+            }
+            part
+        };
+        let first = of(keys.first()?)?;
+        keys.iter().all(|key| of(key).as_ref() == Some(&first)).then_some(first)
+    }
+
+    /// The policy that `part` amounts to; each content exists once.
+    pub fn policy(&mut self, part: &Part, permitted: &Permitted, keys: &[BackendKey]) -> Arc<Policy> {
+        let policy = policy::resolve(part, &self.env.context.members, permitted);
+        if matches!(policy.balance, Balance::ConsistentHash(_)) {
+            self.out.hashed.extend(keys.iter().cloned());
+        }
+        let mut digest = crate::digest::of(&policy);
+        loop {
+            match self.env.policies.get(&digest) {
+                Some(known) if **known == policy => return known.clone(),
+                Some(_) => digest = digest.wrapping_add(1),
+                None => break,
+            }
+        }
+        let policy = Arc::new(policy);
+        self.env.policies.insert(digest, policy.clone());
+        policy
+    }
+
+    /// An action of this route.
+    pub fn action(&self, rule_index: usize, target: Target, policy: Arc<Policy>) -> RuleAction {
+        RuleAction {
+            route: self.name.clone(),
+            rule_index: u16::try_from(rule_index).unwrap_or(u16::MAX),
+            stat: self.slot,
+            target,
+            request_headers: HeaderEdits::default(),
+            response_headers: HeaderEdits::default(),
+            rewrite: Rewrite::default(),
+            policy,
+        }
+    }
+
+    /// Adds a row, within the bound.
+    pub fn row(&mut self, row: Row) {
+        if self.out.rows.len() < ROWS_PER_ROUTE_MAX {
+            self.out.rows.push(row);
+        } else if self.out.rows.len() == ROWS_PER_ROUTE_MAX {
+            let reason =
+                format!("more than {ROWS_PER_ROUTE_MAX} host and path combinations: the rest is not served");
+            self.out.notes.refused_part("spec.rules", "", reason);
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! Our own resources, group `ringway.dev/v1alpha1`: the Rust types are the source, `config/crds/` is generated.
+//!
+//! Values that people get wrong (durations, ranges, names) are plain strings and wide integers here, and are
+//! checked where they are compiled: one bad field is then reported by name and costs itself only.
+
+use kube::{CustomResource, CustomResourceExt};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// API group of our resources.
+pub const GROUP: &str = "ringway.dev";
+/// The pattern of durations: a number and `ms`, `s`, `m` or `h`, repeated (GEP-2257), for the schema.
+const DURATION_PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+
+/// Every CRD as (file name, YAML), in the order of their kinds. What `ringway crds` prints.
+///
+/// # Panics
+/// Never: the types are ours, and a test serialises them.
+#[must_use]
+pub fn crds() -> Vec<(&'static str, String)> {
+    [
+        ("failoverpolicies.yaml", FailoverPolicy::crd()),
+        ("gatewayconfigs.yaml", GatewayConfig::crd()),
+        ("memberclusters.yaml", MemberCluster::crd()),
+    ]
+    .into_iter()
+    .map(|(file, crd)| (file, serde_saphyr::to_string(&crd).expect("a CRD of ours serialises")))
+    .collect()
+}
+
+/// A member cluster. `metadata.name` is the cluster id: in a manifests directory, the folder's name.
+///
+/// The object is optional in a manifests directory: a folder without one has all the defaults.
+#[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[kube(group = "ringway.dev", version = "v1alpha1", kind = "MemberCluster", plural = "memberclusters")]
+#[kube(doc = "A member cluster; metadata.name is the cluster id.")]
+#[serde(rename_all = "camelCase")]
+pub struct MemberClusterSpec {
+    /// The Secret on the Fleet that holds the kubeconfig. Not read in a manifests directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubeconfig_secret_ref: Option<SecretRef>,
+    /// Region, for geo order. Default: unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Zone of endpoints whose own zone is unknown. Default: unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// 0 = active; higher = standby, used only when no lower one can serve. Default 0, 0–255.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 255))]
+    pub priority: Option<i64>,
+    /// Share among clusters of the same priority, 0–1000000. Default: in proportion to usable pods; 100 once any
+    /// other member sets a weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub weight: Option<i64>,
+    /// How its pods are reached. Default `Pod`.
+    #[serde(default)]
+    pub endpoint_mode: EndpointMode,
+    /// Takes no new requests while another cluster can. Default false.
+    #[serde(default)]
+    pub drained: bool,
+    /// Only endpoints within these ranges are believed. Empty (the default) = every address but the refused ones:
+    /// link-local, metadata, unspecified, multicast and broadcast are refused whatever is written here.
+    #[serde(default, rename = "allowedCIDRs", skip_serializing_if = "Vec::is_empty")]
+    pub allowed_cidrs: Vec<String>,
+}
+
+/// How the pods of a member are reached.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum EndpointMode {
+    /// By the pod addresses of its `EndpointSlices`.
+    #[default]
+    Pod,
+    /// By every ready Node's address and the Service's `nodePort`.
+    NodePort,
+    /// By the addresses of `Service.status.loadBalancer.ingress`.
+    LoadBalancer,
+}
+
+/// A Secret of the Fleet.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub struct SecretRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// What an `IngressClass` or a `GatewayClass` serves: its `parametersRef`. Cluster-scoped.
+#[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[kube(group = "ringway.dev", version = "v1alpha1", kind = "GatewayConfig", plural = "gatewayconfigs")]
+#[kube(doc = "Clusters, listeners and default policy of an IngressClass or a GatewayClass.")]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayConfigSpec {
+    /// The member clusters that may serve. Empty (the default) = all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clusters: Vec<String>,
+    /// Where Ingress rules of the class are served. Empty (the default) = the command line's `--listen`.
+    /// Not used for a `GatewayClass`: Gateways bring their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<ConfigListener>,
+    /// The policy of everything that has no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover_policy_ref: Option<PolicyRef>,
+}
+
+/// One port of a `GatewayConfig`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub struct ConfigListener {
+    /// TCP port on every address of the node, IPv4 and IPv6, 1–65535.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: i64,
+    /// `HTTP`; `HTTPS` is accepted and not yet served.
+    pub protocol: String,
+}
+
+/// A `FailoverPolicy` by name.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub struct PolicyRef {
+    /// Its name.
+    pub name: String,
+    /// Its namespace. Default `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+/// Which cluster serves, when another takes over, and what a failure may cost.
+///
+/// Attaches to a Gateway, a route, an Ingress or a Service of its own namespace. Each field is decided by the
+/// most specific policy that sets it: Service, then Ingress or route, then Gateway, then the one that
+/// `GatewayConfig` names, then the default. Of two policies with the same target the older wins.
+#[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[kube(group = "ringway.dev", version = "v1alpha1", kind = "FailoverPolicy", plural = "failoverpolicies")]
+#[kube(namespaced)]
+#[kube(doc = "Which cluster serves, when another takes over, and what a failure may cost.")]
+#[serde(rename_all = "camelCase")]
+pub struct FailoverPolicySpec {
+    /// What it applies to, in its own namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub target_refs: Vec<TargetRef>,
+    /// Priorities and weights of clusters. A cluster that is not listed is a last resort: one priority after all
+    /// listed ones where priorities are given, weight 0 where weights are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clusters: Option<Vec<PolicyCluster>>,
+    /// Active checks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// What counts as a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detection: Option<Detection>,
+    /// Trying again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// A second attempt before the first has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
+    /// Time limits. `0s` = none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<TimeoutSpec>,
+    /// Requests pinned to a cluster; the first match wins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pins: Option<Vec<PinSpec>>,
+    /// When a priority shares its load with the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spill: Option<Spill>,
+    /// When health is no longer believed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub panic: Option<Panic>,
+    /// Bounds per cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Capacity>,
+    /// How traffic comes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failback: Option<Failback>,
+    /// May writes follow a failover?
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_fence: Option<WriteFence>,
+    /// Which endpoint of a cluster: `least_request` (default), `round_robin`, `random`, `hash(source)`,
+    /// `hash(path)`, `hash(header:NAME)`, `hash(cookie:NAME)` or `hash(query:NAME)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balance: Option<String>,
+}
+
+/// What a policy applies to.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetRef {
+    /// API group: `networking.k8s.io`, `gateway.networking.k8s.io` or, for a Service, empty.
+    #[serde(default)]
+    pub group: String,
+    /// `Ingress`, `HTTPRoute`, `Gateway` or `Service`.
+    pub kind: String,
+    /// Its name, in the policy's namespace.
+    pub name: String,
+    /// A Gateway's listener, a route's rule or a Service's port, by name. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
+}
+
+/// One cluster's part.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub struct PolicyCluster {
+    /// The cluster id.
+    pub name: String,
+    /// 0 = active, higher = standby. 0–255.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 255))]
+    pub priority: Option<i64>,
+    /// Share among the clusters of the same priority. 0–1000000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub weight: Option<i64>,
+}
+
+/// Active checks of endpoints.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthCheck {
+    /// `HTTP` or `TCP`. Default `HTTP`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// Path of the request. Default `/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Time between two checks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION_PATTERN))]
+    pub interval: Option<String>,
+    /// How long an answer may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION_PATTERN))]
+    pub timeout: Option<String>,
+    /// Failures in a row that make an endpoint Down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unhealthy_threshold: Option<i64>,
+    /// Successes in a row that bring it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthy_threshold: Option<i64>,
+}
+
+/// What counts as a failure.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Detection {
+    /// Judge clusters by their silence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence: Option<bool>,
+    /// Judge (cluster, backend) by its error ratio.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors: Option<ErrorRatio>,
+    /// Failures in a row that eject an endpoint, 0–255; 0 = never. Default 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 255))]
+    pub consecutive_failures: Option<i64>,
+}
+
+/// An error ratio over a window.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub struct ErrorRatio {
+    /// Share of failures, 1–100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<i64>,
+    /// Failures below which nothing is judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum: Option<i64>,
+    /// The window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION_PATTERN))]
+    pub window: Option<String>,
+}
+
+/// Trying again.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Retry {
+    /// All tries together, 1–10. Default 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10))]
+    pub attempts: Option<i64>,
+    /// Retries per hundred requests of the backend, 0–100. Default 20.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub budget_percent: Option<i64>,
+    /// Bodies up to this many bytes are kept so that they can be sent again, 0–1048576. Default 65536.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_048_576))]
+    pub max_body_bytes: Option<i64>,
+    /// Statuses that are tried again when the method is idempotent, 400–599. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statuses: Option<Vec<i64>>,
+    /// Also replay requests that are not idempotent (RFC 9110 §9.2.2). Default false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub non_idempotent: Option<bool>,
+}
+
+/// A second attempt before the first has failed.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub struct Hedge {
+    /// When.
+    pub mode: HedgeMode,
+}
+
+/// When a second attempt is made.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum HedgeMode {
+    /// Never.
+    #[default]
+    Disabled,
+    /// Only while something is suspected.
+    Suspect,
+    /// Against the tail, too.
+    Always,
+}
+
+/// Time limits of an exchange. `0s` = none.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub struct TimeoutSpec {
+    /// TCP connect. Default 1s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION_PATTERN))]
+    pub connect: Option<String>,
+    /// One attempt. Default 0s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION_PATTERN))]
+    pub attempt: Option<String>,
+    /// The whole exchange. Default 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION_PATTERN))]
+    pub request: Option<String>,
+    /// No byte in either direction. Default 60s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION_PATTERN))]
+    pub idle: Option<String>,
+}
+
+/// Sends matching requests to one cluster.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub struct PinSpec {
+    /// What must hold: exactly one condition.
+    pub when: PinWhen,
+    /// The cluster id.
+    pub cluster: String,
+    /// 503 when that cluster cannot serve; otherwise all clusters. Default false.
+    #[serde(default)]
+    pub strict: bool,
+}
+
+/// A condition of a pin: exactly one field is set.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub struct PinWhen {
+    /// A header with this value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<NameValue>,
+    /// A cookie with this value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<NameValue>,
+    /// A query parameter with this value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<NameValue>,
+    /// The client's address lies in this range.
+    #[serde(default, rename = "sourceCIDR", skip_serializing_if = "Option::is_none")]
+    pub source_cidr: Option<String>,
+}
+
+/// A name and the value it must have.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub struct NameValue {
+    /// The name.
+    pub name: String,
+    /// The exact value.
+    pub value: String,
+}
+
+/// When a priority shares its load with the next one.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Spill {
+    /// Below this share of usable endpoints, 0–100.
+    pub healthy_percent: i64,
+}
+
+/// When health is no longer believed.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Panic {
+    /// Below this share of usable endpoints of all clusters, 0–100.
+    pub usable_percent: i64,
+}
+
+/// Bounds per cluster.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Capacity {
+    /// Requests in flight; 0 = unlimited.
+    #[serde(default)]
+    pub max_in_flight: i64,
+    /// Lower is shed first.
+    #[serde(default)]
+    pub route_priority: i64,
+}
+
+/// How traffic comes back after a failure.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub struct Failback {
+    /// How long a cluster must be good first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION_PATTERN))]
+    pub delay: Option<String>,
+    /// From nothing to its full share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DURATION_PATTERN))]
+    pub ramp: Option<String>,
+}
+
+/// May writes follow a failover?
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum WriteFence {
+    /// They follow at once.
+    #[default]
+    Disabled,
+    /// Only after an operator promoted the standby.
+    UntilPromoted,
+}

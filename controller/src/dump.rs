@@ -1,0 +1,234 @@
+//! The compiled table as text, by names instead of numbers: for `explain`, for tests, for people.
+//!
+//! Two tables that behave alike print alike, whatever numbers were handed out.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use routing::delta::RouteTable;
+use routing::id::{BackendId, ClusterId};
+use routing::model::{
+    Balance, HashKey, HeaderEdits, HostPattern, PathMatch, PathRewrite, PinMatch, Policy, Protocol, Rule,
+    Target, ValuePattern, WildcardLabels,
+};
+
+/// A host pattern as people write it.
+#[must_use]
+pub fn host(pattern: &HostPattern) -> String {
+    match pattern {
+        HostPattern::Any => "*".to_owned(),
+        HostPattern::Exact(host) => host.to_string(),
+        HostPattern::Wildcard { suffix, labels: WildcardLabels::Many } => format!("*.{suffix}"),
+        HostPattern::Wildcard { suffix, labels: WildcardLabels::One } => format!("*.{suffix} (one label)"),
+    }
+}
+
+/// The whole table.
+#[must_use]
+pub fn table(table: &RouteTable) -> String {
+    let dump = Dump { table };
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = dump.write(&mut out);
+    out
+}
+
+struct Dump<'a> {
+    table: &'a RouteTable,
+}
+
+impl Dump<'_> {
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        let mut clusters: Vec<_> = self.table.clusters.values().collect();
+        clusters.sort_by(|a, b| a.name.cmp(&b.name));
+        for cluster in clusters {
+            write!(out, "cluster {}", cluster.name)?;
+            if !cluster.region.is_empty() {
+                write!(out, " region={}", cluster.region)?;
+            }
+            writeln!(out, "{}", if cluster.drained { " drained" } else { "" })?;
+        }
+        let mut listeners: Vec<_> = self.table.listeners.iter().collect();
+        listeners.sort_by(|a, b| (&a.1.name, a.1.addr).cmp(&(&b.1.name, b.1.addr)));
+        for (id, listener) in listeners {
+            let protocol = match listener.protocol {
+                Protocol::Http => "http",
+                Protocol::Https => "https",
+            };
+            let hosts = host(&listener.hostname);
+            writeln!(out, "listener {} {}/{protocol} hosts={hosts}", listener.name, listener.addr)?;
+            for (key, rules) in self.table.hosts.iter().filter(|(key, _)| key.listener == *id) {
+                writeln!(out, "  host {}", host(&key.pattern))?;
+                for rule in &rules.rules {
+                    self.rule(out, rule)?;
+                }
+            }
+        }
+        self.backends(out)
+    }
+
+    fn cluster(&self, id: ClusterId) -> &str {
+        self.table.clusters.get(&id).map_or("?", |cluster| &cluster.name)
+    }
+
+    fn backend(&self, id: BackendId) -> &str {
+        self.table.backends.get(&id).map_or("?", |backend| &backend.name)
+    }
+
+    fn rule(&self, out: &mut String, rule: &Rule) -> std::fmt::Result {
+        match &rule.matches.path {
+            PathMatch::Exact(path) => write!(out, "    exact {path}")?,
+            PathMatch::Prefix(path) => write!(out, "    prefix {path}")?,
+            PathMatch::Regex(regex) => write!(out, "    regex {}", regex.as_str())?,
+        }
+        if let Some(method) = rule.matches.method {
+            write!(out, " {method:?}")?;
+        }
+        for (what, conditions) in [("header", &rule.matches.headers), ("query", &rule.matches.query)] {
+            for condition in conditions {
+                match &condition.value {
+                    ValuePattern::Exact(value) => write!(out, " {what}:{}={value}", condition.name)?,
+                    ValuePattern::Regex(regex) => {
+                        write!(out, " {what}:{}~{}", condition.name, regex.as_str())?
+                    }
+                }
+            }
+        }
+        let action = &rule.action;
+        write!(out, "  <- {} rules[{}]", action.route, action.rule_index)?;
+        write!(out, "\n      ")?;
+        match &action.target {
+            Target::Forward(backends) => {
+                write!(out, "forward")?;
+                for backend in backends {
+                    match backend.backend {
+                        Some(id) => write!(out, " {}={}", self.backend(id), backend.weight)?,
+                        None => write!(out, " (500)={}", backend.weight)?,
+                    }
+                    edits(out, "request", &backend.request_headers)?;
+                    edits(out, "response", &backend.response_headers)?;
+                }
+            }
+            Target::Redirect(to) => {
+                let part = |text: &Option<std::sync::Arc<str>>| text.as_deref().unwrap_or("-").to_owned();
+                write!(out, "redirect {} {} {}", to.status, part(&to.scheme), part(&to.hostname))?;
+                write!(out, " port={:?}", to.port)?;
+                to.path.as_ref().map_or(Ok(()), |path| path_rewrite(out, path))?;
+            }
+            Target::Reply { status, reason } => write!(out, "reply {status} ({reason})")?,
+        }
+        edits(out, "request", &action.request_headers)?;
+        edits(out, "response", &action.response_headers)?;
+        if let Some(hostname) = &action.rewrite.hostname {
+            write!(out, " rewrite-host={hostname}")?;
+        }
+        action.rewrite.path.as_ref().map_or(Ok(()), |path| path_rewrite(out, path))?;
+        writeln!(out)?;
+        self.policy(out, &action.policy)
+    }
+
+    fn policy(&self, out: &mut String, policy: &Policy) -> std::fmt::Result {
+        let mut clusters = policy.clusters.to_vec();
+        clusters.sort_by(|a, b| {
+            (a.priority, self.cluster(a.cluster)).cmp(&(b.priority, self.cluster(b.cluster)))
+        });
+        write!(out, "      clusters")?;
+        for share in clusters {
+            write!(out, " {}:p{}", self.cluster(share.cluster), share.priority)?;
+            share.weight.map_or(Ok(()), |weight| write!(out, ":w{weight}"))?;
+        }
+        for pin in &policy.pins {
+            let when = match &pin.when {
+                PinMatch::Header(name, value) => format!("header {name}={value}"),
+                PinMatch::Cookie(name, value) => format!("cookie {name}={value}"),
+                PinMatch::Query(name, value) => format!("query {name}={value}"),
+                PinMatch::SourceCidr(net) => format!("source {net}"),
+            };
+            let strict = if pin.strict { " strict" } else { "" };
+            write!(out, " pin[{when} -> {}{strict}]", self.cluster(pin.cluster))?;
+        }
+        let default = Policy::default();
+        match &policy.balance {
+            Balance::LeastRequest => {}
+            Balance::RoundRobin => write!(out, " round_robin")?,
+            Balance::Random => write!(out, " random")?,
+            Balance::ConsistentHash(HashKey::Source) => write!(out, " hash(source)")?,
+            Balance::ConsistentHash(HashKey::Path) => write!(out, " hash(path)")?,
+            Balance::ConsistentHash(HashKey::Header(name)) => write!(out, " hash(header:{name})")?,
+            Balance::ConsistentHash(HashKey::Cookie(name)) => write!(out, " hash(cookie:{name})")?,
+            Balance::ConsistentHash(HashKey::Query(name)) => write!(out, " hash(query:{name})")?,
+        }
+        if let Some(affinity) = &policy.affinity {
+            write!(out, " affinity={}", affinity.cookie)?;
+        }
+        if policy.retry != default.retry {
+            write!(out, " {:?}", policy.retry)?;
+        }
+        if policy.timeouts != default.timeouts {
+            write!(out, " {:?}", policy.timeouts)?;
+        }
+        if policy.outlier != default.outlier {
+            write!(out, " eject-after={}", policy.outlier.consecutive_failures)?;
+        }
+        writeln!(out)
+    }
+
+    fn backends(&self, out: &mut String) -> std::fmt::Result {
+        let mut by_backend: BTreeMap<BackendId, Vec<String>> = BTreeMap::new();
+        for endpoint in self.table.endpoints.values() {
+            let zone = if endpoint.zone.0 == 0 { "" } else { " zoned" };
+            let node = if endpoint.node.0 == 0 { "" } else { " on a node" };
+            let cluster = self.cluster(endpoint.cluster);
+            let line = format!("{cluster} {} {:?}{zone}{node}", endpoint.addr, endpoint.condition);
+            by_backend.entry(endpoint.backend).or_default().push(line);
+        }
+        let mut backends: Vec<_> = self.table.backends.iter().collect();
+        backends.sort_by(|a, b| a.1.name.cmp(&b.1.name));
+        for (id, backend) in backends {
+            let rings = self.table.rings.iter().filter(|((of, _), _)| of == id);
+            let mut rings: Vec<String> = rings
+                .map(|((_, cluster), ring)| {
+                    format!(" ring[{} {}]", self.cluster(*cluster), self.ring(&ring.points))
+                })
+                .collect();
+            rings.sort();
+            writeln!(out, "backend {}{}", backend.name, rings.concat())?;
+            let mut lines = by_backend.remove(id).unwrap_or_default();
+            lines.sort();
+            for line in lines {
+                writeln!(out, "  {line}")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A ring by the addresses of its points, not by their numbers.
+    fn ring(&self, points: &[(u64, routing::id::EndpointId)]) -> String {
+        let named: Vec<_> = points
+            .iter()
+            .map(|(at, id)| (at, self.table.endpoints.get(id).map(|endpoint| endpoint.addr)))
+            .collect();
+        format!("{} points, {:08x}", points.len(), crate::digest::of(&named) >> 32)
+    }
+}
+
+fn edits(out: &mut String, what: &str, edits: &HeaderEdits) -> std::fmt::Result {
+    for (name, value) in &edits.set {
+        write!(out, " {what}-set[{name}: {value}]")?;
+    }
+    for (name, value) in &edits.add {
+        write!(out, " {what}-add[{name}: {value}]")?;
+    }
+    for name in &edits.remove {
+        write!(out, " {what}-remove[{name}]")?;
+    }
+    Ok(())
+}
+
+fn path_rewrite(out: &mut String, path: &PathRewrite) -> std::fmt::Result {
+    match path {
+        PathRewrite::Full(path) => write!(out, " path={path}"),
+        PathRewrite::Prefix { matched, replacement } => write!(out, " path[{matched:?} -> {replacement:?}]"),
+        PathRewrite::Captures { regex, template } => write!(out, " path[{} -> {template}]", regex.as_str()),
+    }
+}

@@ -1,0 +1,237 @@
+//! The objects that the controller knows, typed and compact, and how they are named.
+//!
+//! Fleet objects keep their API types; what members hold by the hundred thousand (Services, EndpointSlices,
+//! Nodes) is reduced to what routing needs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use gateway_api::experimental::gatewayclasses::GatewayClass;
+use gateway_api::experimental::gateways::Gateway;
+use gateway_api::experimental::httproutes::HttpRoute;
+use gateway_api::experimental::referencegrants::ReferenceGrant;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+
+use crate::crd::{FailoverPolicy, GatewayConfig, MemberCluster};
+
+/// Where an object was seen.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Source {
+    /// The hub.
+    Fleet,
+    /// A member cluster, by its id.
+    Member(Arc<str>),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fleet => f.write_str("fleet"),
+            Self::Member(name) => write!(f, "clusters/{name}"),
+        }
+    }
+}
+
+/// The kinds that are told apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "each variant is the Kubernetes kind of that name")]
+pub enum Kind {
+    Ingress,
+    IngressClass,
+    Gateway,
+    GatewayClass,
+    HttpRoute,
+    ReferenceGrant,
+    MemberCluster,
+    GatewayConfig,
+    FailoverPolicy,
+    Service,
+    EndpointSlice,
+    Node,
+    /// Any other kind: named in reports, never used.
+    Other(Arc<str>),
+}
+
+impl Kind {
+    /// The kind as it is written in YAML.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Ingress => "Ingress",
+            Self::IngressClass => "IngressClass",
+            Self::Gateway => "Gateway",
+            Self::GatewayClass => "GatewayClass",
+            Self::HttpRoute => "HTTPRoute",
+            Self::ReferenceGrant => "ReferenceGrant",
+            Self::MemberCluster => "MemberCluster",
+            Self::GatewayConfig => "GatewayConfig",
+            Self::FailoverPolicy => "FailoverPolicy",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Node => "Node",
+            Self::Other(kind) => kind,
+        }
+    }
+
+    /// Objects of this kind have no namespace.
+    #[must_use]
+    pub fn is_cluster_scoped(&self) -> bool {
+        match self {
+            Self::IngressClass
+            | Self::GatewayClass
+            | Self::MemberCluster
+            | Self::GatewayConfig
+            | Self::Node => true,
+            Self::Ingress
+            | Self::Gateway
+            | Self::HttpRoute
+            | Self::ReferenceGrant
+            | Self::FailoverPolicy
+            | Self::Service
+            | Self::EndpointSlice
+            | Self::Other(_) => false,
+        }
+    }
+}
+
+/// One object in one cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectId {
+    /// Where.
+    pub source: Source,
+    /// What.
+    pub kind: Kind,
+    /// Its namespace; empty for cluster-scoped kinds.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.as_str())?;
+        if self.namespace.is_empty() {
+            write!(f, " {}", self.name)
+        } else {
+            write!(f, " {}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// An object with its name, its age and its annotations.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Its name.
+    pub id: ObjectId,
+    /// Seconds of `metadata.creationTimestamp`; `i64::MAX` when it has none, so that it counts as the newest.
+    pub created: i64,
+    /// `metadata.annotations`.
+    pub annotations: BTreeMap<String, String>,
+    /// What it says.
+    pub spec: Spec,
+}
+
+/// What an object says.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each variant is the Kubernetes kind of that name")]
+pub enum Spec {
+    Ingress(Box<Ingress>),
+    IngressClass(Box<IngressClass>),
+    Gateway(Box<Gateway>),
+    GatewayClass(Box<GatewayClass>),
+    HttpRoute(Box<HttpRoute>),
+    ReferenceGrant(Box<ReferenceGrant>),
+    MemberCluster(Box<MemberCluster>),
+    GatewayConfig(Box<GatewayConfig>),
+    FailoverPolicy(Box<FailoverPolicy>),
+    Service(MemberService),
+    EndpointSlice(MemberSlice),
+    Node(MemberNode),
+    /// Not used; it is known only so that it is named in reports.
+    Other,
+}
+
+impl Spec {
+    /// The Service, of a Service.
+    #[must_use]
+    pub fn service(&self) -> Option<&MemberService> {
+        if let Self::Service(service) = self { Some(service) } else { None }
+    }
+
+    /// The slice, of an `EndpointSlice`.
+    #[must_use]
+    pub fn slice(&self) -> Option<&MemberSlice> {
+        if let Self::EndpointSlice(slice) = self { Some(slice) } else { None }
+    }
+
+    /// The node, of a Node.
+    #[must_use]
+    pub fn node(&self) -> Option<&MemberNode> {
+        if let Self::Node(node) = self { Some(node) } else { None }
+    }
+
+    /// The settings, of a `MemberCluster`.
+    #[must_use]
+    pub fn member(&self) -> Option<&MemberCluster> {
+        if let Self::MemberCluster(member) = self { Some(member) } else { None }
+    }
+}
+
+/// What routing needs of a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemberService {
+    /// Its ports.
+    pub ports: Vec<MemberServicePort>,
+    /// `status.loadBalancer.ingress` addresses.
+    pub load_balancer: Vec<IpAddr>,
+    /// `type: ExternalName`: it has no endpoints.
+    pub external_name: Option<String>,
+}
+
+/// One TCP port of a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemberServicePort {
+    /// Its name; empty for the only port of a Service.
+    pub name: Arc<str>,
+    /// The Service's port.
+    pub port: u16,
+    /// The port on every node; 0 = none.
+    pub node_port: u16,
+}
+
+/// What routing needs of an EndpointSlice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemberSlice {
+    /// Label `kubernetes.io/service-name`; empty when it has none.
+    pub service: Arc<str>,
+    /// Its TCP ports: name (empty = unnamed) and number.
+    pub ports: Vec<(Arc<str>, u16)>,
+    /// Its endpoints.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+/// One endpoint of a slice. The addresses of one endpoint are interchangeable (API), so only the first is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// Its address.
+    pub ip: IpAddr,
+    /// May it take requests? `None` = neither ready nor serving.
+    pub condition: Option<routing::model::Condition>,
+    /// Its zone; empty = unknown.
+    pub zone: Arc<str>,
+    /// Its node; empty = unknown.
+    pub node: Arc<str>,
+}
+
+/// What routing needs of a Node, for `endpointMode: NodePort`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemberNode {
+    /// Its addresses: the internal ones, or the external ones when it has no internal one.
+    pub addresses: Vec<IpAddr>,
+    /// Label `topology.kubernetes.io/zone`; empty = unknown.
+    pub zone: Arc<str>,
+    /// Condition `Ready` is true or absent, and it is schedulable as a traffic target.
+    pub ready: bool,
+}

@@ -1,0 +1,256 @@
+//! The loop: events in, updates out, reports back.
+//!
+//! It waits only when there is nothing to do. A panic in here is a bug of ours: the loop starts again from the disk
+//! and the last good table keeps serving meanwhile.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, after, never, select, tick};
+use routing::delta::Report;
+use routing::model::Protocol;
+use tracing::{error, info, warn};
+
+use crate::broadcast::{Broadcaster, Mailbox};
+use crate::clock;
+use crate::compile::{Compiler, CompilerSettings};
+use crate::merge::Loopback;
+use crate::verdict::Outcome;
+use crate::view::SharedView;
+use crate::watch::Observation;
+use crate::watch::events::{Events, FileEvent};
+use crate::watch::files::Directory;
+use crate::world::World;
+
+/// How often everything is looked at although nothing was heard: inotify may be out of watches.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(10);
+/// A new folder is looked at again after this: files may have come before it was watched.
+const SETTLE: Duration = Duration::from_millis(50);
+/// How often a full inbox is tried again.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(1);
+/// The pause before the loop starts again after a panic.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// How often the lag and the workers' generations are published while nothing else is.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+/// Verdicts logged at once; the rest is counted. `ringway check` shows all of them.
+const VERDICTS_LOGGED_MAX: usize = 20;
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug)]
+pub enum ManifestSource {
+    /// A directory of manifests.
+    Manifests(PathBuf),
+}
+
+/// What the controller is told at boot.
+#[derive(Clone, Debug)]
+pub struct ControllerSettings {
+    /// Where the configuration comes from.
+    pub source: ManifestSource,
+    /// Where Ingress rules are served unless their class says otherwise. `Https` is not served yet and skipped.
+    pub listen: Vec<(SocketAddr, Protocol)>,
+    /// `metrics.series_max`: statistics slots of routes and (backend, cluster) pairs.
+    pub series_max: u32,
+}
+
+/// Runs until `stop` gets a message or is disconnected. Give it a thread of its own.
+pub fn run(
+    settings: &ControllerSettings,
+    mailboxes: Vec<Mailbox>,
+    reports: &Receiver<Report>,
+    view: &SharedView,
+    stop: &Receiver<()>,
+) {
+    let mut broadcaster = Broadcaster::new(mailboxes);
+    loop {
+        let one_life = || Life::new(settings, view).run(&mut broadcaster, reports, stop);
+        match catch_unwind(AssertUnwindSafe(one_life)) {
+            Ok(()) => return,
+            Err(_) => {
+                view.update(|view| view.restarts_total += 1);
+                error!("the controller panicked and starts again; the last good table keeps serving");
+                if stop.recv_timeout(RESTART_PAUSE) != Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The controller from one start to the next.
+struct Life<'a> {
+    directory: Directory,
+    world: World,
+    compiler: Compiler,
+    view: &'a SharedView,
+}
+
+impl<'a> Life<'a> {
+    fn new(settings: &ControllerSettings, view: &'a SharedView) -> Self {
+        let ManifestSource::Manifests(root) = &settings.source;
+        let http = settings.listen.iter().filter(|(_, protocol)| match protocol {
+            Protocol::Http => true,
+            Protocol::Https => false,
+        });
+        let compiler = CompilerSettings {
+            listen: http.map(|(addr, _)| *addr).collect(),
+            series_max: settings.series_max,
+            loopback: Loopback::Allowed,
+        };
+        let directory = Directory::new(root);
+        Self { directory, world: World::default(), compiler: Compiler::new(compiler), view }
+    }
+
+    fn run(&mut self, broadcaster: &mut Broadcaster, reports: &Receiver<Report>, stop: &Receiver<()>) {
+        // Listening starts before looking: what changes in between is seen twice rather than never.
+        let mut events = self.listen();
+        let started_ns = clock::monotonic_ns();
+        let mut seen = self.directory.scan();
+        seen.push(Observation::Synced);
+        self.observe(seen);
+        let _ = self.compiler.compile(&mut self.world);
+        broadcaster.everything(started_ns, self.compiler.table());
+        self.publish(broadcaster);
+        let rescan = tick(RESCAN_INTERVAL);
+        let publish = tick(PUBLISH_INTERVAL);
+        let mut settle = never();
+        loop {
+            let heard = events.as_ref().map_or_else(never, |events| events.receiver().clone());
+            let retry = if broadcaster.is_behind() { after(FLUSH_INTERVAL) } else { never() };
+            select! {
+                recv(heard) -> event => match event {
+                    Ok(event) => {
+                        if event.is_folder {
+                            settle = after(SETTLE);
+                        }
+                        self.heard(event, &heard, broadcaster);
+                    }
+                    Err(_) => events = None,
+                },
+                recv(reports) -> report => {
+                    let Ok(report) = report else { return };
+                    broadcaster.report(report, self.compiler.table());
+                }
+                recv(settle) -> _ => {
+                    settle = never();
+                    self.look(broadcaster);
+                }
+                recv(rescan) -> _ => {
+                    if events.is_none() {
+                        events = self.listen();
+                    }
+                    self.look(broadcaster);
+                }
+                recv(retry) -> _ => broadcaster.flush(self.compiler.table()),
+                recv(publish) -> _ => self.publish_progress(broadcaster),
+                recv(stop) -> _ => return,
+            }
+            if events.as_ref().is_some_and(Events::take_overflow) {
+                self.look(broadcaster);
+            }
+        }
+    }
+
+    fn listen(&self) -> Option<Events> {
+        match Events::start(self.directory.root()) {
+            Ok(events) => Some(events),
+            Err(cause) => {
+                let root = self.directory.root().display();
+                warn!(%root, cause, "inotify is not available: changes are seen every {RESCAN_INTERVAL:?} only");
+                None
+            }
+        }
+    }
+
+    /// Handles this event and all that wait behind it as one change.
+    fn heard(&mut self, first: FileEvent, waiting: &Receiver<FileEvent>, broadcaster: &mut Broadcaster) {
+        let observed_ns = first.observed_ns;
+        let mut paths = BTreeMap::new();
+        let mut everything = false;
+        for event in std::iter::once(first).chain(waiting.try_iter()) {
+            match event.path {
+                Some(path) => drop(paths.insert(path, ())),
+                None => everything = true,
+            }
+        }
+        let mut seen = Vec::new();
+        if everything {
+            seen = self.directory.scan();
+        } else {
+            for path in paths.keys() {
+                seen.extend(self.directory.refresh(path));
+            }
+        }
+        self.changed(seen, observed_ns, broadcaster);
+    }
+
+    fn look(&mut self, broadcaster: &mut Broadcaster) {
+        let observed_ns = clock::monotonic_ns();
+        let seen = self.directory.scan();
+        self.changed(seen, observed_ns, broadcaster);
+    }
+
+    fn changed(&mut self, seen: Vec<Observation>, observed_ns: u64, broadcaster: &mut Broadcaster) {
+        if seen.is_empty() {
+            return;
+        }
+        self.observe(seen);
+        let delta = self.compiler.compile(&mut self.world);
+        if !delta.is_empty() {
+            broadcaster.delta(delta, observed_ns, self.compiler.table());
+        }
+        self.publish(broadcaster);
+    }
+
+    fn observe(&mut self, seen: Vec<Observation>) {
+        seen.into_iter().for_each(|observation| self.world.observe(observation));
+    }
+
+    fn publish(&mut self, broadcaster: &Broadcaster) {
+        let verdicts = self.compiler.take_reports_changed().then(|| {
+            let verdicts: Arc<[_]> = self.compiler.verdicts(&self.world).into();
+            log_refused(&verdicts);
+            let mut objects = BTreeMap::<String, usize>::new();
+            for (id, _) in self.world.objects() {
+                *objects.entry(id.kind.as_str().to_owned()).or_default() += 1;
+            }
+            (verdicts, objects)
+        });
+        self.view.update(|view| {
+            view.routes = self.compiler.route_count();
+            view.backends = self.compiler.backend_count();
+            view.endpoints = self.compiler.endpoint_counts();
+            view.synced = self.world.is_synced();
+            if let Some((verdicts, objects)) = verdicts {
+                (view.verdicts, view.objects) = (verdicts, objects);
+            }
+        });
+        self.publish_progress(broadcaster);
+    }
+
+    fn publish_progress(&self, broadcaster: &Broadcaster) {
+        self.view.update(|view| {
+            view.generation = broadcaster.generation();
+            view.applied = broadcaster.applied();
+            view.lag.clone_from(&broadcaster.lag);
+            view.coalesced_total = broadcaster.coalesced_total;
+            view.snapshots_total = broadcaster.snapshots_total;
+            view.ejections_total = broadcaster.ejections_total;
+        });
+    }
+}
+
+fn log_refused(verdicts: &[crate::verdict::Verdict]) {
+    let refused: Vec<_> = verdicts.iter().filter(|v| v.outcome >= Outcome::PartlyRefused).collect();
+    for verdict in refused.iter().take(VERDICTS_LOGGED_MAX) {
+        let object = verdict.object.as_ref().map(ToString::to_string).unwrap_or_default();
+        let worst = verdict.notes.iter().max_by_key(|note| note.severity);
+        let (field, reason) = worst.map_or(("", ""), |note| (note.field.as_str(), note.reason.as_str()));
+        warn!(file = &*verdict.origin, object, field, reason, outcome = %verdict.outcome, "object refused");
+    }
+    info!(objects = verdicts.len(), refused = refused.len(), "manifests read");
+}

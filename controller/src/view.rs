@@ -1,0 +1,104 @@
+//! What the controller shows of itself, to the admin thread: never to a worker.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use routing::id::Generation;
+
+use crate::verdict::Verdict;
+
+/// Upper bounds of the propagation histogram, nanoseconds; what is above counts in the last bucket.
+pub const LAG_BOUNDS_NS: [u64; 14] = [
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_000_000,
+    3_000_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    1_000_000_000,
+    10_000_000_000,
+];
+
+/// From the event that was seen to its application on the last worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LagHistogram {
+    /// Updates by [`LAG_BOUNDS_NS`] (not cumulative); the last bucket has no upper bound.
+    pub buckets: [u64; LAG_BOUNDS_NS.len() + 1],
+    /// Updates.
+    pub count: u64,
+    /// Their sum, nanoseconds.
+    pub sum_ns: u64,
+    /// The longest, nanoseconds.
+    pub max_ns: u64,
+}
+
+impl LagHistogram {
+    /// Counts one update.
+    pub fn record(&mut self, lag_ns: u64) {
+        let bucket = LAG_BOUNDS_NS.iter().position(|bound| lag_ns <= *bound).unwrap_or(LAG_BOUNDS_NS.len());
+        self.buckets[bucket] += 1;
+        self.count += 1;
+        self.sum_ns = self.sum_ns.saturating_add(lag_ns);
+        self.max_ns = self.max_ns.max(lag_ns);
+    }
+}
+
+/// The state of the controller as last published.
+#[derive(Clone, Debug, Default)]
+pub struct ControllerView {
+    /// The newest generation that was broadcast.
+    pub generation: Generation,
+    /// What each worker runs, as far as it has said.
+    pub applied: Vec<Generation>,
+    /// Everything that there was at the start has been seen and broadcast.
+    pub synced: bool,
+    /// Objects known, by kind.
+    pub objects: BTreeMap<String, usize>,
+    /// Routes compiled.
+    pub routes: usize,
+    /// Backends in use.
+    pub backends: usize,
+    /// Endpoints in use, by member cluster.
+    pub endpoints: BTreeMap<Arc<str>, usize>,
+    /// What became of every object, by file and name.
+    pub verdicts: Arc<[Verdict]>,
+    /// Event to last worker.
+    pub lag: LagHistogram,
+    /// Updates that waited for a worker with a full inbox and were merged into a later one.
+    pub coalesced_total: u64,
+    /// Snapshots sent to workers that were out of step.
+    pub snapshots_total: u64,
+    /// Times that the controller restarted itself after a panic.
+    pub restarts_total: u64,
+    /// Ejections that workers reported.
+    pub ejections_total: u64,
+}
+
+/// A handle to the view: clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct SharedView(Arc<RwLock<ControllerView>>);
+
+impl SharedView {
+    /// An empty view.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The view as last published. Never call it on a worker: it may wait for the controller's next write.
+    #[must_use]
+    pub fn read(&self) -> ControllerView {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the view.
+    pub fn update(&self, change: impl FnOnce(&mut ControllerView)) {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}

@@ -1,0 +1,428 @@
+//! Text to typed objects, one by one: a document that is wrong costs itself only.
+//!
+//! A file is parsed into documents first (YAML or JSON); when that fails, the whole file has failed and its last
+//! good content stays. Each document is then decoded on its own. Nothing here panics, whatever the bytes are.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use routing::model::Condition;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::object::{
+    Kind, MemberNode, MemberService, MemberServicePort, MemberSlice, Object, ObjectId, SliceEndpoint, Source,
+    Spec,
+};
+use crate::verdict::{Note, Notes, Severity};
+
+/// Documents of one file, and items of one List.
+pub const DOCUMENTS_MAX: usize = 100_000;
+/// Nodes of one file's YAML tree.
+const YAML_NODES_MAX: usize = 4_000_000;
+/// Characters of a name (RFC 1123 subdomain).
+const NAME_CHARS_MAX: usize = 253;
+/// Unknown fields named of one object.
+const UNKNOWN_FIELDS_MAX: usize = 16;
+/// Levels of lists of lists that are opened.
+const LIST_DEPTH_MAX: usize = 4;
+
+/// How a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// YAML, several documents.
+    Yaml,
+    /// JSON, one document.
+    Json,
+}
+
+/// What a file holds.
+#[derive(Debug, Default)]
+pub struct Decoded {
+    /// The objects that are used, in the order of the file.
+    pub objects: Vec<(Object, Notes)>,
+    /// What is wrong with the others.
+    pub problems: Vec<(Option<ObjectId>, Note)>,
+}
+
+/// Decodes a file.
+///
+/// # Errors
+/// What is wrong, when the text is not well-formed: then nothing of it may be used.
+pub fn decode_text(text: &str, format: Format, source: &Source) -> Result<Decoded, String> {
+    let documents: Vec<Value> = match format {
+        Format::Json => vec![serde_json::from_str(text).map_err(|e| e.to_string())?],
+        Format::Yaml => {
+            let options = serde_saphyr::options! {
+                budget: serde_saphyr::budget! {
+                    max_documents: DOCUMENTS_MAX,
+                    max_nodes: YAML_NODES_MAX,
+                    max_events: 2 * YAML_NODES_MAX,
+                },
+                with_snippet: false,
+            };
+            serde_saphyr::from_multiple_with_options(text, options).map_err(|e| e.to_string())?
+        }
+    };
+    let mut decoded = Decoded::default();
+    for document in documents {
+        decode_document(document, source, &mut decoded, LIST_DEPTH_MAX);
+    }
+    Ok(decoded)
+}
+
+fn decode_document(document: Value, source: &Source, decoded: &mut Decoded, depth: usize) {
+    let kind = document.get("kind").and_then(Value::as_str).unwrap_or_default();
+    let is_list = kind.ends_with("List") && document.get("items").is_some_and(Value::is_array);
+    if is_list && depth > 0 {
+        let Value::Object(mut map) = document else { return };
+        let Some(Value::Array(items)) = map.remove("items") else { return };
+        let item_kind = kind_of_items(&map);
+        for mut item in items {
+            inherit_type(&mut item, item_kind.as_ref());
+            decode_document(item, source, decoded, depth - 1);
+        }
+        return;
+    }
+    match decode_object(document, source) {
+        Ok(found) => decoded.objects.push(found),
+        Err(refusal) => decoded.problems.push(*refusal),
+    }
+}
+
+/// Items of a typed list (`IngressList`) may leave out their own type, as the API server does.
+fn kind_of_items(list: &serde_json::Map<String, Value>) -> Option<(String, String)> {
+    let kind = list.get("kind")?.as_str()?.strip_suffix("List").filter(|kind| !kind.is_empty())?;
+    Some((list.get("apiVersion")?.as_str()?.to_owned(), kind.to_owned()))
+}
+
+fn inherit_type(item: &mut Value, inherited: Option<&(String, String)>) {
+    if let (Value::Object(map), Some((api_version, kind))) = (item, inherited) {
+        map.entry("apiVersion").or_insert_with(|| api_version.clone().into());
+        map.entry("kind").or_insert_with(|| kind.clone().into());
+    }
+}
+
+type Refusal = Box<(Option<ObjectId>, Note)>;
+
+fn refusal(id: Option<ObjectId>, field: &str, value: impl std::fmt::Display, reason: &str) -> Refusal {
+    Box::new((id, Note::new(Severity::Refused, field, value, reason)))
+}
+
+fn decode_object(value: Value, source: &Source) -> Result<(Object, Notes), Refusal> {
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
+    let Some(api_version) = text("/apiVersion") else {
+        return Err(refusal(None, "apiVersion", "", "missing: a Kubernetes object has apiVersion and kind"));
+    };
+    let Some(kind_name) = text("/kind") else {
+        return Err(refusal(None, "kind", "", "missing: a Kubernetes object has apiVersion and kind"));
+    };
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let kind = kind_of(group, version, kind_name);
+    let name = text("/metadata/name").unwrap_or_default();
+    let namespace = match (kind.is_cluster_scoped(), text("/metadata/namespace")) {
+        (true, _) => "",
+        (false, None | Some("")) => "default",
+        (false, Some(namespace)) => namespace,
+    };
+    let id =
+        ObjectId { source: source.clone(), kind, namespace: Arc::from(namespace), name: Arc::from(name) };
+    let is_name_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':');
+    for (field, text) in [("metadata.name", name), ("metadata.namespace", namespace)] {
+        let may_be_empty = field == "metadata.namespace";
+        if (text.is_empty() && !may_be_empty)
+            || text.len() > NAME_CHARS_MAX
+            || !text.chars().all(is_name_char)
+        {
+            let id = Some(ObjectId { name: Arc::from("?"), namespace: Arc::from(""), ..id });
+            return Err(refusal(id, field, text, "1 to 253 letters, digits, '-', '.'"));
+        }
+    }
+    let versions = api_version_note(group, version);
+    decode_spec(value, id, versions)
+}
+
+/// Known groups in a version that is not read.
+fn api_version_note(group: &str, version: &str) -> Option<String> {
+    let allowed = match group {
+        "networking.k8s.io" | "discovery.k8s.io" => "v1",
+        "gateway.networking.k8s.io" => "v1 or v1beta1",
+        "ringway.dev" => "v1alpha1",
+        _ => return None,
+    };
+    (!allowed.split(" or ").any(|known| known == version)).then(|| format!("{group}/{allowed}"))
+}
+
+fn kind_of(group: &str, version: &str, kind: &str) -> Kind {
+    match (group, version, kind) {
+        ("networking.k8s.io", "v1", "Ingress") => Kind::Ingress,
+        ("networking.k8s.io", "v1", "IngressClass") => Kind::IngressClass,
+        ("gateway.networking.k8s.io", "v1" | "v1beta1", "Gateway") => Kind::Gateway,
+        ("gateway.networking.k8s.io", "v1" | "v1beta1", "GatewayClass") => Kind::GatewayClass,
+        ("gateway.networking.k8s.io", "v1" | "v1beta1", "HTTPRoute") => Kind::HttpRoute,
+        ("gateway.networking.k8s.io", "v1" | "v1beta1", "ReferenceGrant") => Kind::ReferenceGrant,
+        ("ringway.dev", "v1alpha1", "MemberCluster") => Kind::MemberCluster,
+        ("ringway.dev", "v1alpha1", "GatewayConfig") => Kind::GatewayConfig,
+        ("ringway.dev", "v1alpha1", "FailoverPolicy") => Kind::FailoverPolicy,
+        ("", "v1", "Service") => Kind::Service,
+        ("", "v1", "Node") => Kind::Node,
+        ("discovery.k8s.io", "v1", "EndpointSlice") => Kind::EndpointSlice,
+        _ => Kind::Other(Arc::from(kind)),
+    }
+}
+
+fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(Object, Notes), Refusal> {
+    let mut notes = Notes::default();
+    let misplaced = match (&id.source, &id.kind) {
+        (Source::Fleet, Kind::Service | Kind::EndpointSlice | Kind::Node) => Some("clusters/NAME/"),
+        (
+            Source::Member(_),
+            Kind::Ingress
+            | Kind::IngressClass
+            | Kind::Gateway
+            | Kind::GatewayClass
+            | Kind::HttpRoute
+            | Kind::ReferenceGrant
+            | Kind::MemberCluster
+            | Kind::GatewayConfig
+            | Kind::FailoverPolicy,
+        ) => Some("fleet/"),
+        (Source::Fleet | Source::Member(_), _) => None,
+    };
+    if let Some(place) = misplaced {
+        notes.ignored("kind", id.kind.as_str(), format!("not used here: this kind is read from {place}"));
+        return Ok((plain(id, Spec::Other, i64::MAX), notes));
+    }
+    match id.kind {
+        Kind::Ingress => fleet(&value, id, Spec::Ingress),
+        Kind::IngressClass => fleet(&value, id, Spec::IngressClass),
+        Kind::Gateway => fleet(&value, id, Spec::Gateway),
+        Kind::GatewayClass => fleet(&value, id, Spec::GatewayClass),
+        Kind::HttpRoute => fleet(&value, id, Spec::HttpRoute),
+        Kind::ReferenceGrant => fleet(&value, id, Spec::ReferenceGrant),
+        Kind::MemberCluster => fleet(&value, id, Spec::MemberCluster),
+        Kind::GatewayConfig => fleet(&value, id, Spec::GatewayConfig),
+        Kind::FailoverPolicy => fleet(&value, id, Spec::FailoverPolicy),
+        Kind::Service => member(value, id, notes, service),
+        Kind::EndpointSlice => member(value, id, notes, slice),
+        Kind::Node => member(value, id, notes, node),
+        Kind::Other(_) => {
+            match versions {
+                Some(allowed) => notes.refused("apiVersion", "", format!("this kind is read as {allowed}")),
+                None => notes.ignored("kind", id.kind.as_str(), "this kind is not used"),
+            }
+            Ok((plain(id, Spec::Other, i64::MAX), notes))
+        }
+    }
+}
+
+fn plain(id: ObjectId, spec: Spec, created: i64) -> Object {
+    Object { id, created, annotations: BTreeMap::new(), spec }
+}
+
+fn typed<T: DeserializeOwned>(value: Value, id: &ObjectId) -> Result<T, Refusal> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        refusal(Some(id.clone()), path.trim_start_matches('.'), "", &error.inner().to_string())
+    })
+}
+
+fn fleet<T>(value: &Value, id: ObjectId, wrap: fn(Box<T>) -> Spec) -> Result<(Object, Notes), Refusal>
+where
+    T: DeserializeOwned + Serialize,
+{
+    let mut notes = Notes::default();
+    let meta: ObjectMeta = match value.get("metadata") {
+        Some(meta) => typed(meta.clone(), &id)?,
+        None => ObjectMeta::default(),
+    };
+    let object: T = typed(value.clone(), &id)?;
+    if let Ok(known) = serde_json::to_value(&object) {
+        let mut unknown = Vec::new();
+        unknown_fields(value, &known, String::new(), &mut unknown);
+        for field in unknown {
+            notes.ignored(field, "", "unknown field");
+        }
+    }
+    let created = created(&meta);
+    let annotations = meta.annotations.unwrap_or_default();
+    Ok((Object { id, created, annotations, spec: wrap(Box::new(object)) }, notes))
+}
+
+fn created(meta: &ObjectMeta) -> i64 {
+    meta.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second())
+}
+
+/// Fields of `given` that did not survive decoding: they are unknown to the type.
+fn unknown_fields(given: &Value, known: &Value, path: String, unknown: &mut Vec<String>) {
+    if unknown.len() >= UNKNOWN_FIELDS_MAX || path == "status" || path == "metadata.managedFields" {
+        return;
+    }
+    match (given, known) {
+        (Value::Object(given), Value::Object(known)) => {
+            for (name, value) in given {
+                let field = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                match known.get(name) {
+                    Some(known) => unknown_fields(value, known, field, unknown),
+                    None if value.is_null() || is_empty(value) || name == "status" => {}
+                    None if unknown.len() < UNKNOWN_FIELDS_MAX => unknown.push(field),
+                    None => {}
+                }
+            }
+        }
+        (Value::Array(given), Value::Array(known)) => {
+            for (index, (given, known)) in given.iter().zip(known).enumerate() {
+                unknown_fields(given, known, format!("{path}[{index}]"), unknown);
+            }
+        }
+        (
+            Value::Object(_)
+            | Value::Array(_)
+            | Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_),
+            _,
+        ) => {}
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(serde_json::Map::is_empty)
+}
+
+fn member<T: DeserializeOwned>(
+    value: Value,
+    id: ObjectId,
+    mut notes: Notes,
+    reduce: fn(T, &mut Notes) -> Spec,
+) -> Result<(Object, Notes), Refusal> {
+    let object: T = typed(value, &id)?;
+    let spec = reduce(object, &mut notes);
+    Ok((plain(id, spec, i64::MAX), notes))
+}
+
+fn is_tcp(protocol: Option<&str>) -> bool {
+    matches!(protocol, None | Some("" | "TCP"))
+}
+
+fn service(object: Service, notes: &mut Notes) -> Spec {
+    let mut out = MemberService::default();
+    let spec = object.spec.unwrap_or_default();
+    if spec.type_.as_deref() == Some("ExternalName") {
+        out.external_name = Some(spec.external_name.unwrap_or_default());
+        notes.ignored("spec.type", "ExternalName", "has no endpoints; requests to it find no backend");
+    }
+    for (index, port) in spec.ports.unwrap_or_default().into_iter().enumerate() {
+        if !is_tcp(port.protocol.as_deref()) {
+            let protocol = port.protocol.unwrap_or_default();
+            notes.ignored(format!("spec.ports[{index}].protocol"), protocol, "only TCP ports are used");
+            continue;
+        }
+        let number = u16::try_from(port.port).ok().filter(|port| *port > 0);
+        let node_port = u16::try_from(port.node_port.unwrap_or(0));
+        let (Some(number), Ok(node_port)) = (number, node_port) else {
+            notes.refused_part(format!("spec.ports[{index}]"), port.port, "ports are 1 to 65535");
+            continue;
+        };
+        let name = Arc::from(port.name.unwrap_or_default());
+        out.ports.push(MemberServicePort { name, port: number, node_port });
+    }
+    let status = object.status.and_then(|status| status.load_balancer).and_then(|lb| lb.ingress);
+    for (index, ingress) in status.unwrap_or_default().into_iter().enumerate() {
+        let field = format!("status.loadBalancer.ingress[{index}]");
+        match ingress.ip.as_deref().map(str::parse) {
+            Some(Ok(ip)) => out.load_balancer.push(ip),
+            Some(Err(_)) => notes.refused_part(field, ingress.ip.unwrap_or_default(), "an IP address"),
+            None => notes.ignored(field, ingress.hostname.unwrap_or_default(), "only IP addresses are used"),
+        }
+    }
+    Spec::Service(out)
+}
+
+fn slice(object: EndpointSlice, notes: &mut Notes) -> Spec {
+    let labels = object.metadata.labels.unwrap_or_default();
+    let service = labels.get("kubernetes.io/service-name").cloned().unwrap_or_default();
+    if service.is_empty() {
+        notes.refused(
+            "metadata.labels",
+            "",
+            "label kubernetes.io/service-name is missing: belongs to no Service",
+        );
+    }
+    let mut out = MemberSlice { service: Arc::from(service), ..MemberSlice::default() };
+    for (index, port) in object.ports.unwrap_or_default().into_iter().enumerate() {
+        if !is_tcp(port.protocol.as_deref()) {
+            continue;
+        }
+        match u16::try_from(port.port.unwrap_or(0)) {
+            Ok(number) if number > 0 => out.ports.push((Arc::from(port.name.unwrap_or_default()), number)),
+            Ok(_) | Err(_) => {
+                let field = format!("ports[{index}].port");
+                notes.refused_part(field, port.port.unwrap_or(0), "ports are 1 to 65535");
+            }
+        }
+    }
+    let ipv6 = match object.address_type.as_str() {
+        "IPv4" => false,
+        "IPv6" => true,
+        other => {
+            notes.refused("addressType", other, "IPv4 or IPv6");
+            return Spec::EndpointSlice(out);
+        }
+    };
+    for (index, endpoint) in object.endpoints.into_iter().enumerate() {
+        let address = endpoint.addresses.first().cloned().unwrap_or_default();
+        let ip: IpAddr = match address.parse() {
+            Ok(ip) if IpAddr::is_ipv6(&ip) == ipv6 => ip,
+            Ok(_) | Err(_) => {
+                let field = format!("endpoints[{index}].addresses[0]");
+                notes.refused_part(field, address, format!("an {} address", object.address_type));
+                continue;
+            }
+        };
+        let conditions = endpoint.conditions.unwrap_or_default();
+        // The API: an absent `ready` means ready, an absent `serving` means what `ready` says.
+        let ready = conditions.ready.unwrap_or(true);
+        let terminating = conditions.terminating.unwrap_or(false);
+        let serving = conditions.serving.unwrap_or(ready);
+        let condition = match (terminating, ready, serving) {
+            (false, true, _) => Some(Condition::Ready),
+            (true, _, true) => Some(Condition::Terminating),
+            (false, false, _) | (true, _, false) => None,
+        };
+        out.endpoints.push(SliceEndpoint {
+            ip,
+            condition,
+            zone: Arc::from(endpoint.zone.unwrap_or_default()),
+            node: Arc::from(endpoint.node_name.unwrap_or_default()),
+        });
+    }
+    Spec::EndpointSlice(out)
+}
+
+fn node(object: Node, notes: &mut Notes) -> Spec {
+    let status = object.status.unwrap_or_default();
+    let of_type = |wanted: &str| -> Vec<IpAddr> {
+        let listed = status.addresses.iter().flatten();
+        listed.filter(|a| a.type_ == wanted).filter_map(|a| a.address.parse().ok()).collect()
+    };
+    let mut addresses = of_type("InternalIP");
+    if addresses.is_empty() {
+        addresses = of_type("ExternalIP");
+    }
+    if addresses.is_empty() {
+        notes.ignored("status.addresses", "", "no InternalIP or ExternalIP: not reachable by NodePort");
+    }
+    let ready =
+        status.conditions.iter().flatten().find(|c| c.type_ == "Ready").is_none_or(|c| c.status == "True");
+    let labels = object.metadata.labels.unwrap_or_default();
+    let zone = Arc::from(labels.get("topology.kubernetes.io/zone").map_or("", String::as_str));
+    let excluded = labels.contains_key("node.kubernetes.io/exclude-from-external-load-balancers");
+    Spec::Node(MemberNode { addresses, zone, ready: ready && !excluded })
+}

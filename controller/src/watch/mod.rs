@@ -1,0 +1,63 @@
+//! The only input of the controller: what was seen, as [`Observation`]s.
+//!
+//! [`files`] reads a directory of manifests; watching the Kubernetes API will produce the same observations.
+//! Nothing here judges what an object means: it is decoded, or reported.
+
+use std::sync::Arc;
+
+use crate::object::{Object, ObjectId};
+use crate::verdict::{Note, Notes};
+
+pub mod decode;
+pub mod events;
+pub mod files;
+
+/// One thing that was seen. Order matters: a later observation replaces an earlier one of the same name.
+#[derive(Debug)]
+pub enum Observation {
+    /// A member cluster is known from now on, or no longer. `Gone` takes every object of that member with it.
+    Member {
+        /// The cluster id.
+        name: Arc<str>,
+        /// Is it there?
+        presence: Presence,
+    },
+    /// An object is there, or has changed.
+    Upsert {
+        /// The object.
+        object: Box<Object>,
+        /// The file it came from; empty when it did not come from a file.
+        origin: Arc<str>,
+        /// What was noticed while it was decoded.
+        notes: Notes,
+    },
+    /// An object is gone.
+    Delete(ObjectId),
+    /// All remarks on a file and on objects in it that are not used; replaces the earlier ones of that file.
+    Problems {
+        /// The file.
+        origin: Arc<str>,
+        /// The remarks; empty = none any more.
+        problems: Vec<Problem>,
+    },
+    /// Everything that there was at the start has been seen.
+    Synced,
+}
+
+/// Is it there?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is.
+    Present,
+    /// It is not, any more.
+    Gone,
+}
+
+/// A remark on a file, or on an object in it that could not be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Which object; `None` = the whole file.
+    pub object: Option<ObjectId>,
+    /// What is wrong.
+    pub note: Note,
+}

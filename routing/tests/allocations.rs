@@ -1,0 +1,169 @@
+//! What the request path and an update may allocate: counted, not guessed.
+#![expect(unsafe_code, reason = "a counting allocator can be written in no other way")]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+
+use common::*;
+use routing::balance::{hash, sticky};
+use routing::delta::{RouteTable, TableDelta};
+use routing::failover::Tried;
+use routing::health::endpoint::Outcome;
+use routing::id::{BackendId, ClusterId, EndpointId};
+use routing::model::*;
+use routing::time::MonoTime;
+
+/// Counts what this thread allocates.
+struct Counting;
+
+thread_local! {
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: every call is passed on to the system allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: `pointer` came from `alloc` above, so from the system allocator.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations<R>(run: impl FnOnce() -> R) -> (u64, R) {
+    let before = COUNT.with(Cell::get);
+    let result = run();
+    (COUNT.with(Cell::get) - before, result)
+}
+
+/// Every balancer and condition that a request may meet.
+fn policies() -> Vec<(&'static str, Policy)> {
+    let shares = || plan(&[(0, 0, Some(3)), (1, 0, Some(1)), (2, 1, None)]);
+    let affinity = CookieAffinity { cookie: "SRV".into(), path: "/".into(), max_age: None };
+    let pin = Pin {
+        when: PinMatch::Header("x-cluster".into(), "beta".into()),
+        cluster: ClusterId(1),
+        strict: false,
+    };
+    vec![
+        ("least request", Policy { balance: Balance::LeastRequest, ..shares() }),
+        ("round robin", Policy { balance: Balance::RoundRobin, ..shares() }),
+        ("random", Policy { balance: Balance::Random, ..shares() }),
+        ("hash", Policy { balance: Balance::ConsistentHash(HashKey::Header("x-user".into())), ..shares() }),
+        ("affinity", Policy { affinity: Some(affinity), ..shares() }),
+        ("pin", Policy { pins: [pin].into(), ..shares() }),
+    ]
+}
+
+#[test]
+fn request_path_allocates_nothing() {
+    let cookie = sticky::format(sticky::affinity_of("alpha", addr(3)));
+    let request = Request::get("shop.example", "/cart/items?x=1")
+        .header("Cookie", &format!("SRV={}", String::from_utf8(cookie.to_vec()).unwrap()))
+        .header("X-Cluster", "beta")
+        .header("X-User", "u1");
+    for (name, policy) in policies() {
+        let (retry, outlier) = (policy.retry.clone(), policy.outlier);
+        let mut world = world(&["alpha", "beta", "gamma"], &[(0, 9), (1, 1)], policy);
+        for backend in 0..2 {
+            for cluster in 0..3u16 {
+                let first = backend * 1_000 + u32::from(cluster) * 100;
+                add_endpoints(&mut world, backend, cluster, first, 50);
+                let members: Vec<_> = (first..first + 50).map(|n| (EndpointId(n), addr(n))).collect();
+                let ring = hash::ring("any", &members);
+                world.rings.insert((BackendId(backend), ClusterId(cluster)), Arc::new(ring));
+            }
+        }
+        let worker = Worker::new(&world);
+        let mut rng = rng(1);
+        let (count, ()) = allocations(|| {
+            let mut now = MonoTime::ZERO;
+            for nth in 0..2_000u64 {
+                now = MonoTime(now.0 + 1_000_000);
+                let subject = request.subject();
+                let rule = worker.table.route(&subject).unwrap();
+                let mut tried = Tried::new();
+                for attempt in 1..=3 {
+                    let pick = worker.table.pick(&rule, &subject, &tried, now, &mut rng).unwrap();
+                    worker.table.on_request(pick.backend, &retry, now);
+                    let outcome = if nth % 3 == 0 { Outcome::Closed } else { Outcome::Success };
+                    worker.table.on_outcome(pick.endpoint, outcome, now, &outlier);
+                    worker.table.release(pick.endpoint);
+                    assert!(worker.table.endpoint(pick.endpoint).is_some());
+                    tried.note(&pick);
+                    assert_eq!(tried.len(), attempt);
+                }
+                while worker.table.next_event(now).is_some() {}
+            }
+        });
+        assert_eq!(count, 0, "{name}");
+    }
+}
+
+#[test]
+fn regexes_allocate_only_their_first_time() {
+    let regex = |text| PathMatch::Regex(regex::bytes::Regex::new(text).unwrap());
+    let mut world = RouteTable::default();
+    world.listeners.insert(routing::id::ListenerId(0), listener(0, HostPattern::Any));
+    let rule = |path| Rule {
+        matches: on_path(path),
+        action: action("r", 0, forward(&[]), Arc::new(Policy::default())),
+    };
+    let rules = HostRules::new([rule(regex("^/a/[0-9]+$")), rule(regex("^/.*/b$"))]);
+    world.hosts.insert(key(0, HostPattern::Any), Arc::new(rules));
+    let worker = Worker::new(&world);
+    let request = Request::get("h", "/x/y/b");
+    assert_eq!(worker.table.route(&request.subject()).unwrap().index(), 1);
+    let (count, ()) = allocations(|| {
+        for _ in 0..100 {
+            assert_eq!(worker.table.route(&request.subject()).unwrap().index(), 1);
+        }
+    });
+    assert_eq!(count, 0);
+}
+
+/// A worker with `count` endpoints, ten to a backend, over two clusters.
+fn crowd(count: u32) -> Worker {
+    let backends: Vec<_> = (0..count / 10).map(|id| (id, 1)).collect();
+    let mut world = world(&["alpha", "beta"], &backends, plan(&[(0, 0, None), (1, 0, None)]));
+    for n in 0..count {
+        let spec = endpoint(n / 10, u16::try_from(n % 2).unwrap(), n);
+        world.endpoints.insert(EndpointId(n), spec);
+    }
+    Worker::new(&world)
+}
+
+#[test]
+fn one_endpoint_change_allocates_the_same_at_a_hundred_and_at_a_hundred_thousand() {
+    let mut small = crowd(100);
+    let mut large = crowd(100_000);
+    let change = |id: u32, spec: Option<EndpointSpec>| TableDelta {
+        endpoints: vec![(EndpointId(id), spec)],
+        ..TableDelta::default()
+    };
+    let terminating = EndpointSpec { condition: Condition::Terminating, ..endpoint(4, 1, 41) };
+    let steps = [
+        ("condition", change(41, Some(terminating))),
+        ("address", change(42, Some(endpoint(4, 0, 500_000)))),
+        ("removal", change(43, None)),
+        ("return", change(43, Some(endpoint(4, 1, 43)))),
+        ("other backend", change(44, Some(endpoint(5, 0, 44)))),
+    ];
+    for (name, delta) in steps {
+        let count = |worker: &mut Worker| {
+            let delta = delta.clone();
+            allocations(|| worker.send(delta, MonoTime::ZERO)).0
+        };
+        assert_eq!(count(&mut small), count(&mut large), "{name}");
+    }
+}
