@@ -1,0 +1,73 @@
+//! What is checked and set up before anything is served.
+
+use std::io;
+
+use config::LogLevel;
+
+/// Kernels before this lack what the ring needs.
+const KERNEL_MIN: (u32, u32) = (6, 1);
+
+/// Is there an io_uring that we may use?
+///
+/// # Errors
+/// Names what is missing.
+pub fn check_kernel() -> Result<(), String> {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy().into_owned();
+    if version_of(&release).is_some_and(|version| version < KERNEL_MIN) {
+        let (major, minor) = KERNEL_MIN;
+        return Err(format!("Linux {release} is too old: {major}.{minor} or newer is needed for io_uring"));
+    }
+    match io_uring::IoUring::new(8) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(refused(&error)),
+    }
+}
+
+fn refused(error: &io::Error) -> String {
+    let sysctl = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    let why = match sysctl.trim() {
+        "1" => "; kernel.io_uring_disabled is 1: set it to 0, or give the process CAP_SYS_ADMIN or the io_uring group",
+        "2" => "; kernel.io_uring_disabled is 2: set it to 0",
+        _ if error.raw_os_error() == Some(libc::EPERM) => {
+            "; a seccomp filter (container runtime, systemd SystemCallFilter) forbids io_uring_setup"
+        }
+        _ if error.raw_os_error() == Some(libc::ENOMEM) => "; raise LimitMEMLOCK",
+        _ => "",
+    };
+    format!("io_uring cannot be used: {error}{why}")
+}
+
+fn version_of(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// Logs go to stderr, without time stamps where journald adds its own.
+pub fn start_logging(level: LogLevel) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("RINGWAY_LOG").unwrap_or_else(|_| EnvFilter::new(level.name()));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    let to_terminal = io::IsTerminal::is_terminal(&io::stderr());
+    let to_journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    // A second subscriber (demo, tests) is not an error.
+    let _ = if to_journal {
+        builder.without_time().with_ansi(false).try_init()
+    } else {
+        builder.with_ansi(to_terminal).try_init()
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_releases_are_read_whatever_distributions_append() {
+        assert_eq!(version_of("6.1.0-18-amd64"), Some((6, 1)));
+        assert_eq!(version_of("6.18.44"), Some((6, 18)));
+        assert_eq!(version_of("5.15.0"), Some((5, 15)));
+        assert!((5, 15) < KERNEL_MIN);
+        assert_eq!(version_of("garbage"), None);
+    }
+}

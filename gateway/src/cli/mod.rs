@@ -1,0 +1,74 @@
+//! The command line: one module for each command.
+
+mod boot;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use config::{Config, ListenAddr, Overrides};
+
+/// A multi-cluster Kubernetes gateway: rules from one hub, pods in many clusters, failover in milliseconds.
+#[derive(Parser)]
+#[command(name = "ringway", version, about, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve.
+    Run(RunArgs),
+}
+
+/// Settings of `run`; each is also a key of gateway.toml, and wins over it.
+#[derive(Args, Clone, Debug, Default)]
+pub struct RunArgs {
+    /// The configuration file. Without it every key has its default.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The directory of manifests: DIR/fleet/*.yaml and DIR/clusters/NAME/*.yaml; watched for changes.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// How many workers. Default: one for each core of the process's affinity mask.
+    #[arg(long, value_name = "N")]
+    pub workers: Option<u32>,
+    /// Where Ingress rules are served: ADDR:PORT[/http|https]; may be given several times. Default [::]:8080/http.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Vec<ListenAddr>,
+    /// Where the admin API listens. Default 127.0.0.1:9901.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub admin: Option<std::net::SocketAddr>,
+}
+
+impl RunArgs {
+    /// Defaults, file and command line together.
+    ///
+    /// # Errors
+    /// Names the key, the value and what is allowed.
+    pub fn load(&self) -> Result<Config, String> {
+        let overrides = Overrides {
+            listen: (!self.listen.is_empty()).then(|| self.listen.clone()),
+            manifests: self.manifests.clone(),
+            workers: self.workers,
+            admin: self.admin,
+        };
+        Config::load(self.config.as_deref(), &overrides).map_err(|error| error.to_string())
+    }
+}
+
+/// Runs the command that was asked for.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run::main(&args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(message) => {
+            eprintln!("ringway: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

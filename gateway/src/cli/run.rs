@@ -1,0 +1,185 @@
+//! `ringway run`: serve until told to stop.
+
+use std::fs::File;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use config::Config;
+use controller::{ControllerSettings, Mailbox, ManifestSource, SharedView};
+use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
+use gateway::node::Node;
+use gateway::worker::clock;
+use routing::model::Protocol;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+use super::{RunArgs, boot};
+
+/// How long `/readyz` is red before accepting stops, so that whoever balances over nodes has seen it.
+const UNREADY_BEFORE_DRAIN: Duration = Duration::from_millis(500);
+/// A worker that has not come round for this long is hung: the watchdog is not fed.
+const WORKER_HUNG_AFTER: Duration = Duration::from_secs(5);
+
+/// Serves.
+pub fn main(args: &RunArgs) -> Result<ExitCode, String> {
+    let config = Arc::new(args.load()?);
+    boot::start_logging(config.observe.log_level);
+    boot::check_kernel()?;
+    let signals = watch_signals()?;
+    let serving = Serving::start(&config)?;
+    serving.until_told(args, config, &signals)
+}
+
+/// A running gateway: data plane, controller, and the ends of what connects them.
+pub struct Serving {
+    /// The data plane.
+    pub node: Node,
+    /// What the controller says of the world.
+    pub view: SharedView,
+    stop_controller: Sender<()>,
+    controller: JoinHandle<()>,
+}
+
+impl Serving {
+    /// Starts everything; returns at once, while the first table is still being made.
+    ///
+    /// # Errors
+    /// When threads, descriptors or the manifests directory are missing.
+    pub fn start(config: &Arc<Config>) -> Result<Self, String> {
+        let dir = config.manifests.path().to_path_buf();
+        if !dir.is_dir() {
+            return Err(format!(
+                "manifests {}: not a directory (give --manifests DIR, with DIR/fleet/*.yaml and DIR/clusters/NAME/*.yaml)",
+                dir.display()
+            ));
+        }
+        let node = Node::start(config).map_err(|error| format!("cannot start workers: {error}"))?;
+        let mailboxes = node.mailboxes().map_err(|error| format!("cannot start the controller: {error}"))?;
+        let mailboxes = mailboxes.into_iter().map(|(tx, bell)| Mailbox { tx, wake: File::from(bell) }).collect();
+        let settings = ControllerSettings {
+            source: ManifestSource::Manifests(dir),
+            listen: config.listen.iter().map(|listen| (listen.addr, protocol(listen.protocol))).collect(),
+            series_max: config.observe.metrics_series_max,
+        };
+        let view = SharedView::new();
+        let (stop_controller, stop) = bounded(1);
+        let (reports, seen) = (node.reports.clone(), view.clone());
+        let controller = std::thread::Builder::new()
+            .name("controller".into())
+            .spawn(move || controller::run(&settings, mailboxes, &reports, &seen, &stop))
+            .map_err(|error| format!("cannot start the controller: {error}"))?;
+        Ok(Self { node, view, stop_controller, controller })
+    }
+
+    fn until_told(self, args: &RunArgs, mut config: Arc<Config>, signals: &Receiver<i32>) -> Result<ExitCode, String> {
+        let second = tick(Duration::from_millis(500));
+        let mut told_ready = false;
+        loop {
+            select! {
+                recv(signals) -> signal => match signal {
+                    Ok(SIGHUP) => config = self.reload(args, config),
+                    Ok(SIGUSR1) => self.node.reopen_log(),
+                    Ok(_) | Err(_) => break,
+                },
+                recv(second) -> _ => {
+                    if self.node.has_lost_a_worker() {
+                        tracing::error!("a worker has ended; stopping");
+                        break;
+                    }
+                    if !told_ready && self.view.read().synced {
+                        told_ready = true;
+                        notify(sd_notify::NotifyState::Ready);
+                    }
+                    if self.workers_are_alive() {
+                        notify(sd_notify::NotifyState::Watchdog);
+                    }
+                }
+            }
+        }
+        notify(sd_notify::NotifyState::Stopping);
+        self.stop(config.timeouts.drain.get(), signals)
+    }
+
+    /// Has every worker come round lately?
+    fn workers_are_alive(&self) -> bool {
+        let now = clock::now().0;
+        let hung = u64::try_from(WORKER_HUNG_AFTER.as_nanos()).unwrap_or(u64::MAX);
+        // A worker that has not begun yet has nothing to show.
+        self.node.peers.lines.iter().all(|line| line.alive_ns() == 0 || now.saturating_sub(line.alive_ns()) < hung)
+    }
+
+    fn reload(&self, args: &RunArgs, running: Arc<Config>) -> Arc<Config> {
+        let reloaded = args.load().and_then(|fresh| running.reload(&fresh).map_err(|error| error.to_string()));
+        match reloaded {
+            Ok(reloaded) => {
+                let applied: Vec<_> = reloaded.applied.iter().map(|key| key.name).collect();
+                let waiting: Vec<_> = reloaded.waiting.iter().map(|key| key.name).collect();
+                tracing::info!(?applied, needs_restart = ?waiting, "configuration read again");
+                let config = Arc::new(reloaded.config);
+                self.node.reload(&config);
+                config
+            }
+            Err(error) => {
+                tracing::error!("configuration not changed: {error}");
+                running
+            }
+        }
+    }
+
+    /// Drains and ends: not ready, then no new connections, then what is in flight, until `deadline`.
+    ///
+    /// # Errors
+    /// What ended a worker.
+    pub fn stop(self, deadline: Duration, signals: &Receiver<i32>) -> Result<ExitCode, String> {
+        tracing::info!(?deadline, "draining");
+        self.view.update(|view| view.synced = false);
+        let wait = |for_ms| signals.recv_timeout(for_ms).is_ok();
+        let mut hurried = wait(UNREADY_BEFORE_DRAIN);
+        self.node.peers.drain();
+        let until = Instant::now() + deadline;
+        while !hurried && !self.node.has_ended() && Instant::now() < until {
+            hurried = wait(Duration::from_millis(10));
+        }
+        let in_flight: u64 = self.node.stats.iter().map(|stats| stats.in_flight.get()).sum();
+        if in_flight > 0 {
+            tracing::warn!(in_flight, "cut at the drain deadline");
+        }
+        self.node.peers.stop();
+        let ended = self.node.join().map_err(|error| error.to_string());
+        let _ = self.stop_controller.try_send(());
+        // A panic there was logged by the controller itself.
+        let _ = self.controller.join();
+        ended.map(|()| ExitCode::SUCCESS)
+    }
+}
+
+fn protocol(protocol: config::Protocol) -> Protocol {
+    match protocol {
+        config::Protocol::Http => Protocol::Http,
+        config::Protocol::Https => Protocol::Https,
+    }
+}
+
+fn notify(state: sd_notify::NotifyState<'_>) {
+    // Not run by systemd: nobody to tell.
+    let _ = sd_notify::notify(&[state]);
+}
+
+/// Signals as messages: they are taken on a thread of their own, never on a worker.
+pub fn watch_signals() -> Result<Receiver<i32>, String> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(|error| error.to_string())?;
+    let (sender, receiver) = bounded(8);
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for signal in signals.forever() {
+                if sender.send(signal).is_err() {
+                    return;
+                }
+            }
+        })
+        .map_err(|error| error.to_string())?;
+    Ok(receiver)
+}
