@@ -1,49 +1,22 @@
 //! What the request path and an update may allocate: counted, not guessed.
-#![expect(unsafe_code, reason = "a counting allocator can be written in no other way")]
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::sync::Arc;
 
 use common::*;
 use routing::balance::{hash, sticky};
-use routing::delta::{RouteTable, TableDelta};
+use routing::delta::{Change, RouteTable, TableDelta, Update, snapshot};
 use routing::failover::Tried;
 use routing::health::endpoint::Outcome;
-use routing::id::{BackendId, ClusterId, EndpointId};
+use routing::id::{BackendId, ClusterId, EndpointId, Generation};
 use routing::model::*;
+use routing::table::{Table, TableSettings};
 use routing::time::MonoTime;
 
-/// Counts what this thread allocates.
-struct Counting;
-
-thread_local! {
-    static COUNT: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: every call is passed on to the system allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: `pointer` came from `alloc` above, so from the system allocator.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn allocations<R>(run: impl FnOnce() -> R) -> (u64, R) {
-    let before = COUNT.with(Cell::get);
-    let result = run();
-    (COUNT.with(Cell::get) - before, result)
+/// How often `run` allocates on this thread.
+fn allocations(run: impl FnOnce()) -> u64 {
+    allocation_counter::measure(run).count_total
 }
 
 /// Every balancer and condition that a request may meet.
@@ -86,7 +59,7 @@ fn request_path_allocates_nothing() {
         }
         let worker = Worker::new(&world);
         let mut rng = rng(1);
-        let (count, ()) = allocations(|| {
+        let count = allocations(|| {
             let mut now = MonoTime::ZERO;
             for nth in 0..2_000u64 {
                 now = MonoTime(now.0 + 1_000_000);
@@ -124,7 +97,7 @@ fn regexes_allocate_only_their_first_time() {
     let worker = Worker::new(&world);
     let request = Request::get("h", "/x/y/b");
     assert_eq!(worker.table.route(&request.subject()).unwrap().index(), 1);
-    let (count, ()) = allocations(|| {
+    let count = allocations(|| {
         for _ in 0..100 {
             assert_eq!(worker.table.route(&request.subject()).unwrap().index(), 1);
         }
@@ -162,8 +135,38 @@ fn one_endpoint_change_allocates_the_same_at_a_hundred_and_at_a_hundred_thousand
     for (name, delta) in steps {
         let count = |worker: &mut Worker| {
             let delta = delta.clone();
-            allocations(|| worker.send(delta, MonoTime::ZERO)).0
+            allocations(|| drop(worker.send(delta, MonoTime::ZERO)))
         };
         assert_eq!(count(&mut small), count(&mut large), "{name}");
     }
+}
+
+#[test]
+fn table_of_ten_thousand_hosts_and_a_hundred_thousand_endpoints_takes_a_quarter_of_its_bound() {
+    let backends: Vec<_> = (0..10_000).map(|id| (id, 1)).collect();
+    let mut world = world(&["alpha", "beta"], &backends, plan(&[(0, 0, None), (1, 0, None)]));
+    for n in 0..100_000 {
+        let spec = endpoint(n / 10, u16::try_from(n % 2).unwrap(), n);
+        world.endpoints.insert(EndpointId(n), spec);
+    }
+    let policy = Arc::new(plan(&[(0, 0, None), (1, 0, None)]));
+    for host in 0..10_000u32 {
+        let rules = (0..10u16).map(|nth| Rule {
+            matches: prefix(&format!("/api/v1/r{nth}")),
+            action: action("r", nth, forward(&[(host, 1)]), Arc::clone(&policy)),
+        });
+        let rules = HostRules::new(rules.collect::<Vec<_>>());
+        world.hosts.insert(key(0, exact(&format!("host-{host}.example"))), Arc::new(rules));
+    }
+    let update = Update {
+        generation: Generation(1),
+        base_generation: Generation(0),
+        observed_ns: 0,
+        change: Change::Table(snapshot(&world)),
+    };
+    let mut table = Table::new(TableSettings::default());
+    let used = allocation_counter::measure(|| drop(table.apply(&update, MonoTime::ZERO).unwrap()));
+    println!("{} bytes in {} blocks", used.bytes_current, used.count_current);
+    assert!(used.bytes_current <= 16 << 20, "{} bytes", used.bytes_current);
+    assert_eq!(table.endpoints(BackendId(9_999)).len(), 10);
 }
