@@ -12,7 +12,7 @@ use divan::{Bencher, black_box};
 use routing::delta::{Change, RouteTable, TableDelta, Update};
 use routing::failover::Tried;
 use routing::health::endpoint::Outcome;
-use routing::id::{BindId, EndpointId, Generation, ListenerId};
+use routing::id::{BackendId, BindId, EndpointId, Generation, ListenerId};
 use routing::model::*;
 use routing::subject::{Subject, SubjectKind};
 use routing::time::MonoTime;
@@ -57,7 +57,7 @@ struct Reused {
 impl Reused {
     fn new(hosts: u32, routes: u32) -> Self {
         let mut random = 0x9e37_79b9u32;
-        let targets = (0..1 << 16).map(|_| {
+        let targets = (0..1 << 14).map(|_| {
             random ^= random << 13;
             random ^= random >> 17;
             random ^= random << 5;
@@ -100,8 +100,10 @@ fn request_alone(bencher: Bencher<'_, '_>) {
 }
 
 fn crowd(count: u32, per_backend: u32) -> Worker {
-    let backends: Vec<_> = (0..count / per_backend).map(|id| (id, u32::from(id == 0))).collect();
-    let mut world = world(&["alpha", "beta"], &backends, plan(&[(0, 0, Some(80)), (1, 0, Some(20))]));
+    let mut world = world(&["alpha", "beta"], &[(0, 1)], plan(&[(0, 0, Some(80)), (1, 0, Some(20))]));
+    for id in 0..count / per_backend {
+        world.backends.insert(BackendId(id), backend(&format!("default/b{id}:80")));
+    }
     for n in 0..count {
         let spec = endpoint(n / per_backend, u16::from(n % 2 == 1), n);
         world.endpoints.insert(EndpointId(n), spec);

@@ -1,6 +1,7 @@
 //! From a bind and a host name to the rules that may apply: listeners, then exact, wildcard and any host.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,25 +9,51 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use regex::bytes::Regex;
 use smallvec::SmallVec;
-use std::hash::{BuildHasher, Hasher};
+use wire::head::RequestView;
 
 use crate::chunks::{ChainIndex, Chunks};
 use crate::id::{BindId, ListenerId};
 use crate::matcher::host::{HOST_BYTES_MAX, suffixes};
-use crate::matcher::path::all_regexes;
+use crate::matcher::path::{PathIndex, Query, all_regexes};
 use crate::model::{HostKey, HostPattern, HostRules, ListenerSpec, Protocol, WildcardLabels};
 
 /// One host pattern's rules in one worker. A [`RuleRef`](super::RuleRef) holds it for as long as its request lasts.
 #[derive(Debug)]
 pub(crate) struct HostEntry {
-    pub(crate) key: HostKey,
+    /// The host or suffix of the key, beside what a lookup reads next.
+    text: SmallVec<[u8; 36]>,
+    listener: ListenerId,
+    kind: Kind,
+    /// That of `rules`: one step less to its block.
+    index: PathIndex,
     pub(crate) rules: Arc<HostRules>,
+    pub(crate) key: HostKey,
     /// This worker's own regexes: see `matcher::OwnRegexes`.
     pub(crate) own: Box<[Regex]>,
 }
 
+impl HostEntry {
+    fn new(key: &HostKey, rules: Arc<HostRules>) -> Self {
+        let (kind, text) = kind_and_text(&key.pattern);
+        Self {
+            text: SmallVec::from_slice(text),
+            listener: key.listener,
+            kind,
+            index: rules.index.clone(),
+            own: all_regexes(&rules.rules).cloned().collect(),
+            rules,
+            key: key.clone(),
+        }
+    }
+
+    /// The first rule that matches.
+    pub(crate) fn find(&self, view: &RequestView<'_>) -> Option<u32> {
+        self.index.find(&Query { rules: &self.rules.rules, own: &self.own, view })
+    }
+}
+
 /// Which kind of pattern a key is, as part of its hash.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Exact,
     One,
@@ -91,10 +118,7 @@ impl Hosts {
         let (kind, text) = kind_and_text(&key.pattern);
         let hash = hash(key.listener, kind, text);
         let found = self.find_hashed(hash, key.listener, kind, text);
-        let entry = rules.map(|rules| {
-            let own = all_regexes(&rules.rules).cloned().collect();
-            Rc::new(HostEntry { key: key.clone(), rules, own })
-        });
+        let entry = rules.map(|rules| Rc::new(HostEntry::new(key, rules)));
         match (found, entry) {
             (Some(index), Some(entry)) => self.entries[index as usize].replace(entry),
             (Some(index), None) => {
@@ -133,9 +157,8 @@ impl Hosts {
     fn find_hashed(&self, hash: u32, listener: ListenerId, kind: Kind, text: &[u8]) -> Option<u32> {
         self.index.find(hash, |index| {
             let entry = self.entries[index as usize].as_ref();
-            entry.is_some_and(|entry| {
-                entry.key.listener == listener && kind_and_text(&entry.key.pattern) == (kind, text)
-            })
+            entry
+                .is_some_and(|entry| entry.listener == listener && entry.kind == kind && *entry.text == *text)
         })
     }
 

@@ -297,7 +297,7 @@ impl Table {
             none = none.max_of(NoRoute::Host);
             let found = self.world.hosts.first(*listener, view.host(), |entry| {
                 none = NoRoute::Rule;
-                let rule = entry.rules.index.find(&entry.rules.rules, &entry.own, view)?;
+                let rule = entry.find(view)?;
                 Some(RuleRef { entry: Rc::clone(entry), rule })
             });
             if let Some(found) = found {
