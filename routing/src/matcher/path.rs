@@ -18,7 +18,7 @@ use regex::bytes::Regex;
 use wire::head::RequestView;
 
 use super::{OwnRegexes, other_mismatch};
-use crate::model::{PathMatch, Rule, RuleMatch, ValuePattern};
+use crate::model::{HostRules, PathMatch, Rule, RuleMatch, ValuePattern};
 
 const NONE: u32 = u32::MAX;
 
@@ -43,10 +43,16 @@ fn prefix_elements(prefix: &str) -> Option<&str> {
     (!prefix.is_empty()).then_some(prefix)
 }
 
-/// Bytes of one [`Node`] in the block.
+/// Bytes of one slot in the block: a cache line, a [`Node`] and the beginning of its text.
+const SLOT_BYTES: usize = 64;
+
+/// Bytes of a [`Node`] in its slot.
 const NODE_BYTES: usize = 24;
 
-/// In a list: the last rule of it.
+/// Longest text that lies in its slot; longer ones lie behind the lists.
+const INLINE_MAX: usize = SLOT_BYTES - NODE_BYTES;
+
+/// In a list: the last rule of it. In a node: not a place but the only rule of the list itself.
 const LAST: u32 = 1 << 31;
 
 /// In a list: the rule has no condition but its path.
@@ -57,7 +63,7 @@ const PLAIN: u32 = 1 << 30;
 struct Node {
     /// Never 0: that marks an empty slot.
     hash: u32,
-    /// The path without its first slash.
+    /// Where the path is, without its first slash.
     text: u32,
     text_len: u32,
     /// List of rules whose path is exactly this.
@@ -71,7 +77,7 @@ struct Node {
 /// See the module.
 #[derive(Clone, Debug)]
 pub(crate) struct PathIndex {
-    /// Slots (open addressing, a power of two of nodes), then lists of rules, then texts.
+    /// Slots (open addressing, a power of two), then lists of rules, then long texts.
     block: Arc<[u8]>,
     slots: u32,
     /// List of rules whose prefix is `/`.
@@ -88,12 +94,13 @@ pub(crate) struct PathIndex {
     regex_starts: Arc<[u32]>,
 }
 
-/// What a lookup needs beside the index.
+/// What a lookup needs beside the index. References to what is read only for rules with further conditions.
 #[derive(Clone, Copy)]
 pub(crate) struct Query<'a> {
-    pub(crate) rules: &'a [Rule],
+    pub(crate) rules: &'a Arc<HostRules>,
     /// A worker's copies of [`all_regexes`], or nothing.
-    pub(crate) own: &'a [Regex],
+    #[allow(clippy::borrowed_box, reason = "the slice would be read from cold memory for every lookup")]
+    pub(crate) own: &'a Box<[Regex]>,
     pub(crate) view: &'a RequestView<'a>,
 }
 
@@ -166,7 +173,7 @@ impl PathIndex {
     }
 
     fn node(&self, slot: u32) -> Node {
-        let start = slot as usize * NODE_BYTES;
+        let start = slot as usize * SLOT_BYTES;
         let (words, _) = self.block[start..start + NODE_BYTES].as_chunks::<4>();
         let word = |nth: usize| u32::from_le_bytes(words[nth]);
         Node {
@@ -191,28 +198,39 @@ impl PathIndex {
     }
 
     fn first_in(&self, list: u32, best: u32, query: &Query<'_>) -> u32 {
+        if list & LAST != 0 {
+            return if list != NONE && self.holds(list, best, query) { list & !(LAST | PLAIN) } else { best };
+        }
         for word in self.list(list) {
-            let rule = word & !(LAST | PLAIN);
-            if rule >= best {
+            if word & !(LAST | PLAIN) >= best {
                 break;
             }
-            if word & PLAIN != 0 {
-                return rule;
-            }
-            let mut own = self.own_of(rule, query.own);
-            if other_mismatch(&query.rules[rule as usize].matches, &mut own, query.view).is_none() {
-                return rule;
+            if self.holds(word, best, query) {
+                return word & !(LAST | PLAIN);
             }
         }
         best
     }
 
+    /// Does the rule of this word come before `best`, and hold?
+    fn holds(&self, word: u32, best: u32, query: &Query<'_>) -> bool {
+        let rule = word & !(LAST | PLAIN);
+        if rule >= best || word & PLAIN != 0 {
+            return rule < best;
+        }
+        let mut own = self.own_of(rule, query.own);
+        other_mismatch(&query.rules.rules[rule as usize].matches, &mut own, query.view).is_none()
+    }
+
     fn first_regex(&self, best: u32, path: &[u8], query: &Query<'_>) -> u32 {
+        if self.regexes == NONE {
+            return best;
+        }
         for rule in self.list(self.regexes).map(|word| word & !(LAST | PLAIN)) {
             if rule >= best {
                 break;
             }
-            let matches = &query.rules[rule as usize].matches;
+            let matches = &query.rules.rules[rule as usize].matches;
             let PathMatch::Regex(regex) = &matches.path else { continue };
             let mut own = self.own_of(rule, query.own);
             if own.next_for(regex).is_match(path) && other_mismatch(matches, &mut own, query.view).is_none() {
@@ -303,44 +321,47 @@ impl<'a> Builder<'a> {
 
     fn finish(self, rules: &[Rule]) -> PathIndex {
         let slots = to_u32((self.paths.len() * 4 / 3 + 1).next_power_of_two());
-        let mut nodes = vec![None; slots as usize];
-        let mut lists = Words { start: to_u32(slots as usize * NODE_BYTES), bytes: Vec::new() };
+        let mut table = vec![0; slots as usize * SLOT_BYTES];
+        let mut lists = Words { start: to_u32(table.len()), bytes: Vec::new() };
+        let words: Vec<_> = self
+            .paths
+            .values()
+            .map(|draft| (lists.one_or_add(&draft.exact), lists.one_or_add(&draft.prefix)))
+            .collect();
+        let (root, regexes) = (lists.one_or_add(&self.root), lists.add(&self.regexes));
+        let texts_start = table.len() + lists.bytes.len();
         let mut texts = Vec::new();
         let mut places: BTreeMap<&str, u32> = BTreeMap::new();
         let (mut depths, mut depth_max, mut element_max) = (0u64, 0, 0);
-        for (path, draft) in &self.paths {
+        for (path, (exact, prefix)) in self.paths.keys().zip(words) {
             let elements = || path.as_bytes().split(|byte| *byte == b'/');
             let depth = elements().count();
             depths |= if depth < 64 { 1 << depth } else { 0 };
             depth_max = depth_max.max(depth);
             element_max = elements().map(<[u8]>::len).fold(element_max, usize::max);
             let hash = slot_hash(elements().fold(0, element_hash));
-            let mut slot = hash & (slots - 1);
-            while nodes[slot as usize].is_some() {
-                slot = (slot + 1) & (slots - 1);
-            }
+            let slot = free_slot(&table, hash);
             let above = ancestors(path).find_map(|above| places.get(above)).copied().unwrap_or(NONE);
-            if !draft.prefix.is_empty() {
-                places.insert(path, slot);
+            if prefix != NONE {
+                places.insert(path, to_u32(slot));
             }
-            let (exact, prefix) = (lists.add(&draft.exact), lists.add(&draft.prefix));
-            let (text, text_len) = (to_u32(texts.len()), to_u32(path.len()));
-            texts.extend_from_slice(path.as_bytes());
-            nodes[slot as usize] = Some(Node { hash, text, text_len, exact, prefix, above });
+            let start = slot * SLOT_BYTES;
+            let text = if path.len() <= INLINE_MAX {
+                table[start + NODE_BYTES..][..path.len()].copy_from_slice(path.as_bytes());
+                start + NODE_BYTES
+            } else {
+                texts.extend_from_slice(path.as_bytes());
+                texts_start + texts.len() - path.len()
+            };
+            let node = [hash, to_u32(text), to_u32(path.len()), exact, prefix, above];
+            for (place, word) in table[start..start + NODE_BYTES].chunks_exact_mut(4).zip(node) {
+                place.copy_from_slice(&word.to_le_bytes());
+            }
         }
-        let (root, regexes) = (lists.add(&self.root), lists.add(&self.regexes));
-        let texts_start = lists.start + to_u32(lists.bytes.len());
-        let mut block = Vec::with_capacity(texts_start as usize + texts.len());
-        for node in nodes {
-            let words = node.map_or([0; 6], |node| {
-                [node.hash, texts_start + node.text, node.text_len, node.exact, node.prefix, node.above]
-            });
-            block.extend(words.iter().flat_map(|word| word.to_le_bytes()));
-        }
-        block.extend_from_slice(&lists.bytes);
-        block.extend_from_slice(&texts);
+        table.extend_from_slice(&lists.bytes);
+        table.extend_from_slice(&texts);
         PathIndex {
-            block: block.into(),
+            block: table.into(),
             slots,
             root,
             regexes,
@@ -350,6 +371,16 @@ impl<'a> Builder<'a> {
             regex_starts: regex_starts(rules),
         }
     }
+}
+
+/// The slot where a path of this hash goes.
+fn free_slot(table: &[u8], hash: u32) -> usize {
+    let slots = table.len() / SLOT_BYTES;
+    let mut slot = hash as usize & (slots - 1);
+    while table[slot * SLOT_BYTES..][..4] != [0; 4] {
+        slot = (slot + 1) & (slots - 1);
+    }
+    slot
 }
 
 fn is_plain(matches: &RuleMatch) -> bool {
@@ -373,6 +404,14 @@ struct Words {
 }
 
 impl Words {
+    /// The list of these rules as a node keeps it: a single rule itself, or where the list is.
+    fn one_or_add(&mut self, rules: &[u32]) -> u32 {
+        match rules {
+            [only] => only | LAST,
+            _ => self.add(rules),
+        }
+    }
+
     /// Where the list of these rules is; [`NONE`] when there are none.
     fn add(&mut self, rules: &[u32]) -> u32 {
         let start = self.start + to_u32(self.bytes.len());

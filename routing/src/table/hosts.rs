@@ -18,12 +18,15 @@ use crate::matcher::path::{PathIndex, Query, all_regexes};
 use crate::model::{HostKey, HostPattern, HostRules, ListenerSpec, Protocol, WildcardLabels};
 
 /// One host pattern's rules in one worker. A [`RuleRef`](super::RuleRef) holds it for as long as its request lasts.
+///
+/// In this order: what every lookup reads comes first and lies together.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct HostEntry {
-    /// The host or suffix of the key, beside what a lookup reads next.
-    text: SmallVec<[u8; 36]>,
     listener: ListenerId,
     kind: Kind,
+    /// The host or suffix of the key.
+    text: SmallVec<[u8; 36]>,
     /// That of `rules`: one step less to its block.
     index: PathIndex,
     pub(crate) rules: Arc<HostRules>,
@@ -48,7 +51,7 @@ impl HostEntry {
 
     /// The first rule that matches.
     pub(crate) fn find(&self, view: &RequestView<'_>) -> Option<u32> {
-        self.index.find(&Query { rules: &self.rules.rules, own: &self.own, view })
+        self.index.find(&Query { rules: &self.rules, own: &self.own, view })
     }
 }
 
