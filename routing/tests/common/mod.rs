@@ -1,5 +1,6 @@
 //! Builders for tests: small worlds and requests, in as few words as possible.
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a failing helper fails its test")]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
