@@ -1,6 +1,6 @@
 //! What the table costs: `cargo bench -p ringway-routing`.
 //!
-//! Hosts are random for every lookup, the request itself is warm, as it is in a worker. Figures are in README.md.
+//! Hosts are random for every lookup, the request itself is warm, as it is in a worker.
 
 #[path = "../tests/common/mod.rs"]
 mod common;

@@ -165,7 +165,7 @@ fn share_of_an_unresolved_reference_is_500_and_without_endpoints_503() {
     add_endpoints(&mut world, 0, 0, 0, 2);
     let mut refs = match forward(&[(0, 50), (0, 50)]) {
         Target::Forward(refs) => refs,
-        other => panic!("{other:?}"),
+        other @ (Target::Redirect(_) | Target::Reply { .. }) => panic!("{other:?}"),
     };
     refs[1].backend = None;
     let policy = Arc::new(plan(&[(0, 0, None)]));
@@ -181,6 +181,12 @@ fn share_of_an_unresolved_reference_is_500_and_without_endpoints_503() {
         }
         Ok(_) => false,
     });
+    assert!((4_800..5_200).contains(&refused.count()));
+    // It takes its share and no more, however ill the others are.
+    eject(&worker, 0, T0);
+    eject(&worker, 1, T0);
+    let mut rng = common::rng(3);
+    let refused = (0..10_000).filter(|_| brief(&worker, &get(), &mut rng).is_err());
     assert!((4_800..5_200).contains(&refused.count()));
 }
 
@@ -387,7 +393,7 @@ fn removed_slot_lives_until_its_last_release_and_is_then_used_again_under_a_new_
     let mut worker = two_clusters(plan(&[(0, 0, None)]));
     let policy = Policy::default().outlier;
     let first = pick(&worker, &get(), &Tried::new(), &mut rng(1)).unwrap();
-    worker.edit(|world| drop(world.endpoints.remove(&first.id)));
+    worker.edit(|world| world.endpoints.retain(|id, _| *id != first.id));
     let view = worker.table.endpoint(first.endpoint).expect("an attempt is in flight");
     assert_eq!((view.addr, view.in_flight), (first.addr, 1));
     assert_eq!(worker.table.on_outcome(first.endpoint, Outcome::Closed, T0, &policy), None);

@@ -22,7 +22,8 @@ use wire::head::Method;
 // ---------------------------------------------------------------- random tables
 
 fn path_text() -> impl Strategy<Value = String> {
-    vec(select(vec!["a", "b", "ab", "", "c", "an-element-that-is-too-long-for-the-slot"]), 0..4).prop_map(|parts| format!("/{}", parts.join("/")))
+    vec(select(vec!["a", "b", "ab", "", "c", "an-element-that-is-too-long-for-the-slot"]), 0..4)
+        .prop_map(|parts| format!("/{}", parts.join("/")))
 }
 
 fn path_match() -> impl Strategy<Value = PathMatch> {

@@ -142,3 +142,64 @@ fn backoff(policy: &OutlierPolicy, times: u32) -> Duration {
     let factor = 1u32.checked_shl(times.saturating_sub(1)).unwrap_or(u32::MAX);
     policy.base.saturating_mul(factor).min(policy.max)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: OutlierPolicy =
+        OutlierPolicy { consecutive_failures: 3, base: Duration::from_secs(1), max: Duration::from_secs(30) };
+
+    #[test]
+    fn one_success_forgives_all_failures_in_a_row() {
+        let health = Health::Healthy { failures: 2 };
+        assert_eq!(
+            health.on_outcome(Outcome::Success, MonoTime(5), &POLICY),
+            Health::Healthy { failures: 0 }
+        );
+    }
+
+    #[test]
+    fn ejections_in_a_row_double_up_to_the_bound() {
+        let mut health = Health::Healthy { failures: 2 };
+        let mut lasted = Vec::new();
+        for _ in 0..40 {
+            let now = MonoTime(7);
+            health = health.on_outcome(Outcome::Closed, now, &POLICY);
+            let Health::Ejected { until, times } = health else { panic!("{health:?}") };
+            lasted.push(until.since(now).as_secs());
+            assert_eq!(health.at(MonoTime(until.0 - 1)), health);
+            health = health.at(until);
+            assert_eq!(health, Health::Probation { times });
+        }
+        assert_eq!(lasted[..7], [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(lasted[39], 30);
+    }
+
+    #[test]
+    fn outcomes_of_before_the_ejection_change_nothing() {
+        let ejected = Health::Ejected { until: MonoTime(100), times: 2 };
+        for outcome in [Outcome::Success, Outcome::Closed, Outcome::Timeout, Outcome::ServerError(503)] {
+            assert_eq!(ejected.on_outcome(outcome, MonoTime(50), &POLICY), ejected);
+        }
+    }
+
+    #[test]
+    fn policy_of_zero_failures_never_ejects() {
+        let never = OutlierPolicy { consecutive_failures: 0, ..POLICY };
+        let mut health = Health::default();
+        for _ in 0..1_000 {
+            health = health.on_outcome(Outcome::ConnectFailed, MonoTime(1), &never);
+        }
+        assert!(!health.is_ejected());
+        let probation = Health::Probation { times: 3 };
+        assert!(!probation.on_outcome(Outcome::Closed, MonoTime(1), &never).is_ejected());
+    }
+
+    #[test]
+    fn only_listed_statuses_are_failures() {
+        let retry = RetryPolicy { statuses: [503].into(), ..crate::model::Policy::default().retry };
+        assert_eq!(Outcome::of_status(503, &retry), Outcome::ServerError(503));
+        assert_eq!(Outcome::of_status(500, &retry), Outcome::Success);
+    }
+}

@@ -23,15 +23,18 @@ use crate::model::{HostRules, PathMatch, Rule, RuleMatch, ValuePattern};
 const NONE: u32 = u32::MAX;
 
 /// Does `pattern` cover `path`? The plain statement of what the index answers, for one rule.
+///
+/// An exact path or a prefix that does not start with a slash covers nothing.
 #[must_use]
 pub fn is_match(pattern: &PathMatch, path: &[u8]) -> bool {
     match pattern {
-        PathMatch::Exact(wanted) => wanted.as_bytes() == path,
+        PathMatch::Exact(wanted) => wanted.starts_with('/') && wanted.as_bytes() == path,
         PathMatch::Regex(regex) => regex.is_match(path),
         PathMatch::Prefix(prefix) => match prefix_elements(prefix) {
             None => true,
             Some(prefix) => {
-                path.strip_prefix(prefix.as_bytes()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+                let rest = path.strip_prefix(prefix.as_bytes()).filter(|_| prefix.starts_with('/'));
+                rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
             }
         },
     }

@@ -194,20 +194,16 @@ impl Table {
         pinned: Option<ClusterId>,
         strict: Scope,
     ) -> Vec<BackendCandidate> {
-        let ability = |backend: &WeightedBackend| live.ability(ask, backend.backend, strict);
-        let offered = || refs.iter().filter(|backend| backend.weight > 0);
-        let best = offered().map(ability).min();
-        let total: u64 = offered()
-            .filter(|backend| Some(ability(backend)) == best)
-            .map(|backend| u64::from(backend.weight))
-            .sum();
+        let best = live.best_ability(ask, refs, strict);
+        let takes_part = |weighted: &&WeightedBackend| live.takes_part(ask, weighted, strict, best);
+        let total: u64 = refs.iter().filter(takes_part).map(|weighted| u64::from(weighted.weight)).sum();
         let candidates = refs.iter().map(|weighted| {
-            let why = match ability(weighted) {
+            let ability = weighted.backend.map(|backend| live.ability(ask, backend, strict));
+            let why = match ability {
+                _ if takes_part(&weighted) => Why::Chosen,
                 _ if weighted.weight == 0 => Why::Lost("weight 0".into()),
-                ability if Some(ability) == best => Why::Chosen,
-                Ability::Healthy => Why::Lost("another backend is chosen".into()),
-                Ability::Ejected => Why::Lost("every endpoint ejected".into()),
-                Ability::None => Why::Lost("no endpoint".into()),
+                Some(Ability::Ejected) => Why::Lost("every endpoint ejected".into()),
+                Some(Ability::Healthy | Ability::None) | None => Why::Lost("no endpoint".into()),
             };
             let clusters = weighted.backend.map(|backend| {
                 let scope = live.scope(ask, backend, pinned, strict);

@@ -133,26 +133,41 @@ impl Live {
         if let [only] = refs {
             return (only.weight > 0).then_some(0);
         }
+        let best = self.best_ability(ask, refs, scope);
         let mut choice = Reservoir::new();
-        let mut stay = None;
-        for (index, backend) in refs.iter().enumerate().filter(|(_, backend)| backend.weight > 0) {
-            let ability = self.ability(ask, backend.backend, scope);
-            if ask.tried.backend_ref().is_some_and(|tried| usize::from(tried) == index) {
-                stay = Some((ability, index));
+        for (index, weighted) in refs.iter().enumerate().filter(|(_, weighted)| weighted.weight > 0) {
+            if self.takes_part(ask, weighted, scope, best) {
+                if ask.tried.backend_ref().is_some_and(|tried| usize::from(tried) == index) {
+                    return Some(index);
+                }
+                choice.offer((), u64::from(weighted.weight), index, rng);
             }
-            choice.offer(ability, u64::from(backend.weight), index, rng);
         }
-        let (best, index) = choice.take()?;
-        match stay {
-            Some((ability, stay)) if ability == best => Some(stay),
-            Some(_) | None => Some(index),
-        }
+        choice.take().map(|((), index)| index)
+    }
+
+    /// The best that any resolved backend with a weight can do.
+    pub(crate) fn best_ability(&self, ask: &Ask<'_>, refs: &[WeightedBackend], scope: Scope) -> Ability {
+        let offered = refs.iter().filter(|weighted| weighted.weight > 0);
+        let resolved = offered.filter_map(|weighted| weighted.backend);
+        resolved.map(|backend| self.ability(ask, backend, scope)).min().unwrap_or(Ability::None)
+    }
+
+    /// Does a backend take its share? A reference that cannot be resolved always does, and no more than that: its
+    /// share is answered with 500.
+    pub(crate) fn takes_part(
+        &self,
+        ask: &Ask<'_>,
+        weighted: &WeightedBackend,
+        scope: Scope,
+        best: Ability,
+    ) -> bool {
+        weighted.weight > 0
+            && weighted.backend.is_none_or(|backend| self.ability(ask, backend, scope) == best)
     }
 
     /// How well a backend can serve; lower is better.
-    pub(crate) fn ability(&self, ask: &Ask<'_>, backend: Option<BackendId>, scope: Scope) -> Ability {
-        // A reference that cannot be resolved keeps its share: that share is answered with 500.
-        let Some(backend) = backend else { return Ability::Healthy };
+    pub(crate) fn ability(&self, ask: &Ask<'_>, backend: BackendId, scope: Scope) -> Ability {
         match self.best_rank(ask, backend, scope).map(|rank| rank.tier) {
             Some(Tier::Ready | Tier::Terminating) => Ability::Healthy,
             Some(Tier::Ejected) => Ability::Ejected,
