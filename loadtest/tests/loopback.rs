@@ -1,4 +1,5 @@
 //! The two servers of `loadtest` as processes on loopback, and what `bench` says when it cannot run.
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
