@@ -59,7 +59,7 @@ pub struct Compiler {
     shadowed: HashMap<HostKey, Vec<(ObjectId, String)>>,
     by_service: HashMap<ServiceName, BTreeSet<ObjectId>>,
     backends: Backends,
-    slices: HashMap<ObjectId, Notes>,
+    reviewed: HashMap<ObjectId, Notes>,
     regexes: Regexes,
     policies: HashMap<u64, Arc<Policy>>,
     reports: bool,
@@ -79,7 +79,7 @@ impl Compiler {
             shadowed: HashMap::new(),
             by_service: HashMap::new(),
             backends: Backends::default(),
-            slices: HashMap::new(),
+            reviewed: HashMap::new(),
             regexes: Regexes::default(),
             policies: HashMap::new(),
             reports: true,
@@ -112,7 +112,7 @@ impl Compiler {
         if let Some(before) = before {
             self.release_context(before);
         }
-        self.review_slices(world, &dirty);
+        self.review(world, &dirty);
         self.ids.settle();
         self.table.apply(&delta);
         delta
@@ -130,8 +130,8 @@ impl Compiler {
         for kind in [Kind::Ingress, Kind::HttpRoute] {
             dirty.routes.extend(world.fleet(kind).map(|object| object.id.clone()));
         }
-        let slices = world.objects().filter(|(id, _)| id.kind == Kind::EndpointSlice);
-        dirty.slices.extend(slices.map(|(id, _)| id.clone()));
+        let held = world.objects().map(|(id, _)| id).filter(|id| id.source != Source::Fleet);
+        dirty.reviewed.extend(held.cloned());
         std::mem::replace(&mut self.context, context)
     }
 
@@ -290,21 +290,17 @@ impl Compiler {
         })
     }
 
-    fn review_slices(&mut self, world: &World, dirty: &Dirty) {
-        for id in &dirty.slices {
-            let notes = match (world.get(id).map(|object| &object.spec), &id.source) {
-                (Some(Spec::EndpointSlice(slice)), Source::Member(cluster)) => self
-                    .context
-                    .members
-                    .get(cluster)
-                    .map(|member| merge::review(slice, member, self.settings.loopback))
-                    .unwrap_or_default(),
-                (Some(_) | None, Source::Member(_) | Source::Fleet) => Notes::default(),
+    fn review(&mut self, world: &World, dirty: &Dirty) {
+        for id in &dirty.reviewed {
+            let Source::Member(cluster) = &id.source else { continue };
+            let notes = match (world.get(id), self.context.members.get(cluster)) {
+                (Some(object), Some(member)) => merge::review(&object.spec, member, self.settings.loopback),
+                (Some(_) | None, _) => Notes::default(),
             };
             let before = if notes.is_empty() {
-                self.slices.remove(id).unwrap_or_default()
+                self.reviewed.remove(id).unwrap_or_default()
             } else {
-                self.slices.insert(id.clone(), notes.clone()).unwrap_or_default()
+                self.reviewed.insert(id.clone(), notes.clone()).unwrap_or_default()
             };
             self.reports |= before != notes;
         }
@@ -364,7 +360,7 @@ impl Compiler {
             let more = [
                 self.context.notes.get(id),
                 self.routes.get(id).map(|route| &route.notes),
-                self.slices.get(id),
+                self.reviewed.get(id),
                 shadowed.get(id),
             ];
             more.into_iter().flatten().for_each(|more| notes.extend(more));
