@@ -213,8 +213,8 @@ pub fn review(spec: &Spec, member: &Member, loopback: Loopback) -> Notes {
     };
     match (spec.slice(), spec.service(), spec.node(), member.mode) {
         (Some(slice), None, None, EndpointMode::Pod) => {
-            for (index, endpoint) in slice.endpoints.iter().enumerate() {
-                check(format!("endpoints[{index}].addresses[0]"), endpoint.ip);
+            for endpoint in &slice.endpoints {
+                check("endpoints[].addresses[0]".to_owned(), endpoint.ip);
             }
         }
         (None, Some(service), None, EndpointMode::LoadBalancer) => {
