@@ -1,6 +1,6 @@
 //! A directory of manifests: `fleet/**` is what the hub holds, `clusters/NAME/**` what member NAME holds.
 //!
-//! [`Directory`] turns the state of the disk into [`Observation`]s; it is told when to look by [`Events`]
+//! [`Directory`] turns the state of the disk into [`Observation`]s; it is told when to look by [`Events`](crate::watch::events::Events)
 //! (inotify) and never waits. A file counts when its writer has closed it or renamed it into place, so that a half
 //! written file is never believed. A file that does not parse keeps its last good content; of two files with the
 //! same object the first path wins; a directory that cannot be read keeps what was read from it before.
