@@ -3,13 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use controller::compile::{Compiler, CompilerSettings};
 use controller::merge::Loopback;
-use controller::object::Source;
+use controller::object::{ObjectId, Source};
 use controller::verdict::Outcome;
 use controller::watch::decode::{Format, decode_text};
 use controller::watch::files::Directory;
@@ -327,8 +328,13 @@ fn replay(files: &[(Source, Vec<String>)]) -> Compiler {
     let mut compiler = Compiler::new(settings());
     world.observe(Observation::Synced);
     for (source, versions) in files {
+        let mut held: HashSet<ObjectId> = HashSet::new();
         for text in versions {
             let Ok(decoded) = decode_text(text, Format::Yaml, source) else { continue };
+            let now: HashSet<ObjectId> =
+                decoded.objects.iter().map(|(object, _)| object.id.clone()).collect();
+            held.difference(&now).for_each(|id| world.observe(Observation::Delete(id.clone())));
+            held = now;
             for (object, notes) in decoded.objects {
                 world.observe(Observation::Upsert { object: Box::new(object), origin: "".into(), notes });
             }
@@ -371,8 +377,11 @@ proptest! {
         fleet.insert(0, RICH_GATEWAY.to_owned());
         fleet.insert(1, GOOD.to_owned());
         let source = Source::Member("alpha".into());
+        let mut member = member;
+        member.insert(0, MEMBER.to_owned());
+        member.push(MEMBER.to_owned());
         replay(&[
-            (source.clone(), vec![MEMBER.to_owned()]),
+            (source.clone(), vec![MEMBER.replace("web", "web-next")]),
             (Source::Fleet, fleet),
             (source, member),
         ]);

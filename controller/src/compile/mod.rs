@@ -98,8 +98,14 @@ impl Compiler {
             dirty.routes.extend(self.by_service.get(service).into_iter().flatten().cloned());
         }
         let mut hosts = BTreeSet::new();
+        // All new outputs refer to their backends before any old one lets go: what passes from one route to another
+        // keeps its number, its endpoints and, on the workers, its health.
+        let mut replaced = Vec::new();
         for id in &dirty.routes {
-            self.compile_route(world, id, &mut hosts);
+            replaced.extend(self.compile_route(world, id, &mut hosts).map(|before| (id, before)));
+        }
+        for (id, before) in replaced {
+            self.let_go(id, &before, &mut hosts);
         }
         for key in hosts {
             self.compile_host(&key, &mut delta);
@@ -145,7 +151,13 @@ impl Compiler {
         }
     }
 
-    fn compile_route(&mut self, world: &World, id: &ObjectId, hosts: &mut BTreeSet<HostKey>) {
+    /// Returns the output that was replaced; it still holds its references.
+    fn compile_route(
+        &mut self,
+        world: &World,
+        id: &ObjectId,
+        hosts: &mut BTreeSet<HostKey>,
+    ) -> Option<RouteOutput> {
         let output = world.get(id).and_then(|object| {
             let mut env = Env {
                 world,
@@ -170,39 +182,24 @@ impl Compiler {
                 | Spec::Other => None,
             }
         });
-        // The new output refers to its backends before the old one lets go: what both use stays as it is.
-        if let Some(output) = &output {
-            self.reports |= self.routes.get(id).is_none_or(|before| before.notes != output.notes);
-            for key in &output.backends {
-                if let Some(backend) = self.ids.backends.get(key) {
-                    self.backends.refer(key, BackendId(backend), used(output, key));
-                }
-            }
-            for row in &output.rows {
-                self.hosts.entry(row.key.clone()).or_default().insert(id.clone());
-                hosts.insert(row.key.clone());
+        let Some(output) = output else { return self.routes.remove(id) };
+        self.reports |= self.routes.get(id).is_none_or(|before| before.notes != output.notes);
+        for key in &output.backends {
+            if let Some(backend) = self.ids.backends.get(key) {
+                self.backends.refer(key, BackendId(backend), used(&output, key));
             }
         }
-        let kept: BTreeSet<ServiceName> = output.as_ref().map(|o| o.services.clone()).unwrap_or_default();
-        let before = match output {
-            Some(output) => self.routes.insert(id.clone(), output),
-            None => self.routes.remove(id),
-        };
-        if let Some(before) = before {
-            self.let_go(id, &before, &kept, hosts);
+        for row in &output.rows {
+            self.hosts.entry(row.key.clone()).or_default().insert(id.clone());
+            hosts.insert(row.key.clone());
         }
-        for service in kept {
-            self.by_service.entry(service).or_default().insert(id.clone());
+        for service in &output.services {
+            self.by_service.entry(service.clone()).or_default().insert(id.clone());
         }
+        self.routes.insert(id.clone(), output)
     }
 
-    fn let_go(
-        &mut self,
-        id: &ObjectId,
-        before: &RouteOutput,
-        kept: &BTreeSet<ServiceName>,
-        hosts: &mut BTreeSet<HostKey>,
-    ) {
+    fn let_go(&mut self, id: &ObjectId, before: &RouteOutput, hosts: &mut BTreeSet<HostKey>) {
         for key in &before.backends {
             self.backends.drop_reference(key, used(before, key));
             self.ids.backends.release(key);
@@ -222,7 +219,9 @@ impl Compiler {
                 routes.remove(id);
             }
         }
-        for service in before.services.difference(kept) {
+        let kept = self.routes.get(id).map(|output| &output.services);
+        let lost = before.services.iter().filter(|service| kept.is_none_or(|kept| !kept.contains(*service)));
+        for service in lost {
             if let Some(routes) = self.by_service.get_mut(service) {
                 routes.remove(id);
                 if routes.is_empty() {
