@@ -204,11 +204,13 @@ impl Dump<'_> {
 
     /// A ring by the addresses of its points, not by their numbers.
     fn ring(&self, points: &[(u64, routing::id::EndpointId)]) -> String {
-        let named: Vec<_> = points
-            .iter()
-            .map(|(at, id)| (at, self.table.endpoints.get(id).map(|endpoint| endpoint.addr)))
-            .collect();
-        format!("{} points, {:08x}", points.len(), crate::digest::of(&named) >> 32)
+        let mut bytes = Vec::with_capacity(points.len() * 32);
+        for (at, id) in points {
+            let addr = self.table.endpoints.get(id).map(|endpoint| endpoint.addr.to_string());
+            bytes.extend_from_slice(&at.to_le_bytes());
+            bytes.extend_from_slice(addr.unwrap_or_default().as_bytes());
+        }
+        format!("{} points, {:016x}", points.len(), routing::balance::hash::hash(&bytes))
     }
 }
 

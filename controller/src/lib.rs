@@ -1,7 +1,7 @@
 //! The control plane: one thread that turns manifests into route tables and keeps every worker up to date.
 //!
 //! In the order an update meets them: [`watch`] (the only input) → [`object`] → [`world`] → [`merge`] →
-//! [`compile`] → [`broadcast`] → workers, and back as reports → [`view`]. [`run`] is the loop; [`check`] is the same
+//! [`compile`] → [`broadcast`] → workers, and back as reports → [`view`]. [`mod@run`] is the loop; [`check`] is the same
 //! road without workers. [`verdict`] is what is said about objects on the way, [`dump`] what a table looks like.
 //!
 //! It is never on the path of a request or of a first fallback: while it is dead, the last good table serves.

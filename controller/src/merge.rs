@@ -12,7 +12,7 @@ use routing::id::ClusterId;
 use routing::model::Condition;
 
 use crate::crd::EndpointMode;
-use crate::object::{MemberService, MemberServicePort, MemberSlice};
+use crate::object::{MemberService, MemberServicePort, MemberSlice, Spec};
 use crate::verdict::Notes;
 use crate::world::{ServiceName, World};
 
@@ -202,14 +202,28 @@ fn or(first: &Arc<str>, second: &Arc<str>) -> Arc<str> {
     if first.is_empty() { second.clone() } else { first.clone() }
 }
 
-/// What is wrong with the addresses of a slice.
+/// What is wrong with the addresses of a slice, a Service or a Node of this member.
 #[must_use]
-pub fn review(slice: &MemberSlice, member: &Member, loopback: Loopback) -> Notes {
+pub fn review(spec: &Spec, member: &Member, loopback: Loopback) -> Notes {
     let mut notes = Notes::default();
-    for (index, endpoint) in slice.endpoints.iter().enumerate() {
-        if let Some(reason) = refusal(endpoint.ip, member, loopback) {
-            notes.refused_part(format!("endpoints[{index}].addresses[0]"), endpoint.ip, reason);
+    let mut check = |field: String, ip: IpAddr| {
+        if let Some(reason) = refusal(ip, member, loopback) {
+            notes.refused_part(field, ip, reason);
         }
+    };
+    match (spec.slice(), spec.service(), spec.node(), member.mode) {
+        (Some(slice), None, None, EndpointMode::Pod) => {
+            for endpoint in &slice.endpoints {
+                check("endpoints[].addresses[0]".to_owned(), endpoint.ip);
+            }
+        }
+        (None, Some(service), None, EndpointMode::LoadBalancer) => {
+            service.load_balancer.iter().for_each(|ip| check("status.loadBalancer.ingress".to_owned(), *ip));
+        }
+        (None, None, Some(node), EndpointMode::NodePort) => {
+            node.addresses.iter().for_each(|ip| check("status.addresses".to_owned(), *ip));
+        }
+        (_, _, _, EndpointMode::Pod | EndpointMode::NodePort | EndpointMode::LoadBalancer) => {}
     }
     notes
 }

@@ -57,7 +57,9 @@ pub struct ControllerSettings {
     pub series_max: u32,
 }
 
-/// Runs until `stop` gets a message or is disconnected. Give it a thread of its own.
+/// Runs until `stop` gets a message or is disconnected, or nobody can report any more. Give it a thread of its own.
+///
+/// The first snapshot goes out as soon as the directory has been read once; [`SharedView`] says `synced` then.
 pub fn run(
     settings: &ControllerSettings,
     mailboxes: Vec<Mailbox>,

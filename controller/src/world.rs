@@ -41,8 +41,8 @@ pub struct Dirty {
     pub endpoints: BTreeSet<ServiceName>,
     /// Services that came, went, or changed their ports: routes that name them are looked at again, too.
     pub services: BTreeSet<ServiceName>,
-    /// Slices whose addresses are to be reviewed.
-    pub slices: BTreeSet<ObjectId>,
+    /// Objects of members whose addresses are to be reviewed.
+    pub reviewed: BTreeSet<ObjectId>,
     /// Member clusters whose Nodes changed.
     pub nodes: BTreeSet<Arc<str>>,
     /// Any object, problem or member changed at all.
@@ -119,6 +119,9 @@ impl World {
     }
 
     fn mark(&mut self, id: &ObjectId, before: Option<Arc<Object>>) {
+        if id.source != Source::Fleet {
+            self.dirty.reviewed.insert(id.clone());
+        }
         match id.kind {
             Kind::Ingress | Kind::HttpRoute => {
                 self.dirty.routes.insert(id.clone());
@@ -147,7 +150,6 @@ impl World {
 
     fn mark_slice(&mut self, id: &ObjectId, before: Option<Arc<Object>>) {
         let Source::Member(cluster) = &id.source else { return };
-        self.dirty.slices.insert(id.clone());
         let service_of = |object: &Object| object.spec.slice().map(|slice| slice.service.clone());
         let now = self.objects.get(id).and_then(|stored| service_of(&stored.object));
         let before = before.as_deref().and_then(service_of);

@@ -128,7 +128,11 @@ fn replay(name: &str, from: &Path) -> String {
         replay.look();
         writeln!(out, "\n=== after {}\n", event.file_name().unwrap().to_string_lossy()).unwrap();
         out.push_str(&replay.text());
-        // What was arrived at step by step is what a fresh start would compile.
+        // What was arrived at step by step is what a fresh start would compile, except that a fresh start has no
+        // last good content of a broken file to keep.
+        if event.to_string_lossy().ends_with("broken") {
+            continue;
+        }
         let fresh = Replay::new(&temp.0);
         assert_eq!(
             dump::table(fresh.compiler.table()),

@@ -1,4 +1,5 @@
 //! Generator and backend against each other on loopback: port 0, deadlines, no sleeping.
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};

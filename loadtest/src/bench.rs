@@ -20,12 +20,12 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use case::{Case, Kind};
-use machine::{CongestionControl, Facts, Stop};
+use machine::{Autogroup, CongestionControl, Facts, Stop};
 use process::{Cores, Running, WorkDir};
 use proxy::Proxy;
 use report::{IdleRow, Report, Row, Sample};
@@ -146,6 +146,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         proxy.check(&options.ringway)?;
     }
     let bench = Bench { options, cores, stop, dir: WorkDir::create()? };
+    let _first = Autogroup::first();
     let _reno = CongestionControl::pin("reno")?;
     let facts = Facts::collect(&cores);
     println!("{facts}");
@@ -212,15 +213,18 @@ impl Bench<'_> {
     }
 
     fn sample(&self, contender: &Contender, case: Case) -> Result<Sample> {
-        let before = contender.running.cpu()?;
+        let (core_before, before) = (machine::busy(self.cores.proxy)?, contender.running.cpu()?);
+        let begin = Instant::now();
         let result = wrk::run(&self.cores, contender.running.addr, case, self.options.seconds, &self.stop)?;
         let cpu = contender.running.cpu()?.saturating_sub(before);
+        let core = machine::busy(self.cores.proxy)?.saturating_sub(core_before);
         if result.errors > 0 {
             let why =
                 format!("{} of {} requests failed in case {}", result.errors, result.requests, case.name());
             return Err(BenchError::failed(contender.proxy.name(), why));
         }
-        Ok(Sample::new(cpu, &result))
+        let foreign = core.saturating_sub(cpu).as_secs_f64() / begin.elapsed().as_secs_f64();
+        Ok(Sample::new(cpu, foreign, &result))
     }
 
     /// System calls of the proxy per request, in a run of its own: counting slows the proxy down.

@@ -6,6 +6,7 @@
 mod backend;
 mod bench;
 mod floor;
+mod ring;
 mod socket;
 
 use std::net::SocketAddr;

@@ -105,7 +105,7 @@ fn read_one(
         out.part.affinity = Some(CookieAffinity { cookie, path: Arc::from("/"), max_age: None });
     } else if name == "rewrite-prefix" {
         text::path(value)?;
-        out.rewrite_prefix = Some(Arc::from(value));
+        out.rewrite_prefix = Some(Arc::from(value.trim_end_matches('/')));
     } else {
         return Err(format!("ringway.dev/ knows {OURS}"));
     }

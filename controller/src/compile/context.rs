@@ -244,7 +244,7 @@ impl Context {
                         notes.refused_part(
                             field,
                             &target.name,
-                            format!("{first} is older and has this target"),
+                            format!("{first} has this target and comes first (older, then by name)"),
                         );
                     }
                     None => {

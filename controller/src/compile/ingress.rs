@@ -48,11 +48,12 @@ pub fn compile(env: &mut Env<'_>, object: &Object, ingress: &Ingress) -> RouteOu
         for (p, path) in rule.http.iter().flat_map(|http| &http.paths).enumerate() {
             let field = format!("{field}.http.paths[{p}]");
             let given = path.path.as_deref().filter(|path| !path.is_empty());
+            let position = index;
+            index += 1;
             let matched = path_match(&mut builder, &path.path_type, given, &field);
             let Some(matched) = matched else { continue };
-            let action = compiler.action(&mut builder, &path.backend, Some(&matched), index, &field);
+            let action = compiler.action(&mut builder, &path.backend, Some(&matched), position, &field);
             compiler.rows(&mut builder, &pattern, &matched, &action, Rank::Rule);
-            index += 1;
         }
     }
     if let Some(backend) = &spec.default_backend {
@@ -152,7 +153,7 @@ impl Compiler<'_> {
                     rewrite(PathRewrite::Prefix { matched: strip_root(&matched), replacement })
                 }
                 Some(PathMatch::Exact(_) | PathMatch::Regex(_)) => {
-                    rewrite(PathRewrite::Full(replacement.clone()))
+                    rewrite(PathRewrite::Full(or_root(replacement)))
                 }
                 None => Rewrite::default(),
             };
@@ -197,6 +198,10 @@ impl Compiler<'_> {
             });
         }
     }
+}
+
+fn or_root(path: &Arc<str>) -> Arc<str> {
+    if path.is_empty() { Arc::from("/") } else { path.clone() }
 }
 
 fn rewrite(path: PathRewrite) -> Rewrite {

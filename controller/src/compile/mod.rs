@@ -59,7 +59,7 @@ pub struct Compiler {
     shadowed: HashMap<HostKey, Vec<(ObjectId, String)>>,
     by_service: HashMap<ServiceName, BTreeSet<ObjectId>>,
     backends: Backends,
-    slices: HashMap<ObjectId, Notes>,
+    reviewed: HashMap<ObjectId, Notes>,
     regexes: Regexes,
     policies: HashMap<u64, Arc<Policy>>,
     reports: bool,
@@ -79,7 +79,7 @@ impl Compiler {
             shadowed: HashMap::new(),
             by_service: HashMap::new(),
             backends: Backends::default(),
-            slices: HashMap::new(),
+            reviewed: HashMap::new(),
             regexes: Regexes::default(),
             policies: HashMap::new(),
             reports: true,
@@ -98,8 +98,14 @@ impl Compiler {
             dirty.routes.extend(self.by_service.get(service).into_iter().flatten().cloned());
         }
         let mut hosts = BTreeSet::new();
+        // All new outputs refer to their backends before any old one lets go: what passes from one route to another
+        // keeps its number, its endpoints and, on the workers, its health.
+        let mut replaced = Vec::new();
         for id in &dirty.routes {
-            self.compile_route(world, id, &mut hosts);
+            replaced.extend(self.compile_route(world, id, &mut hosts).map(|before| (id, before)));
+        }
+        for (id, before) in replaced {
+            self.let_go(id, &before, &mut hosts);
         }
         for key in hosts {
             self.compile_host(&key, &mut delta);
@@ -112,7 +118,7 @@ impl Compiler {
         if let Some(before) = before {
             self.release_context(before);
         }
-        self.review_slices(world, &dirty);
+        self.review(world, &dirty);
         self.ids.settle();
         self.table.apply(&delta);
         delta
@@ -130,8 +136,8 @@ impl Compiler {
         for kind in [Kind::Ingress, Kind::HttpRoute] {
             dirty.routes.extend(world.fleet(kind).map(|object| object.id.clone()));
         }
-        let slices = world.objects().filter(|(id, _)| id.kind == Kind::EndpointSlice);
-        dirty.slices.extend(slices.map(|(id, _)| id.clone()));
+        let held = world.objects().map(|(id, _)| id).filter(|id| id.source != Source::Fleet);
+        dirty.reviewed.extend(held.cloned());
         std::mem::replace(&mut self.context, context)
     }
 
@@ -145,7 +151,13 @@ impl Compiler {
         }
     }
 
-    fn compile_route(&mut self, world: &World, id: &ObjectId, hosts: &mut BTreeSet<HostKey>) {
+    /// Returns the output that was replaced; it still holds its references.
+    fn compile_route(
+        &mut self,
+        world: &World,
+        id: &ObjectId,
+        hosts: &mut BTreeSet<HostKey>,
+    ) -> Option<RouteOutput> {
         let output = world.get(id).and_then(|object| {
             let mut env = Env {
                 world,
@@ -170,39 +182,24 @@ impl Compiler {
                 | Spec::Other => None,
             }
         });
-        // The new output refers to its backends before the old one lets go: what both use stays as it is.
-        if let Some(output) = &output {
-            self.reports |= self.routes.get(id).is_none_or(|before| before.notes != output.notes);
-            for key in &output.backends {
-                if let Some(backend) = self.ids.backends.get(key) {
-                    self.backends.refer(key, BackendId(backend), used(output, key));
-                }
-            }
-            for row in &output.rows {
-                self.hosts.entry(row.key.clone()).or_default().insert(id.clone());
-                hosts.insert(row.key.clone());
+        let Some(output) = output else { return self.routes.remove(id) };
+        self.reports |= self.routes.get(id).is_none_or(|before| before.notes != output.notes);
+        for key in &output.backends {
+            if let Some(backend) = self.ids.backends.get(key) {
+                self.backends.refer(key, BackendId(backend), used(&output, key));
             }
         }
-        let kept: BTreeSet<ServiceName> = output.as_ref().map(|o| o.services.clone()).unwrap_or_default();
-        let before = match output {
-            Some(output) => self.routes.insert(id.clone(), output),
-            None => self.routes.remove(id),
-        };
-        if let Some(before) = before {
-            self.let_go(id, &before, &kept, hosts);
+        for row in &output.rows {
+            self.hosts.entry(row.key.clone()).or_default().insert(id.clone());
+            hosts.insert(row.key.clone());
         }
-        for service in kept {
-            self.by_service.entry(service).or_default().insert(id.clone());
+        for service in &output.services {
+            self.by_service.entry(service.clone()).or_default().insert(id.clone());
         }
+        self.routes.insert(id.clone(), output)
     }
 
-    fn let_go(
-        &mut self,
-        id: &ObjectId,
-        before: &RouteOutput,
-        kept: &BTreeSet<ServiceName>,
-        hosts: &mut BTreeSet<HostKey>,
-    ) {
+    fn let_go(&mut self, id: &ObjectId, before: &RouteOutput, hosts: &mut BTreeSet<HostKey>) {
         for key in &before.backends {
             self.backends.drop_reference(key, used(before, key));
             self.ids.backends.release(key);
@@ -222,7 +219,9 @@ impl Compiler {
                 routes.remove(id);
             }
         }
-        for service in before.services.difference(kept) {
+        let kept = self.routes.get(id).map(|output| &output.services);
+        let lost = before.services.iter().filter(|service| kept.is_none_or(|kept| !kept.contains(*service)));
+        for service in lost {
             if let Some(routes) = self.by_service.get_mut(service) {
                 routes.remove(id);
                 if routes.is_empty() {
@@ -290,21 +289,17 @@ impl Compiler {
         })
     }
 
-    fn review_slices(&mut self, world: &World, dirty: &Dirty) {
-        for id in &dirty.slices {
-            let notes = match (world.get(id).map(|object| &object.spec), &id.source) {
-                (Some(Spec::EndpointSlice(slice)), Source::Member(cluster)) => self
-                    .context
-                    .members
-                    .get(cluster)
-                    .map(|member| merge::review(slice, member, self.settings.loopback))
-                    .unwrap_or_default(),
-                (Some(_) | None, Source::Member(_) | Source::Fleet) => Notes::default(),
+    fn review(&mut self, world: &World, dirty: &Dirty) {
+        for id in &dirty.reviewed {
+            let Source::Member(cluster) = &id.source else { continue };
+            let notes = match (world.get(id), self.context.members.get(cluster)) {
+                (Some(object), Some(member)) => merge::review(&object.spec, member, self.settings.loopback),
+                (Some(_) | None, _) => Notes::default(),
             };
             let before = if notes.is_empty() {
-                self.slices.remove(id).unwrap_or_default()
+                self.reviewed.remove(id).unwrap_or_default()
             } else {
-                self.slices.insert(id.clone(), notes.clone()).unwrap_or_default()
+                self.reviewed.insert(id.clone(), notes.clone()).unwrap_or_default()
             };
             self.reports |= before != notes;
         }
@@ -364,7 +359,7 @@ impl Compiler {
             let more = [
                 self.context.notes.get(id),
                 self.routes.get(id).map(|route| &route.notes),
-                self.slices.get(id),
+                self.reviewed.get(id),
                 shadowed.get(id),
             ];
             more.into_iter().flatten().for_each(|more| notes.extend(more));

@@ -64,6 +64,8 @@ pub fn decode_text(text: &str, format: Format, source: &Source) -> Result<Decode
                     max_nodes: YAML_NODES_MAX,
                     max_events: 2 * YAML_NODES_MAX,
                 },
+                // YAML 1.2: `y`, `on` and `off` are strings, as those who write header values expect.
+                strict_booleans: true,
                 with_snippet: false,
             };
             serde_saphyr::from_multiple_with_options(text, options).map_err(|e| e.to_string())?

@@ -1,6 +1,6 @@
 //! A directory of manifests: `fleet/**` is what the hub holds, `clusters/NAME/**` what member NAME holds.
 //!
-//! [`Directory`] turns the state of the disk into [`Observation`]s; it is told when to look by [`Events`]
+//! [`Directory`] turns the state of the disk into [`Observation`]s; it is told when to look by [`Events`](crate::watch::events::Events)
 //! (inotify) and never waits. A file counts when its writer has closed it or renamed it into place, so that a half
 //! written file is never believed. A file that does not parse keeps its last good content; of two files with the
 //! same object the first path wins; a directory that cannot be read keeps what was read from it before.
@@ -167,9 +167,17 @@ impl Directory {
             }
             Ok(meta) if meta.is_file() => Vec::new(),
             Ok(_) => self.scan_below(&relative),
-            Err(_) if known || format_of(path).is_none() => self.scan(),
+            // Gone. Most often it is the temporary file that was renamed to its target: then nothing is to be done.
+            Err(_) if known || self.was_folder(&relative) => self.scan_below(&relative),
             Err(_) => Vec::new(),
         }
+    }
+
+    fn was_folder(&self, relative: &str) -> bool {
+        let below = format!("{relative}/");
+        let file = self.files.range(Arc::from(below.as_str())..).next();
+        let member = relative.strip_prefix("clusters/").is_some_and(|name| self.members.contains(name));
+        member || file.is_some_and(|(path, _)| path.starts_with(&below))
     }
 
     fn read(&mut self, relative: &Arc<str>, path: &Path, stamp: Stamp, out: &mut Vec<Observation>) {

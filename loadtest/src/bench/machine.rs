@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::Timespec;
 use serde::Serialize;
 
-use super::process::Cores;
+use super::process::{Cores, NICENESS};
 use super::{BenchError, Result};
 
 const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
@@ -27,6 +27,8 @@ pub(crate) struct Facts {
     pub(crate) congestion_control: String,
     /// The load average before the run: more than 0.5 means that somebody else is at work.
     pub(crate) load_average: String,
+    /// Niceness of everything that is measured: below zero, builds of others take only what is idle.
+    pub(crate) niceness: String,
     /// Core of the proxy.
     pub(crate) proxy_core: u32,
     /// Core of backend and load generator.
@@ -50,12 +52,35 @@ impl Facts {
             kernel: read("/proc/sys/kernel/osrelease").unwrap_or_else(unknown),
             congestion_control: read(CONGESTION_CONTROL).unwrap_or_else(unknown),
             load_average: read("/proc/loadavg").unwrap_or_else(unknown),
+            niceness: niceness().unwrap_or_else(unknown),
             proxy_core: cores.proxy,
             load_core: cores.load,
             versions: versions(),
         }
     }
 }
+
+/// What `nice` really gives.
+fn niceness() -> Option<String> {
+    let output = std::process::Command::new("nice").args(["-n", NICENESS, "nice"]).output().ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// CPU time that a core has spent on anything so far; steal, which is nobody's here, apart.
+pub(crate) fn busy(core: u32) -> Result<Duration> {
+    let text = fs::read_to_string("/proc/stat").map_err(BenchError::io("read /proc/stat"))?;
+    let name = format!("cpu{core}");
+    let line = text.lines().find(|line| line.split(' ').next() == Some(name.as_str()));
+    let ticks: Vec<u64> =
+        line.into_iter().flat_map(|line| line.split(' ').skip(1)).flat_map(str::parse).collect();
+    let [user, nice, system, _idle, _iowait, irq, softirq, ..] = ticks.as_slice() else {
+        return Err(BenchError::failed("kernel", format!("/proc/stat has no {name}")));
+    };
+    Ok(Duration::from_millis((user + nice + system + irq + softirq) * TICK))
+}
+
+/// Milliseconds of one tick of `/proc/stat`: USER_HZ is 100 on every architecture that Ringway runs on.
+const TICK: u64 = 10;
 
 /// The first line that each program says about its version; those not installed are left out.
 fn versions() -> Vec<String> {
@@ -75,8 +100,8 @@ impl fmt::Display for Facts {
         writeln!(f, "load average before: {}", self.load_average)?;
         writeln!(
             f,
-            "proxy on core {}, backend and wrk on core {}, congestion control {}",
-            self.proxy_core, self.load_core, self.congestion_control
+            "proxy on core {}, backend and wrk on core {}, niceness {}, congestion control {}",
+            self.proxy_core, self.load_core, self.niceness, self.congestion_control
         )?;
         write!(f, "{}", self.versions.join("; "))
     }
@@ -104,6 +129,35 @@ impl Drop for CongestionControl {
     fn drop(&mut self) {
         if let Err(why) = fs::write(CONGESTION_CONTROL, &self.before) {
             eprintln!("{CONGESTION_CONTROL} could not be set back to {}: {why}", self.before);
+        }
+    }
+}
+
+const AUTOGROUP: &str = "/proc/self/autogroup";
+
+/// Puts this session's whole scheduling group before the others', and puts it back when dropped.
+///
+/// With autogroups, which Debian has, niceness counts only inside of a session: a build in another terminal would
+/// get half of the core whatever its niceness is.
+pub(crate) struct Autogroup {
+    before: Option<String>,
+}
+
+impl Autogroup {
+    /// Does nothing where there are no autogroups or where it is not permitted: the report then shows what others took.
+    pub(crate) fn first() -> Self {
+        // "/autogroup-8 nice 0"
+        let text = fs::read_to_string(AUTOGROUP).unwrap_or_default();
+        let before = text.trim().rsplit_once(' ').map(|(_, nice)| nice.to_owned());
+        Self { before: before.filter(|_| fs::write(AUTOGROUP, NICENESS).is_ok()) }
+    }
+}
+
+impl Drop for Autogroup {
+    fn drop(&mut self) {
+        let Some(before) = &self.before else { return };
+        if let Err(why) = fs::write(AUTOGROUP, before) {
+            eprintln!("{AUTOGROUP} could not be set back to {before}: {why}");
         }
     }
 }

@@ -11,6 +11,9 @@ use super::process::Memory;
 use super::proxy::Proxy;
 use super::wrk::WrkResult;
 
+/// A run is void when others take more of the proxy's core than this: their caches and wake-ups become its cost.
+const FOREIGN_MAX: f64 = 0.10;
+
 /// One measurement.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Sample {
@@ -22,6 +25,8 @@ pub(crate) struct Sample {
     pub(crate) p50_us: f64,
     /// 99th percentile, microseconds, closed loop.
     pub(crate) p99_us: f64,
+    /// Share of the proxy's core that others took meanwhile.
+    pub(crate) foreign: f64,
 }
 
 /// Lowest, middle and highest of a figure's samples.
@@ -43,6 +48,7 @@ pub(crate) struct Row {
     rate: Spread,
     p50_us: Spread,
     p99_us: Spread,
+    foreign: Spread,
     syscalls_per_request: Option<f64>,
     samples: Vec<Sample>,
 }
@@ -74,8 +80,8 @@ struct LoadCase {
 }
 
 impl Sample {
-    /// From the CPU time of a run and what the load generator saw.
-    pub(crate) fn new(cpu: Duration, result: &WrkResult) -> Self {
+    /// From the CPU time of a run, the share of the core that others had, and what the load generator saw.
+    pub(crate) fn new(cpu: Duration, foreign: f64, result: &WrkResult) -> Self {
         let micros = |time: Duration| time.as_secs_f64() * 1e6;
         #[expect(clippy::cast_precision_loss, reason = "requests of a few seconds are far below 2^52")]
         let requests = result.requests.max(1) as f64;
@@ -84,6 +90,7 @@ impl Sample {
             rate: result.rate,
             p50_us: micros(result.p50),
             p99_us: micros(result.p99),
+            foreign,
         }
     }
 }
@@ -107,6 +114,7 @@ impl Row {
             rate: Spread::of(samples, |sample| sample.rate),
             p50_us: Spread::of(samples, |sample| sample.p50_us),
             p99_us: Spread::of(samples, |sample| sample.p99_us),
+            foreign: Spread::of(samples, |sample| sample.foreign),
             syscalls_per_request,
             samples: samples.to_vec(),
         }
@@ -157,22 +165,31 @@ fn floor_of(rows: &[Row]) -> Option<f64> {
 }
 
 fn void(case: Case, rows: &[Row]) -> Vec<String> {
-    let Some(floor) = floor_of(rows) else { return Vec::new() };
-    let off = |row: &Row| {
-        let (low, high) = case.known_ratio(row.proxy)?;
-        let ratio = row.cpu_us.median / floor;
-        let holds = (low * (1.0 - TOLERANCE)..=high * (1.0 + TOLERANCE)).contains(&ratio);
-        let known = if low < high { format!("{low:.2} to {high:.2}") } else { format!("{low:.2}") };
-        (!holds).then(|| {
-            format!(
-                "{}: {} costs {ratio:.2} × the floor, known is {known}, more than {:.0} % off",
-                case.name(),
-                row.proxy.name(),
-                TOLERANCE * 100.0
-            )
-        })
-    };
-    rows.iter().filter_map(off).collect()
+    let mut reasons: Vec<String> = rows.iter().filter_map(|row| noisy(case, row)).collect();
+    if let Some(floor) = floor_of(rows) {
+        reasons.extend(rows.iter().filter_map(|row| off_its_ratio(case, row, floor)));
+    }
+    reasons
+}
+
+fn noisy(case: Case, row: &Row) -> Option<String> {
+    let share = row.foreign.median;
+    (share > FOREIGN_MAX).then(|| {
+        let (case, proxy) = (case.name(), row.proxy.name());
+        let (share, max) = (share * 100.0, FOREIGN_MAX * 100.0);
+        format!("{case}: others took {share:.0} % of the proxy's core while {proxy} was measured, at most {max:.0} %")
+    })
+}
+
+fn off_its_ratio(case: Case, row: &Row, floor: f64) -> Option<String> {
+    let (low, high) = case.known_ratio(row.proxy)?;
+    let ratio = row.cpu_us.median / floor;
+    let holds = (low * (1.0 - TOLERANCE)..=high * (1.0 + TOLERANCE)).contains(&ratio);
+    let known = if low < high { format!("{low:.2} to {high:.2}") } else { format!("{low:.2}") };
+    (!holds).then(|| {
+        let (case, proxy, off) = (case.name(), row.proxy.name(), TOLERANCE * 100.0);
+        format!("{case}: {proxy} costs {ratio:.2} × the floor, known is {known}, more than {off:.0} % off")
+    })
 }
 
 fn load_table(case: Case, rows: &[Row]) -> String {
@@ -182,7 +199,7 @@ fn load_table(case: Case, rows: &[Row]) -> String {
         |row: &Row, to: Option<f64>| to.map_or("-".to_owned(), |to| format!("{:.2}", row.cpu_us.median / to));
     let floor = floor_of(rows);
     let mut table = format!(
-        "\n{:<16} {:>24} {:>7} {:>7} {:>22} {:>9} {:>9} {:>9}\n",
+        "\n{:<16} {:>24} {:>7} {:>7} {:>22} {:>9} {:>9} {:>9} {:>8}\n",
         case.name(),
         "CPU µs/request",
         "÷floor",
@@ -190,14 +207,15 @@ fn load_table(case: Case, rows: &[Row]) -> String {
         "requests/s",
         "p50 µs",
         "p99 µs",
-        "syscalls"
+        "syscalls",
+        "others"
     );
     for row in rows {
         let Spread { min, median, max } = row.cpu_us;
         let syscalls = row.syscalls_per_request.map_or("-".to_owned(), |count| format!("{count:.2}"));
         writeln!(
             table,
-            "{:<16} {:>24} {:>7} {:>7} {:>22} {:>9.0} {:>9.0} {:>9}",
+            "{:<16} {:>24} {:>7} {:>7} {:>22} {:>9.0} {:>9.0} {:>9} {:>6.1} %",
             row.proxy.name(),
             format!("{min:.2}–{median:.2}–{max:.2}"),
             ratio(row, floor),
@@ -205,7 +223,8 @@ fn load_table(case: Case, rows: &[Row]) -> String {
             format!("{:.0}–{:.0}–{:.0}", row.rate.min, row.rate.median, row.rate.max),
             row.p50_us.median,
             row.p99_us.median,
-            syscalls
+            syscalls,
+            row.foreign.median * 100.0
         )
         .expect("writing to a string");
     }
@@ -243,8 +262,19 @@ mod tests {
     use super::*;
 
     fn row(proxy: Proxy, cpu_us: &[f64]) -> Row {
-        let sample = |cpu_us: &f64| Sample { cpu_us: *cpu_us, rate: 1.0, p50_us: 1.0, p99_us: 1.0 };
+        busy_row(proxy, cpu_us, 0.0)
+    }
+
+    fn busy_row(proxy: Proxy, cpu_us: &[f64], foreign: f64) -> Row {
+        let sample = |cpu_us: &f64| Sample { cpu_us: *cpu_us, rate: 1.0, p50_us: 1.0, p99_us: 1.0, foreign };
         Row::new(proxy, &cpu_us.iter().map(sample).collect::<Vec<_>>(), None)
+    }
+
+    #[test]
+    fn a_run_is_void_when_others_use_the_core() {
+        assert_eq!(void(Case::Body1m, &[busy_row(Proxy::Ringway, &[1.0], 0.09)]), Vec::<String>::new());
+        let found = void(Case::Body1m, &[busy_row(Proxy::Ringway, &[1.0], 0.30)]);
+        assert!(found.len() == 1 && found[0].contains("30 %"), "{found:?}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::case::{Case, Kind, Reuse};
 use super::machine::Stop;
-use super::process::{Child, Cores};
+use super::process::{Child, Cores, first_on};
 use super::{BenchError, Result};
 
 /// What one run gave.
@@ -39,16 +39,7 @@ pub(crate) fn run(
         }
     };
     let mut command = Command::new("setpriv");
-    command.args([
-        "--pdeathsig",
-        "KILL",
-        "taskset",
-        "-c",
-        &cores.load.to_string(),
-        "wrk",
-        "-t1",
-        "--latency",
-    ]);
+    command.args(["--pdeathsig", "KILL"]).args(first_on(cores.load)).args(["wrk", "-t1", "--latency"]);
     command.args([
         format!("-c{connections}"),
         format!("-d{seconds}s"),
