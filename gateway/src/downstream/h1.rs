@@ -12,6 +12,7 @@ use std::task::Poll;
 
 use routing::delta::{Handoff, Mail};
 use routing::id::BindId;
+use routing::time::MonoTime;
 use wire::error::WireError;
 use wire::h1::decode::{self, Decoded};
 use wire::h1::forwarded::IpText;
@@ -166,13 +167,17 @@ async fn run_jobs(worker: Rc<Worker>, slot: Rc<Slot>) {
 /// Reads heads and runs exchanges until the connection is idle or closed.
 async fn active(worker: &Rc<Worker>, exchange: &mut Exchange, mut client: Client) -> Ended {
     let mut rest: Option<Buf> = None;
+    let mut since = clock::now();
     loop {
         let settings = worker.settings();
-        match read_head(worker, &settings, exchange, &mut client, rest.take()).await {
-            Head::Complete(buf) => {
+        match read_head(worker, &settings, exchange, &mut client, rest.take(), since).await {
+            Head::Complete(buf, at) => {
                 worker.rebalance.count(&mut client.rate);
-                match exchange::run(worker, &settings, exchange, &mut client, buf).await {
-                    After::KeepAlive(next) => rest = next,
+                match exchange::run(worker, &settings, exchange, &mut client, buf, at).await {
+                    After::KeepAlive { next, ended } => {
+                        rest = next;
+                        since = ended;
+                    }
                     After::Close => return close(client).await,
                     After::Abort => {
                         client.conn.reset_on_close();
@@ -243,8 +248,8 @@ fn count_limit(worker: &Worker, error: WireError) {
 
 /// What reading a head came to.
 enum Head {
-    /// The buffer starts with a complete head.
-    Complete(Buf),
+    /// The buffer starts with a complete head, whose last bytes came at that time.
+    Complete(Buf, MonoTime),
     /// Not a byte for `timeouts.buffer_idle`.
     Idle,
     /// The client closed, or the process wants it closed.
@@ -257,74 +262,59 @@ enum Head {
     NoBuffer,
 }
 
-/// Reads until a head is complete. `rest` is what came behind the last request.
+/// Reads until a head is complete. `rest` is what came behind the last request, which ended at `since`.
 async fn read_head(
     worker: &Rc<Worker>,
     settings: &Settings,
     exchange: &mut Exchange,
     client: &mut Client,
     rest: Option<Buf>,
+    since: MonoTime,
 ) -> Head {
-    let mut begun = clock::now();
+    let (mut begun, mut seen) = (since, since);
     let mut held = rest.filter(|buf| !buf.is_empty());
+    let mut partial = held.is_some();
     let mut cancelled = false;
     loop {
         if let Some(buf) = held.take() {
             match decode::request(buf.bytes(), &settings.head, &mut exchange.request) {
-                Ok(Decoded::Complete) => return Head::Complete(buf),
+                Ok(Decoded::Complete) => return Head::Complete(buf, seen),
                 Ok(Decoded::Partial) => held = Some(buf),
                 Err(error) => return Head::Refused(error),
             }
         }
-        if worker.is_draining() && held.is_none() {
+        if !partial && worker.is_draining() {
             return Head::Closed;
         }
-        let limit = if held.is_some() { settings.header_timeout } else { settings.buffer_idle };
-        client.deadline.set(begun + limit);
+        // The last exchange may have left a read behind, in a buffer of its own.
         if !client.conn.is_reading() {
             let Some(buf) = with_room(held.take()) else { return Head::NoBuffer };
-            let partial = !buf.is_empty();
             client.conn.start_read(buf);
-            match wait_read(client, begun + if partial { settings.header_timeout } else { limit }).await {
-                Waited::Read(Ok(0), _) => return Head::Closed,
-                Waited::Read(Ok(n), buf) => {
-                    worker.stats.received_bytes_total.add(n as u64);
-                    if !partial {
-                        begun = clock::now();
-                    }
-                    held = Some(buf);
-                }
-                Waited::Read(Err(_), _) if cancelled && !partial => return idle_or_closed(worker),
-                Waited::Read(Err(_), _) => return Head::Closed,
-                Waited::Deadline if partial => return Head::Late,
-                Waited::Deadline => {
-                    cancelled = true;
-                    client.conn.cancel_read();
-                }
-            }
-            continue;
         }
-        // A read that the last exchange left behind, in a buffer of its own.
-        match wait_read(client, begun + limit).await {
+        let due = begun + if partial { settings.header_timeout } else { settings.buffer_idle };
+        match wait_read(client, due).await {
             Waited::Read(Ok(0), _) => return Head::Closed,
             Waited::Read(Ok(n), buf) => {
                 worker.stats.received_bytes_total.add(n as u64);
-                match held.take() {
-                    None => {
-                        begun = clock::now();
-                        held = Some(buf);
-                    }
-                    Some(first) => match joined(first, &buf) {
-                        Some(both) => held = Some(both),
-                        None => return Head::NoBuffer,
-                    },
+                seen = clock::now();
+                if !partial {
+                    begun = seen;
+                }
+                partial = true;
+                let whole = match held.take() {
+                    None => Some(buf),
+                    Some(first) => joined(first, &buf),
+                };
+                let Some(whole) = whole else { return Head::NoBuffer };
+                held = Some(whole);
+            }
+            Waited::Read(Err(_), _) if cancelled && !partial => return idle_or_closed(worker),
+            Waited::Read(Err(_), _) => return Head::Closed,
+            Waited::Deadline if partial => {
+                if clock::now() >= due {
+                    return Head::Late;
                 }
             }
-            Waited::Read(Err(_), buf) if cancelled && buf.is_empty() && held.is_none() => {
-                return idle_or_closed(worker);
-            }
-            Waited::Read(Err(_), _) => return Head::Closed,
-            Waited::Deadline if held.is_some() => return Head::Late,
             Waited::Deadline => {
                 cancelled = true;
                 client.conn.cancel_read();
@@ -343,7 +333,7 @@ enum Waited {
 }
 
 /// Waits for the read in flight, or until `due` (or a call to attention) if that comes first.
-async fn wait_read(client: &mut Client, due: routing::time::MonoTime) -> Waited {
+async fn wait_read(client: &mut Client, due: MonoTime) -> Waited {
     client.deadline.set(due);
     poll_fn(|cx| {
         if let Poll::Ready((result, buf)) = client.conn.poll_read(cx) {

@@ -120,7 +120,8 @@ pub(super) async fn run(flow: &mut Flow<'_>) -> End {
         Ok(buf) => buf,
         Err(end) => return end,
     };
-    let latency = clock::now().since(up.begun);
+    flow.work.seen = clock::now();
+    let latency = flow.work.seen.since(up.begun);
     flow.work.first_byte = latency;
     flow.worker.stats.cluster(flow.pick.cluster).latency.record(latency);
     let status = flow.work.response.status;
@@ -137,7 +138,10 @@ pub(super) async fn run(flow: &mut Flow<'_>) -> End {
 
 async fn connection(flow: &mut Flow<'_>) -> Result<Upstream, End> {
     let worker = flow.worker;
-    let begun = clock::now();
+    if flow.attempt > 1 {
+        flow.work.seen = clock::now();
+    }
+    let begun = flow.work.seen;
     let taken = worker.pool.take(flow.pick.endpoint);
     worker.stats.idle_closed_total.add(u64::from(taken.closed));
     if let Some(conn) = taken.conn {
@@ -248,7 +252,7 @@ fn edits(edits: &HeaderEdits) -> Edits<'_, std::sync::Arc<str>> {
 /// Sends the rest of the request and waits for a final response head (or a 101).
 async fn response_head(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<Buf, End> {
     let timeouts = flow.rule.policy().timeouts;
-    let mut upload_seen = clock::now();
+    let mut upload_seen = up.begun;
     let mut due = head_due(flow, up, &timeouts, upload_seen);
     if flow.view.head.expects_continue && flow.work.upload.wants_read() {
         reply::interim_continue(flow.client).await.map_err(|_| End::ClientGone)?;
@@ -551,8 +555,9 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
     }
 }
 
-fn stream_due(flow: &Flow<'_>, idle: Duration) -> Option<MonoTime> {
+fn stream_due(flow: &mut Flow<'_>, idle: Duration) -> Option<MonoTime> {
     let now = clock::now();
+    flow.work.seen = now;
     let stalled = flow.client.conn.is_writing().then(|| now + flow.settings.write_stall);
     earlier(deadline(now, idle), stalled)
 }
@@ -565,7 +570,7 @@ fn keep(flow: &Flow<'_>, up: Upstream) {
         return;
     }
     let max = flow.settings.pool_idle_max;
-    match flow.worker.pool.put(flow.pick.endpoint, conn, max, clock::now()) {
+    match flow.worker.pool.put(flow.pick.endpoint, conn, max, flow.work.seen) {
         Kept::Yes | Kept::Gone => {}
         Kept::Full => flow.worker.stats.hit(Limit::PoolIdle),
     }

@@ -35,8 +35,13 @@ use reply::Reply;
 
 /// What becomes of the client's connection.
 pub enum After {
-    /// It may carry another request; what came behind this one, if anything.
-    KeepAlive(Option<Buf>),
+    /// It may carry another request.
+    KeepAlive {
+        /// What came behind this one, if anything.
+        next: Option<Buf>,
+        /// When this one was over.
+        ended: MonoTime,
+    },
     /// It is closed in an orderly way once the response is out.
     Close,
     /// It is reset: the response is cut, and the client must see that.
@@ -71,6 +76,8 @@ struct Work {
     interim: u8,
     sent: u64,
     first_byte: Duration,
+    /// The last time that was read from the clock: good enough for what happens in the same turn.
+    seen: MonoTime,
     response_begun: bool,
 }
 
@@ -154,13 +161,14 @@ struct Request<'a> {
     began: MonoTime,
 }
 
-/// Serves the request whose head `buf` starts with.
+/// Serves the request whose head `buf` starts with and was complete at `began`.
 pub async fn run(
     worker: &Rc<Worker>,
     settings: &Settings,
     exchange: &mut Exchange,
     client: &mut Client,
     buf: Buf,
+    began: MonoTime,
 ) -> After {
     let Exchange { request: head, work } = exchange;
     work.reset();
@@ -172,10 +180,14 @@ pub async fn run(
         view: RequestView { head, bytes: buf.bytes() },
         work,
         entry: Entry::default(),
-        began: clock::now(),
+        began,
     };
-    let after = request.serve(&buf.bytes()[head.head_len..]).await;
-    request.finish();
+    request.work.seen = began;
+    let mut after = request.serve(&buf.bytes()[head.head_len..]).await;
+    let now = request.finish();
+    if let After::KeepAlive { ended, .. } = &mut after {
+        *ended = now;
+    }
     after
 }
 
@@ -285,6 +297,9 @@ impl Request<'_> {
             };
             let end = attempt::run(&mut flow).await;
             drop(held);
+            if !matches!(end, End::Complete(_)) {
+                self.work.seen = clock::now();
+            }
             self.learn(rule, &pick, &end);
             match self.after(rule, &pick, attempt, end).await {
                 Next::Done(after) => return after,
@@ -347,7 +362,7 @@ impl Request<'_> {
                 stats.backend(pick.stat).failures.inc();
             }
         }
-        let event = self.worker.table.borrow().on_outcome(pick.endpoint, outcome, clock::now(), &policy.outlier);
+        let event = self.worker.table.borrow().on_outcome(pick.endpoint, outcome, self.work.seen, &policy.outlier);
         if let Some(event) = event {
             note_health(self.worker, event);
         }
@@ -401,7 +416,7 @@ impl Request<'_> {
     fn complete(&mut self, client: Persistence) -> After {
         self.entry.status = self.work.response.status;
         match client {
-            Persistence::KeepAlive => After::KeepAlive(self.work.next_request.take()),
+            Persistence::KeepAlive => After::KeepAlive { next: self.work.next_request.take(), ended: self.began },
             Persistence::Close => After::Close,
         }
     }
@@ -450,16 +465,17 @@ impl Request<'_> {
             Err(_gone) => return After::Abort,
         }
         match reply.persistence {
-            Persistence::KeepAlive => After::KeepAlive(self.work.next_request.take()),
+            Persistence::KeepAlive => After::KeepAlive { next: self.work.next_request.take(), ended: self.began },
             Persistence::Close => After::Close,
         }
     }
 
-    /// Counts and logs.
-    fn finish(&mut self) {
+    /// Counts and logs. Returns when the exchange ended.
+    fn finish(&mut self) -> MonoTime {
         let (stats, work) = (&self.worker.stats, &mut *self.work);
         self.worker.replay_bytes.set(self.worker.replay_bytes.get().saturating_sub(work.kept.len()));
-        let took = clock::now().since(self.began);
+        let now = clock::now();
+        let took = now.since(self.began);
         stats.latency.record(took);
         stats.sent_bytes_total.add(work.sent);
         if self.entry.status > 0 {
@@ -476,6 +492,7 @@ impl Request<'_> {
         if log.is_on() {
             log.write(&self.entry, &self.view, self.client, &self.worker.table.borrow());
         }
+        now
     }
 }
 
