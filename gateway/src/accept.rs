@@ -55,7 +55,8 @@ fn admit(worker: &Rc<Worker>, bind: BindId, accepted: Accepted) {
 
 /// Best effort: one write that never waits, then the close.
 fn refuse(socket: &std::os::fd::OwnedFd) {
-    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: text/plain\r\n\
+    const ANSWER: &[u8] =
+        b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: text/plain\r\n\
         Content-Length: 34\r\nConnection: close\r\n\r\nringway: connections limit reached";
     let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
     let _ = rustix::net::send(socket, ANSWER, flags);

@@ -69,7 +69,8 @@ impl Node {
             configs.push(config_in);
             inboxes.push(Inbox { mail, config });
         }
-        let boxes = mailboxes.iter().map(|(sender, bell)| Ok(Postbox::new(sender.clone(), bell.try_clone()?)));
+        let boxes =
+            mailboxes.iter().map(|(sender, bell)| Ok(Postbox::new(sender.clone(), bell.try_clone()?)));
         let peers = Peers::new(boxes.collect::<io::Result<Vec<_>>>()?);
         let (log, log_batches) = start_log(config, count)?;
         let mut node =
@@ -89,7 +90,8 @@ impl Node {
                 log: log_maker(log_batches.as_ref(), stats),
             };
             let name = format!("worker-{index}");
-            node.workers.push(std::thread::Builder::new().name(name).spawn(move || supervise::run(&charter))?);
+            node.workers
+                .push(std::thread::Builder::new().name(name).spawn(move || supervise::run(&charter))?);
         }
         Ok(node)
     }
@@ -192,7 +194,9 @@ fn start_log(config: &Config, workers: usize) -> io::Result<(Option<LogThread>, 
             if asked.swap(false, Ordering::Relaxed) {
                 match open_log(&target) {
                     Ok(fresh) => out = fresh,
-                    Err(error) => tracing::error!(%error, "cannot reopen the access log; writing to the old one"),
+                    Err(error) => {
+                        tracing::error!(%error, "cannot reopen the access log; writing to the old one")
+                    }
                 }
             }
             if let Some(batch) = batch {

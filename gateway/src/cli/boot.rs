@@ -27,7 +27,9 @@ pub fn check_kernel() -> Result<(), String> {
 fn refused(error: &io::Error) -> String {
     let sysctl = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
     let why = match sysctl.trim() {
-        "1" => "; kernel.io_uring_disabled is 1: set it to 0, or give the process CAP_SYS_ADMIN or the io_uring group",
+        "1" => {
+            "; kernel.io_uring_disabled is 1: set it to 0, or give the process CAP_SYS_ADMIN or the io_uring group"
+        }
         "2" => "; kernel.io_uring_disabled is 2: set it to 0",
         _ if error.raw_os_error() == Some(libc::EPERM) => {
             "; a seccomp filter (container runtime, systemd SystemCallFilter) forbids io_uring_setup"
@@ -47,7 +49,8 @@ fn version_of(release: &str) -> Option<(u32, u32)> {
 pub fn start_logging(level: LogLevel) {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("RINGWAY_LOG").unwrap_or_else(|_| EnvFilter::new(level.name()));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     let to_terminal = io::IsTerminal::is_terminal(&io::stderr());
     let to_journal = std::env::var_os("JOURNAL_STREAM").is_some();
     // A second subscriber (demo, tests) is not an error.

@@ -57,7 +57,8 @@ impl Serving {
         }
         let node = Node::start(config).map_err(|error| format!("cannot start workers: {error}"))?;
         let mailboxes = node.mailboxes().map_err(|error| format!("cannot start the controller: {error}"))?;
-        let mailboxes = mailboxes.into_iter().map(|(tx, bell)| Mailbox { tx, wake: File::from(bell) }).collect();
+        let mailboxes =
+            mailboxes.into_iter().map(|(tx, bell)| Mailbox { tx, wake: File::from(bell) }).collect();
         let settings = ControllerSettings {
             source: ManifestSource::Manifests(dir),
             listen: config.listen.iter().map(|listen| (listen.addr, protocol(listen.protocol))).collect(),
@@ -73,7 +74,12 @@ impl Serving {
         Ok(Self { node, view, stop_controller, controller })
     }
 
-    fn until_told(self, args: &RunArgs, mut config: Arc<Config>, signals: &Receiver<i32>) -> Result<ExitCode, String> {
+    fn until_told(
+        self,
+        args: &RunArgs,
+        mut config: Arc<Config>,
+        signals: &Receiver<i32>,
+    ) -> Result<ExitCode, String> {
         let second = tick(Duration::from_millis(500));
         let mut told_ready = false;
         loop {
@@ -107,11 +113,16 @@ impl Serving {
         let now = clock::now().0;
         let hung = u64::try_from(WORKER_HUNG_AFTER.as_nanos()).unwrap_or(u64::MAX);
         // A worker that has not begun yet has nothing to show.
-        self.node.peers.lines.iter().all(|line| line.alive_ns() == 0 || now.saturating_sub(line.alive_ns()) < hung)
+        self.node
+            .peers
+            .lines
+            .iter()
+            .all(|line| line.alive_ns() == 0 || now.saturating_sub(line.alive_ns()) < hung)
     }
 
     fn reload(&self, args: &RunArgs, running: Arc<Config>) -> Arc<Config> {
-        let reloaded = args.load().and_then(|fresh| running.reload(&fresh).map_err(|error| error.to_string()));
+        let reloaded =
+            args.load().and_then(|fresh| running.reload(&fresh).map_err(|error| error.to_string()));
         match reloaded {
             Ok(reloaded) => {
                 let applied: Vec<_> = reloaded.applied.iter().map(|key| key.name).collect();

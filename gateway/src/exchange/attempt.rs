@@ -5,11 +5,9 @@
 //! than the other side takes it.
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::Poll;
 
 use routing::model::{HeaderEdits, RetryPolicy, Timeouts, WeightedBackend};
 use routing::retry::{Failure, FailureKind, Response, Sent};
@@ -18,16 +16,17 @@ use routing::time::MonoTime;
 use wire::error::WireError;
 use wire::h1::decode::{self, Decoded};
 use wire::h1::encode::{self, Edits, RequestEdit, ResponseEdit};
-use wire::head::{BodyLength, Persistence, RequestView, ResponseView};
+use wire::head::{Persistence, RequestView, ResponseView};
 
 use super::forward::Forwarding;
-use super::relay::{PumpError, copy_of};
+use super::relay::copy_of;
+use super::turn::{Event, Flushed, deadline, earlier, from_client, has_passed, move_upload, next, set};
 use super::{Work, reply};
 use crate::downstream::h1::Client;
-use crate::net::conn::{Conn, Done};
+use crate::net::conn::Conn;
 use crate::net::{self, Buf, Class, acquire};
 use crate::observe::stats::Limit;
-use crate::upstream::pool::{Kept, RESPONSE_HEADROOM};
+use crate::upstream::pool::RESPONSE_HEADROOM;
 use crate::worker::settings::Settings;
 use crate::worker::{Worker, clock};
 
@@ -86,25 +85,17 @@ pub(super) struct Flow<'a> {
     pub attempt: u8,
 }
 
-/// What happened first.
-enum Event {
-    UpRead(Done<usize>),
-    UpFlushed(io::Result<()>),
-    DownRead(Done<usize>),
-    DownFlushed(io::Result<()>),
-    Deadline,
-}
-
 /// How far an attempt's connection has come.
-struct Upstream {
-    conn: Conn,
+pub(super) struct Upstream {
+    pub conn: Conn,
     /// Was it idle in the pool before?
-    reused: bool,
+    pub reused: bool,
     /// Set when a write failed: nothing more is sent, but a response may still come.
-    write_failed: bool,
+    pub write_failed: bool,
     /// Body bytes or head bytes were accepted by the connection.
-    sent: Sent,
-    begun: MonoTime,
+    pub sent: Sent,
+    /// When the attempt began.
+    pub begun: MonoTime,
 }
 
 /// Runs one attempt.
@@ -131,7 +122,7 @@ pub(super) async fn run(flow: &mut Flow<'_>) -> End {
     if let Some(failed) = retryable(flow, status) {
         return End::Failed(failed);
     }
-    respond(flow, up, buf).await
+    super::respond::respond(flow, up, buf).await
 }
 
 // ---------------------------------------------------------------- connection
@@ -209,7 +200,10 @@ fn send_request(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
         authority: rewrite.hostname.as_ref().map(|host| host.as_bytes()),
         path,
         body: flow.view.head.body,
-        headers: [edits(&flow.rule.action().request_headers), backend.map_or_else(Edits::default, |b| edits(&b.request_headers))],
+        headers: [
+            edits(&flow.rule.action().request_headers),
+            backend.map_or_else(Edits::default, |b| edits(&b.request_headers)),
+        ],
         forwarded: forwarding.fields(flow.settings, flow.client, &flow.view),
         upgrade: flow.view.head.upgrade.map(|span| span.of(flow.view.bytes)),
         ..RequestEdit::default()
@@ -236,14 +230,14 @@ fn send_request(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
     Ok(())
 }
 
-fn backend_edits<'a>(rule: &'a RuleRef, pick: &Pick) -> Option<&'a WeightedBackend> {
+pub(super) fn backend_edits<'a>(rule: &'a RuleRef, pick: &Pick) -> Option<&'a WeightedBackend> {
     match &rule.action().target {
         routing::model::Target::Forward(backends) => backends.get(usize::from(pick.backend_ref)),
         routing::model::Target::Redirect(_) | routing::model::Target::Reply { .. } => None,
     }
 }
 
-fn edits(edits: &HeaderEdits) -> Edits<'_, std::sync::Arc<str>> {
+pub(super) fn edits(edits: &HeaderEdits) -> Edits<'_, std::sync::Arc<str>> {
     Edits { set: &edits.set, add: &edits.add, remove: &edits.remove }
 }
 
@@ -260,7 +254,7 @@ async fn response_head(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<Buf, En
     set(flow.client, due);
     loop {
         move_upload(flow, up)?;
-        match next(flow, Some(up), Flushed::Ignored).await {
+        match next(flow, up, Flushed::Ignored).await {
             Event::UpRead((Ok(0), _)) => return Err(closed(flow, up, "upstream_closed")),
             Event::UpRead((Err(_), _)) => return Err(closed(flow, up, "upstream_reset")),
             Event::UpRead((Ok(_), buf)) => {
@@ -301,7 +295,8 @@ fn head_due(flow: &Flow<'_>, up: &Upstream, timeouts: &Timeouts, now: MonoTime) 
         let rate = (flow.settings.body_rate_min > 0).then(|| now + flow.settings.body_rate_grace);
         return earlier(idle, rate);
     }
-    let whole = if flow.view.head.body.is_empty() { flow.response_by } else { deadline(now, timeouts.request) };
+    let whole =
+        if flow.view.head.body.is_empty() { flow.response_by } else { deadline(now, timeouts.request) };
     earlier(whole, deadline(up.begun, timeouts.attempt))
 }
 
@@ -315,7 +310,8 @@ fn late(flow: &Flow<'_>, up: &Upstream, due: Option<MonoTime>, upload_seen: Mono
     }
     if flow.work.upload.wants_more() && !up.conn.is_writing() {
         let waited = clock::now().since(upload_seen);
-        let limit = if waited >= flow.settings.body_rate_grace { Limit::BodyRate } else { Limit::HeaderTimeout };
+        let limit =
+            if waited >= flow.settings.body_rate_grace { Limit::BodyRate } else { Limit::HeaderTimeout };
         flow.worker.stats.hit(limit);
         return Err(End::ClientFault(Fault::Slow));
     }
@@ -412,275 +408,4 @@ fn malformed(flow: &Flow<'_>, up: &Upstream, reason: &'static str) -> End {
 fn failed(flow: &Flow<'_>, up: &Upstream, kind: FailureKind, reason: &'static str) -> End {
     let failure = Failure { kind, sent: up.sent, response: Response::NotBegun, body: flow.work.replayable() };
     End::Failed(Failed { failure, reason })
-}
-
-// ---------------------------------------------------------------- response
-
-/// Sends the response head and relays the body; then decides what may be kept.
-async fn respond(flow: &mut Flow<'_>, mut up: Upstream, buf: Buf) -> End {
-    let (framing, implied) = encode::client_framing(flow.work.response.body, flow.view.head.version);
-    let client = if client_closes(flow) { Persistence::Close } else { implied };
-    let unsolicited = match begin_response(flow, buf, framing, client).await {
-        Ok(unsolicited) => unsolicited,
-        Err(end) => return end,
-    };
-    flow.work.response_begun = true;
-    if let Err(end) = relay(flow, &mut up).await {
-        return end;
-    }
-    let uploaded = flow.work.upload.is_finished() && !up.write_failed;
-    if uploaded && !unsolicited && flow.work.response.persistence == Persistence::KeepAlive {
-        keep(flow, up);
-    }
-    // A client that has not sent all of its request would send the rest into the next one.
-    let client = if uploaded { client } else { Persistence::Close };
-    End::Complete(Complete { client })
-}
-
-fn client_closes(flow: &Flow<'_>) -> bool {
-    flow.view.head.persistence == Persistence::Close
-        || flow.work.upload.wants_more()
-        || flow.worker.is_draining()
-}
-
-/// Starts sending the head with the body bytes that came with it. `true` when bytes lie behind the body.
-async fn begin_response(
-    flow: &mut Flow<'_>,
-    mut buf: Buf,
-    framing: BodyLength,
-    persistence: Persistence,
-) -> Result<bool, End> {
-    let work = &mut *flow.work;
-    let backend = backend_edits(flow.rule, &flow.pick);
-    let cookie = super::affinity::set_cookie(flow.rule.policy(), &flow.pick, &mut work.cookie);
-    let edit = ResponseEdit {
-        version: flow.view.head.version,
-        body: framing,
-        persistence,
-        headers: [edits(&flow.rule.action().response_headers), backend.map_or_else(Edits::default, |b| edits(&b.response_headers))],
-        set_cookie: cookie,
-        via: flow.settings.via_responses.then_some(super::forward::VIA_NAME),
-        upgrade: None,
-    };
-    work.head_out.clear();
-    encode::response(&mut work.head_out, &ResponseView { head: &work.response, bytes: buf.bytes() }, &edit);
-    buf.consume(work.response.head_len);
-    work.download.reset(work.response.body, framing);
-    let rest = if work.response.body.is_empty() {
-        !buf.is_empty()
-    } else {
-        match work.download.take(buf, |_| {}) {
-            Ok(rest) => rest.is_some(),
-            Err(_) => return Err(End::Failed(bad_body(work))),
-        }
-    };
-    flow.client.conn.flush().await.map_err(|_| End::ClientGone)?;
-    // Head and body leave in one send: the head is put before the body, where the backend's head was.
-    let joined = work.download.hand_out().map(|mut body| (body.prepend(&work.head_out), body));
-    let out = match joined {
-        Some((true, whole)) => whole,
-        Some((false, body)) => {
-            work.download.put_back(body);
-            copy_of(&work.head_out).map_err(|_| End::ClientFault(Fault::Buffers))?
-        }
-        None => copy_of(&work.head_out).map_err(|_| End::ClientFault(Fault::Buffers))?,
-    };
-    send(flow, out);
-    Ok(rest)
-}
-
-fn bad_body(work: &Work) -> Failed {
-    let failure = Failure {
-        kind: FailureKind::Malformed,
-        sent: Sent::Head,
-        response: Response::NotBegun,
-        body: work.replayable(),
-    };
-    Failed { failure, reason: "malformed_response_body" }
-}
-
-/// Moves both bodies until the response is with the client, or on its way there.
-async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
-    if flow.work.download.is_finished() {
-        return Ok(());
-    }
-    let idle = flow.rule.policy().timeouts.idle;
-    let mut due = stream_due(flow, idle);
-    set(flow.client, due);
-    loop {
-        if !flow.client.conn.is_writing()
-            && let Some(buf) = flow.work.download.hand_out()
-        {
-            send(flow, buf);
-        }
-        if flow.work.download.is_finished() {
-            return Ok(());
-        }
-        if flow.work.download.wants_read() && !up.conn.is_reading() {
-            let buf = flow.work.download.read_buffer().ok_or(End::Cut)?;
-            up.conn.start_read(buf);
-        }
-        move_upload(flow, up)?;
-        match next(flow, Some(up), Flushed::Awaited).await {
-            Event::UpRead((Ok(n), buf)) if n > 0 => {
-                flow.work.download.take(buf, |_| {}).map_err(|_| End::Cut)?;
-            }
-            Event::UpRead(_ended) => {
-                // Only a body that lasts until the connection closes is complete now.
-                flow.work.download.source_closed().map_err(|_| End::Cut)?;
-                flow.work.response.persistence = Persistence::Close;
-            }
-            Event::UpFlushed(Ok(())) | Event::DownFlushed(Ok(())) => {}
-            Event::UpFlushed(Err(_)) => {
-                up.write_failed = true;
-                flow.work.upload.clear();
-            }
-            Event::DownFlushed(Err(_)) => return Err(End::ClientGone),
-            Event::DownRead(done) => from_client(flow, done)?,
-            Event::Deadline => {
-                if flow.worker.peers.is_stopping() {
-                    return Err(End::Cut);
-                }
-                if has_passed(due) {
-                    if flow.client.conn.is_writing() {
-                        flow.worker.stats.hit(Limit::WriteStall);
-                        return Err(End::ClientGone);
-                    }
-                    return Err(End::Cut);
-                }
-            }
-        }
-        due = stream_due(flow, idle);
-        set(flow.client, due);
-    }
-}
-
-fn stream_due(flow: &mut Flow<'_>, idle: Duration) -> Option<MonoTime> {
-    let now = clock::now();
-    flow.work.seen = now;
-    let stalled = flow.client.conn.is_writing().then(|| now + flow.settings.write_stall);
-    earlier(deadline(now, idle), stalled)
-}
-
-fn keep(flow: &Flow<'_>, up: Upstream) {
-    let mut conn = up.conn;
-    // The request went out long ago; what is left is to collect its buffer.
-    let noop = &mut Context::from_waker(std::task::Waker::noop());
-    if conn.is_writing() && !matches!(conn.poll_write(noop), Poll::Ready((Ok(()), _))) {
-        return;
-    }
-    let max = flow.settings.pool_idle_max;
-    match flow.worker.pool.put(flow.pick.endpoint, conn, max, flow.work.seen) {
-        Kept::Yes | Kept::Gone => {}
-        Kept::Full => flow.worker.stats.hit(Limit::PoolIdle),
-    }
-}
-
-// ---------------------------------------------------------------- both directions
-
-/// Hands the request's body on, and keeps one read of the client armed: for its body, for its next request, or only
-/// to learn that it left.
-fn move_upload(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
-    let work = &mut *flow.work;
-    if !up.write_failed
-        && !up.conn.is_writing()
-        && let Some(buf) = work.upload.hand_out()
-    {
-        up.conn.start_write(buf);
-    }
-    if flow.client.conn.is_reading() {
-        return Ok(());
-    }
-    if work.upload.wants_read() && !up.write_failed {
-        let buf = work.upload.read_buffer().ok_or(End::ClientFault(Fault::Buffers))?;
-        flow.client.conn.start_read(buf);
-    } else if !work.upload.wants_more() && work.next_request.is_none() {
-        let buf = acquire(Class::Head, 0).ok_or(End::ClientFault(Fault::Buffers))?;
-        flow.client.conn.start_read(buf);
-    }
-    Ok(())
-}
-
-/// Takes what the client sent: body, or the beginning of its next request.
-fn from_client(flow: &mut Flow<'_>, (result, buf): Done<usize>) -> Result<(), End> {
-    match result {
-        Ok(0) | Err(_) => return Err(End::ClientGone),
-        Ok(n) => flow.worker.stats.received_bytes_total.add(n as u64),
-    }
-    let work = &mut *flow.work;
-    if !work.upload.wants_more() {
-        work.next_request = Some(buf);
-        return Ok(());
-    }
-    let rest = work.take_upload(flow.worker, flow.settings, buf);
-    match rest {
-        Ok(rest) => {
-            work.next_request = rest;
-            Ok(())
-        }
-        Err(PumpError::Wire(error)) => Err(End::ClientFault(Fault::Wire(error))),
-        Err(PumpError::Buffers) => Err(End::ClientFault(Fault::Buffers)),
-    }
-}
-
-/// Starts writing to the client.
-pub(super) fn send(flow: &mut Flow<'_>, buf: Buf) {
-    flow.work.sent += buf.len() as u64;
-    flow.client.conn.start_write(buf);
-}
-
-/// Must the end of a write to the client be waited for?
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Flushed {
-    /// Yes: more is to be written, or its failure ends the exchange.
-    Awaited,
-    /// No: nothing hangs on it now, and nobody needs waking.
-    Ignored,
-}
-
-async fn next(flow: &mut Flow<'_>, mut up: Option<&mut Upstream>, flushed: Flushed) -> Event {
-    let client = &mut *flow.client;
-    let uploading = flow.work.upload.wants_more() || !flow.work.upload.is_finished();
-    poll_fn(|cx| {
-        if let Some(up) = up.as_deref_mut() {
-            if let Poll::Ready(done) = up.conn.poll_read(cx) {
-                return Poll::Ready(Event::UpRead(done));
-            }
-            if uploading && let Poll::Ready((result, _buf)) = up.conn.poll_write(cx) {
-                return Poll::Ready(Event::UpFlushed(result));
-            }
-        }
-        if flushed == Flushed::Awaited && let Poll::Ready((result, _buf)) = client.conn.poll_write(cx) {
-            return Poll::Ready(Event::DownFlushed(result));
-        }
-        if let Poll::Ready(done) = client.conn.poll_read(cx) {
-            return Poll::Ready(Event::DownRead(done));
-        }
-        client.deadline.poll(cx).map(|()| Event::Deadline)
-    })
-    .await
-}
-
-/// Sets the connection's deadline.
-pub(super) fn set(client: &Client, due: Option<MonoTime>) {
-    match due {
-        Some(due) => client.deadline.set(due),
-        None => client.deadline.clear(),
-    }
-}
-
-/// `after` from `now`; none when that is zero.
-pub(super) fn deadline(now: MonoTime, after: Duration) -> Option<MonoTime> {
-    (!after.is_zero()).then(|| now + after)
-}
-
-pub(super) fn earlier(a: Option<MonoTime>, b: Option<MonoTime>) -> Option<MonoTime> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    }
-}
-
-pub(super) fn has_passed(due: Option<MonoTime>) -> bool {
-    due.is_some_and(|due| clock::now() >= due)
 }

@@ -7,8 +7,10 @@ mod attempt;
 mod forward;
 mod relay;
 pub mod reply;
+mod respond;
 mod rewrite;
 mod tunnel;
+mod turn;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -115,7 +117,12 @@ impl Work {
     }
 
     /// Takes in body bytes from the client, and keeps a copy while the bounds allow.
-    fn take_upload(&mut self, worker: &Worker, settings: &Settings, buf: Buf) -> Result<Option<Buf>, PumpError> {
+    fn take_upload(
+        &mut self,
+        worker: &Worker,
+        settings: &Settings,
+        buf: Buf,
+    ) -> Result<Option<Buf>, PumpError> {
         let Self { upload, kept, keeps, keeps_max, .. } = self;
         let bound = KeptBound { worker, one_max: *keeps_max, all_max: settings.retry_bodies_bytes_max };
         upload.take(buf, |data| {
@@ -192,7 +199,13 @@ pub async fn run(
 }
 
 /// Answers a connection whose bytes are no request; the caller closes it.
-pub async fn refuse(worker: &Rc<Worker>, exchange: &mut Exchange, client: &mut Client, status: u16, reason: &'static str) {
+pub async fn refuse(
+    worker: &Rc<Worker>,
+    exchange: &mut Exchange,
+    client: &mut Client,
+    status: u16,
+    reason: &'static str,
+) {
     worker.stats.responses.response(status);
     worker.log.borrow_mut().refused(client, status, reason);
     let reply = Reply { status, reason, persistence: Persistence::Close, ..Reply::default() };
@@ -271,7 +284,7 @@ impl Request<'_> {
     async fn forward(&mut self, rule: &RuleRef) -> After {
         let policy = rule.policy();
         self.decide_keeping(rule);
-        let response_by = attempt::deadline(self.began, policy.timeouts.request);
+        let response_by = turn::deadline(self.began, policy.timeouts.request);
         let mut attempt = 1;
         loop {
             let pick = match self.pick(rule) {
@@ -362,7 +375,8 @@ impl Request<'_> {
                 stats.backend(pick.stat).failures.inc();
             }
         }
-        let event = self.worker.table.borrow().on_outcome(pick.endpoint, outcome, self.work.seen, &policy.outlier);
+        let event =
+            self.worker.table.borrow().on_outcome(pick.endpoint, outcome, self.work.seen, &policy.outlier);
         if let Some(event) = event {
             note_health(self.worker, event);
         }
@@ -416,7 +430,9 @@ impl Request<'_> {
     fn complete(&mut self, client: Persistence) -> After {
         self.entry.status = self.work.response.status;
         match client {
-            Persistence::KeepAlive => After::KeepAlive { next: self.work.next_request.take(), ended: self.began },
+            Persistence::KeepAlive => {
+                After::KeepAlive { next: self.work.next_request.take(), ended: self.began }
+            }
             Persistence::Close => After::Close,
         }
     }
@@ -465,7 +481,9 @@ impl Request<'_> {
             Err(_gone) => return After::Abort,
         }
         match reply.persistence {
-            Persistence::KeepAlive => After::KeepAlive { next: self.work.next_request.take(), ended: self.began },
+            Persistence::KeepAlive => {
+                After::KeepAlive { next: self.work.next_request.take(), ended: self.began }
+            }
             Persistence::Close => After::Close,
         }
     }

@@ -101,7 +101,8 @@ fn text(reply: &Reply<'_>, out: &mut [u8; 128]) -> usize {
 /// When the client is gone.
 pub(super) async fn interim_continue(client: &mut Client) -> io::Result<()> {
     client.conn.flush().await?;
-    let buf = copy_of(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    let buf =
+        copy_of(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
     client.conn.start_write(buf);
     Ok(())
 }

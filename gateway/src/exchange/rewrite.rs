@@ -123,7 +123,8 @@ mod tests {
     #[test]
     fn captures_fill_the_template_and_a_path_stays_a_path() {
         let regex = regex::bytes::Regex::new("^/api/([^/]+)(/.*)?$").unwrap();
-        let change = |template: &str| PathRewrite::Captures { regex: regex.clone(), template: template.into() };
+        let change =
+            |template: &str| PathRewrite::Captures { regex: regex.clone(), template: template.into() };
         assert_eq!(rewritten(change("/v2/$1$2"), "/api/cart/items"), "/v2/cart/items");
         assert_eq!(rewritten(change("${1}"), "/api/cart"), "/cart");
         assert_eq!(rewritten(change("/a$"), "/api/cart"), "/a$");

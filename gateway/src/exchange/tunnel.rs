@@ -9,8 +9,9 @@ use std::task::Poll;
 use wire::h1::encode::{self, ResponseEdit};
 use wire::head::{BodyLength, ResponseView};
 
-use super::attempt::{self, End, Flow};
+use super::attempt::{End, Flow};
 use super::relay::{Pump, copy_of};
+use super::turn;
 use crate::net::Buf;
 use crate::net::conn::{Conn, Done};
 use crate::worker::clock;
@@ -97,7 +98,7 @@ async fn begin(flow: &mut Flow<'_>, buf: &mut Buf) -> io::Result<()> {
     buf.consume(work.response.head_len);
     flow.client.conn.flush().await?;
     let out = copy_of(&work.head_out).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    attempt::send(flow, out);
+    turn::send(flow, out);
     Ok(())
 }
 
@@ -108,8 +109,8 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Conn, down: &mut Half, to_up: &mut 
         if to_up.advance(&mut flow.client.conn, up).is_none() || (down.shut && to_up.shut) {
             return;
         }
-        let due = attempt::deadline(clock::now(), flow.settings.tunnel_idle);
-        attempt::set(flow.client, due);
+        let due = turn::deadline(clock::now(), flow.settings.tunnel_idle);
+        turn::set(flow.client, due);
         let client = &mut *flow.client;
         let event = poll_fn(|cx| {
             if let Poll::Ready(done) = up.poll_read(cx) {
@@ -130,7 +131,7 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Conn, down: &mut Half, to_up: &mut 
             Event::Read(done, From::Upstream) => down.take(done).is_some(),
             Event::Read(done, From::Client) => to_up.take(done).is_some(),
             Event::Written(result) => result.is_ok(),
-            Event::Deadline => !attempt::has_passed(due) && !flow.worker.peers.is_stopping(),
+            Event::Deadline => !turn::has_passed(due) && !flow.worker.peers.is_stopping(),
         };
         if !goes_on {
             return;

@@ -17,7 +17,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use monoio::io::{
-    AsyncReadRent, AsyncWriteRent, CancelableAsyncReadRent, Canceller, OwnedReadHalf, OwnedWriteHalf, Splitable,
+    AsyncReadRent, AsyncWriteRent, CancelableAsyncReadRent, Canceller, OwnedReadHalf, OwnedWriteHalf,
+    Splitable,
 };
 use monoio::net::TcpStream;
 

@@ -75,7 +75,12 @@ impl Snapshot {
 
     /// The value below which the share `q` (0 to 1) lies, as the upper edge of its bucket. Zero when empty.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "a rank among counts; exactness beyond 2^52 requests is not needed")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        clippy::cast_possible_truncation,
+        reason = "a rank among counts; exactness beyond 2^52 requests is not needed"
+    )]
     pub fn quantile(&self, q: f64) -> Duration {
         let rank = ((self.count() as f64 * q).ceil() as u64).max(1);
         let mut seen = 0;

@@ -60,7 +60,8 @@ impl Pool {
     pub fn take(&self, endpoint: EndpointKey) -> Taken {
         let mut endpoints = self.endpoints.borrow_mut();
         let mut taken = Taken { conn: None, closed: 0 };
-        let Some(entry) = endpoints.get_mut(endpoint.slot as usize).filter(|entry| entry.turn == endpoint.turn)
+        let Some(entry) =
+            endpoints.get_mut(endpoint.slot as usize).filter(|entry| entry.turn == endpoint.turn)
         else {
             return taken;
         };

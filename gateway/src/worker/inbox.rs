@@ -83,7 +83,11 @@ fn apply(worker: &Rc<Worker>, binds: &Binds, update: Arc<Update>) {
             changes.closed.iter().for_each(|bind| binds.close(*bind));
             changes.opened.iter().for_each(|bind| binds.open(worker, bind.bind, bind.addr));
             worker.stats.generation.set(update.generation.0);
-            worker.report(Report::Applied { worker: worker.id, generation: update.generation, at_ns: clock::now().0 });
+            worker.report(Report::Applied {
+                worker: worker.id,
+                generation: update.generation,
+                at_ns: clock::now().0,
+            });
         }
         Err(out) => worker.report(Report::OutOfStep { worker: worker.id, generation: out.have }),
     }

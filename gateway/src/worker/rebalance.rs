@@ -59,7 +59,8 @@ impl Rebalance {
         peers.lines[usize::from(me)].publish(rate, in_flight, now.0);
         self.allowance.set(0);
         let others = peers.lines.iter().enumerate().filter(|(index, _)| *index != usize::from(me));
-        let Some((target, least)) = others.map(|(index, line)| (index, line.rate())).min_by_key(|(_, rate)| *rate)
+        let Some((target, least)) =
+            others.map(|(index, line)| (index, line.rate())).min_by_key(|(_, rate)| *rate)
         else {
             return;
         };
@@ -117,8 +118,12 @@ mod tests {
         round(&mut rates);
         round(&mut rates);
         rates.iter_mut().for_each(|rate| balance.count(rate));
-        let gone: u32 =
-            rates.iter().zip(&loads).filter(|(rate, _)| balance.give_away(rate).is_some()).map(|(_, load)| load).sum();
+        let gone: u32 = rates
+            .iter()
+            .zip(&loads)
+            .filter(|(rate, _)| balance.give_away(rate).is_some())
+            .map(|(_, load)| load)
+            .sum();
         let total: u32 = loads.iter().sum();
         assert!(gone * 2 <= total && gone * 2 >= total * 8 / 10, "{gone} of {total}");
     }

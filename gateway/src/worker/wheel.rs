@@ -182,7 +182,9 @@ impl Wheel {
             for index in due.drain(..) {
                 self.settle(index, now);
             }
-            self.tick = self.next_expiry().map_or(target + 1, |at| (at.0 >> TICK_SHIFT).clamp(self.tick + 1, target + 1));
+            self.tick = self
+                .next_expiry()
+                .map_or(target + 1, |at| (at.0 >> TICK_SHIFT).clamp(self.tick + 1, target + 1));
         }
         self.due = due;
     }
@@ -310,7 +312,11 @@ mod tests {
                         assert!(!fired || at <= now, "seed {seed} step {step}: fired early");
                         let late = now.since(at) > Duration::from_nanos(2 << TICK_SHIFT);
                         let ran = wheel.tick > (now.0 >> TICK_SHIFT);
-                        assert!(fired || !late || !ran, "seed {seed} step {step}: late by {:?}", now.since(at));
+                        assert!(
+                            fired || !late || !ran,
+                            "seed {seed} step {step}: late by {:?}",
+                            now.since(at)
+                        );
                         if fired {
                             wanted[index] = None;
                             wheel.clear(*id);
@@ -322,7 +328,10 @@ mod tests {
                 if let Some(next) = wheel.next_expiry() {
                     let first = wanted.iter().flatten().min();
                     let slack = Duration::from_nanos(2 << TICK_SHIFT);
-                    assert!(first.is_none_or(|at| next <= *at + slack), "seed {seed} step {step}: asked too late");
+                    assert!(
+                        first.is_none_or(|at| next <= *at + slack),
+                        "seed {seed} step {step}: asked too late"
+                    );
                 }
             }
         }

@@ -1,0 +1,181 @@
+//! The second half of an attempt: the response on its way to the client, and what may be kept afterwards.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use routing::retry::{Failure, FailureKind, Response, Sent};
+use routing::time::MonoTime;
+use wire::h1::encode::{self, Edits, ResponseEdit};
+use wire::head::{BodyLength, Persistence, ResponseView};
+
+use super::Work;
+use super::attempt::{Complete, End, Failed, Fault, Flow, Upstream, backend_edits, edits};
+use super::relay::copy_of;
+use super::turn::{Event, Flushed, deadline, earlier, from_client, has_passed, move_upload, next, send, set};
+use crate::net::Buf;
+use crate::observe::stats::Limit;
+use crate::upstream::pool::Kept;
+use crate::worker::clock;
+
+/// Sends the response head and relays the body; then decides what may be kept.
+pub(super) async fn respond(flow: &mut Flow<'_>, mut up: Upstream, buf: Buf) -> End {
+    let (framing, implied) = encode::client_framing(flow.work.response.body, flow.view.head.version);
+    let client = if client_closes(flow) { Persistence::Close } else { implied };
+    let unsolicited = match begin_response(flow, buf, framing, client).await {
+        Ok(unsolicited) => unsolicited,
+        Err(end) => return end,
+    };
+    flow.work.response_begun = true;
+    if let Err(end) = relay(flow, &mut up).await {
+        return end;
+    }
+    let uploaded = flow.work.upload.is_finished() && !up.write_failed;
+    if uploaded && !unsolicited && flow.work.response.persistence == Persistence::KeepAlive {
+        keep(flow, up);
+    }
+    // A client that has not sent all of its request would send the rest into the next one.
+    let client = if uploaded { client } else { Persistence::Close };
+    End::Complete(Complete { client })
+}
+
+fn client_closes(flow: &Flow<'_>) -> bool {
+    flow.view.head.persistence == Persistence::Close
+        || flow.work.upload.wants_more()
+        || flow.worker.is_draining()
+}
+
+/// Starts sending the head with the body bytes that came with it. `true` when bytes lie behind the body.
+async fn begin_response(
+    flow: &mut Flow<'_>,
+    mut buf: Buf,
+    framing: BodyLength,
+    persistence: Persistence,
+) -> Result<bool, End> {
+    let work = &mut *flow.work;
+    let backend = backend_edits(flow.rule, &flow.pick);
+    let cookie = super::affinity::set_cookie(flow.rule.policy(), &flow.pick, &mut work.cookie);
+    let edit = ResponseEdit {
+        version: flow.view.head.version,
+        body: framing,
+        persistence,
+        headers: [
+            edits(&flow.rule.action().response_headers),
+            backend.map_or_else(Edits::default, |b| edits(&b.response_headers)),
+        ],
+        set_cookie: cookie,
+        via: flow.settings.via_responses.then_some(super::forward::VIA_NAME),
+        upgrade: None,
+    };
+    work.head_out.clear();
+    encode::response(&mut work.head_out, &ResponseView { head: &work.response, bytes: buf.bytes() }, &edit);
+    buf.consume(work.response.head_len);
+    work.download.reset(work.response.body, framing);
+    let rest = if work.response.body.is_empty() {
+        !buf.is_empty()
+    } else {
+        match work.download.take(buf, |_| {}) {
+            Ok(rest) => rest.is_some(),
+            Err(_) => return Err(End::Failed(bad_body(work))),
+        }
+    };
+    flow.client.conn.flush().await.map_err(|_| End::ClientGone)?;
+    // Head and body leave in one send: the head is put before the body, where the backend's head was.
+    let joined = work.download.hand_out().map(|mut body| (body.prepend(&work.head_out), body));
+    let out = match joined {
+        Some((true, whole)) => whole,
+        Some((false, body)) => {
+            work.download.put_back(body);
+            copy_of(&work.head_out).map_err(|_| End::ClientFault(Fault::Buffers))?
+        }
+        None => copy_of(&work.head_out).map_err(|_| End::ClientFault(Fault::Buffers))?,
+    };
+    send(flow, out);
+    Ok(rest)
+}
+
+fn bad_body(work: &Work) -> Failed {
+    let failure = Failure {
+        kind: FailureKind::Malformed,
+        sent: Sent::Head,
+        response: Response::NotBegun,
+        body: work.replayable(),
+    };
+    Failed { failure, reason: "malformed_response_body" }
+}
+
+/// Moves both bodies until the response is with the client, or on its way there.
+async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
+    if flow.work.download.is_finished() {
+        return Ok(());
+    }
+    let idle = flow.rule.policy().timeouts.idle;
+    let mut due = stream_due(flow, idle);
+    set(flow.client, due);
+    loop {
+        if !flow.client.conn.is_writing()
+            && let Some(buf) = flow.work.download.hand_out()
+        {
+            send(flow, buf);
+        }
+        if flow.work.download.is_finished() {
+            return Ok(());
+        }
+        if flow.work.download.wants_read() && !up.conn.is_reading() {
+            let buf = flow.work.download.read_buffer().ok_or(End::Cut)?;
+            up.conn.start_read(buf);
+        }
+        move_upload(flow, up)?;
+        match next(flow, up, Flushed::Awaited).await {
+            Event::UpRead((Ok(n), buf)) if n > 0 => {
+                flow.work.download.take(buf, |_| {}).map_err(|_| End::Cut)?;
+            }
+            Event::UpRead(_ended) => {
+                // Only a body that lasts until the connection closes is complete now.
+                flow.work.download.source_closed().map_err(|_| End::Cut)?;
+                flow.work.response.persistence = Persistence::Close;
+            }
+            Event::UpFlushed(Ok(())) | Event::DownFlushed(Ok(())) => {}
+            Event::UpFlushed(Err(_)) => {
+                up.write_failed = true;
+                flow.work.upload.clear();
+            }
+            Event::DownFlushed(Err(_)) => return Err(End::ClientGone),
+            Event::DownRead(done) => from_client(flow, done)?,
+            Event::Deadline => {
+                if flow.worker.peers.is_stopping() {
+                    return Err(End::Cut);
+                }
+                if has_passed(due) {
+                    if flow.client.conn.is_writing() {
+                        flow.worker.stats.hit(Limit::WriteStall);
+                        return Err(End::ClientGone);
+                    }
+                    return Err(End::Cut);
+                }
+            }
+        }
+        due = stream_due(flow, idle);
+        set(flow.client, due);
+    }
+}
+
+fn stream_due(flow: &mut Flow<'_>, idle: Duration) -> Option<MonoTime> {
+    let now = clock::now();
+    flow.work.seen = now;
+    let stalled = flow.client.conn.is_writing().then(|| now + flow.settings.write_stall);
+    earlier(deadline(now, idle), stalled)
+}
+
+fn keep(flow: &Flow<'_>, up: Upstream) {
+    let mut conn = up.conn;
+    // The request went out long ago; what is left is to collect its buffer.
+    let noop = &mut Context::from_waker(std::task::Waker::noop());
+    if conn.is_writing() && !matches!(conn.poll_write(noop), Poll::Ready((Ok(()), _))) {
+        return;
+    }
+    let max = flow.settings.pool_idle_max;
+    match flow.worker.pool.put(flow.pick.endpoint, conn, max, flow.work.seen) {
+        Kept::Yes | Kept::Gone => {}
+        Kept::Full => flow.worker.stats.hit(Limit::PoolIdle),
+    }
+}

@@ -1,0 +1,131 @@
+//! What an attempt waits for: whichever of its operations finishes first, or its deadline.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+use std::time::Duration;
+
+use routing::time::MonoTime;
+
+use super::attempt::{End, Fault, Flow, Upstream};
+use super::relay::PumpError;
+use crate::downstream::h1::Client;
+use crate::net::conn::Done;
+use crate::net::{Buf, Class, acquire};
+use crate::worker::clock;
+
+/// What happened first.
+pub(super) enum Event {
+    UpRead(Done<usize>),
+    UpFlushed(io::Result<()>),
+    DownRead(Done<usize>),
+    DownFlushed(io::Result<()>),
+    Deadline,
+}
+
+/// Hands the request's body on, and keeps one read of the client armed: for its body, for its next request, or only
+/// to learn that it left.
+pub(super) fn move_upload(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
+    let work = &mut *flow.work;
+    if !up.write_failed
+        && !up.conn.is_writing()
+        && let Some(buf) = work.upload.hand_out()
+    {
+        up.conn.start_write(buf);
+    }
+    if flow.client.conn.is_reading() {
+        return Ok(());
+    }
+    if work.upload.wants_read() && !up.write_failed {
+        let buf = work.upload.read_buffer().ok_or(End::ClientFault(Fault::Buffers))?;
+        flow.client.conn.start_read(buf);
+    } else if !work.upload.wants_more() && work.next_request.is_none() {
+        let buf = acquire(Class::Head, 0).ok_or(End::ClientFault(Fault::Buffers))?;
+        flow.client.conn.start_read(buf);
+    }
+    Ok(())
+}
+
+/// Takes what the client sent: body, or the beginning of its next request.
+pub(super) fn from_client(flow: &mut Flow<'_>, (result, buf): Done<usize>) -> Result<(), End> {
+    match result {
+        Ok(0) | Err(_) => return Err(End::ClientGone),
+        Ok(n) => flow.worker.stats.received_bytes_total.add(n as u64),
+    }
+    let work = &mut *flow.work;
+    if !work.upload.wants_more() {
+        work.next_request = Some(buf);
+        return Ok(());
+    }
+    let rest = work.take_upload(flow.worker, flow.settings, buf);
+    match rest {
+        Ok(rest) => {
+            work.next_request = rest;
+            Ok(())
+        }
+        Err(PumpError::Wire(error)) => Err(End::ClientFault(Fault::Wire(error))),
+        Err(PumpError::Buffers) => Err(End::ClientFault(Fault::Buffers)),
+    }
+}
+
+/// Starts writing to the client.
+pub(super) fn send(flow: &mut Flow<'_>, buf: Buf) {
+    flow.work.sent += buf.len() as u64;
+    flow.client.conn.start_write(buf);
+}
+
+/// Must the end of a write to the client be waited for?
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// Yes: more is to be written, or its failure ends the exchange.
+    Awaited,
+    /// No: nothing hangs on it now, and nobody needs waking.
+    Ignored,
+}
+
+pub(super) async fn next(flow: &mut Flow<'_>, up: &mut Upstream, flushed: Flushed) -> Event {
+    let client = &mut *flow.client;
+    let uploading = flow.work.upload.wants_more() || !flow.work.upload.is_finished();
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = up.conn.poll_read(cx) {
+            return Poll::Ready(Event::UpRead(done));
+        }
+        if uploading && let Poll::Ready((result, _buf)) = up.conn.poll_write(cx) {
+            return Poll::Ready(Event::UpFlushed(result));
+        }
+        if flushed == Flushed::Awaited
+            && let Poll::Ready((result, _buf)) = client.conn.poll_write(cx)
+        {
+            return Poll::Ready(Event::DownFlushed(result));
+        }
+        if let Poll::Ready(done) = client.conn.poll_read(cx) {
+            return Poll::Ready(Event::DownRead(done));
+        }
+        client.deadline.poll(cx).map(|()| Event::Deadline)
+    })
+    .await
+}
+
+/// Sets the connection's deadline.
+pub(super) fn set(client: &Client, due: Option<MonoTime>) {
+    match due {
+        Some(due) => client.deadline.set(due),
+        None => client.deadline.clear(),
+    }
+}
+
+/// `after` from `now`; none when that is zero.
+pub(super) fn deadline(now: MonoTime, after: Duration) -> Option<MonoTime> {
+    (!after.is_zero()).then(|| now + after)
+}
+
+pub(super) fn earlier(a: Option<MonoTime>, b: Option<MonoTime>) -> Option<MonoTime> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+pub(super) fn has_passed(due: Option<MonoTime>) -> bool {
+    due.is_some_and(|due| clock::now() >= due)
+}
