@@ -51,14 +51,21 @@ struct Port<O, D> {
 }
 
 impl<O, D> Port<O, D> {
-    fn new() -> Rc<Self> {
-        Rc::new(Self { order: Cell::new(None), done: Cell::new(None), busy: Cell::new(false) })
+    fn new() -> Self {
+        Self { order: Cell::new(None), done: Cell::new(None), busy: Cell::new(false) }
     }
 
     /// The owner's next order. Registers no waker: the owner polls the engine after each order.
     fn next(&self) -> impl Future<Output = O> + '_ {
         poll_fn(|_| self.order.take().map_or(Poll::Pending, Poll::Ready))
     }
+}
+
+/// What the owner and the two engines of a connection share: one allocation.
+struct Desk {
+    reads: Port<ReadOrder, (io::Result<usize>, Option<Buf>)>,
+    writes: Port<Option<Buf>, Done<()>>,
+    canceller: RefCell<Canceller>,
 }
 
 /// May a read in flight be called back ([`Conn::cancel_read`])?
@@ -74,9 +81,7 @@ pub enum Cancel {
 pub struct Conn {
     reader: Engine<ReadHalf>,
     writer: Engine<WriteHalf>,
-    reads: Rc<Port<ReadOrder, (io::Result<usize>, Option<Buf>)>>,
-    writes: Rc<Port<Option<Buf>, Done<()>>>,
-    canceller: Rc<RefCell<Canceller>>,
+    desk: Rc<Desk>,
     fd: RawFd,
     peer: SocketAddr,
 }
@@ -86,11 +91,14 @@ impl Conn {
     pub(super) fn new(stream: TcpStream, peer: SocketAddr, cancel: Cancel) -> Self {
         let fd = stream.as_raw_fd();
         let (read_half, write_half) = stream.into_split();
-        let (reads, writes) = (Port::new(), Port::new());
-        let canceller = Rc::new(RefCell::new(Canceller::new()));
-        let reader = Box::pin(read(read_half, Rc::clone(&reads), Rc::clone(&canceller), cancel));
-        let writer = Box::pin(write(write_half, Rc::clone(&writes)));
-        Self { reader, writer, reads, writes, canceller, fd, peer }
+        let desk = Rc::new(Desk {
+            reads: Port::new(),
+            writes: Port::new(),
+            canceller: RefCell::new(Canceller::new()),
+        });
+        let reader = Box::pin(read(read_half, Rc::clone(&desk), cancel));
+        let writer = Box::pin(write(write_half, Rc::clone(&desk)));
+        Self { reader, writer, desk, fd, peer }
     }
 
     /// Takes over a connected socket that another thread handed over.
@@ -122,9 +130,9 @@ impl Conn {
     }
 
     fn order_read(&mut self, order: ReadOrder) {
-        debug_assert!(!self.reads.busy.get(), "one read at a time");
-        self.reads.busy.set(true);
-        self.reads.order.set(Some(order));
+        debug_assert!(!self.desk.reads.busy.get(), "one read at a time");
+        self.desk.reads.busy.set(true);
+        self.desk.reads.order.set(Some(order));
         // Submits the operation without asking to be woken; whoever waits for it later says so.
         let _ = self.reader.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     }
@@ -132,7 +140,7 @@ impl Conn {
     /// Is a read in flight, or finished and not yet collected?
     #[must_use]
     pub fn is_reading(&self) -> bool {
-        self.reads.busy.get()
+        self.desk.reads.busy.get()
     }
 
     /// Collects the read in flight. Pending for ever when there is none.
@@ -146,20 +154,20 @@ impl Conn {
     }
 
     fn poll_reader(&mut self, cx: &mut Context<'_>) -> Poll<(io::Result<usize>, Option<Buf>)> {
-        if !self.reads.busy.get() {
+        if !self.desk.reads.busy.get() {
             return Poll::Pending;
         }
-        let done = match self.reads.done.take() {
+        let done = match self.desk.reads.done.take() {
             Some(done) => done,
             None => {
                 let _ = self.reader.as_mut().poll(cx);
-                match self.reads.done.take() {
+                match self.desk.reads.done.take() {
                     Some(done) => done,
                     None => return Poll::Pending,
                 }
             }
         };
-        self.reads.busy.set(false);
+        self.desk.reads.busy.set(false);
         Poll::Ready(done)
     }
 
@@ -182,46 +190,46 @@ impl Conn {
     /// Calls back the read in flight, if it is of the cancelable kind: it ends with `ECANCELED`, or with the bytes
     /// that came first.
     pub fn cancel_read(&self) {
-        let canceller = self.canceller.take();
-        *self.canceller.borrow_mut() = canceller.cancel();
+        let canceller = self.desk.canceller.take();
+        *self.desk.canceller.borrow_mut() = canceller.cancel();
     }
 
     /// Starts writing all of `buf`. At most one at a time.
     pub fn start_write(&mut self, buf: Buf) {
-        debug_assert!(!self.writes.busy.get(), "one write at a time");
-        self.writes.busy.set(true);
-        self.writes.order.set(Some(Some(buf)));
+        debug_assert!(!self.desk.writes.busy.get(), "one write at a time");
+        self.desk.writes.busy.set(true);
+        self.desk.writes.order.set(Some(Some(buf)));
         let _ = self.writer.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     }
 
     /// Is a write in flight, or finished and not yet collected?
     #[must_use]
     pub fn is_writing(&self) -> bool {
-        self.writes.busy.get()
+        self.desk.writes.busy.get()
     }
 
     /// Collects the write in flight and gives its buffer back. Pending for ever when there is none.
     pub fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Done<()>> {
-        if !self.writes.busy.get() {
+        if !self.desk.writes.busy.get() {
             return Poll::Pending;
         }
-        let done = match self.writes.done.take() {
+        let done = match self.desk.writes.done.take() {
             Some(done) => done,
             None => {
                 let _ = self.writer.as_mut().poll(cx);
-                match self.writes.done.take() {
+                match self.desk.writes.done.take() {
                     Some(done) => done,
                     None => return Poll::Pending,
                 }
             }
         };
-        self.writes.busy.set(false);
+        self.desk.writes.busy.set(false);
         Poll::Ready(done)
     }
 
     /// Ready at once when no write is in flight; otherwise when it has ended.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.writes.busy.get() {
+        if !self.desk.writes.busy.get() {
             return Poll::Ready(Ok(()));
         }
         let (result, _buf) = ready!(self.poll_write(cx));
@@ -256,11 +264,11 @@ impl Conn {
     /// connection is dropped: call this only between operations).
     #[must_use]
     pub fn into_socket(mut self) -> Option<OwnedFd> {
-        if self.reads.busy.get() || self.writes.busy.get() {
+        if self.desk.reads.busy.get() || self.desk.writes.busy.get() {
             return None;
         }
-        self.reads.order.set(Some(ReadOrder::Stop));
-        self.writes.order.set(Some(None));
+        self.desk.reads.order.set(Some(ReadOrder::Stop));
+        self.desk.writes.order.set(Some(None));
         let mut cx = Context::from_waker(Waker::noop());
         let read_half = self.reader.as_mut().poll(&mut cx);
         let write_half = self.writer.as_mut().poll(&mut cx);
@@ -271,32 +279,27 @@ impl Conn {
     }
 }
 
-async fn read(
-    mut half: ReadHalf,
-    port: Rc<Port<ReadOrder, (io::Result<usize>, Option<Buf>)>>,
-    canceller: Rc<RefCell<Canceller>>,
-    cancel: Cancel,
-) -> ReadHalf {
+async fn read(mut half: ReadHalf, desk: Rc<Desk>, cancel: Cancel) -> ReadHalf {
     loop {
-        let done = match port.next().await {
+        let done = match desk.reads.next().await {
             ReadOrder::Read(buf) if cancel == Cancel::Never => {
                 let (result, buf) = half.read(buf).await;
                 (result, Some(buf))
             }
             ReadOrder::Read(buf) => {
-                let handle = canceller.borrow().handle();
+                let handle = desk.canceller.borrow().handle();
                 let (result, buf) = half.cancelable_read(buf, handle).await;
                 (result, Some(buf))
             }
             ReadOrder::Watch => (sys::fd::readable(&half).await.map(|()| 0), None),
             ReadOrder::Stop => return half,
         };
-        port.done.set(Some(done));
+        desk.reads.done.set(Some(done));
     }
 }
 
-async fn write(mut half: WriteHalf, port: Rc<Port<Option<Buf>, Done<()>>>) -> WriteHalf {
-    while let Some(mut buf) = port.next().await {
+async fn write(mut half: WriteHalf, desk: Rc<Desk>) -> WriteHalf {
+    while let Some(mut buf) = desk.writes.next().await {
         let result = loop {
             if buf.is_empty() {
                 break Ok(());
@@ -309,7 +312,7 @@ async fn write(mut half: WriteHalf, port: Rc<Port<Option<Buf>, Done<()>>>) -> Wr
                 Err(error) => break Err(error),
             }
         };
-        port.done.set(Some((result, buf)));
+        desk.writes.done.set(Some((result, buf)));
     }
     half
 }
