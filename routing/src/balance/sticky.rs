@@ -29,7 +29,7 @@ pub fn format(affinity: u64) -> [u8; VALUE_LEN] {
     value
 }
 
-/// Reads a value that [`format`] wrote; `None` for anything else.
+/// Reads a value that [`format()`] wrote; `None` for anything else.
 #[must_use]
 pub fn parse(value: &[u8]) -> Option<u64> {
     if value.len() != VALUE_LEN {
