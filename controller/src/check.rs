@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use routing::delta::RouteTable;
 
-use crate::compile::{Compiler, CompilerSettings};
+use crate::compile::{Compiler, CompilerSettings, Defaults};
 use crate::merge::Loopback;
 use crate::verdict::{Outcome, Verdict};
 use crate::watch::Observation;
@@ -83,8 +83,12 @@ pub fn compile_dir(dir: &Path, listen: &[SocketAddr]) -> (RouteTable, CheckRepor
         world.observe(observation);
     }
     world.observe(Observation::Synced);
-    let settings =
-        CompilerSettings { listen: listen.to_vec(), series_max: SERIES_MAX, loopback: Loopback::Allowed };
+    let settings = CompilerSettings {
+        listen: listen.to_vec(),
+        series_max: SERIES_MAX,
+        loopback: Loopback::Allowed,
+        defaults: Defaults::default(),
+    };
     let mut compiler = Compiler::new(settings);
     let _ = compiler.compile(&mut world);
     let report = CheckReport { verdicts: compiler.verdicts(&world), endpoints: compiler.endpoint_counts() };

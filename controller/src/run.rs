@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::broadcast::{Broadcaster, Mailbox};
 use crate::clock;
-use crate::compile::{Compiler, CompilerSettings};
+use crate::compile::{Compiler, CompilerSettings, Defaults};
 use crate::merge::Loopback;
 use crate::verdict::Outcome;
 use crate::view::SharedView;
@@ -55,6 +55,8 @@ pub struct ControllerSettings {
     pub listen: Vec<(SocketAddr, Protocol)>,
     /// `metrics.series_max`: statistics slots of routes and (backend, cluster) pairs.
     pub series_max: u32,
+    /// What holds where no policy says otherwise.
+    pub defaults: Defaults,
 }
 
 /// Runs until `stop` gets a message or is disconnected, or nobody can report any more. Give it a thread of its own.
@@ -102,6 +104,7 @@ impl<'a> Life<'a> {
             listen: http.map(|(addr, _)| *addr).collect(),
             series_max: settings.series_max,
             loopback: Loopback::Allowed,
+            defaults: settings.defaults,
         };
         let directory = Directory::new(root);
         Self { directory, world: World::default(), compiler: Compiler::new(compiler), view }

@@ -8,7 +8,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use controller::compile::{Compiler, CompilerSettings};
+use controller::compile::{Compiler, CompilerSettings, Defaults};
 use controller::merge::Loopback;
 use controller::object::{ObjectId, Source};
 use controller::verdict::Outcome;
@@ -256,7 +256,12 @@ fn loopback_of_a_real_member_is_refused() {
         }
     }
     world.observe(Observation::Synced);
-    let settings = CompilerSettings { listen: listen(), series_max: 10, loopback: Loopback::Refused };
+    let settings = CompilerSettings {
+        listen: listen(),
+        series_max: 10,
+        loopback: Loopback::Refused,
+        defaults: Defaults::default(),
+    };
     let mut compiler = Compiler::new(settings);
     let _ = compiler.compile(&mut world);
     let found: Vec<String> = compiler.table().endpoints.values().map(|e| e.addr.to_string()).collect();
@@ -324,7 +329,12 @@ fn mutated(text: &'static str) -> impl Strategy<Value = String> {
 fn replay(files: &[(Source, Vec<String>)]) -> Compiler {
     let mut world = World::default();
     world.observe(Observation::Member { name: "alpha".into(), presence: Presence::Present });
-    let settings = || CompilerSettings { listen: listen(), series_max: 4, loopback: Loopback::Allowed };
+    let settings = || CompilerSettings {
+        listen: listen(),
+        series_max: 4,
+        loopback: Loopback::Allowed,
+        defaults: Defaults::default(),
+    };
     let mut compiler = Compiler::new(settings());
     world.observe(Observation::Synced);
     for (source, versions) in files {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use controller::compile::{Compiler, CompilerSettings};
+use controller::compile::{Compiler, CompilerSettings, Defaults};
 use controller::merge::Loopback;
 use controller::object::{
     Kind, MemberService, MemberServicePort, MemberSlice, Object, ObjectId, SliceEndpoint, Source, Spec,
@@ -100,8 +100,12 @@ fn a_change_costs_what_changed() {
     for services in [100, 10_000] {
         let mut world = world(services, 5);
         let listen: SocketAddr = "[::]:8080".parse().unwrap();
-        let settings =
-            CompilerSettings { listen: vec![listen], series_max: 10_000, loopback: Loopback::Allowed };
+        let settings = CompilerSettings {
+            listen: vec![listen],
+            series_max: 10_000,
+            loopback: Loopback::Allowed,
+            defaults: Defaults::default(),
+        };
         let mut compiler = Compiler::new(settings);
         let (all, first) = compile(&mut compiler, &mut world, Vec::new());
         assert_eq!(all.hosts.len(), services as usize);

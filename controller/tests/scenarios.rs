@@ -11,7 +11,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use controller::compile::{Compiler, CompilerSettings};
+use controller::compile::{Compiler, CompilerSettings, Defaults};
 use controller::dump;
 use controller::merge::Loopback;
 use controller::verdict::Outcome;
@@ -60,8 +60,12 @@ struct Replay {
 impl Replay {
     fn new(root: &Path) -> Self {
         let listen: SocketAddr = "[::]:8080".parse().unwrap();
-        let settings =
-            CompilerSettings { listen: vec![listen], series_max: 1000, loopback: Loopback::Allowed };
+        let settings = CompilerSettings {
+            listen: vec![listen],
+            series_max: 1000,
+            loopback: Loopback::Allowed,
+            defaults: Defaults::default(),
+        };
         let mut replay = Self {
             directory: Directory::new(root),
             world: World::default(),

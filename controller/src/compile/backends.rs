@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use routing::delta::TableDelta;
 use routing::id::{BackendId, ClusterId, EndpointId};
-use routing::model::{BackendLimits, BackendSpec, EndpointSpec, StatSlot};
+use routing::model::{BackendSpec, EndpointSpec, StatSlot};
 
 use crate::compile::context::Context;
 use crate::compile::ids::{Ids, StatKey};
@@ -237,7 +237,7 @@ fn stats(key: &BackendKey, backend: &mut Backend, context: &Context, ids: &mut I
         backend.reach = Reach::Announced;
         let spec = BackendSpec {
             name: Arc::from(key.to_string()),
-            limits: BackendLimits::default(),
+            limits: context.defaults.limits,
             stats: after.into_iter().filter(|(_, slot)| slot.0 != 0).collect(),
         };
         delta.backends.push((backend.id, Some(Arc::new(spec))));

@@ -11,6 +11,7 @@ use routing::model::{ClusterSpec, HostPattern, ListenerSpec, Protocol};
 
 use crate::compile::ids::Ids;
 use crate::compile::policy::{self, Part, Permitted};
+use crate::compile::{CompilerSettings, Defaults};
 use crate::crd;
 use crate::merge::Member;
 use crate::object::{Kind, Object, ObjectId, Source, Spec};
@@ -32,6 +33,8 @@ pub const LISTENERS_MAX: usize = 4096;
 /// What all routes have in common.
 #[derive(Debug, Default)]
 pub struct Context {
+    /// What holds where no policy says otherwise.
+    pub defaults: Defaults,
     /// Members by name.
     pub members: BTreeMap<Arc<str>, Member>,
     /// Their canonical form.
@@ -119,12 +122,12 @@ pub struct Grant {
 
 impl Context {
     /// Reads the world.
-    pub fn build(world: &World, listen: &[SocketAddr], ids: &mut Ids) -> Self {
-        let mut context = Self::default();
+    pub fn build(world: &World, settings: &CompilerSettings, ids: &mut Ids) -> Self {
+        let mut context = Self { defaults: settings.defaults, ..Self::default() };
         context.read_members(world, ids);
         context.read_policies(world);
         let mut taken = HashSet::new();
-        for addr in listen {
+        for addr in &settings.listen {
             let listeners = context.ingress_listener(*addr, &mut taken, ids);
             context.classless.listeners.extend(listeners);
         }

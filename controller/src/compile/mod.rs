@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use routing::delta::{RouteTable, TableDelta};
 use routing::id::{BackendId, ClusterId, ListenerId};
-use routing::model::{HostKey, Policy, Rule, RuleMatch};
+use routing::model::{BackendLimits, HostKey, Policy, Rule, RuleMatch, Timeouts};
 
 use crate::compile::backends::{Backends, Use};
 use crate::compile::context::Context;
@@ -45,6 +45,30 @@ pub struct CompilerSettings {
     pub series_max: u32,
     /// May endpoints lie on loopback?
     pub loopback: Loopback,
+    /// What holds where no policy says otherwise.
+    pub defaults: Defaults,
+}
+
+/// What holds where no policy says otherwise: gateway.toml's `[timeouts]`, `[limits]` and `[pool]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// `timeouts.{connect,attempt,request,idle}`
+    pub timeouts: Timeouts,
+    /// `limits.retry_body_bytes_max`
+    pub retry_body_bytes_max: u32,
+    /// `pool.{endpoint,backend}_in_flight_max`
+    pub limits: BackendLimits,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        let policy = Policy::default();
+        Self {
+            timeouts: policy.timeouts,
+            retry_body_bytes_max: policy.retry.body_bytes_max,
+            limits: BackendLimits::default(),
+        }
+    }
 }
 
 /// The compiler, with everything that it compiled.
@@ -127,7 +151,7 @@ impl Compiler {
     /// Returns the context that was replaced: its numbers are given back when the new ones are in use.
     fn rebuild_context(&mut self, world: &World, dirty: &mut Dirty, delta: &mut TableDelta) -> Context {
         self.reports = true;
-        let context = Context::build(world, &self.settings.listen, &mut self.ids);
+        let context = Context::build(world, &self.settings, &mut self.ids);
         diff(&self.context.clusters, &context.clusters, &mut delta.clusters);
         diff(&self.context.listeners, &context.listeners, &mut delta.listeners);
         self.policies.retain(|_, policy| Arc::strong_count(policy) > 1);

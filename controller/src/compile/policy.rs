@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use routing::model::{Balance, ClusterShare, CookieAffinity, Pin, PinMatch, Policy};
 
+use crate::compile::Defaults;
 use crate::crd::{FailoverPolicySpec, PinWhen, PolicyCluster};
 use crate::merge::Member;
 use crate::text;
@@ -238,9 +239,16 @@ fn report_later(spec: &FailoverPolicySpec, notes: &mut Notes) {
 
 /// The policy that `part` amounts to, for the clusters that may serve.
 #[must_use]
-pub fn resolve(part: &Part, members: &BTreeMap<Arc<str>, Member>, permitted: &Permitted) -> Policy {
+pub fn resolve(
+    part: &Part,
+    members: &BTreeMap<Arc<str>, Member>,
+    permitted: &Permitted,
+    defaults: &Defaults,
+) -> Policy {
     let serving: Vec<&Member> = members.values().filter(|member| permitted.allows(&member.name)).collect();
-    let mut policy = Policy { clusters: shares(part, &serving), ..Policy::default() };
+    let mut policy =
+        Policy { clusters: shares(part, &serving), timeouts: defaults.timeouts, ..Policy::default() };
+    policy.retry.body_bytes_max = defaults.retry_body_bytes_max;
     policy.pins = part
         .pins
         .iter()
@@ -338,7 +346,7 @@ mod tests {
     }
 
     fn shares_of(part: &Part, members: &BTreeMap<Arc<str>, Member>) -> Vec<(u8, Option<u32>)> {
-        let policy = resolve(part, members, &Permitted::All);
+        let policy = resolve(part, members, &Permitted::All, &Defaults::default());
         policy.clusters.iter().map(|share| (share.priority, share.weight)).collect()
     }
 

@@ -163,7 +163,7 @@ impl<'a, 'b> Builder<'a, 'b> {
 
     /// The policy that `part` amounts to; each content exists once.
     pub fn policy(&mut self, part: &Part, permitted: &Permitted, keys: &[BackendKey]) -> Arc<Policy> {
-        let policy = policy::resolve(part, &self.env.context.members, permitted);
+        let policy = policy::resolve(part, &self.env.context.members, permitted, &self.env.context.defaults);
         if matches!(policy.balance, Balance::ConsistentHash(_)) {
             self.out.hashed.extend(keys.iter().cloned());
         }

@@ -7,11 +7,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use config::Config;
+use controller::compile::Defaults;
 use controller::{ControllerSettings, Mailbox, ManifestSource, SharedView};
 use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
 use gateway::node::Node;
 use gateway::worker::clock;
-use routing::model::Protocol;
+use routing::model::{BackendLimits, Protocol, Timeouts};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
@@ -63,6 +64,7 @@ impl Serving {
             source: ManifestSource::Manifests(dir),
             listen: config.listen.iter().map(|listen| (listen.addr, protocol(listen.protocol))).collect(),
             series_max: config.observe.metrics_series_max,
+            defaults: defaults(config),
         };
         let view = SharedView::new();
         let (stop_controller, stop) = bounded(1);
@@ -163,6 +165,24 @@ impl Serving {
         // A panic there was logged by the controller itself.
         let _ = self.controller.join();
         ended.map(|()| ExitCode::SUCCESS)
+    }
+}
+
+/// What holds where no policy says otherwise.
+fn defaults(config: &Config) -> Defaults {
+    let timeouts = &config.timeouts;
+    Defaults {
+        timeouts: Timeouts {
+            connect: timeouts.connect.get(),
+            attempt: timeouts.attempt.get(),
+            request: timeouts.request.get(),
+            idle: timeouts.idle.get(),
+        },
+        retry_body_bytes_max: u32::try_from(config.limits.retry_body_bytes_max.get()).unwrap_or(u32::MAX),
+        limits: BackendLimits {
+            endpoint_in_flight_max: config.pool.endpoint_in_flight_max,
+            backend_in_flight_max: config.pool.backend_in_flight_max,
+        },
     }
 }
 
