@@ -1,0 +1,144 @@
+//! Route tables in a few words.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use routing::delta::RouteTable;
+use routing::id::{BackendId, BindId, ClusterId, EndpointId, ListenerId, NodeId, ZoneId};
+use routing::model::*;
+
+/// A world of one backend, one listener and one rule for everything.
+pub struct World {
+    pub policy: Policy,
+    pub action: RuleAction,
+    pub limits: BackendLimits,
+    clusters: Vec<Vec<SocketAddr>>,
+    shares: Vec<ClusterShare>,
+    rules: Vec<(RuleMatch, RuleAction)>,
+}
+
+/// A world whose only cluster has these endpoints.
+pub fn world(endpoints: &[SocketAddr]) -> World {
+    World::new().cluster(0, endpoints)
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self {
+            policy: Policy::default(),
+            action: action(forward(0)),
+            limits: BackendLimits::default(),
+            clusters: Vec::new(),
+            shares: Vec::new(),
+            rules: Vec::new(),
+        }
+    }
+
+    /// One more cluster with these endpoints; priority 0 is active.
+    pub fn cluster(mut self, priority: u8, endpoints: &[SocketAddr]) -> Self {
+        let cluster = ClusterId(u16::try_from(self.clusters.len()).unwrap());
+        self.shares.push(ClusterShare { cluster, priority, weight: None });
+        self.clusters.push(endpoints.to_vec());
+        self
+    }
+
+    pub fn policy(mut self, edit: impl FnOnce(&mut Policy)) -> Self {
+        edit(&mut self.policy);
+        self
+    }
+
+    pub fn action(mut self, edit: impl FnOnce(&mut RuleAction)) -> Self {
+        edit(&mut self.action);
+        self
+    }
+
+    pub fn limits(mut self, limits: BackendLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// A rule beside the one for everything.
+    pub fn rule(mut self, path: PathMatch, edit: impl FnOnce(&mut RuleAction)) -> Self {
+        let mut action = action(forward(0));
+        edit(&mut action);
+        self.rules.push((on(path), action));
+        self
+    }
+
+    /// The table, served on `addr`.
+    pub fn on(self, addr: SocketAddr) -> RouteTable {
+        let mut table = RouteTable::default();
+        let mut policy = self.policy;
+        policy.clusters = self.shares.into_boxed_slice();
+        let policy = Arc::new(policy);
+        let mut endpoint = 0;
+        for (number, addrs) in self.clusters.into_iter().enumerate() {
+            let cluster = ClusterId(u16::try_from(number).unwrap());
+            let spec = ClusterSpec { name: format!("cluster-{number}").into(), region: "".into(), drained: false };
+            table.clusters.insert(cluster, Arc::new(spec));
+            for addr in addrs {
+                table.endpoints.insert(EndpointId(endpoint), spec_of(cluster, addr));
+                endpoint += 1;
+            }
+        }
+        let backend = BackendSpec { name: "default/web:80".into(), limits: self.limits, stats: Box::default() };
+        table.backends.insert(BackendId(0), Arc::new(backend));
+        let listener = ListenerSpec {
+            bind: BindId(0),
+            addr,
+            protocol: Protocol::Http,
+            hostname: HostPattern::Any,
+            name: "test".into(),
+        };
+        table.listeners.insert(ListenerId(0), Arc::new(listener));
+        // Most specific first, as the controller orders them.
+        let mut rules = self.rules;
+        rules.push((on(PathMatch::Prefix("/".into())), self.action));
+        let rules = rules.into_iter().map(|(matches, mut action)| {
+            action.policy = Arc::clone(&policy);
+            Rule { matches, action: Arc::new(action) }
+        });
+        let rules: Vec<Rule> = rules.collect();
+        let key = HostKey { listener: ListenerId(0), pattern: HostPattern::Any };
+        table.hosts.insert(key, Arc::new(HostRules::new(rules)));
+        table
+    }
+}
+
+/// One more endpoint, or an endpoint that replaces another.
+pub fn spec_of(cluster: ClusterId, addr: SocketAddr) -> EndpointSpec {
+    EndpointSpec {
+        backend: BackendId(0),
+        cluster,
+        zone: ZoneId(0),
+        node: NodeId(0),
+        addr,
+        condition: Condition::Ready,
+    }
+}
+
+pub fn forward(backend: u32) -> Target {
+    Target::Forward(Box::new([WeightedBackend {
+        backend: Some(BackendId(backend)),
+        weight: 1,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+    }]))
+}
+
+pub fn on(path: PathMatch) -> RuleMatch {
+    RuleMatch { path, method: None, headers: Box::default(), query: Box::default() }
+}
+
+fn action(target: Target) -> RuleAction {
+    RuleAction {
+        route: "Ingress default/web".into(),
+        rule_index: 0,
+        stat: StatSlot(0),
+        target,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+        rewrite: Rewrite::default(),
+        policy: Arc::default(),
+    }
+}
