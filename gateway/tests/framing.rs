@@ -27,11 +27,16 @@ fn refused(statuses: &[u16], cases: &[(&str, Vec<u8>)]) {
         let mut client = Client::connect(gateway.addr);
         let smuggled = b"GET /smuggled HTTP/1.1\r\nHost: shop.example\r\n\r\n";
         client.send([bytes.as_slice(), smuggled].concat());
-        let response = client.try_response(support::client::To::Get).unwrap_or_else(|cut| panic!("{name}: {cut:?}"));
+        let response =
+            client.try_response(support::client::To::Get).unwrap_or_else(|cut| panic!("{name}: {cut:?}"));
         assert!(statuses.contains(&response.status), "{name}: {}", response.head);
         assert_eq!(response.one("connection"), Some("close"), "{name}: {}", response.head);
         let (behind, cut) = client.rest();
-        assert_eq!((String::from_utf8_lossy(&behind).as_ref(), cut), ("", Cut::Closed), "{name}: more than one answer");
+        assert_eq!(
+            (String::from_utf8_lossy(&behind).as_ref(), cut),
+            ("", Cut::Closed),
+            "{name}: more than one answer"
+        );
         assert_eq!(backend.bytes(), 0, "{name}: the backend saw bytes");
     }
     // A lawful request on the same gateway: the backend was reachable all the time.
@@ -54,12 +59,15 @@ fn line(line: &str) -> Vec<u8> {
 #[test]
 fn s1_s2_length_with_transfer_encoding_is_refused_in_both_orders() {
     let body = "0\r\n\r\nGET /x HTTP/1.1\r\nHost: shop.example\r\n\r\n";
-    refused(&[400], &[
-        ("CL.TE", post("Content-Length: 6\r\nTransfer-Encoding: chunked\r\n", body)),
-        ("TE.CL", post("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", body)),
-        ("CL 0", post("Content-Length: 0\r\nTransfer-Encoding: chunked\r\n", body)),
-        ("lower case", post("content-length: 6\r\ntransfer-encoding: chunked\r\n", body)),
-    ]);
+    refused(
+        &[400],
+        &[
+            ("CL.TE", post("Content-Length: 6\r\nTransfer-Encoding: chunked\r\n", body)),
+            ("TE.CL", post("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", body)),
+            ("CL 0", post("Content-Length: 0\r\nTransfer-Encoding: chunked\r\n", body)),
+            ("lower case", post("content-length: 6\r\ntransfer-encoding: chunked\r\n", body)),
+        ],
+    );
 }
 
 #[test]
@@ -125,7 +133,9 @@ fn s4_an_early_response_costs_the_upstream_connection() {
 #[test]
 fn s4_a_post_without_a_body_says_so_to_the_backend() {
     let (backend, gateway) = recorder();
-    for head in ["POST / HTTP/1.1\r\nHost: a\r\n\r\n", "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"] {
+    for head in
+        ["POST / HTTP/1.1\r\nHost: a\r\n\r\n", "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"]
+    {
         assert_eq!(Client::connect(gateway.addr).send(head).response().status, 200);
     }
     for request in backend.requests() {
@@ -138,7 +148,10 @@ fn s5_an_expectation_that_is_not_100_continue_is_refused() {
     let cases = ["100-continue, x", "200-ok", "x", "100-continuex", "100 continue", ""];
     let cases = cases.map(|value| (value, post(&format!("Expect: {value}\r\nContent-Length: 2\r\n"), "hi")));
     refused(&[417], &cases);
-    refused(&[417], &[("twice", post("Expect: 100-continue\r\nExpect: 100-continue\r\nContent-Length: 2\r\n", "hi"))]);
+    refused(
+        &[417],
+        &[("twice", post("Expect: 100-continue\r\nExpect: 100-continue\r\nContent-Length: 2\r\n", "hi"))],
+    );
 }
 
 #[test]
@@ -253,19 +266,40 @@ fn s7_a_body_that_turns_bad_while_it_streams_never_becomes_a_request() {
 
 #[test]
 fn s8_folded_lines_are_refused() {
-    refused(&[400], &[
-        ("space", get("X-A: 1\r\n 2\r\n")),
-        ("tab", get("X-A: 1\r\n\t2\r\n")),
-        ("first line", get(" X-A: 1\r\n")),
-        ("only white space", get(" \r\n")),
-    ]);
+    refused(
+        &[400],
+        &[
+            ("space", get("X-A: 1\r\n 2\r\n")),
+            ("tab", get("X-A: 1\r\n\t2\r\n")),
+            ("first line", get(" X-A: 1\r\n")),
+            ("only white space", get(" \r\n")),
+        ],
+    );
 }
 
 #[test]
 fn s9_a_length_that_is_not_one_plain_number_is_refused() {
     let values = [
-        "5, 5", "5,6", "+5", "-1", "-0", "5 ", "\t5", "0x5", "5.0", "5e0", "", "five", "5;", "\"5\"", "5 5",
-        "12345678901234567890", "99999999999999999999", "18446744073709551616", "9223372036854775808", "٥",
+        "5, 5",
+        "5,6",
+        "+5",
+        "-1",
+        "-0",
+        "5 ",
+        "\t5",
+        "0x5",
+        "5.0",
+        "5e0",
+        "",
+        "five",
+        "5;",
+        "\"5\"",
+        "5 5",
+        "12345678901234567890",
+        "99999999999999999999",
+        "18446744073709551616",
+        "9223372036854775808",
+        "٥",
     ];
     let mut cases: Vec<_> =
         values.iter().map(|value| (*value, post(&format!("Content-Length: {value}\r\n"), "hello"))).collect();
@@ -279,20 +313,23 @@ fn s9_a_length_that_is_not_one_plain_number_is_refused() {
 
 #[test]
 fn s10_malformed_header_lines_are_refused() {
-    refused(&[400], &[
-        ("space before the colon", get("X-A : 1\r\n")),
-        ("tab before the colon", get("X-A\t: 1\r\n")),
-        ("no name", get(": 1\r\n")),
-        ("no colon", get("nonsense\r\n")),
-        ("space in the name", get("X A: 1\r\n")),
-        ("slash in the name", get("X/A: 1\r\n")),
-        ("quotes in the name", get("\"X\": 1\r\n")),
-        ("not ASCII", get("X-Ä: 1\r\n")),
-        ("parenthesis", get("X(A): 1\r\n")),
-        ("NUL in the value", get("X-A: a\0b\r\n")),
-        ("control byte in the value", get("X-A: a\x08b\r\n")),
-        ("DEL in the value", get("X-A: a\x7fb\r\n")),
-    ]);
+    refused(
+        &[400],
+        &[
+            ("space before the colon", get("X-A : 1\r\n")),
+            ("tab before the colon", get("X-A\t: 1\r\n")),
+            ("no name", get(": 1\r\n")),
+            ("no colon", get("nonsense\r\n")),
+            ("space in the name", get("X A: 1\r\n")),
+            ("slash in the name", get("X/A: 1\r\n")),
+            ("quotes in the name", get("\"X\": 1\r\n")),
+            ("not ASCII", get("X-Ä: 1\r\n")),
+            ("parenthesis", get("X(A): 1\r\n")),
+            ("NUL in the value", get("X-A: a\0b\r\n")),
+            ("control byte in the value", get("X-A: a\x08b\r\n")),
+            ("DEL in the value", get("X-A: a\x7fb\r\n")),
+        ],
+    );
 }
 
 #[test]
@@ -309,28 +346,35 @@ fn s12_trailers_that_mean_framing_routing_or_auth_are_dropped() {
 
 #[test]
 fn s13_versions_methods_and_targets_that_are_not_served() {
-    refused(&[400, 405, 501, 505], &[
-        ("HTTP/0.9", b"GET /\r\n".to_vec()),
-        ("HTTP/1.10", line("GET / HTTP/1.10")),
-        ("HTTP/2.0", line("GET / HTTP/2.0")),
-        ("HTTP/1.2", line("GET / HTTP/1.2")),
-        ("HTTP/0.9 by name", line("GET / HTTP/0.9")),
-        ("lower case", line("GET / http/1.1")),
-        ("preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
-        ("two spaces", line("GET  / HTTP/1.1")),
-        ("tab", line("GET\t/ HTTP/1.1")),
-        ("no target", line("GET HTTP/1.1")),
-        ("CONNECT", line("CONNECT shop.example:80 HTTP/1.1")),
-        ("CONNECT with a path", line("CONNECT / HTTP/1.1")),
-        ("TRACE", line("TRACE / HTTP/1.1")),
-        ("* with GET", line("GET * HTTP/1.1")),
-        ("relative", line("GET cart HTTP/1.1")),
-        ("absolute form, other host", line("GET http://evil.example/ HTTP/1.1")),
-        ("absolute form, other port", line("GET http://shop.example:81/ HTTP/1.1")),
-        ("absolute form, userinfo", line("GET http://a@shop.example/ HTTP/1.1")),
-        ("absolute form, ftp", line("GET ftp://shop.example/ HTTP/1.1")),
-        ("chunked in HTTP/1.0", b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_vec()),
-    ]);
+    refused(
+        &[400, 405, 501, 505],
+        &[
+            ("HTTP/0.9", b"GET /\r\n".to_vec()),
+            ("HTTP/1.10", line("GET / HTTP/1.10")),
+            ("HTTP/2.0", line("GET / HTTP/2.0")),
+            ("HTTP/1.2", line("GET / HTTP/1.2")),
+            ("HTTP/0.9 by name", line("GET / HTTP/0.9")),
+            ("lower case", line("GET / http/1.1")),
+            ("preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
+            ("two spaces", line("GET  / HTTP/1.1")),
+            ("tab", line("GET\t/ HTTP/1.1")),
+            ("no target", line("GET HTTP/1.1")),
+            ("CONNECT", line("CONNECT shop.example:80 HTTP/1.1")),
+            ("CONNECT with a path", line("CONNECT / HTTP/1.1")),
+            ("TRACE", line("TRACE / HTTP/1.1")),
+            ("* with GET", line("GET * HTTP/1.1")),
+            ("relative", line("GET cart HTTP/1.1")),
+            ("absolute form, other host", line("GET http://evil.example/ HTTP/1.1")),
+            ("absolute form, other port", line("GET http://shop.example:81/ HTTP/1.1")),
+            ("absolute form, userinfo", line("GET http://a@shop.example/ HTTP/1.1")),
+            ("absolute form, ftp", line("GET ftp://shop.example/ HTTP/1.1")),
+            (
+                "chunked in HTTP/1.0",
+                b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+                    .to_vec(),
+            ),
+        ],
+    );
 }
 
 #[test]
@@ -345,7 +389,8 @@ fn s13_absolute_form_of_the_same_host_is_served_in_origin_form() {
 #[test]
 fn s13_an_upgrade_to_http2_does_not_travel() {
     let (backend, gateway) = recorder();
-    let fields = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n";
+    let fields =
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n";
     let mut client = Client::connect(gateway.addr);
     assert_eq!(client.send(get(fields)).response().status, 200);
     let request = backend.only_request();
@@ -358,29 +403,45 @@ fn s13_an_upgrade_to_http2_does_not_travel() {
 #[test]
 fn s14_hosts_that_name_no_host_are_refused() {
     let with = |host: &str| format!("GET / HTTP/1.1\r\n{host}\r\n\r\n").into_bytes();
-    refused(&[400], &[
-        ("missing", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
-        ("two", with("Host: a\r\nHost: b")),
-        ("two equal", with("Host: a\r\nHost: a")),
-        ("userinfo", with("Host: a@b")),
-        ("path", with("Host: a/b")),
-        ("port junk", with("Host: a:80x")),
-        ("port too large", with("Host: a:65536")),
-        ("two ports", with("Host: a:80:80")),
-        ("space", with("Host: a b")),
-        ("comma", with("Host: a,b")),
-        ("backslash", with("Host: a\\b")),
-        ("percent", with("Host: a%00b")),
-        ("open bracket", with("Host: [::1")),
-        ("not an address", with("Host: [zz]")),
-        ("empty label", with("Host: a..b")),
-    ]);
+    refused(
+        &[400],
+        &[
+            ("missing", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
+            ("two", with("Host: a\r\nHost: b")),
+            ("two equal", with("Host: a\r\nHost: a")),
+            ("userinfo", with("Host: a@b")),
+            ("path", with("Host: a/b")),
+            ("port junk", with("Host: a:80x")),
+            ("port too large", with("Host: a:65536")),
+            ("two ports", with("Host: a:80:80")),
+            ("space", with("Host: a b")),
+            ("comma", with("Host: a,b")),
+            ("backslash", with("Host: a\\b")),
+            ("percent", with("Host: a%00b")),
+            ("open bracket", with("Host: [::1")),
+            ("not an address", with("Host: [zz]")),
+            ("empty label", with("Host: a..b")),
+        ],
+    );
 }
 
 /// Bad escapes, NUL, fragments, overlong UTF-8.
 #[test]
 fn s15_paths_with_bad_escapes_and_fragments_are_refused() {
-    let paths = ["/%", "/%0", "/%zz", "/%00", "/a%00b", "/#a", "/a#b", "/\x7f", "/a\\..\\b\x00", "/%g0", "/%c0%ae%c0%ae/admin", "/%e0%80%af"];
+    let paths = [
+        "/%",
+        "/%0",
+        "/%zz",
+        "/%00",
+        "/a%00b",
+        "/#a",
+        "/a#b",
+        "/\x7f",
+        "/a\\..\\b\x00",
+        "/%g0",
+        "/%c0%ae%c0%ae/admin",
+        "/%e0%80%af",
+    ];
     let cases = paths.map(|path| (path, line(&format!("GET {path} HTTP/1.1"))));
     refused(&[400], &cases);
 }
@@ -399,8 +460,19 @@ fn s15_the_routed_path_is_the_forwarded_path() {
     });
     let mut client = Client::connect(gateway.addr);
     for path in [
-        "/admin", "/admin/", "/admin/x", "/x/../admin", "/./admin", "/x/%2e%2e/admin", "/x/%2E./admin", "/%61dmin",
-        "/x/y/../../admin/z", "/../admin", "/..;/../admin", "/admin?x", "/admin/../admin",
+        "/admin",
+        "/admin/",
+        "/admin/x",
+        "/x/../admin",
+        "/./admin",
+        "/x/%2e%2e/admin",
+        "/x/%2E./admin",
+        "/%61dmin",
+        "/x/y/../../admin/z",
+        "/../admin",
+        "/..;/../admin",
+        "/admin?x",
+        "/admin/../admin",
     ] {
         assert_eq!(client.get(path).status, 403, "{path} reaches what is closed");
     }
@@ -442,16 +514,22 @@ fn s16_underscores_and_nominated_fields() {
 fn s18_heads_over_their_bounds_are_refused() {
     let many: String = (0..101).map(|n| format!("X-{n}: 1\r\n")).collect();
     let large: String = (0..9).map(|n| format!("X-{n}: {}\r\n", "v".repeat(4_000))).collect();
-    refused(&[431], &[
-        ("a line of 8 KiB", get(&format!("X-A: {}\r\n", "v".repeat(8 * 1024)))),
-        ("101 lines", get(&many)),
-        ("36 KiB together", get(&large)),
-    ]);
+    refused(
+        &[431],
+        &[
+            ("a line of 8 KiB", get(&format!("X-A: {}\r\n", "v".repeat(8 * 1024)))),
+            ("101 lines", get(&many)),
+            ("36 KiB together", get(&large)),
+        ],
+    );
     refused(&[414], &[("a target of 8 KiB", line(&format!("GET /{} HTTP/1.1", "p".repeat(8 * 1024))))]);
-    refused(&[400, 431, 414], &[
-        ("an endless name", get(&format!("{}: 1\r\n", "n".repeat(9_000)))),
-        ("an endless method", line(&format!("{} / HTTP/1.1", "M".repeat(9_000)))),
-    ]);
+    refused(
+        &[400, 431, 414],
+        &[
+            ("an endless name", get(&format!("{}: 1\r\n", "n".repeat(9_000)))),
+            ("an endless method", line(&format!("{} / HTTP/1.1", "M".repeat(9_000)))),
+        ],
+    );
     // What is within the bounds passes.
     let (backend, gateway) = recorder();
     let fields = format!("X-A: {}\r\nX-B: {}\r\n", "v".repeat(8_000), "w".repeat(8_000));

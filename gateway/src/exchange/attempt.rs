@@ -8,18 +8,19 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
-use routing::model::{HeaderEdits, RetryPolicy, Timeouts, WeightedBackend};
+use routing::model::{HeaderEdits, RetryPolicy, WeightedBackend};
 use routing::retry::{Failure, FailureKind, Response, Sent};
 use routing::table::{Pick, RuleRef};
 use routing::time::MonoTime;
 use wire::error::WireError;
-use wire::h1::decode::{self, Decoded};
 use wire::h1::encode::{self, Edits, RequestEdit, ResponseEdit};
 use wire::head::{Persistence, RequestView, ResponseView};
 
 use super::forward::Forwarding;
 use super::relay::copy_of;
+use super::scratch::Scratch;
 use super::turn::{Event, Flushed, deadline, earlier, from_client, has_passed, move_upload, next, set};
 use super::{Work, reply};
 use crate::downstream::h1::Client;
@@ -115,7 +116,7 @@ pub(super) async fn run(flow: &mut Flow<'_>) -> End {
     let latency = flow.work.seen.since(up.begun);
     flow.work.first_byte = latency;
     flow.worker.stats.cluster(flow.pick.cluster).latency.record(latency);
-    let status = flow.work.response.status;
+    let status = flow.work.answer.status;
     if status == 101 {
         return super::tunnel::run(flow, up.conn, buf).await;
     }
@@ -193,9 +194,11 @@ fn send_request(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
     let work = &mut *flow.work;
     let backend = backend_edits(flow.rule, &flow.pick);
     let forwarding = Forwarding::new(flow.worker, flow.settings, flow.client, &flow.view);
-    work.path.clear();
+    let mut scratch = flow.worker.scratch.borrow_mut();
+    let Scratch { head_out, path: path_out, .. } = &mut *scratch;
+    path_out.clear();
     let rewrite = &flow.rule.action().rewrite;
-    let path = super::rewrite::path(rewrite, flow.view.path(), &mut work.path);
+    let path = super::rewrite::path(rewrite, flow.view.path(), path_out);
     let edit = RequestEdit {
         authority: rewrite.hostname.as_ref().map(|host| host.as_bytes()),
         path,
@@ -208,9 +211,9 @@ fn send_request(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
         upgrade: flow.view.head.upgrade.map(|span| span.of(flow.view.bytes)),
         ..RequestEdit::default()
     };
-    work.head_out.clear();
-    encode::request(&mut work.head_out, &flow.view, &edit);
-    let mut out = copy_of(&work.head_out).map_err(|_| End::ClientFault(Fault::Buffers))?;
+    head_out.clear();
+    encode::request(head_out, &flow.view, &edit);
+    let mut out = copy_of(head_out).map_err(|_| End::ClientFault(Fault::Buffers))?;
     if flow.attempt > 1 {
         work.upload.replay(&work.kept).map_err(|_| End::ClientFault(Fault::Buffers))?;
     }
@@ -243,11 +246,20 @@ pub(super) fn edits(edits: &HeaderEdits) -> Edits<'_, std::sync::Arc<str>> {
 
 // ---------------------------------------------------------------- response head
 
+/// A client is read while it waits for its answer only when that takes longer than this: most answers are faster,
+/// and each read in flight pins a buffer. Until then a client that leaves is noticed when it is written to.
+const WATCH_CLIENT_AFTER: Duration = Duration::from_millis(100);
+
+/// The pace of a request's body: bytes since the beginning of a window of `timeouts.body_rate_grace`.
+struct Pace {
+    since: MonoTime,
+    taken: u64,
+}
+
 /// Sends the rest of the request and waits for a final response head (or a 101).
 async fn response_head(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<Buf, End> {
-    let timeouts = flow.rule.policy().timeouts;
-    let mut upload_seen = up.begun;
-    let mut due = head_due(flow, up, &timeouts, upload_seen);
+    let mut pace = Pace { since: up.begun, taken: flow.work.upload.taken() };
+    let mut due = head_due(flow, up, &pace);
     if flow.view.head.expects_continue && flow.work.upload.wants_read() {
         reply::interim_continue(flow.client).await.map_err(|_| End::ClientGone)?;
     }
@@ -271,14 +283,17 @@ async fn response_head(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<Buf, En
             Event::DownRead(done) => {
                 let uploading = flow.work.upload.wants_more();
                 from_client(flow, done)?;
-                if uploading {
-                    upload_seen = clock::now();
-                    due = head_due(flow, up, &timeouts, upload_seen);
+                if uploading && !flow.work.upload.wants_more() {
+                    // The request is complete: from here on it is the backend's time that runs.
+                    flow.work.seen = clock::now();
+                    due = head_due(flow, up, &pace);
                     set(flow.client, due);
                 }
             }
             Event::Deadline => {
-                late(flow, up, due, upload_seen)?;
+                late(flow, up, due, &mut pace)?;
+                flow.work.watches_client = true;
+                due = head_due(flow, up, &pace);
                 set(flow.client, due);
             }
         }
@@ -289,42 +304,67 @@ async fn response_head(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<Buf, En
 ///
 /// While the client still sends its body, the body's own pace is what counts; the time for the response begins when
 /// the request is complete.
-fn head_due(flow: &Flow<'_>, up: &Upstream, timeouts: &Timeouts, now: MonoTime) -> Option<MonoTime> {
+fn head_due(flow: &Flow<'_>, up: &Upstream, pace: &Pace) -> Option<MonoTime> {
+    let timeouts = &flow.rule.policy().timeouts;
     if flow.work.upload.wants_more() {
-        let idle = deadline(now, timeouts.idle);
-        let rate = (flow.settings.body_rate_min > 0).then(|| now + flow.settings.body_rate_grace);
-        return earlier(idle, rate);
+        let rate = flow.settings.body_rate_min > 0;
+        let grace = rate.then(|| pace.since + flow.settings.body_rate_grace);
+        return earlier(deadline(pace.since, timeouts.idle), grace);
     }
-    let whole =
-        if flow.view.head.body.is_empty() { flow.response_by } else { deadline(now, timeouts.request) };
-    earlier(whole, deadline(up.begun, timeouts.attempt))
+    let whole = if flow.view.head.body.is_empty() {
+        flow.response_by
+    } else {
+        deadline(flow.work.seen, timeouts.request)
+    };
+    let attempt = deadline(up.begun, timeouts.attempt);
+    let watch = (!flow.work.watches_client).then(|| up.begun + WATCH_CLIENT_AFTER);
+    earlier(earlier(whole, attempt), watch)
 }
 
 /// The deadline fired: for whom?
-fn late(flow: &Flow<'_>, up: &Upstream, due: Option<MonoTime>, upload_seen: MonoTime) -> Result<(), End> {
+fn late(flow: &Flow<'_>, up: &Upstream, due: Option<MonoTime>, pace: &mut Pace) -> Result<(), End> {
     if flow.worker.peers.is_stopping() {
         return Err(End::ClientGone);
     }
-    if !has_passed(due) {
+    let now = clock::now();
+    if due.is_none_or(|due| now < due) {
         return Ok(());
     }
-    if flow.work.upload.wants_more() && !up.conn.is_writing() {
-        let waited = clock::now().since(upload_seen);
-        let limit =
-            if waited >= flow.settings.body_rate_grace { Limit::BodyRate } else { Limit::HeaderTimeout };
-        flow.worker.stats.hit(limit);
-        return Err(End::ClientFault(Fault::Slow));
+    if flow.work.upload.wants_more() {
+        let window = now.since(pace.since);
+        let came = flow.work.upload.taken() - pace.taken;
+        let owed = u128::from(flow.settings.body_rate_min) * window.as_millis() / 1_000;
+        // A backend that takes nothing is not the client's fault.
+        if !up.conn.is_writing() && u128::from(came) < owed.max(1) {
+            flow.worker.stats.hit(Limit::BodyRate);
+            return Err(End::ClientFault(Fault::Slow));
+        }
+        if came == 0 {
+            return Err(failed(flow, up, FailureKind::Timeout, "upstream_takes_no_body"));
+        }
+        *pace = Pace { since: now, taken: flow.work.upload.taken() };
+        return Ok(());
     }
-    Err(failed(flow, up, FailureKind::Timeout, "upstream_timeout"))
+    let timeouts = &flow.rule.policy().timeouts;
+    let attempt_over = deadline(up.begun, timeouts.attempt).is_some_and(|due| now >= due);
+    let whole_over = match flow.view.head.body.is_empty() {
+        true => flow.response_by,
+        false => deadline(flow.work.seen, timeouts.request),
+    };
+    if attempt_over || whole_over.is_some_and(|due| now >= due) {
+        return Err(failed(flow, up, FailureKind::Timeout, "upstream_timeout"));
+    }
+    Ok(())
 }
 
 /// Decodes what came. `Some` when a final head (or 101) is complete: the buffer starts with it.
 async fn read_head(flow: &mut Flow<'_>, up: &mut Upstream, mut buf: Buf) -> Result<Option<Buf>, End> {
     loop {
-        let limits = &flow.settings.head;
-        match decode::response(buf.bytes(), limits, flow.view.head.method, &mut flow.work.response) {
-            Ok(Decoded::Complete) => {}
-            Ok(Decoded::Partial) => {
+        let (limits, method) = (&flow.settings.head, flow.view.head.method);
+        let decoded = flow.worker.scratch.borrow_mut().decode(buf.bytes(), limits, method);
+        match decoded {
+            Ok(Some(answer)) => flow.work.answer = answer,
+            Ok(None) => {
                 if buf.readroom() == 0 || buf.is_empty() {
                     buf = larger(&buf).ok_or_else(|| malformed(flow, up, "response_head_too_long"))?;
                 }
@@ -333,11 +373,11 @@ async fn read_head(flow: &mut Flow<'_>, up: &mut Upstream, mut buf: Buf) -> Resu
             }
             Err(_error) => return Err(malformed(flow, up, "malformed_response")),
         }
-        let head = &flow.work.response;
-        if head.status >= 200 {
+        let status = flow.work.answer.status;
+        if status >= 200 {
             return Ok(Some(buf));
         }
-        if head.status == 101 {
+        if status == 101 {
             return match flow.view.head.upgrade {
                 Some(_) => Ok(Some(buf)),
                 None => Err(malformed(flow, up, "unexpected_101")),
@@ -348,7 +388,7 @@ async fn read_head(flow: &mut Flow<'_>, up: &mut Upstream, mut buf: Buf) -> Resu
             return Err(malformed(flow, up, "too_many_interim_responses"));
         }
         pass_interim(flow, &buf).await?;
-        buf.consume(flow.work.response.head_len);
+        buf.consume(flow.work.answer.head_len);
     }
 }
 
@@ -357,13 +397,20 @@ const INTERIM_MAX: u8 = 16;
 
 /// Passes an interim response on. 100 is not: the client was told already, or did not ask (RFC 9110 §15.2.1).
 async fn pass_interim(flow: &mut Flow<'_>, buf: &Buf) -> Result<(), End> {
-    if flow.work.response.status == 100 || flow.view.head.version == wire::head::Version::Http10 {
+    if flow.work.answer.status == 100 || flow.view.head.version == wire::head::Version::Http10 {
         return Ok(());
     }
-    let view = ResponseView { head: &flow.work.response, bytes: buf.bytes() };
-    flow.work.head_out.clear();
-    encode::response(&mut flow.work.head_out, &view, &ResponseEdit::<&str>::default());
-    let out = copy_of(&flow.work.head_out).map_err(|_| End::ClientFault(Fault::Buffers))?;
+    let out = {
+        let mut scratch = flow.worker.scratch.borrow_mut();
+        let (limits, method) = (&flow.settings.head, flow.view.head.method);
+        let (head, head_out, _) = scratch.fields(&flow.work.answer, buf.bytes(), limits, method);
+        encode::response(
+            head_out,
+            &ResponseView { head, bytes: buf.bytes() },
+            &ResponseEdit::<&str>::default(),
+        );
+        copy_of(head_out).map_err(|_| End::ClientFault(Fault::Buffers))?
+    };
     flow.client.conn.flush().await.map_err(|_| End::ClientGone)?;
     flow.client.conn.start_write(out);
     Ok(())

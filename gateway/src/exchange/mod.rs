@@ -9,6 +9,7 @@ mod relay;
 pub mod reply;
 mod respond;
 mod rewrite;
+pub mod scratch;
 mod tunnel;
 mod turn;
 
@@ -23,7 +24,7 @@ use routing::retry::{Body, Charge, Decision, FailureKind};
 use routing::subject::{Subject, SubjectKind};
 use routing::table::{EndpointKey, HealthEvent, NoEndpoint, OverloadBound, Pick, RuleRef};
 use routing::time::MonoTime;
-use wire::head::{BodyLength, Persistence, RequestHead, RequestView, ResponseHead};
+use wire::head::{BodyLength, Persistence, RequestHead, RequestView};
 
 use crate::downstream::h1::Client;
 use crate::net::Buf;
@@ -34,6 +35,7 @@ use crate::worker::{Worker, clock};
 use attempt::{End, Fault, Flow};
 use relay::{Pump, PumpError, copy_of};
 use reply::Reply;
+use scratch::Answer;
 
 /// What becomes of the client's connection.
 pub enum After {
@@ -61,13 +63,9 @@ pub struct Exchange {
 /// What attempts work with.
 #[derive(Default)]
 struct Work {
-    response: ResponseHead,
+    answer: Answer,
     upload: Pump,
     download: Pump,
-    /// Heads on their way out are put together here.
-    head_out: Vec<u8>,
-    path: Vec<u8>,
-    cookie: Vec<u8>,
     /// The request's body as far as it came, while it may have to be sent again.
     kept: Vec<u8>,
     keeps: bool,
@@ -81,6 +79,8 @@ struct Work {
     /// The last time that was read from the clock: good enough for what happens in the same turn.
     seen: MonoTime,
     response_begun: bool,
+    /// Is the client read although it owes us nothing, to learn whether it left?
+    watches_client: bool,
 }
 
 /// Bytes that an idle exchange keeps allocated for bodies and heads.
@@ -89,11 +89,8 @@ const SCRATCH_BYTES_KEPT: usize = 16 * 1024;
 impl Exchange {
     /// Gives back what an unusually large request made it allocate.
     pub fn shrink(&mut self) {
-        let Work { head_out, kept, .. } = &mut self.work;
-        for scratch in [head_out, kept] {
-            scratch.clear();
-            scratch.shrink_to(SCRATCH_BYTES_KEPT);
-        }
+        self.work.kept.clear();
+        self.work.kept.shrink_to(SCRATCH_BYTES_KEPT);
     }
 }
 
@@ -107,6 +104,7 @@ impl Work {
         self.sent = 0;
         self.first_byte = Duration::ZERO;
         self.response_begun = false;
+        self.watches_client = false;
         self.upload.reset(BodyLength::None, BodyLength::None);
         self.download.reset(BodyLength::None, BodyLength::None);
     }
@@ -236,11 +234,11 @@ impl Request<'_> {
             Target::Forward(_) => self.forward(&rule).await,
             Target::Redirect(redirect) => {
                 let port = self.client.conn.local_addr().map_or(80, |addr| addr.port());
-                let mut location = std::mem::take(&mut self.work.path);
+                let mut location = std::mem::take(&mut self.worker.scratch.borrow_mut().path);
                 rewrite::location(redirect, &self.view, port, &mut location);
                 let reply = Reply { location: Some(&location), ..Reply::new(redirect.status, "redirect") };
                 let after = self.reply(reply).await;
-                self.work.path = location;
+                self.worker.scratch.borrow_mut().path = location;
                 after
             }
             Target::Reply { status, .. } => self.reply(Reply::new(*status, "rule")).await,
@@ -350,9 +348,7 @@ impl Request<'_> {
     fn learn(&mut self, rule: &RuleRef, pick: &Pick, end: &End) {
         let policy = rule.policy();
         let outcome = match end {
-            End::Complete(_) | End::TunnelEnded => {
-                Outcome::of_status(self.work.response.status, &policy.retry)
-            }
+            End::Complete(_) | End::TunnelEnded => Outcome::of_status(self.work.answer.status, &policy.retry),
             End::Failed(failed) => match failed.failure.kind {
                 FailureKind::Connect => Outcome::ConnectFailed,
                 FailureKind::Closed | FailureKind::Malformed => Outcome::Closed,
@@ -366,7 +362,7 @@ impl Request<'_> {
         let stats = &self.worker.stats;
         match outcome {
             Outcome::Success | Outcome::ServerError(_) => {
-                let status = self.work.response.status;
+                let status = self.work.answer.status;
                 stats.cluster(pick.cluster).tally.response(status);
                 stats.backend(pick.stat).response(status);
             }
@@ -428,7 +424,7 @@ impl Request<'_> {
     }
 
     fn complete(&mut self, client: Persistence) -> After {
-        self.entry.status = self.work.response.status;
+        self.entry.status = self.work.answer.status;
         match client {
             Persistence::KeepAlive => {
                 After::KeepAlive { next: self.work.next_request.take(), ended: self.began }

@@ -19,7 +19,7 @@ use crate::worker::clock;
 
 /// Sends the response head and relays the body; then decides what may be kept.
 pub(super) async fn respond(flow: &mut Flow<'_>, mut up: Upstream, buf: Buf) -> End {
-    let (framing, implied) = encode::client_framing(flow.work.response.body, flow.view.head.version);
+    let (framing, implied) = encode::client_framing(flow.work.answer.body, flow.view.head.version);
     let client = if client_closes(flow) { Persistence::Close } else { implied };
     let unsolicited = match begin_response(flow, buf, framing, client).await {
         Ok(unsolicited) => unsolicited,
@@ -30,7 +30,7 @@ pub(super) async fn respond(flow: &mut Flow<'_>, mut up: Upstream, buf: Buf) -> 
         return end;
     }
     let uploaded = flow.work.upload.is_finished() && !up.write_failed;
-    if uploaded && !unsolicited && flow.work.response.persistence == Persistence::KeepAlive {
+    if uploaded && !unsolicited && flow.work.answer.persistence == Persistence::KeepAlive {
         keep(flow, up);
     }
     // A client that has not sent all of its request would send the rest into the next one.
@@ -47,13 +47,29 @@ fn client_closes(flow: &Flow<'_>) -> bool {
 /// Starts sending the head with the body bytes that came with it. `true` when bytes lie behind the body.
 async fn begin_response(
     flow: &mut Flow<'_>,
-    mut buf: Buf,
+    buf: Buf,
     framing: BodyLength,
     persistence: Persistence,
 ) -> Result<bool, End> {
+    let (out, rest) = first_bytes(flow, buf, framing, persistence)?;
+    flow.client.conn.flush().await.map_err(|_| End::ClientGone)?;
+    send(flow, out);
+    Ok(rest)
+}
+
+/// The head, with as much of the body as came with it, in one buffer; and whether bytes lie behind the body.
+fn first_bytes(
+    flow: &mut Flow<'_>,
+    mut buf: Buf,
+    framing: BodyLength,
+    persistence: Persistence,
+) -> Result<(Buf, bool), End> {
     let work = &mut *flow.work;
+    let mut scratch = flow.worker.scratch.borrow_mut();
+    let (limits, method) = (&flow.settings.head, flow.view.head.method);
+    let (head, head_out, cookie_out) = scratch.fields(&work.answer, buf.bytes(), limits, method);
     let backend = backend_edits(flow.rule, &flow.pick);
-    let cookie = super::affinity::set_cookie(flow.rule.policy(), &flow.pick, &mut work.cookie);
+    let cookie = super::affinity::set_cookie(flow.rule.policy(), &flow.pick, cookie_out);
     let edit = ResponseEdit {
         version: flow.view.head.version,
         body: framing,
@@ -66,11 +82,10 @@ async fn begin_response(
         via: flow.settings.via_responses.then_some(super::forward::VIA_NAME),
         upgrade: None,
     };
-    work.head_out.clear();
-    encode::response(&mut work.head_out, &ResponseView { head: &work.response, bytes: buf.bytes() }, &edit);
-    buf.consume(work.response.head_len);
-    work.download.reset(work.response.body, framing);
-    let rest = if work.response.body.is_empty() {
+    encode::response(head_out, &ResponseView { head, bytes: buf.bytes() }, &edit);
+    buf.consume(work.answer.head_len);
+    work.download.reset(work.answer.body, framing);
+    let rest = if work.answer.body.is_empty() {
         !buf.is_empty()
     } else {
         match work.download.take(buf, |_| {}) {
@@ -78,19 +93,17 @@ async fn begin_response(
             Err(_) => return Err(End::Failed(bad_body(work))),
         }
     };
-    flow.client.conn.flush().await.map_err(|_| End::ClientGone)?;
     // Head and body leave in one send: the head is put before the body, where the backend's head was.
-    let joined = work.download.hand_out().map(|mut body| (body.prepend(&work.head_out), body));
+    let joined = work.download.hand_out().map(|mut body| (body.prepend(head_out), body));
     let out = match joined {
         Some((true, whole)) => whole,
         Some((false, body)) => {
             work.download.put_back(body);
-            copy_of(&work.head_out).map_err(|_| End::ClientFault(Fault::Buffers))?
+            copy_of(head_out).map_err(|_| End::ClientFault(Fault::Buffers))?
         }
-        None => copy_of(&work.head_out).map_err(|_| End::ClientFault(Fault::Buffers))?,
+        None => copy_of(head_out).map_err(|_| End::ClientFault(Fault::Buffers))?,
     };
-    send(flow, out);
-    Ok(rest)
+    Ok((out, rest))
 }
 
 fn bad_body(work: &Work) -> Failed {
@@ -108,6 +121,7 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
     if flow.work.download.is_finished() {
         return Ok(());
     }
+    flow.work.watches_client = true;
     let idle = flow.rule.policy().timeouts.idle;
     let mut due = stream_due(flow, idle);
     set(flow.client, due);
@@ -132,7 +146,7 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
             Event::UpRead(_ended) => {
                 // Only a body that lasts until the connection closes is complete now.
                 flow.work.download.source_closed().map_err(|_| End::Cut)?;
-                flow.work.response.persistence = Persistence::Close;
+                flow.work.answer.persistence = Persistence::Close;
             }
             Event::UpFlushed(Ok(())) | Event::DownFlushed(Ok(())) => {}
             Event::UpFlushed(Err(_)) => {

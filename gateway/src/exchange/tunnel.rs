@@ -90,14 +90,17 @@ pub(super) async fn run(flow: &mut Flow<'_>, mut up: Conn, mut buf: Buf) -> End 
 }
 
 async fn begin(flow: &mut Flow<'_>, buf: &mut Buf) -> io::Result<()> {
-    let work = &mut *flow.work;
-    let view = ResponseView { head: &work.response, bytes: buf.bytes() };
-    let upgrade = work.response.upgrade.map(|span| span.of(view.bytes));
-    work.head_out.clear();
-    encode::response(&mut work.head_out, &view, &ResponseEdit::<&str> { upgrade, ..ResponseEdit::default() });
-    buf.consume(work.response.head_len);
+    let out = {
+        let mut scratch = flow.worker.scratch.borrow_mut();
+        let (limits, method) = (&flow.settings.head, flow.view.head.method);
+        let (head, head_out, _) = scratch.fields(&flow.work.answer, buf.bytes(), limits, method);
+        let upgrade = head.upgrade.map(|span| span.of(buf.bytes()));
+        let edit = ResponseEdit::<&str> { upgrade, ..ResponseEdit::default() };
+        encode::response(head_out, &ResponseView { head, bytes: buf.bytes() }, &edit);
+        copy_of(head_out).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?
+    };
+    buf.consume(flow.work.answer.head_len);
     flow.client.conn.flush().await?;
-    let out = copy_of(&work.head_out).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
     turn::send(flow, out);
     Ok(())
 }

@@ -39,7 +39,7 @@ pub(super) fn move_upload(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), 
     if work.upload.wants_read() && !up.write_failed {
         let buf = work.upload.read_buffer().ok_or(End::ClientFault(Fault::Buffers))?;
         flow.client.conn.start_read(buf);
-    } else if !work.upload.wants_more() && work.next_request.is_none() {
+    } else if work.watches_client && !work.upload.wants_more() && work.next_request.is_none() {
         let buf = acquire(Class::Head, 0).ok_or(End::ClientFault(Fault::Buffers))?;
         flow.client.conn.start_read(buf);
     }

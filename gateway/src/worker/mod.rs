@@ -27,6 +27,7 @@ use routing::table::Table;
 use routing::time::MonoTime;
 
 use crate::downstream::h1::Runner;
+use crate::exchange::scratch::Scratch;
 use crate::net::wake::Timer;
 use crate::observe::access_log::LogWriter;
 use crate::observe::stats::{Limit, WorkerStats};
@@ -55,6 +56,8 @@ pub struct Worker {
     pub log: RefCell<LogWriter>,
     /// What it knows of its load, and what it gives away.
     pub rebalance: Rebalance,
+    /// Memory for what happens between two waits.
+    pub scratch: RefCell<Scratch>,
     /// Bytes of request bodies kept for a retry.
     pub replay_bytes: Cell<usize>,
     settings: RefCell<Rc<Settings>>,
@@ -106,6 +109,7 @@ impl Worker {
             peers: parts.peers,
             log: RefCell::new(parts.log),
             rebalance: Rebalance::default(),
+            scratch: RefCell::default(),
             replay_bytes: Cell::new(0),
             settings: RefCell::new(Rc::new(parts.settings)),
             runners: RefCell::default(),

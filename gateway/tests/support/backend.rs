@@ -117,8 +117,7 @@ impl Backend {
     pub fn raw(serve: impl Fn(&mut Peer) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let addr = listener.local_addr().unwrap();
-        let mut backend =
-            Self { addr, shared: Arc::default(), serve: Arc::new(serve), acceptor: None };
+        let mut backend = Self { addr, shared: Arc::default(), serve: Arc::new(serve), acceptor: None };
         backend.accept(listener);
         backend
     }
@@ -255,7 +254,10 @@ impl Peer {
         loop {
             if let Some(end) = find(&self.pending, b"\r\n\r\n") {
                 let head: Vec<u8> = self.pending.drain(..end + 4).collect();
-                return Some(Request { head: String::from_utf8_lossy(&head).into_owned(), ..Request::default() });
+                return Some(Request {
+                    head: String::from_utf8_lossy(&head).into_owned(),
+                    ..Request::default()
+                });
             }
             self.more()?;
         }

@@ -204,7 +204,9 @@ impl Client {
                 self.pending.extend_from_slice(&buf[..n]);
                 Ok(())
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Err(Cut::Late),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Err(Cut::Late)
+            }
             Err(_) => Err(Cut::Reset),
         }
     }

@@ -149,7 +149,8 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         let Some(node) = self.node.take() else { return };
-        let panics = node.stats.iter().map(|stats| stats.panics_total.get() + stats.restarts_total.get()).sum::<u64>();
+        let panics =
+            node.stats.iter().map(|stats| stats.panics_total.get() + stats.restarts_total.get()).sum::<u64>();
         node.peers.stop();
         let joined = node.join();
         if !std::thread::panicking() {

@@ -74,14 +74,16 @@ impl World {
         let mut endpoint = 0;
         for (number, addrs) in self.clusters.into_iter().enumerate() {
             let cluster = ClusterId(u16::try_from(number).unwrap());
-            let spec = ClusterSpec { name: format!("cluster-{number}").into(), region: "".into(), drained: false };
+            let spec =
+                ClusterSpec { name: format!("cluster-{number}").into(), region: "".into(), drained: false };
             table.clusters.insert(cluster, Arc::new(spec));
             for addr in addrs {
                 table.endpoints.insert(EndpointId(endpoint), spec_of(cluster, addr));
                 endpoint += 1;
             }
         }
-        let backend = BackendSpec { name: "default/web:80".into(), limits: self.limits, stats: Box::default() };
+        let backend =
+            BackendSpec { name: "default/web:80".into(), limits: self.limits, stats: Box::default() };
         table.backends.insert(BackendId(0), Arc::new(backend));
         let listener = ListenerSpec {
             bind: BindId(0),

@@ -1,0 +1,76 @@
+//! Memory that one step between two waits uses: one for the whole worker, so that it stays in the cache.
+//!
+//! With a thousand busy connections, what each of them touches for itself is what a request costs. Heads of
+//! responses and heads on their way out live only from one read to the next write, so all exchanges share one place.
+
+use wire::error::WireError;
+use wire::h1::decode::{self, Decoded};
+use wire::h1::limits::HeadLimits;
+use wire::head::{BodyLength, Method, Persistence, ResponseHead};
+
+/// What a worker's exchanges share. Never borrowed across a wait.
+#[derive(Default)]
+pub struct Scratch {
+    /// Heads on their way out are put together here.
+    pub(super) head_out: Vec<u8>,
+    /// A rewritten path.
+    pub(super) path: Vec<u8>,
+    /// The value of Set-Cookie.
+    pub(super) cookie: Vec<u8>,
+    response: ResponseHead,
+    /// Which [`Answer`] `response` holds the fields of.
+    holds: u64,
+}
+
+/// What an exchange remembers of its response head; the fields are in the scratch, or decoded again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) body: BodyLength,
+    pub(super) persistence: Persistence,
+    pub(super) head_len: usize,
+    number: u64,
+}
+
+impl Scratch {
+    /// Decodes a response head. `None` when more bytes are needed.
+    ///
+    /// # Errors
+    /// As `wire::h1::decode::response`.
+    pub(super) fn decode(
+        &mut self,
+        bytes: &[u8],
+        limits: &HeadLimits,
+        method: Method,
+    ) -> Result<Option<Answer>, WireError> {
+        self.holds += 1;
+        match decode::response(bytes, limits, method, &mut self.response)? {
+            Decoded::Partial => Ok(None),
+            Decoded::Complete => Ok(Some(Answer {
+                status: self.response.status,
+                body: self.response.body,
+                persistence: self.response.persistence,
+                head_len: self.response.head_len,
+                number: self.holds,
+            })),
+        }
+    }
+
+    /// The fields of `answer`, whose bytes are `bytes`, and the place to write the next head to. Decoded again when
+    /// another exchange used the scratch meanwhile.
+    pub(super) fn fields(
+        &mut self,
+        answer: &Answer,
+        bytes: &[u8],
+        limits: &HeadLimits,
+        method: Method,
+    ) -> (&ResponseHead, &mut Vec<u8>, &mut Vec<u8>) {
+        if self.holds != answer.number {
+            self.holds += 1;
+            // It was decoded before: the same bytes give the same head.
+            let _ = decode::response(bytes, limits, method, &mut self.response);
+        }
+        self.head_out.clear();
+        (&self.response, &mut self.head_out, &mut self.cookie)
+    }
+}
