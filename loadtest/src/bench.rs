@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use case::{Case, Kind};
-use machine::{Autogroup, CongestionControl, Facts, Stop};
+use machine::{Autogroup, CongestionControl, Facts, Stop, Turn};
 use process::{Cores, Running, WorkDir};
 use proxy::Proxy;
 use report::{IdleRow, Report, Row, Sample};
@@ -146,6 +146,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         proxy.check(&options.ringway)?;
     }
     let bench = Bench { options, cores, stop, dir: WorkDir::create()? };
+    let _turn = Turn::wait(&bench.stop)?;
     let _first = Autogroup::first();
     let _reno = CongestionControl::pin("reno")?;
     let facts = Facts::collect(&cores);
@@ -229,7 +230,7 @@ impl Bench<'_> {
 
     /// System calls of the proxy per request, in a run of its own: counting slows the proxy down.
     fn count_syscalls(&self, contender: &Contender, case: Case) -> Result<f64> {
-        let counter = process::SyscallCounter::start(&contender.running, &self.dir)?;
+        let counter = process::SyscallCounter::start(&contender.running, &self.dir, &self.stop)?;
         let result = wrk::run(&self.cores, contender.running.addr, case, self.options.seconds, &self.stop)?;
         #[expect(clippy::cast_precision_loss, reason = "counts of a few seconds are far below 2^52")]
         let per_request = counter.finish()? as f64 / result.requests.max(1) as f64;

@@ -1,12 +1,14 @@
 //! The machine: what it is, the one kernel setting that is pinned, and the signals that end a run.
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use super::process::{Cores, NICENESS};
@@ -132,6 +134,41 @@ impl Drop for CongestionControl {
         }
     }
 }
+
+/// Held while a benchmark runs: two at once measure each other, and would put back each other's kernel settings.
+pub(crate) struct Turn {
+    _lock: File,
+}
+
+impl Turn {
+    /// Waits until no other benchmark of this machine runs, at most half an hour.
+    pub(crate) fn wait(stop: &Stop) -> Result<Self> {
+        let path = std::env::temp_dir().join("ringway-bench.lock");
+        let doing = || format!("lock {}", path.display());
+        let lock = File::create(&path).map_err(BenchError::io(doing()))?;
+        let end = Instant::now() + TURN_TIMEOUT;
+        let mut told = false;
+        while let Err(why) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            if why != Errno::WOULDBLOCK {
+                return Err(BenchError::io(doing())(why.into()));
+            }
+            if Instant::now() > end {
+                return Err(BenchError::failed(
+                    "bench",
+                    "another benchmark has been running for half an hour",
+                ));
+            }
+            if !std::mem::replace(&mut told, true) {
+                eprintln!("another benchmark is running: waiting for its end");
+            }
+            stop.pause(Duration::from_millis(500))?;
+        }
+        Ok(Self { _lock: lock })
+    }
+}
+
+/// How long to wait for another benchmark.
+const TURN_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 const AUTOGROUP: &str = "/proc/self/autogroup";
 

@@ -299,14 +299,43 @@ pub(crate) struct SyscallCounter {
 }
 
 impl SyscallCounter {
-    /// Begins to count.
-    pub(crate) fn start(running: &Running, dir: &WorkDir) -> Result<Self> {
+    /// Begins to count; when this returns, it counts.
+    pub(crate) fn start(running: &Running, dir: &WorkDir, stop: &Stop) -> Result<Self> {
         let file = dir.file("perf.csv");
         let pids = running.tree().iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-        let mut command = Command::new("perf");
-        command.args(["stat", "-x,", "-e", "raw_syscalls:sys_enter", "-p", &pids, "-o"]).arg(&file);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Self { child: Child::spawn("perf", &mut command)?, file })
+        // As urgent as what it counts: otherwise it gets to run when the load is over.
+        let mut command = Command::new("nice");
+        command.args([
+            "-n",
+            NICENESS,
+            "perf",
+            "stat",
+            "-x,",
+            "-e",
+            "raw_syscalls:sys_enter",
+            "-p",
+            &pids,
+            "-o",
+        ]);
+        command.arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let counter = Self { child: Child::spawn("perf", &mut command)?, file };
+        let end = Instant::now() + READY_TIMEOUT;
+        while !counter.is_attached() {
+            if Instant::now() > end {
+                return Err(BenchError::failed("perf", "does not attach (needs tracefs and root)"));
+            }
+            stop.pause(POLL)?;
+        }
+        Ok(counter)
+    }
+
+    /// Whether perf has its counters open.
+    fn is_attached(&self) -> bool {
+        let Ok(mut files) = fs::read_dir(format!("/proc/{}/fd", self.child.pid())) else { return false };
+        files.any(|file| {
+            let target = file.and_then(|file| fs::read_link(file.path()));
+            target.is_ok_and(|target| target.to_string_lossy().contains("[perf_event]"))
+        })
     }
 
     /// Ends, and returns how many there were.

@@ -14,6 +14,9 @@ use super::wrk::WrkResult;
 /// A run is void when others take more of the proxy's core than this: their caches and wake-ups become its cost.
 const FOREIGN_MAX: f64 = 0.10;
 
+/// A run is void when one round costs more than so many times the median: something stood still.
+const UNSTEADY: f64 = 2.0;
+
 /// One measurement.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Sample {
@@ -166,6 +169,7 @@ fn floor_of(rows: &[Row]) -> Option<f64> {
 
 fn void(case: Case, rows: &[Row]) -> Vec<String> {
     let mut reasons: Vec<String> = rows.iter().filter_map(|row| noisy(case, row)).collect();
+    reasons.extend(rows.iter().filter_map(|row| unsteady(case, row)));
     if let Some(floor) = floor_of(rows) {
         reasons.extend(rows.iter().filter_map(|row| off_its_ratio(case, row, floor)));
     }
@@ -178,6 +182,18 @@ fn noisy(case: Case, row: &Row) -> Option<String> {
         let (case, proxy) = (case.name(), row.proxy.name());
         let (share, max) = (share * 100.0, FOREIGN_MAX * 100.0);
         format!("{case}: others took {share:.0} % of the proxy's core while {proxy} was measured, at most {max:.0} %")
+    })
+}
+
+fn unsteady(case: Case, row: &Row) -> Option<String> {
+    let Spread { median, max, .. } = row.cpu_us;
+    // Written so that a figure which is not a number is unsteady, too.
+    let is_steady = max <= median * UNSTEADY;
+    (!is_steady).then(|| {
+        let (case, proxy) = (case.name(), row.proxy.name());
+        format!(
+            "{case}: a round of {proxy} cost {max:.1} µs, more than {UNSTEADY} × the median of {median:.1}"
+        )
     })
 }
 
@@ -268,6 +284,13 @@ mod tests {
     fn busy_row(proxy: Proxy, cpu_us: &[f64], foreign: f64) -> Row {
         let sample = |cpu_us: &f64| Sample { cpu_us: *cpu_us, rate: 1.0, p50_us: 1.0, p99_us: 1.0, foreign };
         Row::new(proxy, &cpu_us.iter().map(sample).collect::<Vec<_>>(), None)
+    }
+
+    #[test]
+    fn a_run_is_void_when_a_round_stood_still() {
+        assert_eq!(void(Case::Body1m, &[row(Proxy::Ringway, &[10.0, 11.0, 19.0])]), Vec::<String>::new());
+        assert_eq!(void(Case::Body1m, &[row(Proxy::Ringway, &[10.0, 11.0, 33_460.0])]).len(), 1);
+        assert_eq!(void(Case::Body1m, &[row(Proxy::Ringway, &[])]).len(), 1, "nothing was measured");
     }
 
     #[test]
