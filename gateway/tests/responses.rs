@@ -200,7 +200,10 @@ fn s30_a_response_that_breaks_off_is_visibly_cut() {
         ("short of its length", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort"),
         ("no last chunk", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n"),
         ("in a chunk", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n50\r\nshort"),
-        ("in the trailers", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n0\r\nX-A: b\r\n"),
+        (
+            "in the trailers",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n0\r\nX-A: b\r\n",
+        ),
     ];
     for (name, bytes) in cases {
         for then in [Then::Close, Then::Reset] {
@@ -439,7 +442,8 @@ fn an_answer_before_the_end_of_a_large_upload_is_delivered() {
 
 #[test]
 fn connection_close_of_the_backend_is_honoured_and_not_passed_on() {
-    let backend = Backend::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok", Then::Keep);
+    let backend =
+        Backend::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok", Then::Keep);
     let gateway = before(&backend);
     let mut client = Client::connect(gateway.addr);
     for _ in 0..3 {
