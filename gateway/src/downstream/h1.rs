@@ -180,7 +180,7 @@ async fn active(worker: &Rc<Worker>, exchange: &mut Exchange, mut client: Client
                     }
                     After::Close => return close(client).await,
                     After::Abort => {
-                        client.conn.reset_on_close();
+                        client.conn.reset();
                         return Ended::Closed;
                     }
                 }

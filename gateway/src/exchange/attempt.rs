@@ -365,7 +365,10 @@ async fn read_head(flow: &mut Flow<'_>, up: &mut Upstream, mut buf: Buf) -> Resu
         match decoded {
             Ok(Some(answer)) => flow.work.answer = answer,
             Ok(None) => {
-                if buf.readroom() == 0 || buf.is_empty() {
+                if buf.is_empty() {
+                    // Interim responses were passed on: all of the buffer is free again.
+                    buf.reset(RESPONSE_HEADROOM);
+                } else if buf.readroom() == 0 {
                     buf = larger(&buf).ok_or_else(|| malformed(flow, up, "response_head_too_long"))?;
                 }
                 up.conn.start_read(buf);

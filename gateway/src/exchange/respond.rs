@@ -141,9 +141,15 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
         move_upload(flow, up)?;
         match next(flow, up, Flushed::Awaited).await {
             Event::UpRead((Ok(n), buf)) if n > 0 => {
-                flow.work.download.take(buf, |_| {}).map_err(|_| End::Cut)?;
+                let behind = flow.work.download.take(buf, |_| {}).map_err(|_| End::Cut)?;
+                if behind.is_some() {
+                    // Nobody asked for these bytes: the connection is not used again (SECURITY S30).
+                    flow.work.answer.persistence = Persistence::Close;
+                }
             }
-            Event::UpRead(_ended) => {
+            // A reset is never the end of a body, not even of one that lasts until the connection closes.
+            Event::UpRead((Err(_), _)) => return Err(End::Cut),
+            Event::UpRead((Ok(_), _)) => {
                 // Only a body that lasts until the connection closes is complete now.
                 flow.work.download.source_closed().map_err(|_| End::Cut)?;
                 flow.work.answer.persistence = Persistence::Close;

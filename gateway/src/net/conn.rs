@@ -254,10 +254,12 @@ impl Conn {
         sys::fd::shutdown(self, self.fd, rustix::net::Shutdown::Both);
     }
 
-    /// Makes the close of this connection a reset: what the peer sees is an error, never a clean end.
-    pub fn reset_on_close(&self) {
-        let zero = Some(std::time::Duration::ZERO);
-        let _ = sys::fd::with_fd(self, self.fd, |fd| rustix::net::sockopt::set_socket_linger(fd, zero));
+    /// Resets the connection now: what the peer sees is an error, never a clean end.
+    ///
+    /// Not by a linger time of zero: the runtime shuts its write half down when that is dropped, and the FIN would
+    /// come first. To a peer that reads until the close, a FIN says that the body is complete.
+    pub fn reset(&self) {
+        let _ = sys::fd::with_fd(self, self.fd, |fd| rustix::net::connect_unspec(fd));
     }
 
     /// Takes the socket out, to hand it to another worker. `None` when an operation is in flight (then the
