@@ -29,6 +29,17 @@ pub struct Mailbox {
     pub tx: Sender<Mail>,
     /// Its eventfd, non-blocking: written after each mail.
     pub wake: File,
+    /// What the reader does with it.
+    pub reader: Reader,
+}
+
+/// Who reads a mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// A worker: an update has propagated when all of these run it.
+    Worker,
+    /// A subscriber that serves no traffic (the admin thread): nobody waits for it.
+    Observer,
 }
 
 #[derive(Debug)]
@@ -98,7 +109,11 @@ impl Broadcaster {
     /// What each worker runs, as far as it has said.
     #[must_use]
     pub fn applied(&self) -> Vec<Generation> {
-        self.workers.iter().map(|worker| worker.applied).collect()
+        self.serving().map(|worker| worker.applied).collect()
+    }
+
+    fn serving(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.iter().filter(|worker| worker.mailbox.reader == Reader::Worker)
     }
 
     /// Sends a change to every worker. `table` is the table after it.
@@ -211,7 +226,9 @@ impl Broadcaster {
             Report::Applied { worker, generation, at_ns } => {
                 if let Some(worker) = self.workers.get_mut(usize::from(worker)) {
                     worker.applied = worker.applied.max(generation);
-                    self.time(at_ns);
+                    if worker.mailbox.reader == Reader::Worker {
+                        self.time(at_ns);
+                    }
                 }
             }
             Report::OutOfStep { worker, generation } => {
@@ -229,7 +246,7 @@ impl Broadcaster {
 
     /// An update has propagated when its last worker runs it, or a later one.
     fn time(&mut self, at_ns: u64) {
-        let everywhere = self.workers.iter().map(|worker| worker.applied).min().unwrap_or_default();
+        let everywhere = self.serving().map(|worker| worker.applied).min().unwrap_or_default();
         while let Some((generation, observed_ns)) = self.timed.front().copied() {
             if generation > everywhere {
                 break;

@@ -24,7 +24,7 @@ pub mod view;
 pub mod watch;
 pub mod world;
 
-pub use broadcast::Mailbox;
+pub use broadcast::{Mailbox, Reader};
 pub use check::{CheckReport, check_dir, compile_dir};
 pub use crd::crds;
 pub use run::{ControllerSettings, ManifestSource, run};

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use config::{AccessLog, Config};
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 use routing::delta::{Mail, Report};
 
 use crate::net::wake;
@@ -35,6 +35,7 @@ pub struct Node {
     pub stats: Vec<Arc<WorkerStats>>,
     /// What the workers report.
     pub reports: Receiver<Report>,
+    reporter: Sender<Report>,
     mailboxes: Vec<(Sender<Mail>, OwnedFd)>,
     configs: Vec<Sender<Arc<Config>>>,
     workers: Vec<JoinHandle<io::Result<()>>>,
@@ -43,6 +44,9 @@ pub struct Node {
 
 struct LogThread {
     thread: JoinHandle<()>,
+    /// Dropped when the last line has been sent. The workers' ends do not tell: a worker's runtime is leaked with
+    /// everything in it.
+    ended: Sender<()>,
     reopen: Arc<AtomicBool>,
 }
 
@@ -74,7 +78,16 @@ impl Node {
         let peers = Peers::new(boxes.collect::<io::Result<Vec<_>>>()?);
         let (log, log_batches) = start_log(config, count)?;
         let mut node =
-            Self { peers, stats: Vec::new(), reports, mailboxes, configs, workers: Vec::new(), log };
+            Self {
+            peers,
+            stats: Vec::new(),
+            reports,
+            reporter: reports_in.clone(),
+            mailboxes,
+            configs,
+            workers: Vec::new(),
+            log,
+        };
         for (index, inbox) in inboxes.into_iter().enumerate() {
             let stats = Arc::new(WorkerStats::new(config.observe.metrics_series_max as usize + 1));
             node.stats.push(Arc::clone(&stats));
@@ -102,6 +115,12 @@ impl Node {
     /// When the process is out of descriptors.
     pub fn mailboxes(&self) -> io::Result<Vec<(Sender<Mail>, OwnedFd)>> {
         self.mailboxes.iter().map(|(sender, bell)| Ok((sender.clone(), bell.try_clone()?))).collect()
+    }
+
+    /// For another subscriber of the broadcast (the admin thread): where it reports like a worker.
+    #[must_use]
+    pub fn reporter(&self) -> Sender<Report> {
+        self.reporter.clone()
     }
 
     /// Puts the live keys of a configuration in force.
@@ -145,6 +164,7 @@ impl Node {
             result = result.and(ended);
         }
         if let Some(log) = log {
+            drop(log.ended);
             // A panic there has lost lines and nothing else.
             let _ = log.thread.join();
         }
@@ -184,22 +204,28 @@ fn start_log(config: &Config, workers: usize) -> io::Result<(Option<LogThread>, 
     let (empty_in, empty) = bounded(cap);
     let reopen = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&reopen);
+    let (ended, has_ended) = bounded::<()>(0);
     let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || {
-        loop {
-            let batch = match full.recv_timeout(Duration::from_secs(1)) {
-                Ok(batch) => Some(batch),
-                Err(crossbeam_channel::RecvTimeoutError::Timeout) => None,
-                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return,
+        let mut phase = Phase::Open;
+        while phase == Phase::Open {
+            let first = select! {
+                recv(full) -> batch => match batch {
+                    Ok(batch) => Some(batch),
+                    Err(_) => return,
+                },
+                recv(has_ended) -> _ => {
+                    phase = Phase::Ended;
+                    None
+                }
+                default(Duration::from_secs(1)) => None,
             };
             if asked.swap(false, Ordering::Relaxed) {
                 match open_log(&target) {
                     Ok(fresh) => out = fresh,
-                    Err(error) => {
-                        tracing::error!(%error, "cannot reopen the access log; writing to the old one")
-                    }
+                    Err(error) => tracing::error!(%error, "cannot reopen the access log; writing to the old one"),
                 }
             }
-            if let Some(batch) = batch {
+            for batch in first.into_iter().chain(full.try_iter()) {
                 if let Err(error) = out.write_all(&batch) {
                     tracing::warn!(%error, "access-log lines are lost");
                 }
@@ -208,7 +234,14 @@ fn start_log(config: &Config, workers: usize) -> io::Result<(Option<LogThread>, 
             }
         }
     })?;
-    Ok((Some(LogThread { thread, reopen }), Some((full_in, empty))))
+    Ok((Some(LogThread { thread, ended, reopen }), Some((full_in, empty))))
+}
+
+/// Can more lines come?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    Ended,
 }
 
 fn open_log(target: &AccessLog) -> io::Result<Box<dyn Write + Send>> {

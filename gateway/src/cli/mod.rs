@@ -1,7 +1,15 @@
 //! The command line: one module for each command.
 
 mod boot;
+mod check;
+mod client;
+mod completions;
+mod crds;
+mod explain;
+mod facts;
 mod run;
+mod status;
+mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +19,7 @@ use config::{Config, ListenAddr, Overrides};
 
 /// A multi-cluster Kubernetes gateway: rules from one hub, pods in many clusters, failover in milliseconds.
 #[derive(Parser)]
-#[command(name = "ringway", version, about, max_term_width = 110)]
+#[command(name = "ringway", version, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -21,6 +29,16 @@ struct Cli {
 enum Command {
     /// Serve.
     Run(RunArgs),
+    /// Judge a directory of manifests without serving it: what is accepted, refused or partly ignored, and why.
+    Check(check::CheckArgs),
+    /// Say where a request would go: which rule, which backend, cluster and endpoints, and why the others lost.
+    Explain(explain::ExplainArgs),
+    /// Show a running node: its clusters with share, rate, latency and state.
+    Status(status::StatusArgs),
+    /// Print the CustomResourceDefinitions as YAML, for `kubectl apply -f -`.
+    Crds,
+    /// Print a completion script for a shell.
+    Completions(completions::CompletionsArgs),
 }
 
 /// Settings of `run`; each is also a key of gateway.toml, and wins over it.
@@ -63,6 +81,11 @@ impl RunArgs {
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::main(&args),
+        Command::Check(args) => check::main(&args),
+        Command::Explain(args) => explain::main(&args),
+        Command::Status(args) => status::main(&args),
+        Command::Crds => crds::main(),
+        Command::Completions(args) => completions::main(&args),
     };
     match result {
         Ok(code) => code,

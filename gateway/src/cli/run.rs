@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 
 use config::Config;
 use controller::compile::Defaults;
-use controller::{ControllerSettings, Mailbox, ManifestSource, SharedView};
+use controller::{ControllerSettings, Mailbox, ManifestSource, Reader, SharedView};
 use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
+use gateway::admin::Admin;
 use gateway::node::Node;
 use gateway::worker::clock;
 use routing::model::{BackendLimits, Protocol, Timeouts};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
+use super::facts::Told;
 use super::{RunArgs, boot};
 
 /// How long `/readyz` is red before accepting stops, so that whoever balances over nodes has seen it.
@@ -39,6 +41,8 @@ pub struct Serving {
     pub node: Node,
     /// What the controller says of the world.
     pub view: SharedView,
+    /// The admin API.
+    pub admin: Admin,
     stop_controller: Sender<()>,
     controller: JoinHandle<()>,
 }
@@ -57,23 +61,28 @@ impl Serving {
             ));
         }
         let node = Node::start(config).map_err(|error| format!("cannot start workers: {error}"))?;
-        let mailboxes = node.mailboxes().map_err(|error| format!("cannot start the controller: {error}"))?;
-        let mailboxes =
-            mailboxes.into_iter().map(|(tx, bell)| Mailbox { tx, wake: File::from(bell) }).collect();
+        let view = SharedView::new();
+        let admin = Admin::start(config, &node, Arc::new(Told(view.clone()))).map_err(|error| error.to_string())?;
+        let no_mailbox = |error| format!("cannot start the controller: {error}");
+        let workers = node.mailboxes().map_err(no_mailbox)?.into_iter().map(|mailbox| (mailbox, Reader::Worker));
+        let observer = (admin.mailbox().map_err(no_mailbox)?, Reader::Observer);
+        let mailboxes = workers
+            .chain([observer])
+            .map(|((tx, bell), reader)| Mailbox { tx, wake: File::from(bell), reader })
+            .collect();
         let settings = ControllerSettings {
             source: ManifestSource::Manifests(dir),
             listen: config.listen.iter().map(|listen| (listen.addr, protocol(listen.protocol))).collect(),
             series_max: config.observe.metrics_series_max,
             defaults: defaults(config),
         };
-        let view = SharedView::new();
         let (stop_controller, stop) = bounded(1);
         let (reports, seen) = (node.reports.clone(), view.clone());
         let controller = std::thread::Builder::new()
             .name("controller".into())
             .spawn(move || controller::run(&settings, mailboxes, &reports, &seen, &stop))
             .map_err(|error| format!("cannot start the controller: {error}"))?;
-        Ok(Self { node, view, stop_controller, controller })
+        Ok(Self { node, view, admin, stop_controller, controller })
     }
 
     fn until_told(
@@ -147,7 +156,7 @@ impl Serving {
     /// What ended a worker.
     pub fn stop(self, deadline: Duration, signals: &Receiver<i32>) -> Result<ExitCode, String> {
         tracing::info!(?deadline, "draining");
-        self.view.update(|view| view.synced = false);
+        self.admin.set_draining();
         let wait = |for_ms| signals.recv_timeout(for_ms).is_ok();
         let mut hurried = wait(UNREADY_BEFORE_DRAIN);
         self.node.peers.drain();
@@ -164,6 +173,7 @@ impl Serving {
         let _ = self.stop_controller.try_send(());
         // A panic there was logged by the controller itself.
         let _ = self.controller.join();
+        self.admin.stop();
         ended.map(|()| ExitCode::SUCCESS)
     }
 }

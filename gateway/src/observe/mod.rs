@@ -2,4 +2,5 @@
 
 pub mod access_log;
 pub mod histogram;
+pub mod metrics;
 pub mod stats;

@@ -115,7 +115,10 @@ async fn serve(charter: &Charter, binds: &Binds, first: bool) -> io::Result<()> 
         worker.report(Report::OutOfStep { worker: worker.id, generation: Generation(0) });
     }
     let bell = Doorbell::new(charter.bell.try_clone()?)?;
-    charter.inbox.serve(&worker, binds, &bell).await
+    let ended = charter.inbox.serve(&worker, binds, &bell).await;
+    // Nobody keeps house any more: the last lines go now.
+    worker.log.borrow_mut().flush();
+    ended
 }
 
 /// Regular work: load figures, idle upstream connections, memory, the access log.

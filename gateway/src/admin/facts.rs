@@ -1,0 +1,80 @@
+//! What the admin API needs of the controller, as plain data.
+//!
+//! This library does not know the controller; the binary knows both and implements [`Controller`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The controller, as far as it is shown. Called on the admin thread, never on a worker.
+pub trait Controller: Send + Sync {
+    /// Its state now. Cheap: asked for at every scrape and every probe.
+    fn facts(&self) -> Facts;
+
+    /// What became of every object, in order of files. Costs as much as there are objects.
+    fn verdicts(&self) -> Vec<VerdictFact>;
+}
+
+/// The controller's state.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Everything that there was at the start has been seen and broadcast.
+    pub synced: bool,
+    /// The newest generation that was broadcast; 0 = none.
+    pub generation: u64,
+    /// Objects known, by kind.
+    pub objects: BTreeMap<String, u64>,
+    /// Objects by outcome: `accepted`, `partly_ignored`, `partly_refused`, `refused`.
+    pub outcomes: BTreeMap<&'static str, u64>,
+    /// Routes compiled.
+    pub routes: u64,
+    /// Backends in use.
+    pub backends: u64,
+    /// From an event to its application on the last worker.
+    pub lag: Lag,
+    /// Updates merged into a later one because a worker's inbox was full.
+    pub coalesced_total: u64,
+    /// Whole tables sent.
+    pub snapshots_total: u64,
+    /// Restarts of the controller after a panic.
+    pub restarts_total: u64,
+}
+
+/// How long updates took from the event to the last worker.
+#[derive(Clone, Debug, Default)]
+pub struct Lag {
+    /// Upper bounds of all buckets but the last, nanoseconds, ascending.
+    pub bounds_ns: &'static [u64],
+    /// Updates in each bucket (not cumulative); one more than there are bounds.
+    pub buckets: Vec<u64>,
+    /// Updates.
+    pub count: u64,
+    /// Their sum, nanoseconds.
+    pub sum_ns: u64,
+    /// The longest, nanoseconds.
+    pub max_ns: u64,
+}
+
+/// What became of one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictFact {
+    /// The object's name; empty for a remark on a whole file.
+    pub object: String,
+    /// The file it came from, relative to the manifests directory.
+    pub file: String,
+    /// `accepted`, `partly_ignored`, `partly_refused` or `refused`.
+    pub outcome: String,
+    /// Why.
+    pub notes: Vec<VerdictNote>,
+}
+
+/// One remark on one field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictNote {
+    /// Which field; empty for the whole object.
+    pub field: String,
+    /// What stands there, cut and escaped.
+    pub value: String,
+    /// Why, and what is allowed.
+    pub reason: String,
+}

@@ -1,0 +1,85 @@
+//! Puts together what `/metrics` shows.
+
+use std::sync::Arc;
+
+use routing::model::StatSlot;
+
+use super::names::{self, backend_sum, cluster_base, has_counters, route_sum};
+use super::room::Room;
+use crate::observe::metrics::{ClusterSeries, OTHER, Scrape, TallySum};
+use crate::observe::stats::CLUSTERS_MAX;
+
+impl Room {
+    /// Everything that is counted, at this moment.
+    pub(super) fn scrape(&self) -> Scrape {
+        let facts = self.facts();
+        Scrape {
+            version: env!("CARGO_PKG_VERSION"),
+            ready: self.not_ready(&facts).is_none(),
+            workers: self.sources.stats.clone(),
+            clusters: self.cluster_series(),
+            routes: self.route_series(),
+            backends: self.backend_series(),
+            controller: facts,
+        }
+    }
+
+    /// Every cluster of the table; those above the bound share one series.
+    pub(super) fn cluster_series(&self) -> Vec<ClusterSeries> {
+        let workers = &self.sources.stats;
+        let mut all = Vec::new();
+        let mut other: Option<ClusterSeries> = None;
+        for view in self.table.clusters() {
+            let (ready, terminating) = (u64::from(view.endpoints.ready), u64::from(view.endpoints.terminating));
+            if !has_counters(view.id) {
+                let shared = other.get_or_insert_with(|| {
+                    let last = routing::id::ClusterId(u16::try_from(CLUSTERS_MAX - 1).unwrap_or(u16::MAX));
+                    let sum = cluster_base(workers, last);
+                    let in_flight = workers.iter().map(|stats| stats.cluster(last).in_flight.get()).sum();
+                    ClusterSeries {
+                        name: OTHER.into(),
+                        tally: sum.tally,
+                        latency: sum.latency,
+                        in_flight,
+                        ready: 0,
+                        terminating: 0,
+                        drained: false,
+                    }
+                });
+                shared.ready += ready;
+                shared.terminating += terminating;
+                continue;
+            }
+            let names::ClusterBase { tally, latency } = cluster_base(workers, view.id);
+            let base = self.names.cluster_base(view.id);
+            all.push(ClusterSeries {
+                name: view.name,
+                tally: tally.since(&base.tally),
+                latency: latency.since(&base.latency),
+                in_flight: workers.iter().map(|stats| stats.cluster(view.id).in_flight.get()).sum(),
+                ready,
+                terminating,
+                drained: view.drained,
+            });
+        }
+        all.extend(other);
+        all
+    }
+
+    fn route_series(&self) -> Vec<(Arc<str>, TallySum)> {
+        let workers = &self.sources.stats;
+        let own = self.names.routes();
+        let own = own.map(|(slot, name, base)| (Arc::clone(name), route_sum(workers, slot).since(base)));
+        let shared = (Arc::from(OTHER), route_sum(workers, StatSlot(0)));
+        own.chain([shared]).collect()
+    }
+
+    fn backend_series(&self) -> Vec<(Arc<str>, Arc<str>, TallySum)> {
+        let workers = &self.sources.stats;
+        let own = self.names.backends().map(|(slot, (backend, cluster), base)| {
+            (Arc::clone(backend), Arc::clone(cluster), backend_sum(workers, slot).since(base))
+        });
+        let shared = (Arc::from(OTHER), Arc::from(OTHER), backend_sum(workers, StatSlot(0)));
+        own.chain([shared]).collect()
+    }
+}

@@ -1,0 +1,82 @@
+//! `ringway check DIR`: every object of a directory, and what would become of it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use config::ListenAddr;
+
+use super::{RunArgs, table};
+
+/// What to judge, and for which listeners.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Every object is listed under its file with what becomes of it:
+  accepted         all of it is in force
+  partly ignored   valid, but some of it is not used (each field with the reason)
+  partly refused   some of it is wrong and not served; the rest is
+  refused          nothing of it is used
+
+Exit status: 0 when no object is refused, wholly or partly; 1 otherwise.
+
+Examples:
+  ringway check config/examples/quickstart
+  kubectl get ingress,svc,endpointslices -A -o yaml > dir/clusters/alpha/all.yaml && ringway check dir")]
+pub struct CheckArgs {
+    /// The directory: DIR/fleet/*.yaml and DIR/clusters/NAME/*.yaml.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    #[command(flatten)]
+    pub offline: OfflineArgs,
+}
+
+/// Settings of a node that bear on how manifests are read.
+#[derive(Args, Clone, Debug, Default)]
+pub struct OfflineArgs {
+    /// The configuration file of the node that would serve. Without it every key has its default.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where Ingress rules would be served: ADDR:PORT[/http]; may be given several times. Default [::]:8080/http.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Vec<ListenAddr>,
+}
+
+impl OfflineArgs {
+    /// The node's configuration.
+    ///
+    /// # Errors
+    /// Names the key, the value and what is allowed.
+    pub fn load(&self) -> Result<config::Config, String> {
+        let args = RunArgs { config: self.config.clone(), listen: self.listen.clone(), ..RunArgs::default() };
+        args.load()
+    }
+}
+
+/// Where Ingress rules are served in clear text.
+pub fn http_listeners(config: &config::Config) -> Vec<SocketAddr> {
+    let http = config.listen.iter().filter(|listen| match listen.protocol {
+        config::Protocol::Http => true,
+        config::Protocol::Https => false,
+    });
+    http.map(|listen| listen.addr).collect()
+}
+
+/// A directory that is there.
+///
+/// # Errors
+/// Says what a directory of manifests looks like.
+pub fn existing(dir: &Path) -> Result<&Path, String> {
+    let message = || {
+        format!("{}: not a directory (expected DIR/fleet/*.yaml and DIR/clusters/NAME/*.yaml)", dir.display())
+    };
+    dir.is_dir().then_some(dir).ok_or_else(message)
+}
+
+/// Judges.
+pub fn main(args: &CheckArgs) -> Result<ExitCode, String> {
+    let config = args.offline.load()?;
+    let report = controller::check_dir(existing(&args.dir)?, &http_listeners(&config));
+    table::print(&report.to_string())?;
+    Ok(if report.refused() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

@@ -1,0 +1,620 @@
+//! Everything that is counted, as OpenMetrics text: what `/metrics` answers.
+//!
+//! [`METRICS`] is the list: name, kind, labels and meaning of every metric; README shows the same. A scrape sums
+//! what the workers count for themselves and costs them nothing. Cardinality is bounded whatever clients send:
+//! labels are routes, backends and clusters of the configuration (up to `observe.metrics_series_max`, the rest is
+//! summed under `other`), workers, and closed sets of ours. No label ever holds bytes of a request.
+//!
+//! Called by the admin thread only.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+use wire::error::WireError;
+
+use super::histogram::{BUCKETS, Snapshot, upper_edge};
+use super::stats::{Counter, Limit, Tally, WorkerStats};
+use crate::admin::Facts;
+
+/// The media type of [`encode`]'s text.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The label of what has no series of its own.
+pub const OTHER: &str = "other";
+/// Histogram buckets are whole octaves: each bound is a power of two of nanoseconds, 65.5 µs to 34.4 s.
+const OCTAVE_FIRST: usize = 3;
+const OCTAVE_LAST: usize = 22;
+
+/// How a metric behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows, until the process restarts.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts values by size; exposed as `_bucket`, `_sum` and `_count`.
+    Histogram,
+}
+
+impl Kind {
+    /// As it is written in the exposition and in README.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Its name; a counter's ends in `_total`, a duration's in `_seconds`, a size's in `_bytes` (before `_total`).
+    pub name: &'static str,
+    /// How it behaves.
+    pub kind: Kind,
+    /// Its labels, joined by `, `; empty = none.
+    pub labels: &'static str,
+    /// What it says.
+    pub help: &'static str,
+}
+
+/// Every metric there is, in the order of the exposition.
+pub const METRICS: &[Metric] = &[
+    gauge("ringway_build_info", "version", "Always 1; the label is the version that runs"),
+    gauge("ringway_ready", "", "1 while /readyz answers 200"),
+    gauge("ringway_workers", "", "Workers of this node"),
+    counter("ringway_connections_total", "worker", "Downstream connections accepted or adopted"),
+    gauge("ringway_connections_open", "worker", "Downstream connections open now"),
+    counter("ringway_connections_adopted_total", "worker", "Connections taken over from a busier worker"),
+    counter("ringway_connections_handed_over_total", "worker", "Connections given to a less busy worker"),
+    counter("ringway_requests_total", "worker", "Requests whose head was complete and valid"),
+    gauge("ringway_requests_in_flight", "worker", "Exchanges in flight now"),
+    counter("ringway_responses_total", "class", "Responses to clients by status class, our own included"),
+    histogram("ringway_request_duration_seconds", "", "From the request head complete to the response complete"),
+    counter("ringway_requests_unmatched_total", "", "Requests that matched no rule (404)"),
+    counter("ringway_requests_refused_total", "fault", "Requests refused for their form, by fault"),
+    counter("ringway_client_aborts_total", "", "Clients that left before their response was complete"),
+    counter("ringway_received_bytes_total", "", "Bytes received from clients"),
+    counter("ringway_sent_bytes_total", "", "Bytes sent to clients"),
+    gauge("ringway_tunnels_open", "", "Upgraded connections (WebSocket) open now"),
+    counter("ringway_upstream_connects_total", "", "Connections opened to endpoints"),
+    counter("ringway_upstream_connect_failures_total", "", "Connections to endpoints that failed to open"),
+    counter("ringway_upstream_reuses_total", "", "Attempts that found an idle connection to their endpoint"),
+    gauge("ringway_upstream_idle_connections", "", "Idle connections to endpoints now"),
+    counter("ringway_upstream_idle_closed_total", "", "Idle connections that were found closed before use"),
+    counter("ringway_upstream_race_lost_total", "", "Unsafe requests lost to a connection that closed while they were sent (502)"),
+    counter("ringway_retries_total", "", "Attempts repeated elsewhere, paid from the retry budget"),
+    counter("ringway_moves_total", "", "Attempts repeated elsewhere for free: nothing had been sent"),
+    counter("ringway_ejections_total", "worker", "Endpoints that a worker ejected; each worker decides for itself"),
+    counter("ringway_restorations_total", "worker", "Endpoints that a worker uses again after an ejection"),
+    counter("ringway_limit_hits_total", "limit", "Bounds that were reached, by the bound's name"),
+    gauge("ringway_buffer_bytes", "", "Memory that connection buffers hold now"),
+    counter("ringway_access_log_lines_lost_total", "", "Access-log lines dropped because the writer was behind"),
+    counter("ringway_panics_total", "worker", "Connection tasks that panicked: our bugs"),
+    counter("ringway_worker_restarts_total", "worker", "Restarts of a worker after a panic"),
+    gauge("ringway_ring_flags_refused", "worker", "1 when the kernel refused the io_uring flags that were asked for"),
+    gauge("ringway_table_generation", "worker", "The table that a worker runs"),
+    counter("ringway_table_updates_total", "worker", "Table updates applied"),
+    counter("ringway_table_apply_seconds_total", "worker", "Time spent applying table updates"),
+    counter("ringway_cluster_responses_total", "cluster, class", "Responses from a member cluster by status class, every attempt"),
+    counter("ringway_cluster_failures_total", "cluster", "Attempts on a member cluster that ended without a response"),
+    gauge("ringway_cluster_in_flight", "cluster", "Attempts in flight on a member cluster now"),
+    histogram("ringway_cluster_response_seconds", "cluster", "From an attempt's first byte sent to its response head"),
+    gauge("ringway_cluster_endpoints", "cluster, condition", "Endpoints in use by condition (ready, terminating)"),
+    gauge("ringway_cluster_drained", "cluster", "1 while an operator keeps requests away from a member cluster"),
+    counter("ringway_route_responses_total", "route, class", "Responses to clients by route and status class"),
+    counter("ringway_backend_responses_total", "backend, cluster, class", "Responses from a cluster's part of a backend, every attempt"),
+    counter("ringway_backend_failures_total", "backend, cluster", "Attempts on a cluster's part of a backend that ended without a response"),
+    gauge("ringway_controller_synced", "", "1 once everything that was there at the start has been broadcast"),
+    gauge("ringway_controller_generation", "", "The newest table that was broadcast"),
+    gauge("ringway_controller_objects", "kind", "Kubernetes objects known"),
+    gauge("ringway_controller_verdicts", "outcome", "Objects by what became of them"),
+    gauge("ringway_controller_routes", "", "Routes compiled"),
+    gauge("ringway_controller_backends", "", "Backends in use"),
+    histogram("ringway_propagation_seconds", "", "From an event (a changed file) to its application on the last worker"),
+    counter("ringway_updates_coalesced_total", "", "Updates merged into a later one because an inbox was full"),
+    counter("ringway_snapshots_total", "", "Whole tables sent: at the start, to restarted workers, to this API"),
+    counter("ringway_controller_restarts_total", "", "Restarts of the controller after a panic"),
+];
+
+const fn counter(name: &'static str, labels: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Counter, labels, help }
+}
+
+const fn gauge(name: &'static str, labels: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Gauge, labels, help }
+}
+
+const fn histogram(name: &'static str, labels: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Histogram, labels, help }
+}
+
+/// What a [`Tally`] stood at, summed over workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TallySum {
+    /// Responses by status class: 1xx to 5xx.
+    pub classes: [u64; 5],
+    /// Attempts without a response.
+    pub failures: u64,
+}
+
+impl TallySum {
+    /// Adds what one worker counted.
+    pub fn add(&mut self, tally: &Tally) {
+        for (sum, class) in self.classes.iter_mut().zip(&tally.classes) {
+            *sum += class.get();
+        }
+        self.failures += tally.failures.get();
+    }
+
+    /// What was counted since `earlier`; never negative.
+    #[must_use]
+    pub fn since(mut self, earlier: &Self) -> Self {
+        for (now, then) in self.classes.iter_mut().zip(earlier.classes) {
+            *now = now.saturating_sub(then);
+        }
+        self.failures = self.failures.saturating_sub(earlier.failures);
+        self
+    }
+
+    /// Responses of all classes.
+    #[must_use]
+    pub fn responses(&self) -> u64 {
+        self.classes.iter().sum()
+    }
+}
+
+/// One member cluster, summed over workers.
+#[derive(Clone)]
+pub struct ClusterSeries {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Responses and failures.
+    pub tally: TallySum,
+    /// From an attempt's first byte sent to its response head.
+    pub latency: Snapshot,
+    /// Attempts in flight now.
+    pub in_flight: u64,
+    /// Ready endpoints in use.
+    pub ready: u64,
+    /// Terminating endpoints in use.
+    pub terminating: u64,
+    /// Does an operator keep requests away?
+    pub drained: bool,
+}
+
+/// Everything that one scrape shows.
+pub struct Scrape {
+    /// The version that runs.
+    pub version: &'static str,
+    /// Does `/readyz` answer 200?
+    pub ready: bool,
+    /// What each worker counts.
+    pub workers: Vec<Arc<WorkerStats>>,
+    /// Member clusters.
+    pub clusters: Vec<ClusterSeries>,
+    /// Routes.
+    pub routes: Vec<(Arc<str>, TallySum)>,
+    /// Backends and clusters.
+    pub backends: Vec<(Arc<str>, Arc<str>, TallySum)>,
+    /// What the controller says.
+    pub controller: Facts,
+}
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scrape").field("ready", &self.ready).finish_non_exhaustive()
+    }
+}
+
+/// The scrape as OpenMetrics text.
+#[must_use]
+pub fn encode(scrape: Scrape) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(scrape));
+    let mut text = String::new();
+    text::encode(&mut text, &registry).expect("writing to a String does not fail");
+    text
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for metric in METRICS {
+            let kind = match metric.kind {
+                Kind::Counter => MetricType::Counter,
+                Kind::Gauge => MetricType::Gauge,
+                Kind::Histogram => MetricType::Histogram,
+            };
+            let name = metric.name.strip_suffix("_total").unwrap_or(metric.name);
+            let mut family = encoder.encode_descriptor(name, metric.help, None, kind)?;
+            for row in self.rows(metric.name) {
+                if row.labels.is_empty() {
+                    row.value.encode(metric.kind, &mut family)?;
+                } else {
+                    row.value.encode(metric.kind, &mut family.encode_family(&row.labels)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One sample with its labels.
+struct Row<'a> {
+    labels: Vec<(&'static str, Cow<'a, str>)>,
+    value: Value,
+}
+
+enum Value {
+    Count(u64),
+    Seconds(f64),
+    Histogram { sum: f64, count: u64, buckets: Vec<(f64, u64)> },
+}
+
+impl Value {
+    fn encode(&self, kind: Kind, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
+        match (self, kind) {
+            (Self::Count(value), Kind::Counter) => encoder.encode_counter::<NoLabelSet, _, f64>(value, None),
+            (Self::Seconds(value), Kind::Counter) => encoder.encode_counter::<NoLabelSet, _, f64>(value, None),
+            (Self::Count(value), Kind::Gauge | Kind::Histogram) => encoder.encode_gauge(value),
+            (Self::Seconds(value), Kind::Gauge | Kind::Histogram) => encoder.encode_gauge(value),
+            (Self::Histogram { sum, count, buckets }, Kind::Counter | Kind::Gauge | Kind::Histogram) => {
+                encoder.encode_histogram::<NoLabelSet>(*sum, *count, buckets, None)
+            }
+        }
+    }
+}
+
+impl Scrape {
+    /// The samples of one metric of [`METRICS`].
+    fn rows(&self, name: &str) -> Vec<Row<'_>> {
+        self.of_node(name)
+            .or_else(|| self.of_workers(name))
+            .or_else(|| self.of_clusters(name))
+            .or_else(|| self.of_configuration(name))
+            .or_else(|| self.of_controller(name))
+            .expect("every metric of the list has its samples; a test scrapes all of them")
+    }
+
+    /// Sums over all workers.
+    fn of_node(&self, name: &str) -> Option<Vec<Row<'_>>> {
+        let sum = |counter: fn(&WorkerStats) -> &Counter| {
+            one(self.workers.iter().map(|stats| counter(stats).get()).sum())
+        };
+        Some(match name {
+            "ringway_build_info" => vec![row([("version", self.version)], 1)],
+            "ringway_ready" => one(u64::from(self.ready)),
+            "ringway_workers" => one(self.workers.len() as u64),
+            "ringway_responses_total" => {
+                let mut tally = TallySum::default();
+                self.workers.iter().for_each(|stats| tally.add(&stats.responses));
+                classes(&[], &tally).collect()
+            }
+            "ringway_request_duration_seconds" => {
+                let mut latency = Snapshot::default();
+                self.workers.iter().for_each(|stats| stats.latency.read(&mut latency));
+                vec![Row { labels: Vec::new(), value: distribution(&latency) }]
+            }
+            "ringway_requests_unmatched_total" => sum(|stats| &stats.unmatched_total),
+            "ringway_requests_refused_total" => FAULTS
+                .iter()
+                .map(|fault| {
+                    let refusals = self.workers.iter().map(|stats| stats.refusals(*fault)).sum();
+                    row([("fault", fault.name())], refusals)
+                })
+                .collect(),
+            "ringway_limit_hits_total" => Limit::ALL
+                .iter()
+                .map(|(limit, name)| {
+                    let hits = self.workers.iter().map(|stats| stats.hits(*limit)).sum();
+                    row([("limit", *name)], hits)
+                })
+                .collect(),
+            "ringway_client_aborts_total" => sum(|stats| &stats.client_aborts_total),
+            "ringway_received_bytes_total" => sum(|stats| &stats.received_bytes_total),
+            "ringway_sent_bytes_total" => sum(|stats| &stats.sent_bytes_total),
+            "ringway_tunnels_open" => sum(|stats| &stats.tunnels_open),
+            "ringway_upstream_connects_total" => sum(|stats| &stats.connects_total),
+            "ringway_upstream_connect_failures_total" => sum(|stats| &stats.connect_failures_total),
+            "ringway_upstream_reuses_total" => sum(|stats| &stats.reuses_total),
+            "ringway_upstream_idle_connections" => sum(|stats| &stats.idle_upstream),
+            "ringway_upstream_idle_closed_total" => sum(|stats| &stats.idle_closed_total),
+            "ringway_upstream_race_lost_total" => sum(|stats| &stats.race_lost_total),
+            "ringway_retries_total" => sum(|stats| &stats.retries_total),
+            "ringway_moves_total" => sum(|stats| &stats.moves_total),
+            "ringway_buffer_bytes" => sum(|stats| &stats.buffer_bytes),
+            "ringway_access_log_lines_lost_total" => sum(|stats| &stats.log_lines_lost_total),
+            _ => return None,
+        })
+    }
+
+    /// One sample for each worker: where a difference between workers says something.
+    fn of_workers(&self, name: &str) -> Option<Vec<Row<'_>>> {
+        let counter: fn(&WorkerStats) -> &Counter = match name {
+            "ringway_connections_total" => |stats| &stats.connections_total,
+            "ringway_connections_open" => |stats| &stats.connections_open,
+            "ringway_connections_adopted_total" => |stats| &stats.adopted_total,
+            "ringway_connections_handed_over_total" => |stats| &stats.handed_over_total,
+            "ringway_requests_total" => |stats| &stats.requests_total,
+            "ringway_requests_in_flight" => |stats| &stats.in_flight,
+            "ringway_ejections_total" => |stats| &stats.ejections_total,
+            "ringway_restorations_total" => |stats| &stats.restorations_total,
+            "ringway_panics_total" => |stats| &stats.panics_total,
+            "ringway_worker_restarts_total" => |stats| &stats.restarts_total,
+            "ringway_ring_flags_refused" => |stats| &stats.ring_flags_refused,
+            "ringway_table_generation" => |stats| &stats.generation,
+            "ringway_table_updates_total" => |stats| &stats.updates_total,
+            "ringway_table_apply_seconds_total" => |stats| &stats.apply_ns_total,
+            _ => return None,
+        };
+        let rows = self.workers.iter().enumerate().map(|(worker, stats)| {
+            let count = counter(stats).get();
+            let value = if name.ends_with("_seconds_total") { Value::Seconds(seconds(count)) } else { Value::Count(count) };
+            Row { labels: vec![("worker", worker.to_string().into())], value }
+        });
+        Some(rows.collect())
+    }
+
+    fn of_clusters(&self, name: &str) -> Option<Vec<Row<'_>>> {
+        let gauge = |value: fn(&ClusterSeries) -> u64| {
+            let rows = self.clusters.iter().map(|cluster| row([("cluster", &*cluster.name)], value(cluster)));
+            rows.collect::<Vec<_>>()
+        };
+        Some(match name {
+            "ringway_cluster_responses_total" => {
+                let rows = self.clusters.iter().flat_map(|cluster| {
+                    classes(&[("cluster", &cluster.name)], &cluster.tally).collect::<Vec<_>>()
+                });
+                rows.collect()
+            }
+            "ringway_cluster_response_seconds" => {
+                let rows = self.clusters.iter().map(|cluster| Row {
+                    labels: vec![("cluster", (&*cluster.name).into())],
+                    value: distribution(&cluster.latency),
+                });
+                rows.collect()
+            }
+            "ringway_cluster_endpoints" => {
+                let rows = self.clusters.iter().flat_map(|cluster| {
+                    [("ready", cluster.ready), ("terminating", cluster.terminating)].map(|(condition, count)| {
+                        row([("cluster", &*cluster.name), ("condition", condition)], count)
+                    })
+                });
+                rows.collect()
+            }
+            "ringway_cluster_failures_total" => gauge(|cluster| cluster.tally.failures),
+            "ringway_cluster_in_flight" => gauge(|cluster| cluster.in_flight),
+            "ringway_cluster_drained" => gauge(|cluster| u64::from(cluster.drained)),
+            _ => return None,
+        })
+    }
+
+    fn of_configuration(&self, name: &str) -> Option<Vec<Row<'_>>> {
+        Some(match name {
+            "ringway_route_responses_total" => {
+                let rows = self.routes.iter().flat_map(|(route, tally)| {
+                    classes(&[("route", route)], tally).collect::<Vec<_>>()
+                });
+                rows.collect()
+            }
+            "ringway_backend_responses_total" => {
+                let rows = self.backends.iter().flat_map(|(backend, cluster, tally)| {
+                    classes(&[("backend", backend), ("cluster", cluster)], tally).collect::<Vec<_>>()
+                });
+                rows.collect()
+            }
+            "ringway_backend_failures_total" => {
+                let rows = self.backends.iter().map(|(backend, cluster, tally)| {
+                    row([("backend", &**backend), ("cluster", &**cluster)], tally.failures)
+                });
+                rows.collect()
+            }
+            _ => return None,
+        })
+    }
+
+    fn of_controller(&self, name: &str) -> Option<Vec<Row<'_>>> {
+        let facts = &self.controller;
+        Some(match name {
+            "ringway_controller_synced" => one(u64::from(facts.synced)),
+            "ringway_controller_generation" => one(facts.generation),
+            "ringway_controller_objects" => {
+                facts.objects.iter().map(|(kind, count)| row([("kind", &**kind)], *count)).collect()
+            }
+            "ringway_controller_verdicts" => {
+                facts.outcomes.iter().map(|(outcome, count)| row([("outcome", *outcome)], *count)).collect()
+            }
+            "ringway_controller_routes" => one(facts.routes),
+            "ringway_controller_backends" => one(facts.backends),
+            "ringway_propagation_seconds" => {
+                let bounds = facts.lag.bounds_ns.iter().map(|bound| seconds(*bound));
+                let buckets = bounds.chain([f64::INFINITY]).zip(facts.lag.buckets.iter().copied()).collect();
+                let value =
+                    Value::Histogram { sum: seconds(facts.lag.sum_ns), count: facts.lag.count, buckets };
+                vec![Row { labels: Vec::new(), value }]
+            }
+            "ringway_updates_coalesced_total" => one(facts.coalesced_total),
+            "ringway_snapshots_total" => one(facts.snapshots_total),
+            "ringway_controller_restarts_total" => one(facts.restarts_total),
+            _ => return None,
+        })
+    }
+}
+
+/// Every fault of a request's form.
+const FAULTS: [WireError; 20] = [
+    WireError::StartLine,
+    WireError::Version,
+    WireError::Target,
+    WireError::TargetTooLong,
+    WireError::HeaderName,
+    WireError::HeaderValue,
+    WireError::HeaderTooLong,
+    WireError::TooManyHeaders,
+    WireError::HeadTooLong,
+    WireError::LineEnding,
+    WireError::Host,
+    WireError::ContentLength,
+    WireError::TransferEncoding,
+    WireError::LengthConflict,
+    WireError::Chunk,
+    WireError::Trailer,
+    WireError::Expectation,
+    WireError::Method,
+    WireError::Truncated,
+    WireError::Unexpected,
+];
+
+fn one<'a>(value: u64) -> Vec<Row<'a>> {
+    vec![Row { labels: Vec::new(), value: Value::Count(value) }]
+}
+
+fn row<'a, const N: usize>(labels: [(&'static str, &'a str); N], value: u64) -> Row<'a> {
+    let labels = labels.into_iter().map(|(name, value)| (name, value.into())).collect();
+    Row { labels, value: Value::Count(value) }
+}
+
+fn classes<'a>(labels: &[(&'static str, &'a str)], tally: &TallySum) -> impl Iterator<Item = Row<'a>> {
+    ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(tally.classes).map(|(class, count)| {
+        let labels = labels.iter().copied().chain([("class", class)]);
+        Row { labels: labels.map(|(name, value)| (name, value.into())).collect(), value: Value::Count(count) }
+    })
+}
+
+/// Octaves of our histogram as buckets: their bounds are edges of ours, so that nothing is estimated.
+fn distribution(latency: &Snapshot) -> Value {
+    let mut buckets = Vec::with_capacity(OCTAVE_LAST - OCTAVE_FIRST + 2);
+    let mut start = 0;
+    for octave in OCTAVE_FIRST..=OCTAVE_LAST {
+        let end = octave * 8 + 8;
+        buckets.push((seconds(upper_edge(end - 1)), latency.buckets[start..end].iter().sum()));
+        start = end;
+    }
+    buckets.push((f64::INFINITY, latency.buckets[start..BUCKETS].iter().sum()));
+    Value::Histogram { sum: seconds(latency.sum_ns), count: latency.count(), buckets }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact up to 104 days of nanoseconds; a sum beyond loses its last digits")]
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn scrape() -> Scrape {
+        Scrape {
+            version: "0",
+            ready: true,
+            workers: vec![Arc::new(WorkerStats::new(4)), Arc::new(WorkerStats::new(4))],
+            clusters: vec![ClusterSeries {
+                name: "alpha".into(),
+                tally: TallySum::default(),
+                latency: Snapshot::default(),
+                in_flight: 0,
+                ready: 2,
+                terminating: 0,
+                drained: false,
+            }],
+            routes: vec![("Ingress \"a\"\n\\b".into(), TallySum { classes: [0, 7, 0, 0, 0], failures: 0 })],
+            backends: vec![("default/web:80".into(), "alpha".into(), TallySum::default())],
+            controller: Facts::default(),
+        }
+    }
+
+    #[test]
+    fn every_metric_of_the_list_is_exposed_with_its_labels_and_nothing_else_is() {
+        let mut scrape = scrape();
+        scrape.controller.objects.insert("Ingress".into(), 1);
+        scrape.controller.outcomes.insert("accepted", 1);
+        let text = encode(scrape);
+        let families: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        assert_eq!(families.len(), METRICS.len());
+        for (metric, family) in METRICS.iter().zip(families) {
+            let name = metric.name.strip_suffix("_total").unwrap_or(metric.name);
+            assert_eq!(family, format!("{name} {}", metric.kind.name()));
+            let sample = match metric.kind {
+                Kind::Counter | Kind::Gauge => metric.name.to_owned(),
+                Kind::Histogram => format!("{}_count", metric.name),
+            };
+            let is_sample = |line: &&str| {
+                line.strip_prefix(&sample).is_some_and(|rest| rest.starts_with(['{', ' ']))
+            };
+            let line = text.lines().find(is_sample).unwrap_or_else(|| panic!("{sample} has no sample"));
+            for label in metric.labels.split(", ").filter(|label| !label.is_empty()) {
+                assert!(line.contains(&format!("{label}=\"")), "{label} in {line}");
+            }
+            let unit_last = ["_total", "_seconds", "_bytes"].iter().any(|suffix| metric.name.ends_with(suffix));
+            match metric.kind {
+                Kind::Counter => assert!(metric.name.ends_with("_total")),
+                Kind::Histogram => assert!(unit_last),
+                Kind::Gauge => assert!(!metric.name.ends_with("_total")),
+            }
+        }
+    }
+
+    #[test]
+    fn label_values_are_escaped() {
+        let text = encode(scrape());
+        let line = r#"ringway_route_responses_total{route="Ingress \"a\"\n\\b",class="2xx"} 7"#;
+        assert!(text.lines().any(|other| other == line), "{text}");
+    }
+
+    #[test]
+    fn a_histogram_counts_each_value_once_below_a_bound_that_is_exact() {
+        let scrape = scrape();
+        for (worker, micros) in [(0, 10), (1, 65), (0, 66), (1, 3_000), (0, 40_000_000)] {
+            scrape.workers[worker].latency.record(Duration::from_micros(micros));
+        }
+        let text = encode(scrape);
+        let bucket = |le: &str| {
+            let start = format!("ringway_request_duration_seconds_bucket{{le=\"{le}\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&start)).unwrap_or_else(|| panic!("{le}")).to_owned()
+        };
+        assert_eq!(bucket("0.000065536"), "2");
+        assert_eq!(bucket("0.000131072"), "3");
+        assert_eq!(bucket("0.004194304"), "4");
+        assert_eq!(bucket("34.359738368"), "4");
+        assert_eq!(bucket("+Inf"), "5");
+    }
+
+    #[test]
+    fn every_fault_is_listed() {
+        let listed = |fault: WireError| match fault {
+            WireError::StartLine
+            | WireError::Version
+            | WireError::Target
+            | WireError::TargetTooLong
+            | WireError::HeaderName
+            | WireError::HeaderValue
+            | WireError::HeaderTooLong
+            | WireError::TooManyHeaders
+            | WireError::HeadTooLong
+            | WireError::LineEnding
+            | WireError::Host
+            | WireError::ContentLength
+            | WireError::TransferEncoding
+            | WireError::LengthConflict
+            | WireError::Chunk
+            | WireError::Trailer
+            | WireError::Expectation
+            | WireError::Method
+            | WireError::Truncated
+            | WireError::Unexpected => FAULTS.contains(&fault),
+        };
+        assert!(FAULTS.into_iter().all(listed));
+        for (number, fault) in FAULTS.into_iter().enumerate() {
+            assert_eq!(fault as usize, number, "the list is in the order of the enum, so that none is missing");
+        }
+    }
+}
