@@ -1,6 +1,7 @@
 //! The command line: one module for each command.
 
 mod boot;
+mod demo;
 mod run;
 
 use std::path::PathBuf;
@@ -21,6 +22,8 @@ struct Cli {
 enum Command {
     /// Serve.
     Run(RunArgs),
+    /// Watch a cluster die and lose nothing: two member clusters, real load, a live view, a report.
+    Demo(demo::DemoArgs),
 }
 
 /// Settings of `run`; each is also a key of gateway.toml, and wins over it.
@@ -63,6 +66,7 @@ impl RunArgs {
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::main(&args),
+        Command::Demo(args) => demo::main(&args),
     };
     match result {
         Ok(code) => code,
