@@ -24,7 +24,7 @@ const RETURNED: f64 = 0.8;
 
 /// The gateway's statistics at one moment, summed over its workers.
 #[derive(Clone, Default)]
-pub struct Reading {
+pub(super) struct Reading {
     /// From request head complete to response complete.
     pub latency: Snapshot,
     /// By member, in the plan's order.
@@ -39,7 +39,7 @@ pub struct Reading {
 
 /// The part of one cluster.
 #[derive(Clone, Default)]
-pub struct ClusterReading {
+pub(super) struct ClusterReading {
     /// Attempts that failed before there was a response head.
     pub failures: u64,
     /// From an attempt's first byte sent to the response head.
@@ -48,7 +48,7 @@ pub struct ClusterReading {
 
 /// What can be known of a cluster's state from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub(super) enum State {
     /// No answers, no failures.
     Idle,
     /// It answers.
@@ -63,7 +63,7 @@ pub enum State {
 
 /// One cluster now.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Row {
+pub(super) struct Row {
     /// Its part of the answers of the last second, 0 to 1.
     pub share: f64,
     /// Answers per second.
@@ -99,7 +99,7 @@ impl Cell {
 }
 
 /// The whole run.
-pub struct Ledger {
+pub(super) struct Ledger {
     members: Vec<String>,
     victim: usize,
     cells: Vec<Cell>,
@@ -112,7 +112,7 @@ pub struct Ledger {
 
 /// Sums over the run so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sums {
+pub(super) struct Sums {
     /// Requests that became due.
     pub sent: u64,
     /// Good answers.
@@ -129,7 +129,7 @@ pub struct Sums {
 
 /// The part of the run in which the fault was felt: from the kill to the victim's old share, or to the last window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub(super) struct Fault {
     /// When it began.
     pub from: Duration,
     /// When it was over.
@@ -142,53 +142,53 @@ pub struct Fault {
 
 impl Ledger {
     /// Nothing seen yet. `victim` is an index of `members`.
-    pub fn new(members: Vec<String>, victim: usize) -> Self {
+    pub(super) fn new(members: Vec<String>, victim: usize) -> Self {
         let (killed, back, first_again, returned) = (None, None, None, None);
         Self { members, victim, cells: Vec::new(), killed, back, first_again, returned }
     }
 
     /// The members' names, in the plan's order.
-    pub fn members(&self) -> &[String] {
+    pub(super) fn members(&self) -> &[String] {
         &self.members
     }
 
     /// Which of them is killed.
-    pub fn victim(&self) -> usize {
+    pub(super) fn victim(&self) -> usize {
         self.victim
     }
 
     /// The victim was killed now.
-    pub fn killed(&mut self, at: Duration) {
+    pub(super) fn killed(&mut self, at: Duration) {
         self.killed = Some(at);
     }
 
     /// The victim listens again now.
-    pub fn brought_back(&mut self, at: Duration) {
+    pub(super) fn brought_back(&mut self, at: Duration) {
         self.back = Some(at);
     }
 
     /// The first request has reached the victim since it listens again.
-    pub fn reached_again(&mut self, at: Duration) {
+    pub(super) fn reached_again(&mut self, at: Duration) {
         self.first_again = self.first_again.or(Some(at));
     }
 
     /// When the victim was killed.
-    pub fn killed_at(&self) -> Option<Duration> {
+    pub(super) fn killed_at(&self) -> Option<Duration> {
         self.killed
     }
 
     /// When it was brought back.
-    pub fn back_at(&self) -> Option<Duration> {
+    pub(super) fn back_at(&self) -> Option<Duration> {
         self.back
     }
 
     /// From listening again to the first request.
-    pub fn time_to_first(&self) -> Option<Duration> {
+    pub(super) fn time_to_first(&self) -> Option<Duration> {
         Some(self.first_again?.saturating_sub(self.back?))
     }
 
     /// Takes in one window of the load and the gateway's statistics at its end.
-    pub fn add(&mut self, window: &Window, reading: Reading) {
+    pub(super) fn add(&mut self, window: &Window, reading: Reading) {
         let answers = |name: &String| {
             window.values.iter().find(|value| value.value == *name).map_or(0, |value| value.ok)
         };
@@ -207,12 +207,12 @@ impl Ledger {
     }
 
     /// When the last window ended.
-    pub fn now(&self) -> Duration {
+    pub(super) fn now(&self) -> Duration {
         self.cells.last().map_or(Duration::ZERO, Cell::end)
     }
 
     /// Everything together.
-    pub fn sums(&self) -> Sums {
+    pub(super) fn sums(&self) -> Sums {
         let mut sums = Sums::default();
         for cell in &self.cells {
             sums.sent += cell.sent;
@@ -226,7 +226,7 @@ impl Ledger {
     }
 
     /// One cluster now.
-    pub fn row(&self, member: usize) -> Row {
+    pub(super) fn row(&self, member: usize) -> Row {
         let recent = self.recent(NOW_WINDOWS);
         let seconds: f64 = recent.iter().map(|cell| cell.length.as_secs_f64()).sum();
         let answers: u64 = recent.iter().map(|cell| cell.by_member[member]).sum();
@@ -240,12 +240,12 @@ impl Ledger {
     }
 
     /// Median, 99th and 99.9th percentile of all requests of the last second.
-    pub fn latency_now(&self) -> [Option<Duration>; 3] {
+    pub(super) fn latency_now(&self) -> [Option<Duration>; 3] {
         self.latency_of(|reading| Some(&reading.latency))
     }
 
     /// Answers per second, of the last second.
-    pub fn per_s(&self) -> f64 {
+    pub(super) fn per_s(&self) -> f64 {
         let recent = self.recent(NOW_WINDOWS);
         let seconds: f64 = recent.iter().map(|cell| cell.length.as_secs_f64()).sum();
         let answers: u64 = recent.iter().map(|cell| cell.ok).sum();
@@ -253,21 +253,20 @@ impl Ledger {
     }
 
     /// The longest latency of the last second, as the client saw it.
-    pub fn max_now(&self) -> Duration {
+    pub(super) fn max_now(&self) -> Duration {
         longest(self.recent(NOW_WINDOWS))
     }
 
     /// The client's p99 over the whole run of length `end`, milliseconds, in `columns` pieces: the worst window of
     /// each piece. `None` where the run has not come to yet.
-    pub fn p99_columns(&self, columns: usize, end: Duration) -> Vec<Option<f64>> {
-        let worst = |cells: &[&Cell]| {
-            cells.iter().map(|cell| cell.p99.as_secs_f64() * 1_000.0).fold(0.0, f64::max)
-        };
+    pub(super) fn p99_columns(&self, columns: usize, end: Duration) -> Vec<Option<f64>> {
+        let worst =
+            |cells: &[&Cell]| cells.iter().map(|cell| cell.p99.as_secs_f64() * 1_000.0).fold(0.0, f64::max);
         self.pieces(columns, end, worst)
     }
 
     /// The share of a cluster in the same manner, 0 to 1.
-    pub fn share_columns(&self, member: usize, columns: usize, end: Duration) -> Vec<Option<f64>> {
+    pub(super) fn share_columns(&self, member: usize, columns: usize, end: Duration) -> Vec<Option<f64>> {
         self.pieces(columns, end, |cells| {
             let all: u64 = cells.iter().map(|cell| cell.ok).sum();
             let its: u64 = cells.iter().map(|cell| cell.by_member[member]).sum();
@@ -276,19 +275,20 @@ impl Ledger {
     }
 
     /// From the kill until the victim's last answer had arrived, to the length of a window. `None`: not yet.
-    pub fn time_to_silence(&self) -> Option<Duration> {
+    pub(super) fn time_to_silence(&self) -> Option<Duration> {
         let killed = self.killed?;
-        let silent = self.cells.iter().find(|cell| cell.end() > killed && cell.by_member[self.victim] == 0)?;
+        let silent =
+            self.cells.iter().find(|cell| cell.end() > killed && cell.by_member[self.victim] == 0)?;
         Some(silent.start.saturating_sub(killed))
     }
 
     /// From listening again to its old share, to the length of a window. `None`: not yet, or it never had one.
-    pub fn time_to_return(&self) -> Option<Duration> {
+    pub(super) fn time_to_return(&self) -> Option<Duration> {
         Some(self.returned?.saturating_sub(self.back?))
     }
 
     /// What the fault cost. `None` before the kill.
-    pub fn fault(&self) -> Option<Fault> {
+    pub(super) fn fault(&self) -> Option<Fault> {
         let from = self.killed?;
         let to = self.returned.unwrap_or(self.now()).max(from);
         let before = self.cells.iter().rfind(|cell| cell.end() <= from)?;
@@ -308,7 +308,8 @@ impl Ledger {
     fn latency_of<'a>(&'a self, of: impl Fn(&'a Reading) -> Option<&'a Snapshot>) -> [Option<Duration>; 3] {
         let (Some(last), before) = (self.cells.last(), self.before(NOW_WINDOWS)) else { return [None; 3] };
         let Some(now) = of(&last.reading) else { return [None; 3] };
-        let spent = before.and_then(|cell| of(&cell.reading)).map_or_else(|| now.clone(), |then| now.since(then));
+        let spent =
+            before.and_then(|cell| of(&cell.reading)).map_or_else(|| now.clone(), |then| now.since(then));
         if spent.count() == 0 {
             return [None; 3];
         }
@@ -330,7 +331,9 @@ impl Ledger {
 
     fn state(&self, member: usize) -> State {
         let Some(last) = self.cells.last() else { return State::Idle };
-        let failures_since = |cell: Option<&Cell>| last.failures(member).saturating_sub(cell.map_or(0, |cell| cell.failures(member)));
+        let failures_since = |cell: Option<&Cell>| {
+            last.failures(member).saturating_sub(cell.map_or(0, |cell| cell.failures(member)))
+        };
         let answers = self.recent(ALIVE_WINDOWS).iter().any(|cell| cell.by_member[member] > 0);
         if !answers {
             let last_answer = self.cells.iter().rposition(|cell| cell.by_member[member] > 0);
@@ -389,7 +392,7 @@ impl Ledger {
 const QUANTILES: [f64; 3] = [0.5, 0.99, 0.999];
 
 /// In which of `columns` a moment of a run of length `end` lies; `columns` when it lies beyond.
-pub fn column_of(at: Duration, columns: usize, end: Duration) -> usize {
+pub(super) fn column_of(at: Duration, columns: usize, end: Duration) -> usize {
     let at = at.as_millis() * columns as u128 / end.as_millis().max(1);
     usize::try_from(at).unwrap_or(columns).min(columns)
 }

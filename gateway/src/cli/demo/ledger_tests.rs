@@ -114,7 +114,11 @@ fn rates_shares_and_latencies_are_of_the_last_second() {
     script.play(10, 50, 0, FAST);
     let beta = script.ledger.row(BETA);
     assert!((beta.share - 0.25).abs() < 1e-9 && (beta.per_s - 500.0).abs() < 1e-6, "{beta:?}");
-    assert_eq!(beta.latency, [Some(FAST); 3], "no trace of the slow seconds before, and not above the maximum");
+    assert_eq!(
+        beta.latency,
+        [Some(FAST); 3],
+        "no trace of the slow seconds before, and not above the maximum"
+    );
     assert_eq!(script.ledger.latency_now(), [Some(FAST); 3]);
     assert_eq!(script.ledger.max_now(), FAST);
     assert!((script.ledger.per_s() - 2_000.0).abs() < 1e-6);

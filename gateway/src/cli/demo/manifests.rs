@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 const QUICKSTART: [(&str, &str); 4] = [
     ("fleet/web.yaml", include_str!("../../../../config/examples/quickstart/fleet/web.yaml")),
     ("fleet/gateway-api.yaml", include_str!("../../../../config/examples/quickstart/fleet/gateway-api.yaml")),
-    ("clusters/alpha/web.yaml", include_str!("../../../../config/examples/quickstart/clusters/alpha/web.yaml")),
+    (
+        "clusters/alpha/web.yaml",
+        include_str!("../../../../config/examples/quickstart/clusters/alpha/web.yaml"),
+    ),
     ("clusters/beta/web.yaml", include_str!("../../../../config/examples/quickstart/clusters/beta/web.yaml")),
 ];
 /// Names tried for the working folder.
@@ -21,7 +24,7 @@ const DEPTH_MAX: usize = 16;
 
 /// Manifests, and a working folder that is removed when this is dropped.
 #[derive(Debug)]
-pub struct Folder {
+pub(super) struct Folder {
     manifests: PathBuf,
     owner: Owner,
     work: WorkDir,
@@ -39,7 +42,7 @@ impl Folder {
     ///
     /// # Errors
     /// Names the path that is missing or cannot be written.
-    pub fn open(users: Option<&Path>) -> Result<Self, String> {
+    pub(super) fn open(users: Option<&Path>) -> Result<Self, String> {
         let work = WorkDir::create().map_err(|error| format!("cannot make a working folder: {error}"))?;
         if let Some(users) = users {
             if !users.is_dir() {
@@ -55,12 +58,12 @@ impl Folder {
     }
 
     /// Where the manifests are.
-    pub fn manifests(&self) -> &Path {
+    pub(super) fn manifests(&self) -> &Path {
         &self.manifests
     }
 
     /// A path in the working folder, outside the manifests.
-    pub fn beside(&self, name: &str) -> PathBuf {
+    pub(super) fn beside(&self, name: &str) -> PathBuf {
         self.work.0.join(name)
     }
 
@@ -68,7 +71,7 @@ impl Folder {
     ///
     /// # Errors
     /// Names the path that cannot be read or written.
-    pub fn move_port(&mut self, part: &str, from: u16, to: u16) -> Result<(), String> {
+    pub(super) fn move_port(&mut self, part: &str, from: u16, to: u16) -> Result<(), String> {
         if self.owner == Owner::User {
             let copy = self.work.0.join("manifests");
             for (path, below) in files(&self.manifests)? {
@@ -106,9 +109,7 @@ fn files(root: &Path) -> Result<Vec<(PathBuf, PathBuf)>, String> {
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
     let folder = path.parent().unwrap_or(path);
-    fs::create_dir_all(folder)
-        .and_then(|()| fs::write(path, bytes))
-        .map_err(|error| named(path, &error))
+    fs::create_dir_all(folder).and_then(|()| fs::write(path, bytes)).map_err(|error| named(path, &error))
 }
 
 fn named(path: &Path, error: &io::Error) -> String {

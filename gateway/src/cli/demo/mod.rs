@@ -48,7 +48,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// Settings of `demo`.
 #[derive(Args, Clone, Debug)]
-pub struct DemoArgs {
+pub(super) struct DemoArgs {
     /// For how many seconds requests are sent; at 35 % of them a cluster is killed, at 60 % it comes back. 0 = none.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=600))]
     seconds: u32,
@@ -73,7 +73,7 @@ pub struct DemoArgs {
 ///
 /// # Errors
 /// What kept it from starting.
-pub fn main(args: &DemoArgs) -> Result<ExitCode, String> {
+pub(super) fn main(args: &DemoArgs) -> Result<ExitCode, String> {
     // Only what a human must act on may break into the view; RINGWAY_LOG asks for more.
     boot::start_logging(LogLevel::Error);
     boot::check_kernel()?;
@@ -115,7 +115,7 @@ fn announce_scene(scene: &Scene, screen: &mut Screen) {
     }
     let clusters = plural(scene.plan.members.len() as u64, "member cluster", "member clusters");
     let pods = plural(scene.plan.pods(), "pod", "pods");
-    step(screen, &format!("{clusters} with {pods}, real HTTP servers: 1–3 ms an answer, one in 100 takes 20–40 ms"));
+    step(screen, &format!("{clusters} with {pods} that answer in 1–3 ms, one in 100 in 20–40 ms"));
     for (number, member) in scene.plan.members.iter().enumerate() {
         let addrs: Vec<_> = member.pods.iter().map(ToString::to_string).collect();
         let line = Line::default().with(Tone::Cluster(number), format!("      {:<9}", member.name));
@@ -172,7 +172,7 @@ fn wait_until_up(
     let (view, took) = (serving.view.read(), span(started.elapsed()));
     let objects: usize = view.objects.values().sum();
     let objects = plural(objects as u64, "object", "objects");
-    step(screen, &format!("gateway up after {took}: {workers}, {objects}, first answer on {}", url(target)));
+    step(screen, &format!("gateway up after {took}: {workers}, {objects}, {} answers", url(target)));
     Ok(true)
 }
 

@@ -12,7 +12,7 @@ const LABEL: usize = 14;
 const FIGURE: usize = 9;
 
 /// What happened.
-pub struct Facts<'a> {
+pub(super) struct Facts<'a> {
     /// The windows of the run.
     pub ledger: &'a Ledger,
     /// The client's own sums.
@@ -26,12 +26,12 @@ pub struct Facts<'a> {
 }
 
 /// Did every request get a good answer?
-pub fn is_clean(summary: &Summary) -> bool {
+pub(super) fn is_clean(summary: &Summary) -> bool {
     summary.total.failed.total() == 0
 }
 
 /// The report.
-pub fn lines(facts: &Facts<'_>) -> Vec<Line> {
+pub(super) fn lines(facts: &Facts<'_>) -> Vec<Line> {
     let mut lines = vec![Line::default(), heading(facts), Line::default(), requests(facts)];
     lines.extend(failures(&facts.summary.total.failed));
     lines.extend(latencies(facts));
@@ -93,11 +93,11 @@ fn latencies(facts: &Facts<'_>) -> Vec<Line> {
     };
     let mut lines = vec![
         labelled("latency").with(Tone::Quiet, head),
-        row("  whole run", [total.p50, total.p99, total.p999], total.max, "client, from when it was due"),
+        row("  whole run", [total.p50, total.p99, total.p999], total.max, "client, from the due time"),
     ];
     if let Some(Fault { from, to, latency, max }) = facts.ledger.fault() {
         let label = format!("  {:.1}–{}", from.as_secs_f64(), moment(to));
-        lines.push(row(&label, latency, max, "gateway's histogram; max: client"));
+        lines.push(row(&label, latency, max, "gateway; max: client"));
     }
     lines
 }
@@ -114,18 +114,20 @@ fn victim(facts: &Facts<'_>) -> Vec<Line> {
         Some(after) => format!("its last answer within {}", span(after)),
         None => "its answers did not end".to_owned(),
     };
-    lines.push(labelled(name).with(Tone::Plain, format!("killed at {} with its {pods}; {silent}", moment(killed))));
+    lines.push(
+        labelled(name).with(Tone::Plain, format!("killed at {} with its {pods}; {silent}", moment(killed))),
+    );
     let Some(back) = ledger.back_at() else { return lines };
     let first = match ledger.time_to_first() {
-        Some(after) => format!("first request {} later", span(after)),
-        None => "no request since".to_owned(),
+        Some(after) => format!("in use {} later", span(after)),
+        None => "not in use again before the end".to_owned(),
     };
     let share = match ledger.time_to_return() {
-        Some(after) => format!(", old share after {}", span(after)),
+        Some(after) => format!(", old share {} later", span(after)),
         None if ledger.time_to_first().is_some() => ", old share not reached before the end".to_owned(),
         None => String::new(),
     };
-    lines.push(labelled("").with(Tone::Plain, format!("listening again at {}; {first}{share}", moment(back))));
+    lines.push(labelled("").with(Tone::Plain, format!("back at {}, {first}{share}", moment(back))));
     lines
 }
 
@@ -138,7 +140,8 @@ fn rescue(facts: &Facts<'_>) -> Vec<Line> {
         count(retries)
     );
     let workers = plural(facts.workers, "worker", "workers");
-    let ejected = format!("{}, by {workers} that each judge for themselves", plural(ejections, "pod", "times a pod"));
+    let ejected =
+        format!("{}; {workers}, each for itself, each time for longer", plural(ejections, "time", "times"));
     let mut lines = vec![labelled("tried again").with(Tone::Plain, tried)];
     if ejections > 0 {
         lines.push(labelled("ejected").with(Tone::Plain, ejected));
@@ -192,7 +195,8 @@ mod tests {
     fn summary() -> Summary {
         let millis = Duration::from_millis;
         let (p50, p99, p999, max) = (millis(2), millis(31), millis(39), millis(41));
-        let total = Window { length: millis(3_012), sent: 600, ok: 600, p50, p99, p999, max, ..Window::default() };
+        let total =
+            Window { length: millis(3_012), sent: 600, ok: 600, p50, p99, p999, max, ..Window::default() };
         Summary { total, connections: 4 }
     }
 
@@ -208,10 +212,10 @@ mod tests {
         for expected in [
             "Cluster beta died, and no request failed.",
             "600 sent in 3.0 s, 600 answered, 0 failed",
-            "  whole run       2.0 ms  31.0 ms  39.0 ms  41.0 ms",
+            "  whole run      2.0 ms  31.0 ms  39.0 ms  41.0 ms",
             "  1.0–1.9 s",
             "killed at 1.0 s with its 2 pods; no answer from it after that",
-            "listening again at 1.8 s; first request 40 ms later, old share after 100 ms",
+            "back at 1.8 s, in use 40 ms later, old share 100 ms later",
             "7 elsewhere: 5 had not been sent, 2 from the retry budget",
             "603 requests reached pods: 3 more than once",
         ] {
@@ -231,7 +235,7 @@ mod tests {
         for expected in ["Requests failed.", "3 failed", "1 connection closed, 2 status 400 or above"] {
             assert!(text.contains(expected), "{expected:?} in\n{text}");
         }
-        assert!(!text.contains("more than once") && !text.contains("listening again"), "{text}");
+        assert!(!text.contains("more than once") && !text.contains("back at"), "{text}");
     }
 
     #[test]

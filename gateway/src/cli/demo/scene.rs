@@ -17,7 +17,7 @@ const LISTEN_PORT: u16 = 8_080;
 
 /// What a compiled table says to the demo.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub(super) struct Plan {
     /// Member clusters that hold pods, by name.
     pub members: Vec<Member>,
     /// Where listeners are, by name.
@@ -28,7 +28,7 @@ pub struct Plan {
 
 /// One member cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
+pub(super) struct Member {
     /// Its name.
     pub name: Arc<str>,
     /// Its number in the table.
@@ -39,7 +39,7 @@ pub struct Member {
 
 /// A GET that a rule sends to pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub(super) struct Request {
     /// Where to connect.
     pub addr: SocketAddr,
     /// The Host header, without a port.
@@ -53,14 +53,16 @@ impl Plan {
     ///
     /// # Errors
     /// Says what the manifests lack: pods on loopback, or a rule that a plain GET reaches.
-    pub fn of(table: &RouteTable) -> Result<Self, String> {
+    pub(super) fn of(table: &RouteTable) -> Result<Self, String> {
         let mut members: BTreeMap<Arc<str>, Member> = BTreeMap::new();
         let mut owners: BTreeMap<SocketAddr, Arc<str>> = BTreeMap::new();
         for endpoint in table.endpoints.values() {
             let Some(cluster) = table.clusters.get(&endpoint.cluster) else { continue };
             let (name, addr) = (&cluster.name, endpoint.addr);
             if !addr.ip().is_loopback() {
-                return Err(format!("pod {addr} of cluster {name} is not on loopback; the demo starts its pods itself"));
+                return Err(format!(
+                    "pod {addr} of cluster {name} is not on loopback; the demo starts its pods itself"
+                ));
             }
             match owners.insert(addr, Arc::clone(name)) {
                 Some(other) if other != *name => {
@@ -85,7 +87,7 @@ impl Plan {
     }
 
     /// All pods together.
-    pub fn pods(&self) -> u64 {
+    pub(super) fn pods(&self) -> u64 {
         self.members.iter().map(|member| member.pods.len() as u64).sum()
     }
 
@@ -93,7 +95,7 @@ impl Plan {
     ///
     /// # Errors
     /// There is no member of this name.
-    pub fn victim(&self, named: Option<&str>) -> Result<usize, String> {
+    pub(super) fn victim(&self, named: Option<&str>) -> Result<usize, String> {
         let find = |name: &str| self.members.iter().position(|member| &*member.name == name);
         match named {
             None => Ok(find("beta").unwrap_or(self.members.len() - 1)),
@@ -132,7 +134,9 @@ fn plain_path(rule: &Rule) -> Option<String> {
         Target::Redirect(_) | Target::Reply { .. } => false,
     };
     match &matches.path {
-        PathMatch::Exact(path) | PathMatch::Prefix(path) if is_plain && leads_to_pods => Some(path.to_string()),
+        PathMatch::Exact(path) | PathMatch::Prefix(path) if is_plain && leads_to_pods => {
+            Some(path.to_string())
+        }
         PathMatch::Exact(_) | PathMatch::Prefix(_) | PathMatch::Regex(_) => None,
     }
 }
@@ -156,15 +160,15 @@ fn reach(listener: &ListenerSpec) -> SocketAddr {
 }
 
 /// A port that was not free, and what was done: a sentence.
-pub type Remark = String;
+pub(super) type Remark = String;
 
 /// The servers in the place of the pods, member by member as in the [`Plan`].
-pub struct Stage {
+pub(super) struct Stage {
     members: Vec<Vec<Backend>>,
 }
 
 /// Everything that is needed before the gateway starts.
-pub struct Scene {
+pub(super) struct Scene {
     /// What is served.
     pub plan: Plan,
     /// The pods, running.
@@ -181,7 +185,7 @@ impl Scene {
     ///
     /// # Errors
     /// The manifests do not fit ([`Plan::of`]), or an address cannot be bound at all.
-    pub fn set(folder: &mut Folder) -> Result<Self, String> {
+    pub(super) fn set(folder: &mut Folder) -> Result<Self, String> {
         let mut remarks = Vec::new();
         let listen = listen_addr(&mut remarks)?;
         let compile = |folder: &Folder| {
@@ -205,7 +209,11 @@ impl Scene {
     }
 }
 
-fn start_pods(member: &Member, folder: &mut Folder, remarks: &mut Vec<Remark>) -> Result<Vec<Backend>, String> {
+fn start_pods(
+    member: &Member,
+    folder: &mut Folder,
+    remarks: &mut Vec<Remark>,
+) -> Result<Vec<Backend>, String> {
     let mut pods = Vec::with_capacity(member.pods.len());
     for addr in &member.pods {
         let start = |addr: SocketAddr| {
@@ -218,7 +226,11 @@ fn start_pods(member: &Member, folder: &mut Folder, remarks: &mut Vec<Remark>) -
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 let free = free_port(addr.ip()).map_err(failed)?;
                 folder.move_port(&format!("clusters/{}", member.name), addr.port(), free)?;
-                remarks.push(format!("port {} is not free: a pod of {} moves to {free}", addr.port(), member.name));
+                remarks.push(format!(
+                    "port {} is not free: a pod of {} moves to {free}",
+                    addr.port(),
+                    member.name
+                ));
                 start(SocketAddr::new(addr.ip(), free)).map_err(failed)?
             }
             Err(error) => return Err(failed(error)),
@@ -232,7 +244,8 @@ fn start_pods(member: &Member, folder: &mut Folder, remarks: &mut Vec<Remark>) -
 fn listen_addr(remarks: &mut Vec<Remark>) -> Result<SocketAddr, String> {
     let both = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), LISTEN_PORT);
     let has_ipv6 = TcpListener::bind(SocketAddr::new(both.ip(), 0)).is_ok();
-    let wanted = if has_ipv6 { both } else { SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), LISTEN_PORT) };
+    let wanted =
+        if has_ipv6 { both } else { SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), LISTEN_PORT) };
     let Some(free) = free_instead(wanted)? else { return Ok(wanted) };
     remarks.push(format!("port {LISTEN_PORT} is not free: Ingress rules are served on {free}"));
     Ok(SocketAddr::new(wanted.ip(), free))
@@ -242,7 +255,7 @@ fn listen_addr(remarks: &mut Vec<Remark>) -> Result<SocketAddr, String> {
 ///
 /// # Errors
 /// The address cannot be bound whatever the port.
-pub fn free_instead(addr: SocketAddr) -> Result<Option<u16>, String> {
+pub(super) fn free_instead(addr: SocketAddr) -> Result<Option<u16>, String> {
     // Without SO_REUSEPORT: sharing a port with another gateway would take half of its traffic.
     match TcpListener::bind(addr) {
         Ok(_) => Ok(None),
@@ -262,7 +275,7 @@ impl Stage {
     ///
     /// # Errors
     /// A pod's thread does not answer.
-    pub fn kill(&self, member: usize) -> io::Result<()> {
+    pub(super) fn kill(&self, member: usize) -> io::Result<()> {
         self.members[member].iter().try_for_each(Backend::kill)
     }
 
@@ -270,17 +283,17 @@ impl Stage {
     ///
     /// # Errors
     /// An address was taken meanwhile.
-    pub fn restart(&self, member: usize) -> io::Result<()> {
+    pub(super) fn restart(&self, member: usize) -> io::Result<()> {
         self.members[member].iter().try_for_each(Backend::restart)
     }
 
     /// Requests that the pods of a member have received.
-    pub fn requests_of(&self, member: usize) -> u64 {
+    pub(super) fn requests_of(&self, member: usize) -> u64 {
         self.members[member].iter().map(Backend::requests).sum()
     }
 
     /// Requests that all pods have received.
-    pub fn requests(&self) -> u64 {
+    pub(super) fn requests(&self) -> u64 {
         (0..self.members.len()).map(|member| self.requests_of(member)).sum()
     }
 
@@ -317,7 +330,8 @@ mod tests {
         let members: Vec<_> = plan.members.iter().map(|member| (&*member.name, member.pods.len())).collect();
         assert_eq!(members, [("alpha", 2), ("beta", 2)]);
         assert_eq!(plan.pods(), 4);
-        let asked = Request { addr: ([127, 0, 0, 1], 8_080).into(), host: "localhost".into(), path: "/".into() };
+        let asked =
+            Request { addr: ([127, 0, 0, 1], 8_080).into(), host: "localhost".into(), path: "/".into() };
         assert_eq!(plan.target, asked);
         assert_eq!(plan.listeners.len(), 2);
     }
@@ -346,7 +360,11 @@ mod tests {
         let taken = TcpListener::bind(quickstart.members[1].pods[0]);
         let mut folder = Folder::open(None).unwrap();
         let scene = Scene::set(&mut folder).unwrap();
-        assert!(scene.remarks.iter().any(|remark| remark.contains("a pod of beta moves")), "{:?}", scene.remarks);
+        assert!(
+            scene.remarks.iter().any(|remark| remark.contains("a pod of beta moves")),
+            "{:?}",
+            scene.remarks
+        );
         assert_eq!(scene.plan.pods(), 4);
         assert!(!scene.plan.members[1].pods.contains(&quickstart.members[1].pods[0]));
         drop(taken);

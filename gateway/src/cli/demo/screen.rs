@@ -15,7 +15,7 @@ const ERASE_ALL: &str = "\x1b[2J\x1b[H";
 
 /// What output can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// A terminal: a view is redrawn in place.
     Live,
     /// Anything else: one line after another.
@@ -23,7 +23,7 @@ pub enum Kind {
 }
 
 /// Where the demo writes. Dropping it gives the terminal its cursor back.
-pub struct Screen {
+pub(super) struct Screen {
     kind: Kind,
     colour: Colour,
     /// Lines of the view that stand above the cursor, and how wide the terminal was when they were drawn.
@@ -33,7 +33,7 @@ pub struct Screen {
 
 impl Screen {
     /// Looks at standard output and at `TERM` and `NO_COLOR` (no-color.org).
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         let is_live = stdout().is_terminal() && !is_dumb;
         let wants_none = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -46,7 +46,7 @@ impl Screen {
     }
 
     /// Can a view of this many lines be drawn in place? A terminal that is too low gets plain lines.
-    pub fn kind(&self, lines: usize) -> Kind {
+    pub(super) fn kind(&self, lines: usize) -> Kind {
         match self.kind {
             Kind::Live if size().1 > lines => Kind::Live,
             Kind::Live | Kind::Plain => Kind::Plain,
@@ -54,24 +54,24 @@ impl Screen {
     }
 
     /// Columns of the terminal.
-    pub fn columns(&self) -> usize {
+    pub(super) fn columns(&self) -> usize {
         size().0
     }
 
     /// Writes one line below everything.
-    pub fn say(&mut self, line: &Line) {
+    pub(super) fn say(&mut self, line: &Line) {
         let text = line.render(self.colour, usize::MAX);
         self.leave_view();
         put(&format!("{text}\n"));
     }
 
     /// Writes a line of text without tones.
-    pub fn say_plain(&mut self, text: &str) {
+    pub(super) fn say_plain(&mut self, text: &str) {
         self.say(&Line::default().with(Tone::Plain, text));
     }
 
     /// Draws the view over the one before.
-    pub fn draw(&mut self, lines: &[Line]) {
+    pub(super) fn draw(&mut self, lines: &[Line]) {
         let (columns, _) = size();
         let mut out = String::from(HIDE_CURSOR);
         if self.drawn > 0 && columns != self.width {
@@ -107,7 +107,8 @@ impl Drop for Screen {
 
 /// Columns and rows.
 fn size() -> (usize, usize) {
-    let known = rustix::termios::tcgetwinsize(stdout()).ok().filter(|size| size.ws_col > 0 && size.ws_row > 0);
+    let known =
+        rustix::termios::tcgetwinsize(stdout()).ok().filter(|size| size.ws_col > 0 && size.ws_row > 0);
     known.map_or((WIDTH_MIN, ROWS), |size| (usize::from(size.ws_col), usize::from(size.ws_row)))
 }
 

@@ -28,7 +28,7 @@ const WINDOWS_MAX: usize = 64;
 const PLAIN_WINDOWS: usize = 10;
 
 /// What a run leaves behind.
-pub struct Outcome {
+pub(super) struct Outcome {
     /// Everything that was seen.
     pub ledger: Ledger,
     /// The client's own sums.
@@ -38,7 +38,7 @@ pub struct Outcome {
 }
 
 /// One run.
-pub struct Show<'a> {
+pub(super) struct Show<'a> {
     /// Who plays.
     pub scene: &'a Scene,
     /// The gateway.
@@ -54,7 +54,7 @@ impl Show<'_> {
     ///
     /// # Errors
     /// The load cannot be sent, or a pod cannot be killed or brought back.
-    pub fn run(&self, screen: &mut Screen, signals: &Receiver<i32>) -> Result<Outcome, String> {
+    pub(super) fn run(&self, screen: &mut Screen, signals: &Receiver<i32>) -> Result<Outcome, String> {
         let stop = AtomicBool::new(false);
         let load = self.load();
         let before = self.scene.stage.requests();
@@ -102,7 +102,13 @@ impl Show<'_> {
         started: Instant,
     ) -> Result<Ledger, String> {
         let names = self.scene.plan.members.iter().map(|member| member.name.to_string()).collect();
-        let mut act = Act { show: self, ledger: Ledger::new(names, self.victim), at_return: 0, seen: 0, told: String::new() };
+        let mut act = Act {
+            show: self,
+            ledger: Ledger::new(names, self.victim),
+            at_return: 0,
+            seen: 0,
+            told: String::new(),
+        };
         let beat = tick(BEAT);
         loop {
             select! {

@@ -10,7 +10,7 @@ const UP: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '�
 
 /// What a piece of text is, not how it looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tone {
+pub(super) enum Tone {
     /// Text.
     Plain,
     /// A label, a remark.
@@ -29,7 +29,7 @@ pub enum Tone {
 
 /// Whether tones become colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Colour {
+pub(super) enum Colour {
     /// ANSI escapes.
     Ansi,
     /// Text alone.
@@ -38,33 +38,33 @@ pub enum Colour {
 
 /// One line: pieces of text, each with its tone. Every character takes one column.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Line(Vec<(Tone, String)>);
+pub(super) struct Line(Vec<(Tone, String)>);
 
 impl Line {
     /// Appends a piece.
-    pub fn push(&mut self, tone: Tone, text: impl Into<String>) {
+    pub(super) fn push(&mut self, tone: Tone, text: impl Into<String>) {
         self.0.push((tone, text.into()));
     }
 
     /// The line with one more piece.
-    pub fn with(mut self, tone: Tone, text: impl Into<String>) -> Self {
+    pub(super) fn with(mut self, tone: Tone, text: impl Into<String>) -> Self {
         self.push(tone, text);
         self
     }
 
     /// Columns.
-    pub fn width(&self) -> usize {
+    pub(super) fn width(&self) -> usize {
         self.0.iter().map(|(_, text)| text.chars().count()).sum()
     }
 
     /// Blanks up to this column.
-    pub fn pad_to(&mut self, column: usize) {
+    pub(super) fn pad_to(&mut self, column: usize) {
         let missing = column.saturating_sub(self.width());
         self.push(Tone::Plain, " ".repeat(missing));
     }
 
     /// The text, cut at `columns_max`, with or without colours.
-    pub fn render(&self, colour: Colour, columns_max: usize) -> String {
+    pub(super) fn render(&self, colour: Colour, columns_max: usize) -> String {
         let mut out = String::new();
         let mut room = columns_max;
         for (tone, text) in &self.0 {
@@ -101,7 +101,7 @@ fn code(tone: Tone) -> &'static str {
 }
 
 /// A number with its thousands apart: `12,345`.
-pub fn count(number: u64) -> String {
+pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
@@ -114,7 +114,7 @@ pub fn count(number: u64) -> String {
 }
 
 /// A latency in at most eight columns: `0.42 ms`, `2.1 ms`, `120 ms`, `1.25 s`.
-pub fn latency(value: Duration) -> String {
+pub(super) fn latency(value: Duration) -> String {
     let millis = value.as_secs_f64() * 1_000.0;
     match millis {
         _ if millis < 0.995 => format!("{millis:.2} ms"),
@@ -125,17 +125,17 @@ pub fn latency(value: Duration) -> String {
 }
 
 /// A latency, or a dash where there was none.
-pub fn latency_or_dash(value: Option<Duration>) -> String {
+pub(super) fn latency_or_dash(value: Option<Duration>) -> String {
     value.map_or_else(|| "–".to_owned(), latency)
 }
 
 /// A moment of the run: `7.0 s`.
-pub fn moment(value: Duration) -> String {
+pub(super) fn moment(value: Duration) -> String {
     format!("{:.1} s", value.as_secs_f64())
 }
 
 /// How long something took: milliseconds below one second, `1.98 s` above.
-pub fn span(value: Duration) -> String {
+pub(super) fn span(value: Duration) -> String {
     if value < Duration::from_secs(1) {
         format!("{} ms", value.as_millis())
     } else {
@@ -144,12 +144,12 @@ pub fn span(value: Duration) -> String {
 }
 
 /// `1 pod`, `2 pods`.
-pub fn plural(number: u64, one: &str, many: &str) -> String {
+pub(super) fn plural(number: u64, one: &str, many: &str) -> String {
     format!("{} {}", count(number), if number == 1 { one } else { many })
 }
 
 /// A bar of `share` (0 to 1) of `columns`, in eighths of a column; always exactly `columns` wide.
-pub fn bar(share: f64, columns: usize) -> String {
+pub(super) fn bar(share: f64, columns: usize) -> String {
     let eighths = eighths(share, columns * 8);
     let full = eighths / 8;
     let mut out: String = std::iter::repeat_n('█', full).collect();
@@ -161,7 +161,7 @@ pub fn bar(share: f64, columns: usize) -> String {
 }
 
 /// A column for each value, as high as its part of `top`. A value above zero is never invisible; `None` is blank.
-pub fn columns(values: &[Option<f64>], top: f64) -> String {
+pub(super) fn columns(values: &[Option<f64>], top: f64) -> String {
     let column = |value: &Option<f64>| match value {
         Some(value) if *value > 0.0 && top > 0.0 => UP[eighths(value / top, 8).max(1)],
         Some(_) | None => ' ',
@@ -190,7 +190,8 @@ mod tests {
         let micros = [0, 420, 994, 996, 2_130, 99_949, 99_951, 999_400, 999_600, 12_345_678];
         let shown = micros.map(|micros| latency(Duration::from_micros(micros)));
         let expected = [
-            "0.00 ms", "0.42 ms", "0.99 ms", "1.0 ms", "2.1 ms", "99.9 ms", "100 ms", "999 ms", "1.00 s", "12.35 s",
+            "0.00 ms", "0.42 ms", "0.99 ms", "1.0 ms", "2.1 ms", "99.9 ms", "100 ms", "999 ms", "1.00 s",
+            "12.35 s",
         ];
         assert_eq!(shown, expected);
         assert!(shown.iter().all(|text| text.len() <= 8));

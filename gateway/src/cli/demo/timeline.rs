@@ -10,7 +10,7 @@ const WARM_UP_MAX: Duration = Duration::from_secs(1);
 
 /// The moments of one run, since its first request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeline {
+pub(super) struct Timeline {
     /// The cluster is killed.
     pub kill: Duration,
     /// It is brought back.
@@ -21,7 +21,7 @@ pub struct Timeline {
 
 /// Where in its run the demo is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(super) enum Phase {
     /// Connections are being opened.
     WarmUp,
     /// Every cluster serves.
@@ -36,12 +36,12 @@ pub enum Phase {
 
 impl Timeline {
     /// For a run of this length.
-    pub fn of(end: Duration) -> Self {
+    pub(super) fn of(end: Duration) -> Self {
         Self { kill: end * KILL_PERMILLE / 1_000, back: end * BACK_PERMILLE / 1_000, end }
     }
 
     /// The phase at `now`.
-    pub fn phase(&self, now: Duration) -> Phase {
+    pub(super) fn phase(&self, now: Duration) -> Phase {
         if now >= self.end {
             Phase::Over
         } else if now >= self.back {

@@ -7,7 +7,7 @@ use super::text::{Line, Tone, bar, columns, count, latency, latency_or_dash, mom
 use super::timeline::{Phase, Timeline};
 
 /// Below this nothing is readable any more; lines are then cut.
-pub const WIDTH_MIN: usize = 80;
+pub(super) const WIDTH_MIN: usize = 80;
 /// Above this eyes have to travel.
 const WIDTH_MAX: usize = 140;
 const MARGIN: usize = 2;
@@ -17,11 +17,13 @@ const FIGURE: usize = 9;
 /// Share in percent, rate, three latencies, state.
 const FIGURES: usize = 7 + FIGURE + 3 * FIGURE + 2 + 7;
 /// Columns on the right of the charts, for what a full column stands for.
-const SCALE: usize = 12;
+const SCALE: usize = 14;
+/// The foot of the latency chart, milliseconds. Its scale is logarithmic: a slow start must not flatten the rest.
+const LATENCY_FOOT: f64 = 0.5;
 
 /// What does not change during a run.
 #[derive(Clone, Debug)]
-pub struct Heading {
+pub(super) struct Heading {
     /// Requests per second.
     pub rate: u32,
     /// Where they are sent.
@@ -33,7 +35,7 @@ pub struct Heading {
 }
 
 /// The whole view.
-pub fn frame(heading: &Heading, ledger: &Ledger, width: usize) -> Vec<Line> {
+pub(super) fn frame(heading: &Heading, ledger: &Ledger, width: usize) -> Vec<Line> {
     let width = width.clamp(WIDTH_MIN, WIDTH_MAX) - MARGIN;
     let mut lines = vec![title(heading), Line::default(), table_head(width)];
     for (number, name) in ledger.members().iter().enumerate() {
@@ -49,7 +51,7 @@ pub fn frame(heading: &Heading, ledger: &Ledger, width: usize) -> Vec<Line> {
 }
 
 /// One line about the last second, for where lines cannot be drawn over.
-pub fn plain_line(ledger: &Ledger) -> String {
+pub(super) fn plain_line(ledger: &Ledger) -> String {
     let mut line = format!("{:>7}", moment(ledger.now()));
     for (number, name) in ledger.members().iter().enumerate() {
         let row = ledger.row(number);
@@ -57,12 +59,16 @@ pub fn plain_line(ledger: &Ledger) -> String {
     }
     let [p50, p99, _] = ledger.latency_now().map(latency_or_dash);
     let (max, sums) = (latency(ledger.max_now()), ledger.sums());
-    line += &format!("  {:>6.0}/s  p50 {p50}  p99 {p99}  max {max}  failed {}", ledger.per_s(), count(sums.failed));
+    line += &format!(
+        "  {:>6.0}/s  p50 {p50}  p99 {p99}  max {max}  failed {}",
+        ledger.per_s(),
+        count(sums.failed)
+    );
     line
 }
 
 /// What is happening, in words.
-pub fn sentence(heading: &Heading, ledger: &Ledger) -> String {
+pub(super) fn sentence(heading: &Heading, ledger: &Ledger) -> String {
     let victim = &ledger.members()[ledger.victim()];
     let Timeline { kill, back, .. } = heading.timeline;
     let killed = ledger.killed_at().unwrap_or(kill);
@@ -76,7 +82,9 @@ pub fn sentence(heading: &Heading, ledger: &Ledger) -> String {
         Phase::Back => {
             let back = moment(ledger.back_at().unwrap_or(back));
             match (ledger.time_to_return(), ledger.time_to_first()) {
-                (Some(after), _) => format!("{victim} back at {back}, and at its old share {} later", moment(after)),
+                (Some(after), _) => {
+                    format!("{victim} back at {back}, and at its old share {} later", moment(after))
+                }
                 (None, Some(_)) => format!("{victim} back at {back}, and in use again"),
                 (None, None) => format!("{victim} listens again since {back}; the gateway will try it soon"),
             }
@@ -92,8 +100,8 @@ fn margin() -> Line {
 fn title(heading: &Heading) -> Line {
     let Heading { rate, url, workers, .. } = heading;
     let workers = if *workers == 1 { "1 worker".to_owned() } else { format!("{workers} workers") };
-    let what = format!("   {} requests/s · {url} · {workers}", count(u64::from(*rate)));
-    margin().with(Tone::Strong, "Ringway demo").with(Tone::Quiet, what)
+    let what = format!("   {} requests/s on {url} · {workers}", count(u64::from(*rate)));
+    margin().with(Tone::Strong, "load").with(Tone::Plain, what)
 }
 
 fn bar_width(width: usize) -> usize {
@@ -139,13 +147,14 @@ fn charts(heading: &Heading, ledger: &Ledger, width: usize) -> Vec<Line> {
     let slow = ledger.p99_columns(chart, end);
     let worst = slow.iter().flatten().copied().fold(0.0, f64::max);
     let top = scale_top(worst);
+    let heights: Vec<_> = slow.iter().map(|value| value.map(height)).collect();
+    let scale = format!("█ {}, log", latency(Duration::from_secs_f64(top / 1e3)));
     let row = |label: &str, tone: Tone, drawn: String, scale: String| {
         let mut line = margin().with(tone, format!("{label:<NAME$}")).with(tone, drawn);
         line.pad_to(MARGIN + NAME + chart + 1);
         line.with(Tone::Quiet, scale)
     };
-    let mut lines =
-        vec![row("p99", Tone::Plain, columns(&slow, top), format!("█ {}", latency(Duration::from_secs_f64(top / 1e3))))];
+    let mut lines = vec![row("p99", Tone::Plain, columns(&heights, height(top)), scale)];
     for (number, name) in ledger.members().iter().enumerate() {
         let shares = ledger.share_columns(number, chart, end);
         let shown: String = name.chars().take(NAME - 1).collect();
@@ -153,6 +162,11 @@ fn charts(heading: &Heading, ledger: &Ledger, width: usize) -> Vec<Line> {
     }
     lines.push(axis(heading, ledger, chart));
     lines
+}
+
+/// How high a latency stands in the chart; zero for none.
+fn height(millis: f64) -> f64 {
+    (millis / LATENCY_FOOT).max(1.0).ln()
 }
 
 /// The least round number of milliseconds that is not below `worst`.
@@ -163,25 +177,32 @@ fn scale_top(worst: f64) -> f64 {
         .unwrap_or(worst)
 }
 
-/// Time, and the moments of the kill and of the return once they have come.
+/// Time so far as a line, and the moments of the kill and of the return once they have come.
 fn axis(heading: &Heading, ledger: &Ledger, chart: usize) -> Line {
     let Timeline { end, .. } = heading.timeline;
     let mut line = margin().with(Tone::Quiet, format!("{:<NAME$}", moment(ledger.now())));
     let start = line.width();
+    let so_far = start + column_of(ledger.now(), chart, end);
     let marks = [(ledger.killed_at(), "▲ killed", Tone::Bad), (ledger.back_at(), "▲ back", Tone::Good)];
     for (at, text, tone) in marks {
         let Some(at) = at else { continue };
         let column = start + column_of(at, chart, end);
         // A narrow or short run: the second mark does not push the first one aside.
         if column >= line.width() {
-            let blank = column - line.width();
-            line.push(Tone::Quiet, "·".repeat(blank));
+            rule(&mut line, column, so_far);
             line.push(tone, text);
         }
     }
-    let rest = (start + chart).saturating_sub(line.width());
-    line.push(Tone::Quiet, "·".repeat(rest));
+    rule(&mut line, start + chart, so_far);
     line.with(Tone::Quiet, format!(" {}", moment(end)))
+}
+
+/// Draws the axis up to `column`: what has been is a line, what is to come is dotted.
+fn rule(line: &mut Line, column: usize, so_far: usize) {
+    let past = column.min(so_far).saturating_sub(line.width());
+    line.push(Tone::Quiet, "─".repeat(past));
+    let to_come = column.saturating_sub(line.width());
+    line.push(Tone::Quiet, "·".repeat(to_come));
 }
 
 fn phase(heading: &Heading, ledger: &Ledger) -> Line {
@@ -203,9 +224,9 @@ fn totals(ledger: &Ledger) -> Line {
         .with(Tone::Quiet, " · ")
         .with(good, format!("failed {}", count(sums.failed)))
         .with(Tone::Quiet, " · ")
-        .with(Tone::Plain, format!("tried again elsewhere {}", count(again)))
+        .with(Tone::Plain, format!("tried again {}", count(again)))
         .with(Tone::Quiet, " · ")
-        .with(Tone::Plain, format!("ejections {}", count(sums.ejections)))
+        .with(Tone::Plain, format!("ejected {}", count(sums.ejections)))
 }
 
 fn name_of(state: State) -> &'static str {
@@ -254,8 +275,16 @@ mod tests {
             let value = |name: &str, ok| ValueWindow { value: name.into(), ok, ..ValueWindow::default() };
             let values = vec![value("alpha", 200 - beta), value("beta", beta)];
             let p99 = Duration::from_millis(if is_down { 40 } else { 10 });
-            let window =
-                Window { start, length: WINDOW, sent: 200, ok: 200, p99, max: p99, values, ..Window::default() };
+            let window = Window {
+                start,
+                length: WINDOW,
+                sent: 200,
+                ok: 200,
+                p99,
+                max: p99,
+                values,
+                ..Window::default()
+            };
             let failures = if number >= 70 { 6 } else { 0 };
             let beta = ClusterReading { failures, ..ClusterReading::default() };
             let clusters = vec![ClusterReading::default(), beta];
@@ -295,10 +324,17 @@ mod tests {
         assert!(!before.iter().any(|line| line.contains('▲')));
         let after = drawn(150, 80);
         let axis = after.iter().find(|line| line.contains("▲ killed")).unwrap();
-        let beta = after.iter().rfind(|line| line.trim_start().starts_with("beta  ") && line.contains('▄')).unwrap();
+        let beta =
+            after.iter().rfind(|line| line.trim_start().starts_with("beta  ") && line.contains('▄')).unwrap();
         let at = axis.chars().position(|c| c == '▲').unwrap();
-        let blank: Vec<char> = beta.chars().skip(at - 1).take(3).collect();
-        assert_eq!(blank, ['▄', ' ', ' '], "beta's share ends below the mark:\n{}", after.join("\n"));
+        // The column of the mark holds moments before and after it.
+        let around: Vec<char> = beta.chars().skip(at - 1).take(3).collect();
+        let [before, during, since] = around[..] else { panic!("{axis}") };
+        assert!(
+            before == '▄' && ('▁'..'▄').contains(&during) && since == ' ',
+            "beta's share ends below the mark:\n{}",
+            after.join("\n")
+        );
         assert!(axis.contains("▲ back") && axis.ends_with("20.0 s"));
     }
 
