@@ -29,7 +29,7 @@ use signal_hook::consts::SIGUSR1;
 
 use self::manifests::Folder;
 use self::report::Facts;
-use self::scene::{Plan, Request, Scene, free_instead};
+use self::scene::{Plan, Request, Scene};
 use self::screen::Screen;
 use self::show::{Outcome, Show};
 use self::text::{Line, Tone, plural, span};
@@ -49,7 +49,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// Settings of `demo`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct DemoArgs {
-    /// For how many seconds requests are sent; at 35 % of them a cluster is killed, at 60 % it comes back. 0 = none.
+    /// For how many seconds requests are sent; at 35 % of them a cluster is killed, at 60 % it comes back. 0 = none, with
+    /// --serve.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=600))]
     seconds: u32,
     /// Requests per second.
@@ -77,13 +78,16 @@ pub(super) fn main(args: &DemoArgs) -> Result<ExitCode, String> {
     // Only what a human must act on may break into the view; RINGWAY_LOG asks for more.
     boot::start_logging(LogLevel::Error);
     boot::check_kernel()?;
+    if args.seconds == 0 && !args.serve {
+        return Err("--seconds 0 sends no load; it needs --serve".to_owned());
+    }
     let signals = run::watch_signals()?;
     let mut screen = Screen::new();
     let mut folder = Folder::open(args.manifests.as_deref())?;
-    let scene = Scene::set(&mut folder)?;
+    let mut scene = Scene::set(&mut folder)?;
     let victim = scene.plan.victim(args.kill.as_deref())?;
     announce_scene(&scene, &mut screen);
-    let config = Arc::new(configure(args, &scene, &folder)?);
+    let config = Arc::new(configure(args, &mut scene, &folder)?);
     let serving = run::Serving::start(&config)?;
     let mut code = ExitCode::SUCCESS;
     let is_up = wait_until_up(&serving, &scene, &signals, &mut screen)?;
@@ -127,7 +131,7 @@ fn step(screen: &mut Screen, text: &str) {
     screen.say(&Line::default().with(Tone::Good, "  ✓ ").with(Tone::Plain, text));
 }
 
-fn configure(args: &DemoArgs, scene: &Scene, folder: &Folder) -> Result<Config, String> {
+fn configure(args: &DemoArgs, scene: &mut Scene, folder: &Folder) -> Result<Config, String> {
     let overrides = Overrides {
         listen: Some(vec![ListenAddr { addr: scene.listen, protocol: Protocol::Http }]),
         manifests: Some(folder.manifests().to_path_buf()),
@@ -137,7 +141,7 @@ fn configure(args: &DemoArgs, scene: &Scene, folder: &Folder) -> Result<Config, 
     let mut config = Config::load(None, &overrides).map_err(|error| error.to_string())?;
     // A gateway that runs on this machine keeps its own.
     config.admin.socket = folder.beside("admin.sock");
-    if let Some(free) = free_instead(config.admin.listen)? {
+    if let Some(free) = scene.ports.settle(config.admin.listen)? {
         config.admin.listen.set_port(free);
     }
     Ok(config)

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::sync::Arc;
 
 use loadgen::{Backend, BackendOptions, Latency};
@@ -175,6 +177,8 @@ pub(super) struct Scene {
     pub stage: Stage,
     /// Where Ingress rules are served.
     pub listen: SocketAddr,
+    /// The gateway's ports.
+    pub ports: Ports,
     /// Ports that had to be moved.
     pub remarks: Vec<Remark>,
 }
@@ -187,7 +191,8 @@ impl Scene {
     /// The manifests do not fit ([`Plan::of`]), or an address cannot be bound at all.
     pub(super) fn set(folder: &mut Folder) -> Result<Self, String> {
         let mut remarks = Vec::new();
-        let listen = listen_addr(&mut remarks)?;
+        let mut ports = Ports::default();
+        let listen = listen_addr(&mut ports, &mut remarks)?;
         let compile = |folder: &Folder| {
             let (table, judged) = controller::compile_dir(folder.manifests(), &[listen]);
             Plan::of(&table).map_err(|why| format!("{why}\n{judged}"))
@@ -198,14 +203,14 @@ impl Scene {
             stage.members.push(start_pods(member, folder, &mut remarks)?);
         }
         for (name, addr) in plan.listeners.iter().filter(|(_, addr)| *addr != listen) {
-            if let Some(free) = free_instead(*addr)? {
+            if let Some(free) = ports.settle(*addr)? {
                 folder.move_port("fleet", addr.port(), free)?;
                 remarks.push(format!("port {} is not free: listener {name} moves to {free}", addr.port()));
             }
         }
         let plan = if remarks.is_empty() { plan } else { compile(folder)? };
         stage.check(&plan)?;
-        Ok(Self { plan, stage, listen, remarks })
+        Ok(Self { plan, stage, listen, ports, remarks })
     }
 }
 
@@ -241,28 +246,51 @@ fn start_pods(
 }
 
 /// Where Ingress rules are served: the default, or another port; IPv4 alone where there is no IPv6.
-fn listen_addr(remarks: &mut Vec<Remark>) -> Result<SocketAddr, String> {
+fn listen_addr(ports: &mut Ports, remarks: &mut Vec<Remark>) -> Result<SocketAddr, String> {
     let both = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), LISTEN_PORT);
     let has_ipv6 = TcpListener::bind(SocketAddr::new(both.ip(), 0)).is_ok();
     let wanted =
         if has_ipv6 { both } else { SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), LISTEN_PORT) };
-    let Some(free) = free_instead(wanted)? else { return Ok(wanted) };
+    let Some(free) = ports.settle(wanted)? else { return Ok(wanted) };
     remarks.push(format!("port {LISTEN_PORT} is not free: Ingress rules are served on {free}"));
     Ok(SocketAddr::new(wanted.ip(), free))
 }
 
-/// `None` when `addr` can be bound, else a free port of the same address.
+/// The ports that the gateway will bind, held against other demos on this machine until this is dropped.
 ///
-/// # Errors
-/// The address cannot be bound whatever the port.
-pub(super) fn free_instead(addr: SocketAddr) -> Result<Option<u16>, String> {
-    // Without SO_REUSEPORT: sharing a port with another gateway would take half of its traffic.
-    match TcpListener::bind(addr) {
-        Ok(_) => Ok(None),
-        Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
-            free_port(addr.ip()).map(Some).map_err(|error| format!("{addr}: {error}"))
+/// The gateway shares its ports among its workers (`SO_REUSEPORT`), so the kernel would let two gateways share one,
+/// too, and give each half of the other's traffic. Between looking whether a port is free and binding it, another
+/// demo may look as well: hence a claim that only one can hold, an abstract Unix socket named after the port.
+#[derive(Default)]
+pub(super) struct Ports {
+    claims: Vec<UnixListener>,
+}
+
+impl Ports {
+    /// `None` when the gateway can have `addr`, else a free port of the same address.
+    ///
+    /// # Errors
+    /// The address cannot be bound whatever the port.
+    pub(super) fn settle(&mut self, addr: SocketAddr) -> Result<Option<u16>, String> {
+        let failed = |error: io::Error| format!("{addr}: {error}");
+        let name =
+            UnixAddr::from_abstract_name(format!("ringway-demo-port-{}", addr.port())).map_err(failed)?;
+        let Ok(claim) = UnixListener::bind_addr(&name) else {
+            return free_port(addr.ip()).map(Some).map_err(failed);
+        };
+        // Without SO_REUSEPORT: it fails where anybody listens.
+        match TcpListener::bind(addr) {
+            Ok(_) => {
+                self.claims.push(claim);
+                Ok(None)
+            }
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) =>
+            {
+                free_port(addr.ip()).map(Some).map_err(failed)
+            }
+            Err(error) => Err(failed(error)),
         }
-        Err(error) => Err(format!("{addr}: {error}")),
     }
 }
 
@@ -344,13 +372,17 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_is_replaced_by_a_free_one() {
+    fn a_port_that_is_taken_or_claimed_by_another_demo_is_replaced() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = taken.local_addr().unwrap();
-        let free = free_instead(addr).unwrap().unwrap();
+        let (mut ours, mut theirs) = (Ports::default(), Ports::default());
+        let free = ours.settle(addr).unwrap().unwrap();
         assert_ne!(free, addr.port());
-        drop(taken);
-        assert_eq!(free_instead(SocketAddr::new(addr.ip(), free)), Ok(None));
+        let free = SocketAddr::new(addr.ip(), free);
+        assert_eq!(ours.settle(free), Ok(None));
+        assert_ne!(theirs.settle(free).unwrap(), None, "claimed, although nobody has bound it yet");
+        drop(ours);
+        assert_eq!(theirs.settle(free), Ok(None));
     }
 
     #[test]

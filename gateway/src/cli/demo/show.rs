@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded, select, tick};
 use gateway::node::Node;
 use loadgen::{Load, Summary, Window};
-use routing::id::ClusterId;
 use signal_hook::consts::SIGUSR1;
 
 use super::ledger::{ClusterReading, Ledger, Reading};
@@ -135,7 +134,7 @@ impl Show<'_> {
         for stats in &self.node.stats {
             stats.latency.read(&mut reading.latency);
             for (member, sum) in members.iter().zip(&mut reading.clusters) {
-                let cluster = stats.cluster(ClusterId(member.id.0));
+                let cluster = stats.cluster(member.id);
                 sum.failures += cluster.tally.failures.get();
                 cluster.latency.read(&mut sum.latency);
             }

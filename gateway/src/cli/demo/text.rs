@@ -116,11 +116,14 @@ pub(super) fn count(number: u64) -> String {
 /// A latency in at most eight columns: `0.42 ms`, `2.1 ms`, `120 ms`, `1.25 s`.
 pub(super) fn latency(value: Duration) -> String {
     let millis = value.as_secs_f64() * 1_000.0;
-    match millis {
-        _ if millis < 0.995 => format!("{millis:.2} ms"),
-        _ if millis < 99.95 => format!("{millis:.1} ms"),
-        _ if millis < 999.5 => format!("{millis:.0} ms"),
-        _ => format!("{:.2} s", value.as_secs_f64()),
+    if millis < 0.995 {
+        format!("{millis:.2} ms")
+    } else if millis < 99.95 {
+        format!("{millis:.1} ms")
+    } else if millis < 999.5 {
+        format!("{millis:.0} ms")
+    } else {
+        format!("{:.2} s", value.as_secs_f64())
     }
 }
 
