@@ -139,9 +139,11 @@ fn rescue(facts: &Facts<'_>) -> Vec<Line> {
         count(moves),
         count(retries)
     );
-    let workers = plural(facts.workers, "worker", "workers");
-    let ejected =
-        format!("{}; {workers}, each for itself, each time for longer", plural(ejections, "time", "times"));
+    let who = match facts.workers {
+        1 => "by the one worker".to_owned(),
+        workers => format!("by {workers} workers, each for itself"),
+    };
+    let ejected = format!("{} {who}, longer each time", plural(ejections, "time", "times"));
     let mut lines = vec![labelled("tried again").with(Tone::Plain, tried)];
     if ejections > 0 {
         lines.push(labelled("ejected").with(Tone::Plain, ejected));

@@ -195,7 +195,7 @@ impl Scene {
         let listen = listen_addr(&mut ports, &mut remarks)?;
         let compile = |folder: &Folder| {
             let (table, judged) = controller::compile_dir(folder.manifests(), &[listen]);
-            Plan::of(&table).map_err(|why| format!("{why}\n{judged}"))
+            Plan::of(&table).map_err(|why| if judged.refused() { format!("{why}\n{judged}") } else { why })
         };
         let plan = compile(folder)?;
         let mut stage = Stage { members: Vec::new() };
