@@ -77,8 +77,7 @@ impl Node {
             mailboxes.iter().map(|(sender, bell)| Ok(Postbox::new(sender.clone(), bell.try_clone()?)));
         let peers = Peers::new(boxes.collect::<io::Result<Vec<_>>>()?);
         let (log, log_batches) = start_log(config, count)?;
-        let mut node =
-            Self {
+        let mut node = Self {
             peers,
             stats: Vec::new(),
             reports,
@@ -222,7 +221,9 @@ fn start_log(config: &Config, workers: usize) -> io::Result<(Option<LogThread>, 
             if asked.swap(false, Ordering::Relaxed) {
                 match open_log(&target) {
                     Ok(fresh) => out = fresh,
-                    Err(error) => tracing::error!(%error, "cannot reopen the access log; writing to the old one"),
+                    Err(error) => {
+                        tracing::error!(%error, "cannot reopen the access log; writing to the old one")
+                    }
                 }
             }
             for batch in first.into_iter().chain(full.try_iter()) {

@@ -48,8 +48,13 @@ fn a_body_is_refused_and_what_follows_it_is_not_read_as_a_request() {
     let gateway = Gateway::start("bodies");
     gateway.serve();
     let smuggled = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    for field in ["Content-Length: 1000000".to_owned(), "Transfer-Encoding: chunked".to_owned(), format!("Content-Length: {}", smuggled.len())] {
-        let answer = gateway.ask(&format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{field}\r\n\r\n{smuggled}"));
+    for field in [
+        "Content-Length: 1000000".to_owned(),
+        "Transfer-Encoding: chunked".to_owned(),
+        format!("Content-Length: {}", smuggled.len()),
+    ] {
+        let answer =
+            gateway.ask(&format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{field}\r\n\r\n{smuggled}"));
         assert_eq!(answer.status, 413, "{field}");
         assert!(answer.is_closed && !answer.text().contains("ringway_"), "{field}: {}", answer.text());
     }
@@ -60,10 +65,24 @@ fn a_name_that_is_not_ours_is_refused_so_that_dns_cannot_be_rebound() {
     let gateway = Gateway::start("names");
     gateway.serve();
     let port = gateway.admin.addr().port();
-    for ours in ["localhost".to_owned(), format!("localhost:{port}"), format!("127.0.0.1:{port}"), "127.0.0.1".into(), format!("[::1]:{port}")] {
+    for ours in [
+        "localhost".to_owned(),
+        format!("localhost:{port}"),
+        format!("127.0.0.1:{port}"),
+        "127.0.0.1".into(),
+        format!("[::1]:{port}"),
+    ] {
         assert_eq!(gateway.ask(&get("/metrics", &ours)).status, 200, "{ours}");
     }
-    for foreign in ["evil.example", "localhost.evil.example:9901", "127.0.0.1.nip.io", "192.0.2.1", "", "localhost@evil.example", "10.0.0.1:9901"] {
+    for foreign in [
+        "evil.example",
+        "localhost.evil.example:9901",
+        "127.0.0.1.nip.io",
+        "192.0.2.1",
+        "",
+        "localhost@evil.example",
+        "10.0.0.1:9901",
+    ] {
         for page in ["/", "/metrics", "/healthz", "/api/v1/routes"] {
             let answer = gateway.ask(&get(page, foreign));
             assert!([400, 421].contains(&answer.status), "{foreign} {page}: {}", answer.status);
@@ -89,13 +108,19 @@ fn answers_are_not_for_other_origins_caches_or_frames() {
     let gateway = Gateway::start("origins");
     gateway.serve();
     for page in ["/", "/metrics", "/api/v1/clusters", "/nowhere"] {
-        let request = format!("GET {page} HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "GET {page} HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\nConnection: close\r\n\r\n"
+        );
         let answer = gateway.ask(&request);
         assert_eq!(answer.header("access-control-allow-origin"), None);
         assert_eq!(answer.header("cross-origin-resource-policy"), Some("same-origin"), "{page}");
         assert_eq!(answer.header("cache-control"), Some("no-store"));
         assert_eq!(answer.header("x-frame-options"), Some("DENY"));
-        assert!(answer.header("content-security-policy").is_some_and(|policy| policy.contains("default-src 'none'")));
+        assert!(
+            answer
+                .header("content-security-policy")
+                .is_some_and(|policy| policy.contains("default-src 'none'"))
+        );
     }
     let head = gateway.ask("HEAD /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     assert_eq!((head.status, head.body.len()), (200, 0));
@@ -105,7 +130,16 @@ fn answers_are_not_for_other_origins_caches_or_frames() {
 fn paths_lead_nowhere_but_to_the_listed_pages() {
     let gateway = Gateway::start("paths");
     gateway.serve();
-    for path in ["/../etc/passwd", "/%2e%2e/etc/passwd", "//metrics", "/metrics/", "/METRICS", "/metrics%00", "/api/v1", "/api/v2/clusters"] {
+    for path in [
+        "/../etc/passwd",
+        "/%2e%2e/etc/passwd",
+        "//metrics",
+        "/metrics/",
+        "/METRICS",
+        "/metrics%00",
+        "/api/v1",
+        "/api/v2/clusters",
+    ] {
         let answer = gateway.ask(&get(path, "localhost"));
         assert!([400, 404].contains(&answer.status), "{path}: {}", answer.status);
     }
@@ -129,7 +163,8 @@ fn paths_lead_nowhere_but_to_the_listed_pages() {
 fn clients_that_say_nothing_or_too_much_lose_their_connection_and_the_next_is_served() {
     let gateway = Gateway::start("slow");
     gateway.serve();
-    let long = gateway.ask(&format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "a".repeat(40_000)));
+    let long = gateway
+        .ask(&format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "a".repeat(40_000)));
     assert_eq!((long.status, long.is_closed), (431, true));
     // As many as the bound on connections: silent ones, and ones that never end their head.
     let hold: Vec<_> = (0..64)
@@ -223,7 +258,10 @@ fn what_the_workers_count_is_shown_by_cluster_backend_and_route() {
         assert!(metrics.lines().any(|other| other == line), "{line} is missing in\n{metrics}");
     }
     let page = gateway.ask(&get("/", "localhost"));
-    assert!(page.text().contains("<title>Ringway</title>") && !page.text().contains("https://"), "self-contained");
+    assert!(
+        page.text().contains("<title>Ringway</title>") && !page.text().contains("https://"),
+        "self-contained"
+    );
 }
 
 #[test]
@@ -252,9 +290,14 @@ fn a_route_that_takes_over_a_slot_does_not_show_the_past_of_the_one_before() {
     gateway.wait("the new table", || gateway.json::<GenerationState>("/api/v1/generation").workers == [2]);
     assert_eq!(gateway.request("/shop"), 200);
     let metrics = gateway.metrics();
-    assert!(metrics.contains("ringway_route_responses_total{route=\"Ingress default/next\",class=\"2xx\"} 1\n"));
+    assert!(
+        metrics.contains("ringway_route_responses_total{route=\"Ingress default/next\",class=\"2xx\"} 1\n")
+    );
     assert!(!metrics.contains("Ingress default/web"), "a route that is gone has no series");
-    assert!(metrics.contains("ringway_cluster_responses_total{cluster=\"alpha\",class=\"2xx\"} 6\n"), "the cluster stayed");
+    assert!(
+        metrics.contains("ringway_cluster_responses_total{cluster=\"alpha\",class=\"2xx\"} 6\n"),
+        "the cluster stayed"
+    );
 }
 
 // ---------------------------------------------------------------- S44
@@ -283,14 +326,22 @@ fn a_thousand_odd_paths_add_no_series_and_break_no_line() {
     let text = gateway.metrics();
     assert_eq!(series(&text), before, "what clients send is never a label");
     assert!(!text.contains("ringway_fake") && !text.contains('\u{1b}'));
-    let refused = text.lines().find_map(|line| line.strip_prefix("ringway_requests_refused_total{fault=\"target\"} "));
-    assert!(refused.is_some_and(|count| count.parse::<u64>().unwrap() > 100), "counted by fault: {refused:?}");
+    let refused =
+        text.lines().find_map(|line| line.strip_prefix("ringway_requests_refused_total{fault=\"target\"} "));
+    assert!(
+        refused.is_some_and(|count| count.parse::<u64>().unwrap() > 100),
+        "counted by fault: {refused:?}"
+    );
 
     let log = gateway.stop();
     let lines = log.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let mut count = 0;
     for line in lines {
-        assert!(line.iter().all(|byte| *byte >= 0x20), "raw control bytes: {}", String::from_utf8_lossy(line));
+        assert!(
+            line.iter().all(|byte| *byte >= 0x20),
+            "raw control bytes: {}",
+            String::from_utf8_lossy(line)
+        );
         serde_json::from_slice::<serde_json::Value>(line).expect("every line is one JSON object");
         count += 1;
     }
@@ -346,7 +397,8 @@ fn readme_lists_every_metric() {
     let section = section.split("\n## ").next().unwrap_or_default();
     let rows: Vec<_> = section.lines().filter(|line| line.starts_with("| `ringway_")).collect();
     let listed = gateway::observe::metrics::METRICS.iter().map(|metric| {
-        let labels = metric.labels.split(", ").filter(|label| !label.is_empty()).map(|label| format!("`{label}`"));
+        let labels =
+            metric.labels.split(", ").filter(|label| !label.is_empty()).map(|label| format!("`{label}`"));
         let labels = labels.collect::<Vec<_>>().join(", ");
         format!("| `{}` | {} | {labels} | {} |", metric.name, metric.kind.name(), metric.help)
     });
@@ -593,7 +645,12 @@ fn backend() -> SocketAddr {
                 while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
                     let is_last = line == b"\r\n";
                     line.clear();
-                    if is_last && reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_err() {
+                    if is_last
+                        && reader
+                            .get_mut()
+                            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                            .is_err()
+                    {
                         return;
                     }
                 }

@@ -359,7 +359,8 @@ async fn explained(State(desk): State<Desk>, Query(query): Pairs) -> Response {
         Ok(question) => question,
         Err(reason) => return problem(StatusCode::BAD_REQUEST, &reason),
     };
-    let answer = desk.ask(move |room| explain::answer(&room.table, &room.head_limits, &question, clock::now()));
+    let answer =
+        desk.ask(move |room| explain::answer(&room.table, &room.head_limits, &question, clock::now()));
     match answer.await {
         Some(Ok(answer)) => Json(answer).into_response(),
         Some(Err(reason)) => problem(StatusCode::UNPROCESSABLE_ENTITY, &reason),
@@ -454,7 +455,9 @@ impl Room {
             cluster.share = cluster.requests_per_second / total;
         }
         clusters.sort_by(|a, b| a.name.cmp(&b.name));
-        let sum = |counter: fn(&crate::observe::stats::WorkerStats) -> u64| workers.iter().map(|stats| counter(stats)).sum();
+        let sum = |counter: fn(&crate::observe::stats::WorkerStats) -> u64| {
+            workers.iter().map(|stats| counter(stats)).sum()
+        };
         Clusters {
             generation: self.table.generation().0,
             window_seconds: recent.span.as_secs_f64(),
@@ -509,7 +512,7 @@ impl Room {
 
     fn routes(&self, limit: usize) -> Routes {
         let workers = &self.sources.stats;
-        let listeners: BTreeMap<_, _> = 
+        let listeners: BTreeMap<_, _> =
             self.table.listeners().iter().map(|view| (view.id, view.spec.name.to_string())).collect();
         let mut hosts: Vec<_> = self.table.hosts().collect();
         hosts.sort_by(|a, b| {
@@ -571,7 +574,10 @@ impl Room {
     fn verdicts(&self, limit: usize) -> Verdicts {
         let mut verdicts = self.sources.controller.verdicts();
         let severity = |outcome: &str| {
-            ["refused", "partly_refused", "partly_ignored"].iter().position(|worse| *worse == outcome).unwrap_or(3)
+            ["refused", "partly_refused", "partly_ignored"]
+                .iter()
+                .position(|worse| *worse == outcome)
+                .unwrap_or(3)
         };
         let mut outcomes = BTreeMap::new();
         for verdict in &verdicts {

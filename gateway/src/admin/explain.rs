@@ -183,11 +183,13 @@ pub fn answer(
     let view = RequestView { head: &head, bytes: &bytes };
     let (binds, remark) = binds(table, target.port)?;
     let explain = |(bind, addr): &(BindId, SocketAddr)| {
-        let subject = Subject { bind: *bind, peer: (question.source, 0).into(), kind: SubjectKind::Http(view) };
+        let subject =
+            Subject { bind: *bind, peer: (question.source, 0).into(), kind: SubjectKind::Http(view) };
         (*addr, table.explain(&subject, now))
     };
     let first_that_serves = binds.iter().map(explain).find(|(_, explanation)| explanation.rule.is_ok());
-    let (addr, explanation) = first_that_serves.or_else(|| binds.first().map(explain)).ok_or("no listener")?;
+    let (addr, explanation) =
+        first_that_serves.or_else(|| binds.first().map(explain)).ok_or("no listener")?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let chosen = explanation.rule.as_ref().ok();
     Ok(Answer {
@@ -396,12 +398,18 @@ pub(super) fn action(table: &Table, action: &RuleAction) -> String {
         Target::Forward(backends) => {
             let named = backends.iter().map(|weighted| {
                 let name = weighted.backend.map_or("(unresolved: 500)", |id| table.backend_name(id));
-                if backends.len() == 1 { name.to_owned() } else { format!("{name} weight {}", weighted.weight) }
+                if backends.len() == 1 {
+                    name.to_owned()
+                } else {
+                    format!("{name} weight {}", weighted.weight)
+                }
             });
             format!("forward to {}", named.collect::<Vec<_>>().join(", "))
         }
         Target::Redirect(redirect) => {
-            let part = |text: &Option<std::sync::Arc<str>>, default: &str| text.as_deref().unwrap_or(default).to_owned();
+            let part = |text: &Option<std::sync::Arc<str>>, default: &str| {
+                text.as_deref().unwrap_or(default).to_owned()
+            };
             let port = redirect.port.map(|port| format!(":{port}")).unwrap_or_default();
             let (scheme, host) = (part(&redirect.scheme, "(scheme)"), part(&redirect.hostname, "(host)"));
             format!("redirect {} to {scheme}://{host}{port}", redirect.status)

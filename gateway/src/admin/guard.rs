@@ -31,7 +31,9 @@ impl Refusal {
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Method => "only GET and HEAD are served here",
-            Self::Host => "the Host field must name localhost, a loopback address or the admin address itself",
+            Self::Host => {
+                "the Host field must name localhost, a loopback address or the admin address itself"
+            }
             Self::Body => "requests have no body here",
         }
     }
@@ -99,14 +101,35 @@ mod tests {
     fn only_loopback_names_and_the_address_itself_are_ours() {
         let at: IpAddr = "192.0.2.7".parse().unwrap();
         for ours in [
-            "localhost", "LOCALHOST:9901", "localhost.", "127.0.0.1", "127.9.9.9:1", "[::1]", "[::1]:9901",
-            "192.0.2.7:80", "[::ffff:192.0.2.7]:80", "[::ffff:127.0.0.1]",
+            "localhost",
+            "LOCALHOST:9901",
+            "localhost.",
+            "127.0.0.1",
+            "127.9.9.9:1",
+            "[::1]",
+            "[::1]:9901",
+            "192.0.2.7:80",
+            "[::ffff:192.0.2.7]:80",
+            "[::ffff:127.0.0.1]",
         ] {
             assert!(is_ours(ours, at), "{ours}");
         }
         for foreign in [
-            "", ":9901", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "192.0.2.8",
-            "127.0.0.1:x", "127.0.0.1:", "127.0.0.1:99999", "[::1", "[::1]x", "::1", "[::2]", "evil@127.0.0.1", "2130706433",
+            "",
+            ":9901",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "192.0.2.8",
+            "127.0.0.1:x",
+            "127.0.0.1:",
+            "127.0.0.1:99999",
+            "[::1",
+            "[::1]x",
+            "::1",
+            "[::2]",
+            "evil@127.0.0.1",
+            "2130706433",
         ] {
             assert!(!is_ours(foreign, at), "{foreign}");
         }

@@ -72,7 +72,8 @@ impl Admin {
     /// When the address cannot be listened on (the message names it), or descriptors or threads run out.
     pub fn start(config: &Arc<Config>, node: &Node, controller: Arc<dyn Controller>) -> io::Result<Self> {
         let listen = config.admin.listen;
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("admin.listen {listen}: {error}"));
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("admin.listen {listen}: {error}"));
         let listener = TcpListener::bind(listen).map_err(named)?;
         listener.set_nonblocking(true)?;
         let addr = listener.local_addr()?;

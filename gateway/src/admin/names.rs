@@ -129,7 +129,11 @@ impl Names {
     }
 
     /// Where the counting of a cluster's part of a backend began.
-    pub(super) fn backend_slot(&self, backend: BackendId, cluster: ClusterId) -> Option<(StatSlot, TallySum)> {
+    pub(super) fn backend_slot(
+        &self,
+        backend: BackendId,
+        cluster: ClusterId,
+    ) -> Option<(StatSlot, TallySum)> {
         let spec = self.specs.get(&backend)?;
         let (_, slot) = spec.stats.iter().find(|(id, _)| *id == cluster)?;
         self.backends.named.get(&slot.0).map(|(_, base)| (*slot, *base))
@@ -179,7 +183,11 @@ mod tests {
     fn a_slot_that_changes_hands_starts_anew_and_a_survivor_keeps_counting() {
         let mut slots: Slots<u32, &str, u64> = Slots::default();
         slots.rename([(1, "a"), (2, "b")].into(), |_| 10);
-        assert_eq!(slots.named[&1], ("a", 0), "the first owner keeps what was counted before its name was known");
+        assert_eq!(
+            slots.named[&1],
+            ("a", 0),
+            "the first owner keeps what was counted before its name was known"
+        );
         slots.rename([(1, "a"), (2, "c")].into(), |_| 20);
         assert_eq!((slots.named[&1], slots.named[&2]), (("a", 0), ("c", 20)));
         slots.rename([(1, "a")].into(), |_| 30);

@@ -30,7 +30,8 @@ impl Room {
         let mut all = Vec::new();
         let mut other: Option<ClusterSeries> = None;
         for view in self.table.clusters() {
-            let (ready, terminating) = (u64::from(view.endpoints.ready), u64::from(view.endpoints.terminating));
+            let (ready, terminating) =
+                (u64::from(view.endpoints.ready), u64::from(view.endpoints.terminating));
             if !has_counters(view.id) {
                 let shared = other.get_or_insert_with(|| {
                     let last = routing::id::ClusterId(u16::try_from(CLUSTERS_MAX - 1).unwrap_or(u16::MAX));

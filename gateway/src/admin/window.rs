@@ -72,7 +72,12 @@ impl Window {
     }
 
     /// What happened since the oldest note.
-    pub(super) fn recent(&self, now: MonoTime, workers: &[Arc<WorkerStats>], clusters: &[ClusterId]) -> Recent {
+    pub(super) fn recent(
+        &self,
+        now: MonoTime,
+        workers: &[Arc<WorkerStats>],
+        clusters: &[ClusterId],
+    ) -> Recent {
         let Some(oldest) = self.0.front() else { return Recent::default() };
         let latest = sample(now, workers, clusters);
         let clusters = latest.clusters.iter().map(|(id, count)| {
@@ -138,6 +143,9 @@ mod tests {
         let count = recent.cluster(alpha);
         assert_eq!(count.tally.responses(), 20);
         assert!((recent.rate(count.tally.responses()) - 2.0).abs() < 1e-9);
-        assert!(count.latency.quantile(1.0) < Duration::from_millis(12), "the slow second has left the window");
+        assert!(
+            count.latency.quantile(1.0) < Duration::from_millis(12),
+            "the slow second has left the window"
+        );
     }
 }

@@ -11,7 +11,7 @@ const KERNEL_MIN: (u32, u32) = (6, 1);
 ///
 /// # Errors
 /// Names what is missing.
-pub fn check_kernel() -> Result<(), String> {
+pub(crate) fn check_kernel() -> Result<(), String> {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy().into_owned();
     if version_of(&release).is_some_and(|version| version < KERNEL_MIN) {
@@ -46,7 +46,7 @@ fn version_of(release: &str) -> Option<(u32, u32)> {
 }
 
 /// Logs go to stderr, without time stamps where journald adds its own.
-pub fn start_logging(level: LogLevel) {
+pub(crate) fn start_logging(level: LogLevel) {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("RINGWAY_LOG").unwrap_or_else(|_| EnvFilter::new(level.name()));
     let builder =

@@ -32,7 +32,9 @@ impl FromStr for AdminUrl {
         if let Some(port) = rest.strip_prefix("localhost:").and_then(|port| port.parse().ok()) {
             return Ok(Self((Ipv4Addr::LOCALHOST, port).into()));
         }
-        rest.parse().map(Self).map_err(|_| "expected http://ADDRESS:PORT, with an IP address or localhost".to_owned())
+        rest.parse()
+            .map(Self)
+            .map_err(|_| "expected http://ADDRESS:PORT, with an IP address or localhost".to_owned())
     }
 }
 
@@ -56,7 +58,8 @@ pub fn get<T: DeserializeOwned>(admin: AdminUrl, path: &str) -> Result<T, String
         let reason = reason.as_ref().and_then(|body| body.get("error")?.as_str());
         return Err(reason.map_or_else(|| format!("{admin}{path} answers {status}"), str::to_owned));
     }
-    serde_json::from_slice(body).map_err(|error| format!("{admin}{path}: not the answer of a ringway node: {error}"))
+    serde_json::from_slice(body)
+        .map_err(|error| format!("{admin}{path}: not the answer of a ringway node: {error}"))
 }
 
 fn exchange(admin: SocketAddr, path: &str) -> std::io::Result<Vec<u8>> {

@@ -9,7 +9,9 @@ use super::{Cli, table};
 
 /// Which shell.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Examples:\n  ringway completions bash > /etc/bash_completion.d/ringway\n  ringway completions zsh > \"${fpath[1]}/_ringway\"\n  ringway completions fish > ~/.config/fish/completions/ringway.fish")]
+#[command(
+    after_help = "Examples:\n  ringway completions bash > /etc/bash_completion.d/ringway\n  ringway completions zsh > \"${fpath[1]}/_ringway\"\n  ringway completions fish > ~/.config/fish/completions/ringway.fish"
+)]
 pub struct CompletionsArgs {
     /// The shell.
     pub shell: Shell,

@@ -147,9 +147,10 @@ fn write(out: &mut String, question: &Question, answer: &Answer) -> std::fmt::Re
     }
     if answer.rules.len() > 1 || answer.rule.is_none() && !answer.rules.is_empty() {
         writeln!(out, "\nRules in order:")?;
-        let rows = answer.rules.iter().map(|rule| {
-            [format!("{} rules[{}]", rule.route, rule.rule), said(rule.verdict, &rule.reason)]
-        });
+        let rows = answer
+            .rules
+            .iter()
+            .map(|rule| [format!("{} rules[{}]", rule.route, rule.rule), said(rule.verdict, &rule.reason)]);
         out.push_str(&table::render("  ", [Align::Left; 2], &rows.collect::<Vec<_>>()));
     }
     if answer.rules_left_out > 0 {

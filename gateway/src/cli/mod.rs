@@ -5,6 +5,7 @@ mod check;
 mod client;
 mod completions;
 mod crds;
+mod demo;
 mod explain;
 mod facts;
 mod run;
@@ -39,11 +40,13 @@ enum Command {
     Crds,
     /// Print a completion script for a shell.
     Completions(completions::CompletionsArgs),
+    /// Watch a cluster die and lose nothing: two member clusters, real load, a live view, a report.
+    Demo(demo::DemoArgs),
 }
 
 /// Settings of `run`; each is also a key of gateway.toml, and wins over it.
 #[derive(Args, Clone, Debug, Default)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// The configuration file. Without it every key has its default.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -66,7 +69,7 @@ impl RunArgs {
     ///
     /// # Errors
     /// Names the key, the value and what is allowed.
-    pub fn load(&self) -> Result<Config, String> {
+    pub(crate) fn load(&self) -> Result<Config, String> {
         let overrides = Overrides {
             listen: (!self.listen.is_empty()).then(|| self.listen.clone()),
             manifests: self.manifests.clone(),
@@ -78,7 +81,7 @@ impl RunArgs {
 }
 
 /// Runs the command that was asked for.
-pub fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::main(&args),
         Command::Check(args) => check::main(&args),
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::main(&args),
         Command::Crds => crds::main(),
         Command::Completions(args) => completions::main(&args),
+        Command::Demo(args) => demo::main(&args),
     };
     match result {
         Ok(code) => code,

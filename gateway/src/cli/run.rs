@@ -26,7 +26,7 @@ const UNREADY_BEFORE_DRAIN: Duration = Duration::from_millis(500);
 const WORKER_HUNG_AFTER: Duration = Duration::from_secs(5);
 
 /// Serves.
-pub fn main(args: &RunArgs) -> Result<ExitCode, String> {
+pub(crate) fn main(args: &RunArgs) -> Result<ExitCode, String> {
     let config = Arc::new(args.load()?);
     boot::start_logging(config.observe.log_level);
     boot::check_kernel()?;
@@ -36,7 +36,7 @@ pub fn main(args: &RunArgs) -> Result<ExitCode, String> {
 }
 
 /// A running gateway: data plane, controller, and the ends of what connects them.
-pub struct Serving {
+pub(crate) struct Serving {
     /// The data plane.
     pub node: Node,
     /// What the controller says of the world.
@@ -52,7 +52,7 @@ impl Serving {
     ///
     /// # Errors
     /// When threads, descriptors or the manifests directory are missing.
-    pub fn start(config: &Arc<Config>) -> Result<Self, String> {
+    pub(crate) fn start(config: &Arc<Config>) -> Result<Self, String> {
         let dir = config.manifests.path().to_path_buf();
         if !dir.is_dir() {
             return Err(format!(
@@ -62,9 +62,11 @@ impl Serving {
         }
         let node = Node::start(config).map_err(|error| format!("cannot start workers: {error}"))?;
         let view = SharedView::new();
-        let admin = Admin::start(config, &node, Arc::new(Told(view.clone()))).map_err(|error| error.to_string())?;
+        let admin =
+            Admin::start(config, &node, Arc::new(Told(view.clone()))).map_err(|error| error.to_string())?;
         let no_mailbox = |error| format!("cannot start the controller: {error}");
-        let workers = node.mailboxes().map_err(no_mailbox)?.into_iter().map(|mailbox| (mailbox, Reader::Worker));
+        let workers =
+            node.mailboxes().map_err(no_mailbox)?.into_iter().map(|mailbox| (mailbox, Reader::Worker));
         let observer = (admin.mailbox().map_err(no_mailbox)?, Reader::Observer);
         let mailboxes = workers
             .chain([observer])
@@ -154,7 +156,7 @@ impl Serving {
     ///
     /// # Errors
     /// What ended a worker.
-    pub fn stop(self, deadline: Duration, signals: &Receiver<i32>) -> Result<ExitCode, String> {
+    pub(crate) fn stop(self, deadline: Duration, signals: &Receiver<i32>) -> Result<ExitCode, String> {
         tracing::info!(?deadline, "draining");
         self.admin.set_draining();
         let wait = |for_ms| signals.recv_timeout(for_ms).is_ok();
@@ -209,7 +211,7 @@ fn notify(state: sd_notify::NotifyState<'_>) {
 }
 
 /// Signals as messages: they are taken on a thread of their own, never on a worker.
-pub fn watch_signals() -> Result<Receiver<i32>, String> {
+pub(crate) fn watch_signals() -> Result<Receiver<i32>, String> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(|error| error.to_string())?;
     let (sender, receiver) = bounded(8);
     std::thread::Builder::new()

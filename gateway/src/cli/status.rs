@@ -46,7 +46,19 @@ fn render(state: &Clusters, tables: &GenerationState) -> String {
         node.connections_open,
         node.ejections_total,
     );
-    let title = ["CLUSTER", "STATE", "SHARE", "REQ/S", "P50", "P99", "P99.9", "5XX/S", "FAILED/S", "IN FLIGHT", "READY"];
+    let title = [
+        "CLUSTER",
+        "STATE",
+        "SHARE",
+        "REQ/S",
+        "P50",
+        "P99",
+        "P99.9",
+        "5XX/S",
+        "FAILED/S",
+        "IN FLIGHT",
+        "READY",
+    ];
     let mut rows = vec![title.map(str::to_owned)];
     for cluster in &state.clusters {
         let Latency { p50_ms, p99_ms, p999_ms } = cluster.latency;

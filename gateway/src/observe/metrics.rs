@@ -77,7 +77,11 @@ pub const METRICS: &[Metric] = &[
     counter("ringway_requests_total", "worker", "Requests whose head was complete and valid"),
     gauge("ringway_requests_in_flight", "worker", "Exchanges in flight now"),
     counter("ringway_responses_total", "class", "Responses to clients by status class, our own included"),
-    histogram("ringway_request_duration_seconds", "", "From the request head complete to the response complete"),
+    histogram(
+        "ringway_request_duration_seconds",
+        "",
+        "From the request head complete to the response complete",
+    ),
     counter("ringway_requests_unmatched_total", "", "Requests that matched no rule (404)"),
     counter("ringway_requests_refused_total", "fault", "Requests refused for their form, by fault"),
     counter("ringway_client_aborts_total", "", "Clients that left before their response was complete"),
@@ -89,38 +93,102 @@ pub const METRICS: &[Metric] = &[
     counter("ringway_upstream_reuses_total", "", "Attempts that found an idle connection to their endpoint"),
     gauge("ringway_upstream_idle_connections", "", "Idle connections to endpoints now"),
     counter("ringway_upstream_idle_closed_total", "", "Idle connections that were found closed before use"),
-    counter("ringway_upstream_race_lost_total", "", "Unsafe requests lost to a connection that closed while they were sent (502)"),
+    counter(
+        "ringway_upstream_race_lost_total",
+        "",
+        "Unsafe requests lost to a connection that closed while they were sent (502)",
+    ),
     counter("ringway_retries_total", "", "Attempts repeated elsewhere, paid from the retry budget"),
     counter("ringway_moves_total", "", "Attempts repeated elsewhere for free: nothing had been sent"),
-    counter("ringway_ejections_total", "worker", "Endpoints that a worker ejected; each worker decides for itself"),
+    counter(
+        "ringway_ejections_total",
+        "worker",
+        "Endpoints that a worker ejected; each worker decides for itself",
+    ),
     counter("ringway_restorations_total", "worker", "Endpoints that a worker uses again after an ejection"),
     counter("ringway_limit_hits_total", "limit", "Bounds that were reached, by the bound's name"),
     gauge("ringway_buffer_bytes", "", "Memory that connection buffers hold now"),
-    counter("ringway_access_log_lines_lost_total", "", "Access-log lines dropped because the writer was behind"),
+    counter(
+        "ringway_access_log_lines_lost_total",
+        "",
+        "Access-log lines dropped because the writer was behind",
+    ),
     counter("ringway_panics_total", "worker", "Connection tasks that panicked: our bugs"),
     counter("ringway_worker_restarts_total", "worker", "Restarts of a worker after a panic"),
-    gauge("ringway_ring_flags_refused", "worker", "1 when the kernel refused the io_uring flags that were asked for"),
+    gauge(
+        "ringway_ring_flags_refused",
+        "worker",
+        "1 when the kernel refused the io_uring flags that were asked for",
+    ),
     gauge("ringway_table_generation", "worker", "The table that a worker runs"),
     counter("ringway_table_updates_total", "worker", "Table updates applied"),
     counter("ringway_table_apply_seconds_total", "worker", "Time spent applying table updates"),
-    counter("ringway_cluster_responses_total", "cluster, class", "Responses from a member cluster by status class, every attempt"),
-    counter("ringway_cluster_failures_total", "cluster", "Attempts on a member cluster that ended without a response"),
+    counter(
+        "ringway_cluster_responses_total",
+        "cluster, class",
+        "Responses from a member cluster by status class, every attempt",
+    ),
+    counter(
+        "ringway_cluster_failures_total",
+        "cluster",
+        "Attempts on a member cluster that ended without a response",
+    ),
     gauge("ringway_cluster_in_flight", "cluster", "Attempts in flight on a member cluster now"),
-    histogram("ringway_cluster_response_seconds", "cluster", "From an attempt's first byte sent to its response head"),
-    gauge("ringway_cluster_endpoints", "cluster, condition", "Endpoints in use by condition (ready, terminating)"),
-    gauge("ringway_cluster_drained", "cluster", "1 while an operator keeps requests away from a member cluster"),
-    counter("ringway_route_responses_total", "route, class", "Responses to clients by route and status class"),
-    counter("ringway_backend_responses_total", "backend, cluster, class", "Responses from a cluster's part of a backend, every attempt"),
-    counter("ringway_backend_failures_total", "backend, cluster", "Attempts on a cluster's part of a backend that ended without a response"),
-    gauge("ringway_controller_synced", "", "1 once everything that was there at the start has been broadcast"),
+    histogram(
+        "ringway_cluster_response_seconds",
+        "cluster",
+        "From an attempt's first byte sent to its response head",
+    ),
+    gauge(
+        "ringway_cluster_endpoints",
+        "cluster, condition",
+        "Endpoints in use by condition (ready, terminating)",
+    ),
+    gauge(
+        "ringway_cluster_drained",
+        "cluster",
+        "1 while an operator keeps requests away from a member cluster",
+    ),
+    counter(
+        "ringway_route_responses_total",
+        "route, class",
+        "Responses to clients by route and status class",
+    ),
+    counter(
+        "ringway_backend_responses_total",
+        "backend, cluster, class",
+        "Responses from a cluster's part of a backend, every attempt",
+    ),
+    counter(
+        "ringway_backend_failures_total",
+        "backend, cluster",
+        "Attempts on a cluster's part of a backend that ended without a response",
+    ),
+    gauge(
+        "ringway_controller_synced",
+        "",
+        "1 once everything that was there at the start has been broadcast",
+    ),
     gauge("ringway_controller_generation", "", "The newest table that was broadcast"),
     gauge("ringway_controller_objects", "kind", "Kubernetes objects known"),
     gauge("ringway_controller_verdicts", "outcome", "Objects by what became of them"),
     gauge("ringway_controller_routes", "", "Routes compiled"),
     gauge("ringway_controller_backends", "", "Backends in use"),
-    histogram("ringway_propagation_seconds", "", "From an event (a changed file) to its application on the last worker"),
-    counter("ringway_updates_coalesced_total", "", "Updates merged into a later one because an inbox was full"),
-    counter("ringway_snapshots_total", "", "Whole tables sent: at the start, to restarted workers, to this API"),
+    histogram(
+        "ringway_propagation_seconds",
+        "",
+        "From an event (a changed file) to its application on the last worker",
+    ),
+    counter(
+        "ringway_updates_coalesced_total",
+        "",
+        "Updates merged into a later one because an inbox was full",
+    ),
+    counter(
+        "ringway_snapshots_total",
+        "",
+        "Whole tables sent: at the start, to restarted workers, to this API",
+    ),
     counter("ringway_controller_restarts_total", "", "Restarts of the controller after a panic"),
 ];
 
@@ -262,7 +330,9 @@ impl Value {
     fn encode(&self, kind: Kind, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
         match (self, kind) {
             (Self::Count(value), Kind::Counter) => encoder.encode_counter::<NoLabelSet, _, f64>(value, None),
-            (Self::Seconds(value), Kind::Counter) => encoder.encode_counter::<NoLabelSet, _, f64>(value, None),
+            (Self::Seconds(value), Kind::Counter) => {
+                encoder.encode_counter::<NoLabelSet, _, f64>(value, None)
+            }
             (Self::Count(value), Kind::Gauge | Kind::Histogram) => encoder.encode_gauge(value),
             (Self::Seconds(value), Kind::Gauge | Kind::Histogram) => encoder.encode_gauge(value),
             (Self::Histogram { sum, count, buckets }, Kind::Counter | Kind::Gauge | Kind::Histogram) => {
@@ -356,7 +426,11 @@ impl Scrape {
         };
         let rows = self.workers.iter().enumerate().map(|(worker, stats)| {
             let count = counter(stats).get();
-            let value = if name.ends_with("_seconds_total") { Value::Seconds(seconds(count)) } else { Value::Count(count) };
+            let value = if name.ends_with("_seconds_total") {
+                Value::Seconds(seconds(count))
+            } else {
+                Value::Count(count)
+            };
             Row { labels: vec![("worker", worker.to_string().into())], value }
         });
         Some(rows.collect())
@@ -383,9 +457,11 @@ impl Scrape {
             }
             "ringway_cluster_endpoints" => {
                 let rows = self.clusters.iter().flat_map(|cluster| {
-                    [("ready", cluster.ready), ("terminating", cluster.terminating)].map(|(condition, count)| {
-                        row([("cluster", &*cluster.name), ("condition", condition)], count)
-                    })
+                    [("ready", cluster.ready), ("terminating", cluster.terminating)].map(
+                        |(condition, count)| {
+                            row([("cluster", &*cluster.name), ("condition", condition)], count)
+                        },
+                    )
                 });
                 rows.collect()
             }
@@ -399,9 +475,10 @@ impl Scrape {
     fn of_configuration(&self, name: &str) -> Option<Vec<Row<'_>>> {
         Some(match name {
             "ringway_route_responses_total" => {
-                let rows = self.routes.iter().flat_map(|(route, tally)| {
-                    classes(&[("route", route)], tally).collect::<Vec<_>>()
-                });
+                let rows = self
+                    .routes
+                    .iter()
+                    .flat_map(|(route, tally)| classes(&[("route", route)], tally).collect::<Vec<_>>());
                 rows.collect()
             }
             "ringway_backend_responses_total" => {
@@ -501,7 +578,10 @@ fn distribution(latency: &Snapshot) -> Value {
     Value::Histogram { sum: seconds(latency.sum_ns), count: latency.count(), buckets }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "exact up to 104 days of nanoseconds; a sum beyond loses its last digits")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "exact up to 104 days of nanoseconds; a sum beyond loses its last digits"
+)]
 fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
@@ -547,14 +627,14 @@ mod tests {
                 Kind::Counter | Kind::Gauge => metric.name.to_owned(),
                 Kind::Histogram => format!("{}_count", metric.name),
             };
-            let is_sample = |line: &&str| {
-                line.strip_prefix(&sample).is_some_and(|rest| rest.starts_with(['{', ' ']))
-            };
+            let is_sample =
+                |line: &&str| line.strip_prefix(&sample).is_some_and(|rest| rest.starts_with(['{', ' ']));
             let line = text.lines().find(is_sample).unwrap_or_else(|| panic!("{sample} has no sample"));
             for label in metric.labels.split(", ").filter(|label| !label.is_empty()) {
                 assert!(line.contains(&format!("{label}=\"")), "{label} in {line}");
             }
-            let unit_last = ["_total", "_seconds", "_bytes"].iter().any(|suffix| metric.name.ends_with(suffix));
+            let unit_last =
+                ["_total", "_seconds", "_bytes"].iter().any(|suffix| metric.name.ends_with(suffix));
             match metric.kind {
                 Kind::Counter => assert!(metric.name.ends_with("_total")),
                 Kind::Histogram => assert!(unit_last),
@@ -579,7 +659,10 @@ mod tests {
         let text = encode(scrape);
         let bucket = |le: &str| {
             let start = format!("ringway_request_duration_seconds_bucket{{le=\"{le}\"}} ");
-            text.lines().find_map(|line| line.strip_prefix(&start)).unwrap_or_else(|| panic!("{le}")).to_owned()
+            text.lines()
+                .find_map(|line| line.strip_prefix(&start))
+                .unwrap_or_else(|| panic!("{le}"))
+                .to_owned()
         };
         assert_eq!(bucket("0.000065536"), "2");
         assert_eq!(bucket("0.000131072"), "3");
@@ -614,7 +697,10 @@ mod tests {
         };
         assert!(FAULTS.into_iter().all(listed));
         for (number, fault) in FAULTS.into_iter().enumerate() {
-            assert_eq!(fault as usize, number, "the list is in the order of the enum, so that none is missing");
+            assert_eq!(
+                fault as usize, number,
+                "the list is in the order of the enum, so that none is missing"
+            );
         }
     }
 }
