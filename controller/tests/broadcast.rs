@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use controller::broadcast::Broadcaster;
+use controller::compile::Defaults;
 use controller::{ControllerSettings, Mailbox, ManifestSource, SharedView, compile_dir, dump, run};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use routing::delta::{Change, Mail, Report, RouteTable, TableDelta, Update};
@@ -190,6 +191,7 @@ fn start(root: &Path, workers: u16) -> Running {
         source: ManifestSource::Manifests(root.to_path_buf()),
         listen: vec![(listen, Protocol::Http)],
         series_max: 1000,
+        defaults: Defaults::default(),
     };
     let shared = view.clone();
     let controller = std::thread::spawn(move || {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use regex::bytes::Regex;
-use wire::head::Method;
+pub use wire::head::Method;
 
 use crate::id::{BackendId, BindId, ClusterId, EndpointId, ListenerId, NodeId, ZoneId};
 use crate::matcher::path::PathIndex;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use gateway_api::experimental::httproutes as api;
 use gateway_api::experimental::httproutes::HttpRoute;
 use routing::id::ListenerId;
+use routing::model::Method;
 use routing::model::{
     CookieAffinity, HeaderEdits, HostKey, HostPattern, PathMatch, RuleAction, RuleMatch, Target, ValueMatch,
     ValuePattern, WeightedBackend, WildcardLabels,
 };
-use wire::head::Method;
 
 use crate::compile::annotations;
 use crate::compile::context::{GatewayInfo, GatewayListener, RoutesFrom};

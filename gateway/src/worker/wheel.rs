@@ -213,15 +213,14 @@ impl Wheel {
     }
 
     fn link(&mut self, index: u32, tick: u64) {
-        // At least one tick ahead of the hand; at most one round of the last level.
         let tick = tick.max(self.tick);
-        let ahead = tick - self.tick;
-        // One slot less than a round: the slot under the hand is never filled again before the hand has left it.
-        let level = (0..LEVELS - 1).find(|level| ahead < (SLOTS - 1) << (6 * *level)).unwrap_or(LEVELS - 1);
-        let shift = 6 * level as u32;
-        let capped = tick.min(self.tick + ((SLOTS - 2) << shift));
-        // Rounded down to the slot's first tick: opened early, settled into a finer level then.
-        let slot = (capped >> shift) % SLOTS;
+        // By slots, not by ticks: on each level the slot under the hand was opened already, and an entry put there
+        // would wait for a whole round. Failing the level below means at least one slot ahead on this one.
+        let slots_ahead = |level: usize| (tick >> (6 * level)) - (self.tick >> (6 * level));
+        let level = (0..LEVELS - 1).find(|level| slots_ahead(*level) < SLOTS).unwrap_or(LEVELS - 1);
+        let shift = 6 * level;
+        // At most one round of the last level. Opened at the slot's first tick, and settled into a finer level then.
+        let slot = (tick >> shift).min((self.tick >> shift) + SLOTS - 1) % SLOTS;
         let place = level * SLOTS as usize + slot as usize;
         let head = self.heads[place];
         if head != NONE {
