@@ -254,11 +254,13 @@ const WATCH_CLIENT_AFTER: Duration = Duration::from_millis(100);
 struct Pace {
     since: MonoTime,
     taken: u64,
+    /// The end of the last window in which anything came.
+    moved: MonoTime,
 }
 
 /// Sends the rest of the request and waits for a final response head (or a 101).
 async fn response_head(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<Buf, End> {
-    let mut pace = Pace { since: up.begun, taken: flow.work.upload.taken() };
+    let mut pace = Pace { since: up.begun, taken: flow.work.upload.taken(), moved: up.begun };
     let mut due = head_due(flow, up, &pace);
     if flow.view.head.expects_continue && flow.work.upload.wants_read() {
         reply::interim_continue(flow.client).await.map_err(|_| End::ClientGone)?;
@@ -273,6 +275,8 @@ async fn response_head(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<Buf, En
                 if let Some(buf) = read_head(flow, up, buf).await? {
                     return Ok(buf);
                 }
+                // Passing an interim response on may have had to wait for the client.
+                set(flow.client, due);
             }
             Event::UpFlushed(Ok(())) | Event::DownFlushed(Ok(())) => {}
             Event::UpFlushed(Err(_)) => {
@@ -309,7 +313,7 @@ fn head_due(flow: &Flow<'_>, up: &Upstream, pace: &Pace) -> Option<MonoTime> {
     if flow.work.upload.wants_more() {
         let rate = flow.settings.body_rate_min > 0;
         let grace = rate.then(|| pace.since + flow.settings.body_rate_grace);
-        return earlier(deadline(pace.since, timeouts.idle), grace);
+        return earlier(deadline(pace.moved, timeouts.idle), grace);
     }
     let whole = if flow.view.head.body.is_empty() {
         flow.response_by
@@ -334,15 +338,17 @@ fn late(flow: &Flow<'_>, up: &Upstream, due: Option<MonoTime>, pace: &mut Pace) 
         let window = now.since(pace.since);
         let came = flow.work.upload.taken() - pace.taken;
         let owed = u128::from(flow.settings.body_rate_min) * window.as_millis() / 1_000;
-        // A backend that takes nothing is not the client's fault.
-        if !up.conn.is_writing() && u128::from(came) < owed.max(1) {
+        // Only who is waited for can be slow: while the backend takes nothing, the client is not read.
+        if flow.client.conn.is_reading() && u128::from(came) < owed.max(1) {
             flow.worker.stats.hit(Limit::BodyRate);
             return Err(End::ClientFault(Fault::Slow));
         }
-        if came == 0 {
+        let idle = deadline(pace.moved, flow.rule.policy().timeouts.idle);
+        if came == 0 && idle.is_some_and(|due| now >= due) {
             return Err(failed(flow, up, FailureKind::Timeout, "upstream_takes_no_body"));
         }
-        *pace = Pace { since: now, taken: flow.work.upload.taken() };
+        let moved = if came > 0 { now } else { pace.moved };
+        *pace = Pace { since: now, taken: flow.work.upload.taken(), moved };
         return Ok(());
     }
     let timeouts = &flow.rule.policy().timeouts;
@@ -414,7 +420,7 @@ async fn pass_interim(flow: &mut Flow<'_>, buf: &Buf) -> Result<(), End> {
         );
         copy_of(head_out).map_err(|_| End::ClientFault(Fault::Buffers))?
     };
-    flow.client.conn.flush().await.map_err(|_| End::ClientGone)?;
+    flow.client.flush().await.map_err(|_| End::ClientGone)?;
     flow.client.conn.start_write(out);
     Ok(())
 }

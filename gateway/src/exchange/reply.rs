@@ -80,7 +80,7 @@ pub async fn send(client: &mut Client, head: &RequestHead, reply: &Reply<'_>) ->
             body: &body[..body_len],
         },
     );
-    client.conn.flush().await?;
+    client.flush().await?;
     let buf = copy_of(&out).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
     client.conn.start_write(buf);
     Ok(out.len() as u64)
@@ -100,7 +100,7 @@ fn text(reply: &Reply<'_>, out: &mut [u8; 128]) -> usize {
 /// # Errors
 /// When the client is gone.
 pub(super) async fn interim_continue(client: &mut Client) -> io::Result<()> {
-    client.conn.flush().await?;
+    client.flush().await?;
     let buf =
         copy_of(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
     client.conn.start_write(buf);
@@ -112,7 +112,7 @@ pub(super) async fn interim_continue(client: &mut Client) -> io::Result<()> {
 /// # Errors
 /// When the client is gone.
 pub async fn without_buffer(client: &mut Client) -> io::Result<()> {
-    client.conn.flush().await?;
+    client.flush().await?;
     client.conn.shutdown_write();
     Ok(())
 }

@@ -52,7 +52,7 @@ async fn begin_response(
     persistence: Persistence,
 ) -> Result<bool, End> {
     let (out, rest) = first_bytes(flow, buf, framing, persistence)?;
-    flow.client.conn.flush().await.map_err(|_| End::ClientGone)?;
+    flow.client.flush().await.map_err(|_| End::ClientGone)?;
     send(flow, out);
     Ok(rest)
 }
