@@ -2,9 +2,11 @@
 
 use std::io;
 
+use routing::retry::FailureKind;
 use wire::h1::encode::{SimpleResponse, simple_response};
 use wire::head::{Persistence, RequestHead};
 
+use super::attempt::{Blame, Failed};
 use crate::downstream::h1::Client;
 use crate::exchange::relay::copy_of;
 use crate::worker::clock;
@@ -41,6 +43,19 @@ impl Reply<'_> {
     #[must_use]
     pub fn shed(reason: &'static str) -> Self {
         Self { retry_after: 1, ..Self::new(503, reason) }
+    }
+}
+
+/// The answer when nothing is tried any more.
+pub(super) fn given_up(failed: &Failed) -> Reply<'static> {
+    match (failed.blame, failed.failure.kind) {
+        (Blame::Gateway, _) => Reply::shed(failed.reason),
+        (Blame::Endpoint | Blame::Nobody, FailureKind::Timeout) => Reply::new(504, failed.reason),
+        (Blame::Endpoint | Blame::Nobody, FailureKind::Status(status)) => Reply::new(status, failed.reason),
+        (
+            Blame::Endpoint | Blame::Nobody,
+            FailureKind::Connect | FailureKind::Closed | FailureKind::Malformed,
+        ) => Reply::new(502, failed.reason),
     }
 }
 
