@@ -70,6 +70,7 @@ async fn pause() {
     }
 }
 
-fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+/// Is the process, or the machine, out of descriptors or socket memory?
+pub(crate) fn is_out_of_descriptors(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }

@@ -6,9 +6,10 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use routing::delta::{Handoff, Mail};
 use routing::id::BindId;
@@ -39,6 +40,39 @@ pub struct Client {
     pub trusted: bool,
     rate: ConnRate,
     counted: Counted,
+}
+
+impl Client {
+    /// Waits until what was written is out, but no longer than `timeouts.write_stall`. Uses the deadline.
+    ///
+    /// # Errors
+    /// The client is gone, or takes nothing.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        // Nearly always it went out long ago, and only its buffer is to be collected.
+        if let Poll::Ready(result) = self.conn.poll_flush(&mut Context::from_waker(Waker::noop())) {
+            return result;
+        }
+        let worker = Rc::clone(&self.counted.worker);
+        let due = clock::now() + worker.settings().write_stall;
+        loop {
+            self.deadline.set(due);
+            let (conn, deadline) = (&mut self.conn, &self.deadline);
+            let first = poll_fn(|cx| match conn.poll_flush(cx) {
+                Poll::Ready(result) => Poll::Ready(Some(result)),
+                Poll::Pending => deadline.poll(cx).map(|()| None),
+            });
+            match first.await {
+                Some(result) => return result,
+                None if worker.peers.is_stopping() => return Err(io::ErrorKind::Interrupted.into()),
+                None if clock::now() >= due => {
+                    worker.stats.hit(Limit::WriteStall);
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                // A call to attention: the process drains, and what is being written is part of that.
+                None => {}
+            }
+        }
+    }
 }
 
 /// Counts a connection while it exists.
@@ -178,7 +212,7 @@ async fn active(worker: &Rc<Worker>, exchange: &mut Exchange, mut client: Client
                         rest = next;
                         since = ended;
                     }
-                    After::Close => return close(client).await,
+                    After::Close => return close(worker, client).await,
                     After::Abort => {
                         client.conn.reset();
                         return Ended::Closed;
@@ -196,18 +230,25 @@ async fn active(worker: &Rc<Worker>, exchange: &mut Exchange, mut client: Client
                     }
                 }
             }
-            Head::Idle => return Ended::Idle(client),
+            Head::Idle => {
+                // An idle connection holds no buffer, not even that of its last response.
+                if client.flush().await.is_err() {
+                    client.conn.reset();
+                    return Ended::Closed;
+                }
+                return Ended::Idle(client);
+            }
             Head::Closed => return Ended::Closed,
             Head::Refused(error) => {
                 worker.stats.refused(error);
                 count_limit(worker, error);
                 exchange::refuse(worker, exchange, &mut client, error.status(), error.name()).await;
-                return close(client).await;
+                return close(worker, client).await;
             }
             Head::Late => {
                 worker.stats.hit(Limit::HeaderTimeout);
                 exchange::refuse(worker, exchange, &mut client, 408, "header_timeout").await;
-                return close(client).await;
+                return close(worker, client).await;
             }
             Head::NoBuffer => {
                 worker.stats.hit(Limit::BuffersBytes);
@@ -328,7 +369,7 @@ fn idle_or_closed(worker: &Worker) -> Head {
 }
 
 enum Waited {
-    Read(std::io::Result<usize>, Buf),
+    Read(io::Result<usize>, Buf),
     Deadline,
 }
 
@@ -374,28 +415,26 @@ const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
 const LINGER_BYTES_MAX: u64 = 256 * 1024;
 
 /// Closes after our last response: flush, FIN, and read what the client still sends, within bounds.
-async fn close(mut client: Client) -> Ended {
-    client.deadline.set(clock::now() + LINGER);
-    let flushed = poll_fn(|cx| {
-        if let Poll::Ready(result) = client.conn.poll_flush(cx) {
-            return Poll::Ready(result.is_ok());
-        }
-        client.deadline.poll(cx).map(|()| false)
-    });
-    if !flushed.await {
+async fn close(worker: &Worker, mut client: Client) -> Ended {
+    if client.flush().await.is_err() {
+        // The response is not all out: no clean end.
+        client.conn.reset();
         return Ended::Closed;
     }
     client.conn.shutdown_write();
     let due = clock::now() + LINGER;
     let mut seen = 0;
-    while seen < LINGER_BYTES_MAX {
+    while seen < LINGER_BYTES_MAX && !worker.peers.is_stopping() {
         if !client.conn.is_reading() {
             let Some(buf) = acquire(Class::Head, 0) else { break };
             client.conn.start_read(buf);
         }
         match wait_read(&mut client, due).await {
             Waited::Read(Ok(n), _) if n > 0 => seen += n as u64,
-            Waited::Read(..) | Waited::Deadline => break,
+            Waited::Read(..) => break,
+            Waited::Deadline if clock::now() >= due => break,
+            // A call to attention: closing is what the process wants.
+            Waited::Deadline => {}
         }
     }
     Ended::Closed
@@ -411,7 +450,8 @@ enum HandOver {
 
 /// Gives a connection that is between two requests to another worker.
 async fn hand_over(worker: &Rc<Worker>, mut client: Client, target: u16) -> HandOver {
-    if client.conn.flush().await.is_err() {
+    if client.flush().await.is_err() {
+        client.conn.reset();
         return HandOver::Gone;
     }
     if client.conn.is_reading() {

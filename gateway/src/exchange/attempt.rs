@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use routing::model::{HeaderEdits, RetryPolicy, WeightedBackend};
-use routing::retry::{Failure, FailureKind, Response, Sent};
+use routing::retry::{Body, Failure, FailureKind, Response, Sent};
 use routing::table::{Pick, RuleRef};
 use routing::time::MonoTime;
 use wire::error::WireError;
@@ -23,6 +23,7 @@ use super::relay::copy_of;
 use super::scratch::Scratch;
 use super::turn::{Event, Flushed, deadline, earlier, from_client, has_passed, move_upload, next, set};
 use super::{Work, reply};
+use crate::accept::is_out_of_descriptors;
 use crate::downstream::h1::Client;
 use crate::net::conn::Conn;
 use crate::net::{self, Buf, Class, acquire};
@@ -53,8 +54,21 @@ pub(super) struct Complete {
     pub client: Persistence,
 }
 
+/// Whose failure it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blame {
+    /// The endpoint's.
+    Endpoint,
+    /// The gateway's own: a bound of its own, or no descriptors.
+    Gateway,
+    /// Nobody's: an idle connection was closed while the request was on its way (the keep-alive race).
+    Nobody,
+}
+
 /// An attempt that may be tried again elsewhere.
 pub(super) struct Failed {
+    /// Does it say anything about the endpoint?
+    pub blame: Blame,
     /// What went wrong, as `retry` asks for it.
     pub failure: Failure,
     /// For people.
@@ -80,8 +94,6 @@ pub(super) struct Flow<'a> {
     pub work: &'a mut Work,
     pub rule: &'a RuleRef,
     pub pick: Pick,
-    /// When the response head must be there, whatever is tried.
-    pub response_by: Option<MonoTime>,
     /// Is this the last attempt that the policy allows?
     pub attempt: u8,
 }
@@ -130,19 +142,19 @@ pub(super) async fn run(flow: &mut Flow<'_>) -> End {
 
 async fn connection(flow: &mut Flow<'_>) -> Result<Upstream, End> {
     let worker = flow.worker;
-    if flow.attempt > 1 {
-        flow.work.seen = clock::now();
-    }
     let begun = flow.work.seen;
-    let taken = worker.pool.take(flow.pick.endpoint);
-    worker.stats.idle_closed_total.add(u64::from(taken.closed));
-    if let Some(conn) = taken.conn {
-        worker.stats.reuses_total.inc();
-        return Ok(Upstream { conn, reused: true, write_failed: false, sent: Sent::Nothing, begun });
+    // Who has lost the keep-alive race once gets a connection that nobody can have closed as idle.
+    if !flow.work.raced {
+        let taken = worker.pool.take(flow.pick.endpoint);
+        worker.stats.idle_closed_total.add(u64::from(taken.closed));
+        if let Some(conn) = taken.conn {
+            worker.stats.reuses_total.inc();
+            return Ok(Upstream { conn, reused: true, write_failed: false, sent: Sent::Nothing, begun });
+        }
     }
     if !worker.pool.connect_begins(flow.pick.endpoint, flow.settings.pending_connects_max) {
         worker.stats.hit(Limit::EndpointPending);
-        return Err(connect_failed("pending_connects"));
+        return Err(connect_failed(flow, Blame::Gateway, "pending_per_endpoint_max"));
     }
     let connected = connect(flow, begun).await;
     worker.pool.connect_ends(flow.pick.endpoint);
@@ -153,7 +165,7 @@ async fn connection(flow: &mut Flow<'_>) -> Result<Upstream, End> {
 
 async fn connect(flow: &mut Flow<'_>, begun: MonoTime) -> Result<Conn, End> {
     let timeout = flow.rule.policy().timeouts.connect;
-    let due = earlier(deadline(begun, timeout), flow.response_by);
+    let due = earlier(deadline(begun, timeout), flow.work.response_by);
     let mut connecting = pin!(net::listen::connect(flow.pick.addr));
     loop {
         set(flow.client, due);
@@ -164,6 +176,10 @@ async fn connect(flow: &mut Flow<'_>, begun: MonoTime) -> Result<Conn, End> {
         });
         match first.await {
             Some(Ok(conn)) => return Ok(conn),
+            Some(Err(error)) if is_out_of_descriptors(&error) => {
+                flow.worker.stats.hit(Limit::Descriptors);
+                return Err(connect_failed(flow, Blame::Gateway, "descriptors"));
+            }
             Some(Err(_error)) => return Err(failed_connect(flow, "connect_failed")),
             None if flow.worker.peers.is_stopping() => return Err(End::ClientGone),
             None if has_passed(due) => return Err(failed_connect(flow, "connect_timeout")),
@@ -174,17 +190,17 @@ async fn connect(flow: &mut Flow<'_>, begun: MonoTime) -> Result<Conn, End> {
 
 fn failed_connect(flow: &Flow<'_>, reason: &'static str) -> End {
     flow.worker.stats.connect_failures_total.inc();
-    connect_failed(reason)
+    connect_failed(flow, Blame::Endpoint, reason)
 }
 
-fn connect_failed(reason: &'static str) -> End {
+fn connect_failed(flow: &Flow<'_>, blame: Blame, reason: &'static str) -> End {
     let failure = Failure {
         kind: FailureKind::Connect,
         sent: Sent::Nothing,
         response: Response::NotBegun,
-        body: routing::retry::Body::Replayable,
+        body: flow.work.replayable(),
     };
-    End::Failed(Failed { failure, reason })
+    End::Failed(Failed { blame, failure, reason })
 }
 
 // ---------------------------------------------------------------- request
@@ -214,9 +230,8 @@ fn send_request(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
     head_out.clear();
     encode::request(head_out, &flow.view, &edit);
     let mut out = copy_of(head_out).map_err(|_| End::ClientFault(Fault::Buffers))?;
-    if flow.attempt > 1 {
-        work.upload.replay(&work.kept).map_err(|_| End::ClientFault(Fault::Buffers))?;
-    }
+    work.upload.replay();
+    work.upload.resend(&work.kept).map_err(|_| End::ClientFault(Fault::Buffers))?;
     if let Some(body) = work.upload.hand_out() {
         if body.len() <= out.tailroom() {
             out.append(body.bytes());
@@ -254,11 +269,13 @@ const WATCH_CLIENT_AFTER: Duration = Duration::from_millis(100);
 struct Pace {
     since: MonoTime,
     taken: u64,
+    /// The end of the last window in which anything came.
+    moved: MonoTime,
 }
 
 /// Sends the rest of the request and waits for a final response head (or a 101).
 async fn response_head(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<Buf, End> {
-    let mut pace = Pace { since: up.begun, taken: flow.work.upload.taken() };
+    let mut pace = Pace { since: up.begun, taken: flow.work.upload.taken(), moved: up.begun };
     let mut due = head_due(flow, up, &pace);
     if flow.view.head.expects_continue && flow.work.upload.wants_read() {
         reply::interim_continue(flow.client).await.map_err(|_| End::ClientGone)?;
@@ -267,12 +284,14 @@ async fn response_head(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<Buf, En
     loop {
         move_upload(flow, up)?;
         match next(flow, up, Flushed::Ignored).await {
-            Event::UpRead((Ok(0), _)) => return Err(closed(flow, up, "upstream_closed")),
-            Event::UpRead((Err(_), _)) => return Err(closed(flow, up, "upstream_reset")),
+            Event::UpRead((Ok(0), buf)) => return Err(closed(flow, up, &buf, "upstream_closed")),
+            Event::UpRead((Err(_), buf)) => return Err(closed(flow, up, &buf, "upstream_reset")),
             Event::UpRead((Ok(_), buf)) => {
                 if let Some(buf) = read_head(flow, up, buf).await? {
                     return Ok(buf);
                 }
+                // Passing an interim response on may have had to wait for the client.
+                set(flow.client, due);
             }
             Event::UpFlushed(Ok(())) | Event::DownFlushed(Ok(())) => {}
             Event::UpFlushed(Err(_)) => {
@@ -286,6 +305,7 @@ async fn response_head(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<Buf, En
                 if uploading && !flow.work.upload.wants_more() {
                     // The request is complete: from here on it is the backend's time that runs.
                     flow.work.seen = clock::now();
+                    flow.work.response_by = deadline(flow.work.seen, flow.rule.policy().timeouts.request);
                     due = head_due(flow, up, &pace);
                     set(flow.client, due);
                 }
@@ -309,16 +329,11 @@ fn head_due(flow: &Flow<'_>, up: &Upstream, pace: &Pace) -> Option<MonoTime> {
     if flow.work.upload.wants_more() {
         let rate = flow.settings.body_rate_min > 0;
         let grace = rate.then(|| pace.since + flow.settings.body_rate_grace);
-        return earlier(deadline(pace.since, timeouts.idle), grace);
+        return earlier(deadline(pace.moved, timeouts.idle), grace);
     }
-    let whole = if flow.view.head.body.is_empty() {
-        flow.response_by
-    } else {
-        deadline(flow.work.seen, timeouts.request)
-    };
     let attempt = deadline(up.begun, timeouts.attempt);
     let watch = (!flow.work.watches_client).then(|| up.begun + WATCH_CLIENT_AFTER);
-    earlier(earlier(whole, attempt), watch)
+    earlier(earlier(flow.work.response_by, attempt), watch)
 }
 
 /// The deadline fired: for whom?
@@ -334,25 +349,23 @@ fn late(flow: &Flow<'_>, up: &Upstream, due: Option<MonoTime>, pace: &mut Pace) 
         let window = now.since(pace.since);
         let came = flow.work.upload.taken() - pace.taken;
         let owed = u128::from(flow.settings.body_rate_min) * window.as_millis() / 1_000;
-        // A backend that takes nothing is not the client's fault.
-        if !up.conn.is_writing() && u128::from(came) < owed.max(1) {
+        // Only who is waited for can be slow: while the backend takes nothing, the client is not read.
+        if flow.client.conn.is_reading() && u128::from(came) < owed.max(1) {
             flow.worker.stats.hit(Limit::BodyRate);
             return Err(End::ClientFault(Fault::Slow));
         }
-        if came == 0 {
-            return Err(failed(flow, up, FailureKind::Timeout, "upstream_takes_no_body"));
+        let idle = deadline(pace.moved, flow.rule.policy().timeouts.idle);
+        if came == 0 && idle.is_some_and(|due| now >= due) {
+            return Err(timed_out(flow, up, "upstream_takes_no_body"));
         }
-        *pace = Pace { since: now, taken: flow.work.upload.taken() };
+        let moved = if came > 0 { now } else { pace.moved };
+        *pace = Pace { since: now, taken: flow.work.upload.taken(), moved };
         return Ok(());
     }
     let timeouts = &flow.rule.policy().timeouts;
     let attempt_over = deadline(up.begun, timeouts.attempt).is_some_and(|due| now >= due);
-    let whole_over = match flow.view.head.body.is_empty() {
-        true => flow.response_by,
-        false => deadline(flow.work.seen, timeouts.request),
-    };
-    if attempt_over || whole_over.is_some_and(|due| now >= due) {
-        return Err(failed(flow, up, FailureKind::Timeout, "upstream_timeout"));
+    if attempt_over || flow.work.response_by.is_some_and(|due| now >= due) {
+        return Err(timed_out(flow, up, "upstream_timeout"));
     }
     Ok(())
 }
@@ -414,7 +427,7 @@ async fn pass_interim(flow: &mut Flow<'_>, buf: &Buf) -> Result<(), End> {
         );
         copy_of(head_out).map_err(|_| End::ClientFault(Fault::Buffers))?
     };
-    flow.client.conn.flush().await.map_err(|_| End::ClientGone)?;
+    flow.client.flush().await.map_err(|_| End::ClientGone)?;
     flow.client.conn.start_write(out);
     Ok(())
 }
@@ -432,30 +445,35 @@ fn larger(buf: &Buf) -> Option<Buf> {
 fn retryable(flow: &Flow<'_>, status: u16) -> Option<Failed> {
     let policy: &RetryPolicy = &flow.rule.policy().retry;
     let listed = policy.statuses.contains(&status);
-    if !listed || flow.attempt >= policy.attempts || !flow.view.head.method.is_idempotent() {
+    let body = flow.work.replayable();
+    let idempotent = flow.view.head.method.is_idempotent();
+    if !listed || flow.attempt >= policy.attempts || !idempotent || body == Body::Gone {
         return None;
     }
-    let failure = Failure {
-        kind: FailureKind::Status(status),
-        sent: Sent::Head,
-        response: Response::NotBegun,
-        body: flow.work.replayable(),
-    };
-    Some(Failed { failure, reason: "retryable_status" })
+    let failure =
+        Failure { kind: FailureKind::Status(status), sent: Sent::Head, response: Response::NotBegun, body };
+    Some(Failed { blame: Blame::Endpoint, failure, reason: "retryable_status" })
 }
 
-fn closed(flow: &Flow<'_>, up: &Upstream, reason: &'static str) -> End {
-    if up.reused && !flow.view.head.method.is_idempotent() {
+/// The connection ended before the response head was complete; `buf` holds what came of it.
+fn closed(flow: &Flow<'_>, up: &Upstream, buf: &Buf, reason: &'static str) -> End {
+    let raced = up.reused && buf.is_empty() && flow.work.interim == 0;
+    if raced && !flow.view.head.method.is_idempotent() {
         flow.worker.stats.race_lost_total.inc();
     }
-    failed(flow, up, FailureKind::Closed, reason)
+    let blame = if raced { Blame::Nobody } else { Blame::Endpoint };
+    failed(flow, up, blame, FailureKind::Closed, reason)
 }
 
 fn malformed(flow: &Flow<'_>, up: &Upstream, reason: &'static str) -> End {
-    failed(flow, up, FailureKind::Malformed, reason)
+    failed(flow, up, Blame::Endpoint, FailureKind::Malformed, reason)
 }
 
-fn failed(flow: &Flow<'_>, up: &Upstream, kind: FailureKind, reason: &'static str) -> End {
+fn timed_out(flow: &Flow<'_>, up: &Upstream, reason: &'static str) -> End {
+    failed(flow, up, Blame::Endpoint, FailureKind::Timeout, reason)
+}
+
+fn failed(flow: &Flow<'_>, up: &Upstream, blame: Blame, kind: FailureKind, reason: &'static str) -> End {
     let failure = Failure { kind, sent: up.sent, response: Response::NotBegun, body: flow.work.replayable() };
-    End::Failed(Failed { failure, reason })
+    End::Failed(Failed { blame, failure, reason })
 }

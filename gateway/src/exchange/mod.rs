@@ -32,7 +32,7 @@ use crate::observe::access_log::Entry;
 use crate::observe::stats::Limit;
 use crate::worker::settings::Settings;
 use crate::worker::{Worker, clock};
-use attempt::{End, Fault, Flow};
+use attempt::{Blame, End, Failed, Fault, Flow};
 use relay::{Pump, PumpError, copy_of};
 use reply::Reply;
 use scratch::Answer;
@@ -81,6 +81,10 @@ struct Work {
     response_begun: bool,
     /// Is the client read although it owes us nothing, to learn whether it left?
     watches_client: bool,
+    /// When the response head must be there, whatever is tried. None until the request is complete.
+    response_by: Option<MonoTime>,
+    /// Was an idle connection closed under this request? Then no other idle one is tried.
+    raced: bool,
 }
 
 /// Bytes that an idle exchange keeps allocated for bodies and heads.
@@ -105,13 +109,16 @@ impl Work {
         self.first_byte = Duration::ZERO;
         self.response_begun = false;
         self.watches_client = false;
+        self.response_by = None;
+        self.raced = false;
         self.upload.reset(BodyLength::None, BodyLength::None);
         self.download.reset(BodyLength::None, BodyLength::None);
     }
 
     /// Can the request be sent again from its first byte?
     fn replayable(&self) -> Body {
-        if self.keeps || self.upload.taken() == 0 { Body::Replayable } else { Body::Gone }
+        let whole = self.keeps || self.upload.taken() == 0 || !self.upload.has_given();
+        if whole { Body::Replayable } else { Body::Gone }
     }
 
     /// Takes in body bytes from the client, and keeps a copy while the bounds allow.
@@ -282,14 +289,16 @@ impl Request<'_> {
     async fn forward(&mut self, rule: &RuleRef) -> After {
         let policy = rule.policy();
         self.decide_keeping(rule);
-        let response_by = turn::deadline(self.began, policy.timeouts.request);
+        if !self.work.upload.wants_more() {
+            self.work.response_by = turn::deadline(self.began, policy.timeouts.request);
+        }
         let mut attempt = 1;
         loop {
             let pick = match self.pick(rule) {
                 Ok(pick) => pick,
                 Err(none) => return self.reply(self.no_endpoint(none)).await,
             };
-            if attempt == 1 {
+            if attempt == 1 && !self.work.raced {
                 self.worker.table.borrow().on_request(pick.backend, &policy.retry, self.began);
             }
             self.entry.pick = Some(pick);
@@ -303,7 +312,6 @@ impl Request<'_> {
                 work: self.work,
                 rule,
                 pick,
-                response_by,
                 attempt,
             };
             let end = attempt::run(&mut flow).await;
@@ -315,6 +323,7 @@ impl Request<'_> {
             match self.after(rule, &pick, attempt, end).await {
                 Next::Done(after) => return after,
                 Next::Again => attempt += 1,
+                Next::Anew => {}
             }
         }
     }
@@ -349,6 +358,8 @@ impl Request<'_> {
         let policy = rule.policy();
         let outcome = match end {
             End::Complete(_) | End::TunnelEnded => Outcome::of_status(self.work.answer.status, &policy.retry),
+            // Says nothing about the endpoint.
+            End::Failed(failed) if failed.blame != Blame::Endpoint => return,
             End::Failed(failed) => match failed.failure.kind {
                 FailureKind::Connect => Outcome::ConnectFailed,
                 FailureKind::Closed | FailureKind::Malformed => Outcome::Closed,
@@ -394,6 +405,14 @@ impl Request<'_> {
             End::ClientFault(fault) => return Next::Done(self.client_fault(fault).await),
             End::Failed(failed) => failed,
         };
+        if self.is_lost_race(&failed) {
+            self.work.raced = true;
+            self.worker.stats.moves_total.inc();
+            return Next::Anew;
+        }
+        if self.work.response_by.is_some_and(|due| self.work.seen >= due) {
+            return Next::Done(self.reply(Reply::new(504, failed.reason)).await);
+        }
         let decision = self.worker.table.borrow().retry(
             pick.backend,
             attempt,
@@ -417,10 +436,18 @@ impl Request<'_> {
                     self.worker.stats.hit(Limit::RetryBudget);
                 }
                 self.entry.gave_up = Some(reason);
-                let status = if failed.failure.kind == FailureKind::Timeout { 504 } else { 502 };
-                Next::Done(self.reply(Reply::new(status, failed.reason)).await)
+                Next::Done(self.reply(reply::given_up(&failed)).await)
             }
         }
+    }
+
+    /// A request that may be sent twice and met a connection that was just being closed as idle is sent once more,
+    /// on a fresh connection: no failure of anybody's, so it costs no budget. Once for a request.
+    fn is_lost_race(&self, failed: &Failed) -> bool {
+        failed.blame == Blame::Nobody
+            && !self.work.raced
+            && self.view.head.method.is_idempotent()
+            && failed.failure.body == Body::Replayable
     }
 
     fn complete(&mut self, client: Persistence) -> After {
@@ -512,6 +539,8 @@ impl Request<'_> {
 
 enum Next {
     Done(After),
+    /// On a fresh connection; not counted as an attempt.
+    Anew,
     Again,
 }
 

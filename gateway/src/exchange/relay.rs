@@ -16,6 +16,9 @@ pub(super) const BODY_HEADROOM: usize = 32;
 /// A body of which so many bytes have come is read into large buffers from then on.
 const STREAMS_FROM: u64 = 8 * 1024;
 
+/// Kept bytes that are sent again in one piece: less than a large buffer holds with its framing.
+const RESEND_BYTES: usize = 96 * 1024;
+
 /// Why a pump cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PumpError {
@@ -43,6 +46,10 @@ pub(super) struct Pump {
     ended: bool,
     /// Body bytes taken in, without framing.
     taken: u64,
+    /// Has anything been handed out to the present destination?
+    given: bool,
+    /// From where on the kept bytes are still to be handed out again.
+    resend: Option<usize>,
 }
 
 impl Pump {
@@ -56,6 +63,8 @@ impl Pump {
             behind: None,
             ended: true,
             taken: 0,
+            given: false,
+            resend: None,
         }
     }
 
@@ -66,6 +75,8 @@ impl Pump {
         self.ready = None;
         self.behind = None;
         self.taken = 0;
+        self.given = false;
+        self.resend = None;
         self.ended = source.is_empty();
     }
 
@@ -78,13 +89,19 @@ impl Pump {
     /// Should a read be started? Not while something waits: that is the back-pressure.
     #[must_use]
     pub(super) fn wants_read(&self) -> bool {
-        !self.ended && self.ready.is_none()
+        !self.ended && self.ready.is_none() && self.resend.is_none()
     }
 
     /// Has all of the body been handed out?
     #[must_use]
     pub(super) fn is_finished(&self) -> bool {
-        self.ended && self.ready.is_none() && self.behind.is_none()
+        self.ended && self.ready.is_none() && self.behind.is_none() && self.resend.is_none()
+    }
+
+    /// Has anything been handed out, so that another destination would miss it?
+    #[must_use]
+    pub(super) fn has_given(&self) -> bool {
+        self.given
     }
 
     /// Body bytes taken in.
@@ -119,17 +136,30 @@ impl Pump {
         Ok(rest)
     }
 
-    /// Starts over towards another destination with everything that was taken in so far.
+    /// Starts over towards another destination. What was handed out comes again, from the kept bytes, by
+    /// [`Pump::resend`]; what was not waits as before.
+    pub(super) fn replay(&mut self) {
+        if self.given {
+            self.clear();
+            self.given = false;
+            self.resend = Some(0);
+        }
+    }
+
+    /// Frames the next piece of the kept bytes, if they are to be handed out again and nothing else waits.
     ///
     /// # Errors
     /// [`PumpError::Buffers`].
-    pub(super) fn replay(&mut self, kept: &[u8]) -> Result<(), PumpError> {
-        self.clear();
-        if self.taken == 0 && !self.ended {
+    pub(super) fn resend(&mut self, kept: &[u8]) -> Result<(), PumpError> {
+        let Some(from) = self.resend else { return Ok(()) };
+        if self.ready.is_some() || self.behind.is_some() {
             return Ok(());
         }
-        let buf = copy_of(kept)?;
-        self.frame(buf, self.ended)
+        let end = kept.len().min(from + RESEND_BYTES);
+        let last = end == kept.len();
+        let buf = copy_of(&kept[from..end])?;
+        self.resend = (!last).then_some(end);
+        self.frame(buf, last && self.ended)
     }
 
     /// The source closed.
@@ -185,7 +215,9 @@ impl Pump {
 
     /// The next bytes for the destination.
     pub(super) fn hand_out(&mut self) -> Option<Buf> {
-        self.ready.take().or_else(|| self.behind.take())
+        let next = self.ready.take().or_else(|| self.behind.take());
+        self.given |= next.is_some();
+        next
     }
 
     /// Puts bytes back that were handed out and not sent.
@@ -198,6 +230,7 @@ impl Pump {
     pub(super) fn clear(&mut self) {
         self.ready = None;
         self.behind = None;
+        self.resend = None;
     }
 }
 

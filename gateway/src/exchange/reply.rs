@@ -2,9 +2,11 @@
 
 use std::io;
 
+use routing::retry::FailureKind;
 use wire::h1::encode::{SimpleResponse, simple_response};
 use wire::head::{Persistence, RequestHead};
 
+use super::attempt::{Blame, Failed};
 use crate::downstream::h1::Client;
 use crate::exchange::relay::copy_of;
 use crate::worker::clock;
@@ -44,6 +46,19 @@ impl Reply<'_> {
     }
 }
 
+/// The answer when nothing is tried any more.
+pub(super) fn given_up(failed: &Failed) -> Reply<'static> {
+    match (failed.blame, failed.failure.kind) {
+        (Blame::Gateway, _) => Reply::shed(failed.reason),
+        (Blame::Endpoint | Blame::Nobody, FailureKind::Timeout) => Reply::new(504, failed.reason),
+        (Blame::Endpoint | Blame::Nobody, FailureKind::Status(status)) => Reply::new(status, failed.reason),
+        (
+            Blame::Endpoint | Blame::Nobody,
+            FailureKind::Connect | FailureKind::Closed | FailureKind::Malformed,
+        ) => Reply::new(502, failed.reason),
+    }
+}
+
 /// Sends it. Returns how many bytes.
 ///
 /// # Errors
@@ -80,7 +95,7 @@ pub async fn send(client: &mut Client, head: &RequestHead, reply: &Reply<'_>) ->
             body: &body[..body_len],
         },
     );
-    client.conn.flush().await?;
+    client.flush().await?;
     let buf = copy_of(&out).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
     client.conn.start_write(buf);
     Ok(out.len() as u64)
@@ -100,7 +115,7 @@ fn text(reply: &Reply<'_>, out: &mut [u8; 128]) -> usize {
 /// # Errors
 /// When the client is gone.
 pub(super) async fn interim_continue(client: &mut Client) -> io::Result<()> {
-    client.conn.flush().await?;
+    client.flush().await?;
     let buf =
         copy_of(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
     client.conn.start_write(buf);
@@ -112,7 +127,7 @@ pub(super) async fn interim_continue(client: &mut Client) -> io::Result<()> {
 /// # Errors
 /// When the client is gone.
 pub async fn without_buffer(client: &mut Client) -> io::Result<()> {
-    client.conn.flush().await?;
+    client.flush().await?;
     client.conn.shutdown_write();
     Ok(())
 }

@@ -9,7 +9,7 @@ use wire::h1::encode::{self, Edits, ResponseEdit};
 use wire::head::{BodyLength, Persistence, ResponseView};
 
 use super::Work;
-use super::attempt::{Complete, End, Failed, Fault, Flow, Upstream, backend_edits, edits};
+use super::attempt::{Blame, Complete, End, Failed, Fault, Flow, Upstream, backend_edits, edits};
 use super::relay::copy_of;
 use super::turn::{Event, Flushed, deadline, earlier, from_client, has_passed, move_upload, next, send, set};
 use crate::net::Buf;
@@ -52,7 +52,7 @@ async fn begin_response(
     persistence: Persistence,
 ) -> Result<bool, End> {
     let (out, rest) = first_bytes(flow, buf, framing, persistence)?;
-    flow.client.conn.flush().await.map_err(|_| End::ClientGone)?;
+    flow.client.flush().await.map_err(|_| End::ClientGone)?;
     send(flow, out);
     Ok(rest)
 }
@@ -113,7 +113,7 @@ fn bad_body(work: &Work) -> Failed {
         response: Response::NotBegun,
         body: work.replayable(),
     };
-    Failed { failure, reason: "malformed_response_body" }
+    Failed { blame: Blame::Endpoint, failure, reason: "malformed_response_body" }
 }
 
 /// Moves both bodies until the response is with the client, or on its way there.

@@ -100,7 +100,7 @@ async fn begin(flow: &mut Flow<'_>, buf: &mut Buf) -> io::Result<()> {
         copy_of(head_out).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?
     };
     buf.consume(flow.work.answer.head_len);
-    flow.client.conn.flush().await?;
+    flow.client.flush().await?;
     turn::send(flow, out);
     Ok(())
 }

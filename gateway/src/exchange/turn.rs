@@ -27,11 +27,11 @@ pub(super) enum Event {
 /// to learn that it left.
 pub(super) fn move_upload(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
     let work = &mut *flow.work;
-    if !up.write_failed
-        && !up.conn.is_writing()
-        && let Some(buf) = work.upload.hand_out()
-    {
-        up.conn.start_write(buf);
+    if !up.write_failed && !up.conn.is_writing() {
+        work.upload.resend(&work.kept).map_err(|_| End::ClientFault(Fault::Buffers))?;
+        if let Some(buf) = work.upload.hand_out() {
+            up.conn.start_write(buf);
+        }
     }
     if flow.client.conn.is_reading() {
         return Ok(());

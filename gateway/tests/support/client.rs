@@ -76,6 +76,18 @@ impl Client {
         Ok(Self { stream, pending: Vec::new() })
     }
 
+    /// A client that takes a few kilobytes at a time.
+    pub fn connect_narrow(addr: SocketAddr) -> Self {
+        let socket =
+            socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&addr.into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self { stream, pending: Vec::new() }
+    }
+
     /// Sends; panics when the gateway does not take it.
     #[track_caller]
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
