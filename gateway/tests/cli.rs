@@ -1,5 +1,7 @@
 //! The built binary: check, explain, status, crds, completions, and what a running node answers them.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test may unwrap, too")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
