@@ -285,3 +285,36 @@ impl Worker {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::{Receiver, bounded};
+
+    use super::*;
+
+    fn reader(reader: Reader) -> (Mailbox, Receiver<Mail>) {
+        let (tx, mail) = bounded(4);
+        let wake = File::options().write(true).open("/dev/null").expect("there is a null device");
+        (Mailbox { tx, wake, reader }, mail)
+    }
+
+    #[test]
+    fn propagation_ends_at_the_last_worker_and_never_waits_for_an_observer() {
+        let (first, _first_mail) = reader(Reader::Worker);
+        let (last, _last_mail) = reader(Reader::Worker);
+        let (observer, observer_mail) = reader(Reader::Observer);
+        let mut broadcaster = Broadcaster::new(vec![first, last, observer]);
+        let table = RouteTable::default();
+        broadcaster.everything(1_000, &table);
+        assert_eq!(observer_mail.len(), 1, "it is told like a worker");
+        let generation = broadcaster.generation();
+        let applied = |worker, at_ns| Report::Applied { worker, generation, at_ns };
+        broadcaster.report(applied(0, 2_000), &table);
+        assert_eq!(broadcaster.lag.count, 0, "one worker is missing");
+        broadcaster.report(applied(1, 5_000), &table);
+        assert_eq!((broadcaster.lag.count, broadcaster.lag.max_ns), (1, 4_000));
+        broadcaster.report(applied(2, 900_000), &table);
+        assert_eq!((broadcaster.lag.count, broadcaster.lag.max_ns), (1, 4_000));
+        assert_eq!(broadcaster.applied(), [generation, generation]);
+    }
+}

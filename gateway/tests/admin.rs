@@ -1,6 +1,8 @@
 //! The admin API over real sockets: who may ask (SECURITY S34), when a node is ready, and that nothing a client
 //! sends reaches a label or breaks a line (S44).
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test may unwrap, too")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

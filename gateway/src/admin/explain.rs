@@ -279,8 +279,10 @@ impl<'a> Place<'a> {
     }
 }
 
+type Sockets = Vec<(BindId, SocketAddr)>;
+
 /// The sockets that the request may arrive at: those of its port, or all when none has it.
-fn binds(table: &Table, port: Port) -> Result<(Vec<(BindId, SocketAddr)>, Option<String>), String> {
+fn binds(table: &Table, port: Port) -> Result<(Sockets, Option<String>), String> {
     let mut all: Vec<_> = table.listeners().iter().map(|view| (view.spec.bind, view.spec.addr)).collect();
     all.sort_unstable_by_key(|(_, addr)| *addr);
     all.dedup();

@@ -8,7 +8,7 @@
 //! all workers' counters say together over the last [`window::SPAN`].
 //!
 //! ```text
-//! server (connections, limits) -> guard (Host, method) -> api / metrics / explain -> Desk -> Room
+//! server (connections, limits) -> guard (Host, method) -> pages (metrics, explain, JSON) -> Desk -> Room
 //!                                                          mail, reports, counters, facts  --^
 //! ```
 
@@ -17,6 +17,7 @@ pub mod explain;
 pub mod facts;
 mod guard;
 mod names;
+mod pages;
 mod room;
 mod scrape;
 mod server;

@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::room::{self, Desk, Room};
-use super::{Sources, api, guard};
+use super::{Sources, guard, pages};
 
 /// Connections served at once.
 pub(super) const CONNECTIONS_MAX: usize = 64;
@@ -54,7 +54,7 @@ pub(super) async fn run(
     let listen = listener.local_addr()?;
     tracing::info!(%listen, dashboard = %format_args!("http://{}/", guard::reachable(listen)), "admin API");
     let (desk, questions) = room::desk();
-    let accepting = tokio::spawn(accept(listener, api::router(desk.clone()), desk));
+    let accepting = tokio::spawn(accept(listener, pages::router(desk.clone()), desk));
     let ended = Room::new(sources).serve(bell, questions, stopped).await;
     accepting.abort();
     ended
