@@ -226,7 +226,7 @@ fn invite(args: &DemoArgs, scene: &Scene, config: &Config, folder: &Folder, scre
     }
     let admin = config.admin.listen;
     if TcpStream::connect_timeout(&admin, ASK_TIMEOUT).is_ok() {
-        say("admin", format!("http://{admin}/metrics"));
+        say("admin", format!("http://{admin}/ (dashboard), http://{admin}/metrics"));
     }
     say("manifests", format!("{} (watched: an edit is live at once)", folder.manifests().display()));
     say("end", "Ctrl-C".to_owned());
