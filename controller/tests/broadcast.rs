@@ -24,7 +24,7 @@ fn mailbox(capacity: usize) -> (Mailbox, Receiver<Mail>, fs::File) {
     let flags = rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC;
     let wake = fs::File::from(rustix::event::eventfd(0, flags).unwrap());
     let woken = wake.try_clone().unwrap();
-    (Mailbox { tx, wake }, rx, woken)
+    (Mailbox { tx, wake, reader: Reader::Worker }, rx, woken)
 }
 
 fn cluster(id: u16, name: &str) -> TableDelta {
