@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use controller::broadcast::Broadcaster;
+use controller::broadcast::{Broadcaster, Reader};
 use controller::compile::Defaults;
 use controller::{ControllerSettings, Mailbox, ManifestSource, SharedView, compile_dir, dump, run};
 use crossbeam_channel::{Receiver, Sender, bounded};
