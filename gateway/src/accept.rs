@@ -6,7 +6,7 @@ use routing::id::BindId;
 
 use crate::downstream::h1;
 use crate::net::conn::{Cancel, Conn};
-use crate::net::listen::{Accepted, Listener};
+use crate::net::listen::{self, Accepted, Listener};
 use crate::net::wake::Timer;
 use crate::observe::stats::Limit;
 use crate::worker::Worker;
@@ -31,9 +31,22 @@ pub async fn serve(worker: Rc<Worker>, bind: BindId, listener: Listener) {
                     break;
                 }
                 // Shut down: the table has no such bind any more, or the process drains.
-                Err(_closed) => return,
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => return,
+                // accept(2) passes on what befell one connection, or a firewall's word: the next may be fine.
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed");
+                    pause().await;
+                    break;
+                }
             }
         }
+    }
+}
+
+/// Takes every connection that waits in the queue of a listening socket that is about to be shut down.
+pub fn take_queued(worker: &Rc<Worker>, bind: BindId, socket: &std::net::TcpListener) {
+    while let Ok(Some(accepted)) = listen::accept(socket) {
+        admit(worker, bind, accepted);
     }
 }
 

@@ -218,7 +218,8 @@ async fn active(worker: &Rc<Worker>, exchange: &mut Exchange, mut client: Client
                         return Ended::Closed;
                     }
                 }
-                if rest.is_none()
+                if settings.rebalance
+                    && rest.is_none()
                     && let Some(target) = worker.rebalance.give_away(&client.rate)
                 {
                     match hand_over(worker, client, target).await {
@@ -238,6 +239,8 @@ async fn active(worker: &Rc<Worker>, exchange: &mut Exchange, mut client: Client
                 }
                 return Ended::Idle(client);
             }
+            // The last response may still be on its way.
+            Head::Closed if client.conn.is_writing() => return close(worker, client).await,
             Head::Closed => return Ended::Closed,
             Head::Refused(error) => {
                 worker.stats.refused(error);
@@ -323,9 +326,6 @@ async fn read_head(
                 Ok(Decoded::Partial) => held = Some(buf),
                 Err(error) => return Head::Refused(error),
             }
-        }
-        if !partial && worker.is_draining() {
-            return Head::Closed;
         }
         // The last exchange may have left a read behind, in a buffer of its own.
         if !client.conn.is_reading() {

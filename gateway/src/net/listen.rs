@@ -70,18 +70,26 @@ impl Listener {
     /// # Errors
     /// As `accept(2)`: out of descriptors, or the listener was shut down.
     pub fn accept(&self) -> io::Result<Option<Accepted>> {
-        loop {
-            match self.socket.accept() {
-                Ok((stream, peer)) => {
-                    return Ok(Some(Accepted { socket: stream.into(), peer: canonical(peer) }));
-                }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return Ok(None),
-                    // The client gave up while it was queued.
-                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
-                    _ => return Err(error),
-                },
+        accept(&self.socket)
+    }
+}
+
+/// The next connection of a non-blocking listening socket that is there now, or `None`.
+///
+/// # Errors
+/// As `accept(2)`.
+pub fn accept(socket: &std::net::TcpListener) -> io::Result<Option<Accepted>> {
+    loop {
+        match socket.accept() {
+            Ok((stream, peer)) => {
+                return Ok(Some(Accepted { socket: stream.into(), peer: canonical(peer) }));
             }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => return Ok(None),
+                // The client gave up while it was queued.
+                io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
+                _ => return Err(error),
+            },
         }
     }
 }

@@ -40,17 +40,17 @@ impl Binds {
             Ok(socket) => {
                 start(worker, bind, &socket);
                 if let Some((_, old)) = sockets.insert(bind, (addr, socket)) {
-                    close(&old);
+                    close(worker, bind, &old);
                 }
             }
             Err(error) => tracing::error!(%addr, worker = worker.id, %error, "cannot listen"),
         }
     }
 
-    /// Stops listening on an address.
-    pub fn close(&self, bind: BindId) {
+    /// Stops listening on an address. What is queued is accepted first.
+    pub fn close(&self, worker: &Rc<Worker>, bind: BindId) {
         if let Some((_, socket)) = self.sockets.borrow_mut().remove(&bind) {
-            close(&socket);
+            close(worker, bind, &socket);
         }
     }
 
@@ -62,8 +62,8 @@ impl Binds {
     }
 
     /// Stops accepting. What is queued is accepted first.
-    pub fn close_all(&self) {
-        self.sockets.borrow_mut().drain().for_each(|(_, (_, socket))| close(&socket));
+    pub fn close_all(&self, worker: &Rc<Worker>) {
+        self.sockets.borrow_mut().drain().for_each(|(bind, (_, socket))| close(worker, bind, &socket));
     }
 }
 
@@ -74,7 +74,8 @@ fn start(worker: &Rc<Worker>, bind: BindId, socket: &TcpListener) {
     }
 }
 
-/// Wakes the accept task, which takes what is queued and ends.
-fn close(socket: &TcpListener) {
+/// Takes what is queued, for the shutdown would reset it, and ends the accept task.
+fn close(worker: &Rc<Worker>, bind: BindId, socket: &TcpListener) {
+    crate::accept::take_queued(worker, bind, socket);
     let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
 }

@@ -46,7 +46,7 @@ impl Inbox {
             }
             if worker.is_draining() && !draining {
                 draining = true;
-                binds.close_all();
+                binds.close_all(worker);
                 worker.pool.clear();
                 worker.wake_all();
             }
@@ -80,7 +80,7 @@ fn apply(worker: &Rc<Worker>, binds: &Binds, update: Arc<Update>) {
     match applied {
         Ok(changes) => {
             changes.removed.iter().for_each(|endpoint| worker.pool.forget(*endpoint));
-            changes.closed.iter().for_each(|bind| binds.close(*bind));
+            changes.closed.iter().for_each(|bind| binds.close(worker, *bind));
             changes.opened.iter().for_each(|bind| binds.open(worker, bind.bind, bind.addr));
             worker.stats.generation.set(update.generation.0);
             worker.report(Report::Applied {
