@@ -8,11 +8,7 @@ use std::time::{Duration, Instant};
 
 use config::Config;
 use gateway::observe::stats::Limit;
-<<<<<<< HEAD
-use support::backend::{Backend, Then, respond};
-=======
 use support::backend::{Backend, respond};
->>>>>>> h-tests
 use support::client::{Client, Cut, To};
 use support::table::world;
 use support::{Gateway, PATIENCE, config, pass, until};
@@ -320,11 +316,7 @@ fn buffer_memory_is_bounded() {
 /// 64 keep-alive connections of which four carry most of the load.
 #[test]
 fn load_spreads_over_workers_by_requests_and_not_by_connections() {
-<<<<<<< HEAD
-    let backend = Arc::new(loaded_backend());
-=======
     let backend = Backend::named("ok");
->>>>>>> h-tests
     let mut config = config();
     config.worker.count = 2;
     let gateway = before(&backend, config);
@@ -357,13 +349,6 @@ fn load_spreads_over_workers_by_requests_and_not_by_connections() {
     assert!(ratio <= 1.25, "busiest/least worker = {ratio:.2}");
 }
 
-<<<<<<< HEAD
-fn loaded_backend() -> Backend {
-    Backend::named("ok")
-}
-
-=======
->>>>>>> h-tests
 /// The best ratio of requests of the busiest to the least busy worker over any second, once it has had time.
 fn settled_ratio(gateway: &Gateway) -> f64 {
     let counts =
@@ -380,26 +365,6 @@ fn settled_ratio(gateway: &Gateway) -> f64 {
     ratio
 }
 
-<<<<<<< HEAD
-#[test]
-fn no_connection_moves_where_rebalancing_is_off() {
-    let backend = Backend::named("ok");
-    let mut config = config();
-    config.worker.count = 2;
-    config.worker.rebalance = false;
-    let gateway = before(&backend, config);
-    // All load on one connection, and so on one worker.
-    let mut client = Client::connect(gateway.addr);
-    let end = Instant::now() + Duration::from_millis(1_200);
-    let mut count = 0;
-    while Instant::now() < end {
-        assert_eq!(client.get("/").status, 200);
-        let _ = client.get("/");
-        count += 1;
-    }
-    assert!(count > 50);
-    assert_eq!(gateway.sum(|stats| stats.handed_over_total.get()), 0);
-=======
 /// Three busy connections on the same worker: with rebalancing one of them moves, without none does.
 #[test]
 fn connections_move_only_where_rebalancing_is_on() {
@@ -428,7 +393,6 @@ fn connections_move_only_where_rebalancing_is_on() {
         assert_eq!(moved() > 0, rebalance);
         until("what was handed over arrives", || gateway.sum(|stats| stats.adopted_total.get()) == moved());
     }
->>>>>>> h-tests
 }
 
 // ---------------------------------------------------------------- the end
@@ -499,11 +463,7 @@ fn a_drain_lets_large_downloads_and_tunnels_finish() {
     download.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     download.head().unwrap();
     tunnel.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
-<<<<<<< HEAD
-    tunnel.head().unwrap();
-=======
     assert!(tunnel.head().unwrap().starts_with("HTTP/1.1 101"));
->>>>>>> h-tests
     gateway.drain();
     until("new connects are refused", || Client::try_connect(gateway.addr).is_err());
     tunnel.send("still");
@@ -546,8 +506,4 @@ fn connects_in_the_queue_are_served_when_a_drain_begins() {
         }
         gateway.ended();
     }
-<<<<<<< HEAD
-    let _ = Then::Keep;
-=======
->>>>>>> h-tests
 }
