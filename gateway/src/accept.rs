@@ -18,6 +18,14 @@ const OUT_OF_DESCRIPTORS_PAUSE: std::time::Duration = std::time::Duration::from_
 
 /// Accepts on one socket until it is shut down.
 pub async fn serve(worker: Rc<Worker>, bind: BindId, listener: Listener) {
+    // Made before it is needed: when descriptors run out, there is none for a timer either.
+    let timer = match Timer::new() {
+        Ok(timer) => timer,
+        Err(error) => {
+            tracing::error!(worker = worker.id, %error, "cannot accept");
+            return;
+        }
+    };
     while listener.ready().await.is_ok() {
         for _ in 0..BATCH_MAX {
             match listener.accept() {
@@ -26,7 +34,7 @@ pub async fn serve(worker: Rc<Worker>, bind: BindId, listener: Listener) {
                 Err(error) if is_out_of_descriptors(&error) => {
                     worker.stats.hit(Limit::Descriptors);
                     if !worker.shed_oldest_idle() {
-                        pause().await;
+                        pause(&timer).await;
                     }
                     break;
                 }
@@ -35,7 +43,7 @@ pub async fn serve(worker: Rc<Worker>, bind: BindId, listener: Listener) {
                 // accept(2) passes on what befell one connection, or a firewall's word: the next may be fine.
                 Err(error) => {
                     tracing::warn!(%error, "accept failed");
-                    pause().await;
+                    pause(&timer).await;
                     break;
                 }
             }
@@ -75,10 +83,8 @@ fn refuse(socket: &std::os::fd::OwnedFd) {
     let _ = rustix::net::send(socket, ANSWER, flags);
 }
 
-async fn pause() {
-    if let Ok(timer) = Timer::new()
-        && timer.arm(OUT_OF_DESCRIPTORS_PAUSE).is_ok()
-    {
+async fn pause(timer: &Timer) {
+    if timer.arm(OUT_OF_DESCRIPTORS_PAUSE).is_ok() {
         let _ = timer.wait().await;
     }
 }

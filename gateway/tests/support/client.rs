@@ -76,6 +76,22 @@ impl Client {
         Ok(Self { stream, pending: Vec::new() })
     }
 
+    /// A client on a connection that is there already.
+    pub fn over(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self { stream, pending: Vec::new() }
+    }
+
+    /// How the connection has ended, if it has.
+    pub fn ended(&mut self) -> Option<Cut> {
+        self.stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        let ended = self.more().err().filter(|cut| *cut != Cut::Late);
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        ended
+    }
+
     /// A client that takes a few kilobytes at a time.
     pub fn connect_narrow(addr: SocketAddr) -> Self {
         let socket =

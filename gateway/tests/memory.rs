@@ -1,0 +1,195 @@
+//! What a request and an idle connection cost in heap memory: counted on the worker's own thread.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use allocation_counter::AllocationInfo;
+use config::{Config, Period};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use gateway::net::wake;
+use gateway::observe::access_log::LogWriter;
+use gateway::observe::stats::WorkerStats;
+use gateway::worker::inbox::Inbox;
+use gateway::worker::peers::{Peers, Postbox};
+use gateway::worker::supervise::{self, Charter};
+use routing::delta::{Change, Mail, Report, Update, snapshot};
+use routing::id::Generation;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use support::backend::Backend;
+use support::client::Client;
+use support::table::world;
+use support::{PATIENCE, Port, config, pass, until};
+
+/// One worker on a thread that counts what it allocates.
+struct Counted {
+    port: Port,
+    peers: Arc<Peers>,
+    stats: Arc<WorkerStats>,
+    thread: JoinHandle<AllocationInfo>,
+    _config: Sender<Arc<Config>>,
+    _reports: Receiver<Report>,
+}
+
+impl Counted {
+    fn start(config: Config, backend: &Backend) -> Self {
+        let port = Port::reserve();
+        let (mail_in, mail) = bounded(16);
+        let (config_in, config_out) = unbounded();
+        let (reports_in, reports) = bounded(1_024);
+        let bell = wake::doorbell().unwrap();
+        let peers = Peers::new(vec![Postbox::new(mail_in, bell.try_clone().unwrap())]);
+        let stats = Arc::new(WorkerStats::new(1));
+        let charter = Charter {
+            id: 0,
+            core: None,
+            config: Arc::new(config),
+            inbox: Inbox { mail, config: config_out },
+            bell,
+            peers: Arc::clone(&peers),
+            stats: Arc::clone(&stats),
+            reports: reports_in,
+            log: {
+                let stats = Arc::clone(&stats);
+                Box::new(move || LogWriter::new(None, Arc::clone(&stats)))
+            },
+        };
+        let thread =
+            std::thread::spawn(move || allocation_counter::measure(|| supervise::run(&charter).unwrap()));
+        let update = Update {
+            generation: Generation(1),
+            base_generation: Generation(0),
+            observed_ns: 0,
+            change: Change::Snapshot(snapshot(&world(&[backend.addr]).on(port.addr))),
+        };
+        peers.boxes[0].send(Mail::Update(Arc::new(update))).unwrap();
+        loop {
+            let report = reports.recv_timeout(PATIENCE).expect("the worker applies the table");
+            if matches!(report, Report::Applied { .. }) {
+                break;
+            }
+        }
+        Self { port, peers, stats, thread, _config: config_in, _reports: reports }
+    }
+
+    /// Ends the worker where it stands; its connections stay as they are. Everything that it ever allocated.
+    fn stop(self) -> AllocationInfo {
+        self.peers.stop();
+        self.thread.join().unwrap()
+    }
+}
+
+/// What a worker allocates that serves `count` requests on one connection.
+fn cost_of(count: u64, request: &str, response: &'static str) -> u64 {
+    let backend = Backend::answering(response, support::backend::Then::Keep);
+    let worker = Counted::start(config(), &backend);
+    let mut client = Client::connect(worker.port.addr);
+    for _ in 0..count {
+        client.send(request).response();
+    }
+    worker.stop().count_total
+}
+
+/// In steady state, on the common path: a keep-alive connection on either side, bodies that fit their buffer.
+#[test]
+fn a_request_allocates_nothing() {
+    for (name, request, response) in [
+        (
+            "GET",
+            "GET /cart?x=1 HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: t\r\nAccept: */*\r\nCookie: a=b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello",
+        ),
+        (
+            "POST",
+            "POST /cart HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n",
+        ),
+        (
+            "chunks",
+            "PUT /cart HTTP/1.1\r\nHost: shop.example\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        ),
+    ] {
+        let (few, many) = (cost_of(500, request, response), cost_of(2_500, request, response));
+        // Two workers differ by a few allocations of their housekeeping, which is by the clock, not by requests.
+        let more = many.saturating_sub(few);
+        assert!(more < 40, "{name}: {more} allocations for 2,000 requests more");
+    }
+}
+
+/// Each connection has had a request, and waits for its next.
+#[test]
+fn an_idle_connection_costs_little() {
+    const COUNT: usize = 2_000;
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
+    let backend = Backend::named("hello");
+    let live_bytes = |connections: usize| {
+        let mut config = config();
+        config.timeouts.buffer_idle = Period::millis(5);
+        let worker = Counted::start(config, &backend);
+        let mut clients: Vec<_> = (0..connections).map(|_| Client::connect(worker.port.addr)).collect();
+        for request in 0..COUNT {
+            assert_eq!(clients[request % connections].get("/").status, 200);
+        }
+        until("all are there", || worker.stats.connections_open.get() == connections as u64);
+        // Until the last has given its buffer back, and the pools what they do not need.
+        pass(std::time::Duration::from_millis(2_500));
+        let info = worker.stop();
+        drop(clients);
+        u64::try_from(info.bytes_current).unwrap()
+    };
+    let (one, all) = (live_bytes(1), live_bytes(COUNT));
+    let each = all.saturating_sub(one) / (COUNT as u64 - 1);
+    println!("live heap bytes of a worker: {one} with 1 idle connection, {all} with {COUNT}: {each} each");
+    assert!(each <= 3_200, "{each} bytes for each idle connection");
+}
+
+/// A connection that comes and goes leaves nothing behind.
+#[test]
+fn connections_that_end_leave_no_memory_behind() {
+    let backend = Backend::named("hello");
+    let live_bytes = |connections: usize| {
+        let worker = Counted::start(config(), &backend);
+        for _ in 0..connections {
+            assert_eq!(Client::connect(worker.port.addr).get("/").status, 200);
+        }
+        until("all are gone", || worker.stats.connections_open.get() == 0);
+        worker.stop().bytes_current
+    };
+    let (few, many) = (live_bytes(200), live_bytes(1_200));
+    assert!(many - few < 100_000, "{few} live bytes after 200 connections, {many} after 1,200");
+}
+
+/// Keeps several clients busy while memory is measured: the buffers of a burst go back.
+#[test]
+fn buffers_of_a_burst_go_back_to_the_system() {
+    let gate = Arc::new(AtomicBool::new(false));
+    let opened = Arc::clone(&gate);
+    let backend = Backend::start(move |_, stream| {
+        until("the gate opens", || opened.load(Ordering::SeqCst));
+        support::backend::respond(stream, b"hello")
+    });
+    let worker = Counted::start(config(), &backend);
+    let mut clients: Vec<_> = (0..200).map(|_| Client::connect(worker.port.addr)).collect();
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    let peak = AtomicU64::new(0);
+    until("all are in flight", || worker.stats.in_flight.get() == 200);
+    until("their buffers are counted", || {
+        peak.fetch_max(worker.stats.buffer_bytes.get(), Ordering::Relaxed);
+        peak.load(Ordering::Relaxed) > 200 * 16 * 1024
+    });
+    gate.store(true, Ordering::SeqCst);
+    for client in &mut clients {
+        assert_eq!(client.response().status, 200);
+    }
+    drop(clients);
+    // The pool of idle upstream connections keeps a read, and so a buffer, for each.
+    let pooled = |stats: &WorkerStats| stats.idle_upstream.get() * 16 * 1024;
+    until("the rest is given back", || worker.stats.buffer_bytes.get() < pooled(&worker.stats) + (1 << 20));
+    worker.stop();
+}
