@@ -1,4 +1,5 @@
 //! Connections from accept to drain: bounds, pipelining, aborts, load on two workers, and how it all ends.
+#![allow(clippy::unwrap_used, reason = "a failing helper fails its test")]
 
 mod support;
 
@@ -441,7 +442,7 @@ fn a_drain_waits_for_a_request_that_has_begun() {
 
 #[test]
 fn a_drain_lets_large_downloads_and_tunnels_finish() {
-    const SIZE: u64 = 32 << 20;
+    const SIZE: usize = 32 << 20;
     let backend = Backend::raw(|peer| {
         while let Some(head) = peer.head() {
             if head.one("upgrade").is_some() {
@@ -455,7 +456,7 @@ fn a_drain_lets_large_downloads_and_tunnels_finish() {
                 return;
             }
             peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"));
-            peer.send(vec![b'x'; SIZE as usize]);
+            peer.send(vec![b'x'; SIZE]);
         }
     });
     let gateway = before(&backend, config());
@@ -468,7 +469,7 @@ fn a_drain_lets_large_downloads_and_tunnels_finish() {
     until("new connects are refused", || Client::try_connect(gateway.addr).is_err());
     tunnel.send("still");
     assert_eq!(tunnel.exactly(5).unwrap(), b"still");
-    download.skip(SIZE).unwrap();
+    download.skip(SIZE as u64).unwrap();
     drop((download, tunnel));
     gateway.ended();
 }

@@ -1,4 +1,5 @@
 //! What comes from a backend: lawful responses of every framing, and evil ones (SECURITY S30).
+#![allow(clippy::unwrap_used, reason = "a failing helper fails its test")]
 
 mod support;
 

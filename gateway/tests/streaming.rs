@@ -1,4 +1,5 @@
 //! Large bodies in little memory, and peers that are too slow: SECURITY S19 and S20.
+#![allow(clippy::unwrap_used, reason = "a failing helper fails its test")]
 
 mod support;
 
@@ -216,9 +217,9 @@ fn s20_a_slow_reader_that_goes_on_is_served() {
 /// The last bytes of a response may wait in the gateway for as long as a client may stall.
 #[test]
 fn s20_the_last_response_of_a_connection_reaches_a_slow_reader_whole() {
-    const SIZE: u64 = 8 << 20;
-    const STEP: u64 = 32 << 10;
-    let backend = Backend::start(|_, stream| respond(stream, &vec![b'x'; SIZE as usize]));
+    const SIZE: usize = 8 << 20;
+    const STEP: usize = 32 << 10;
+    let backend = Backend::start(|_, stream| respond(stream, &vec![b'x'; SIZE]));
     let gateway = before(&backend, config());
     for (nth, version) in ["1.0", "1.1"].iter().enumerate() {
         let mut client = Client::connect(gateway.addr);
@@ -226,12 +227,12 @@ fn s20_the_last_response_of_a_connection_reaches_a_slow_reader_whole() {
         client.head().unwrap();
         let mut taken = 0;
         until("the gateway begins its last write", || {
-            client.skip(STEP).unwrap();
+            client.skip(STEP as u64).unwrap();
             taken += STEP;
             gateway.sum(|stats| stats.responses.classes[1].get()) > nth as u64
         });
         pass(Duration::from_millis(1_500));
-        client.skip(SIZE - taken).unwrap();
+        client.skip((SIZE - taken) as u64).unwrap();
         assert_eq!(client.rest(), (Vec::new(), Cut::Closed));
     }
 }

@@ -1,4 +1,5 @@
 //! Upgraded connections: WebSocket with a real library on both sides, and what must not pass before the 101.
+#![allow(clippy::unwrap_used, reason = "a failing helper fails its test")]
 
 mod support;
 
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use config::Period;
 use support::backend::{Backend, Then};
-use support::client::{Client, Cut, To};
+use support::client::{Client, Cut};
 use support::table::world;
 use support::{Gateway, PATIENCE, config, until};
 use tungstenite::protocol::WebSocket;
