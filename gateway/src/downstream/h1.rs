@@ -441,6 +441,7 @@ async fn close(worker: &Worker, mut client: Client) -> Ended {
 }
 
 /// Where a connection is that was to be handed over.
+#[expect(clippy::large_enum_variant, reason = "lives for a moment on the stack; boxing would allocate")]
 enum HandOver {
     /// With another worker.
     Gone,

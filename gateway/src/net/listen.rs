@@ -84,12 +84,16 @@ pub fn accept(socket: &std::net::TcpListener) -> io::Result<Option<Accepted>> {
             Ok((stream, peer)) => {
                 return Ok(Some(Accepted { socket: stream.into(), peer: canonical(peer) }));
             }
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock => return Ok(None),
-                // The client gave up while it was queued.
-                io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
-                _ => return Err(error),
-            },
+            Err(error) => {
+                let kind = error.kind();
+                if kind == io::ErrorKind::WouldBlock {
+                    return Ok(None);
+                }
+                // Otherwise the client gave up while it was queued: the next one, please.
+                if kind != io::ErrorKind::ConnectionAborted && kind != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
         }
     }
 }

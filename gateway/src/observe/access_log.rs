@@ -234,10 +234,7 @@ mod tests {
             let mut out = Vec::new();
             escape(value, &mut out);
             let parsed: String = serde_json::from_slice(&out).unwrap();
-            assert_eq!(
-                parsed,
-                String::from_utf8_lossy(value).replace("\u{fffd}\u{fffd}", "\u{fffd}\u{fffd}")
-            );
+            assert_eq!(parsed, String::from_utf8_lossy(value));
             assert!(!out.contains(&b'\n') && !out.contains(&0x1b));
         }
     }

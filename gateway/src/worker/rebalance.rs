@@ -13,7 +13,8 @@ use super::peers::Peers;
 /// Milliseconds between two looks at the other workers.
 pub const WINDOW_MS: u64 = 250;
 /// Windows in a second.
-const WINDOWS_PER_SECOND: u32 = (1_000 / WINDOW_MS) as u32;
+const WINDOWS_PER_SECOND: u32 = 4;
+const _: () = assert!(WINDOWS_PER_SECOND as u64 * WINDOW_MS == 1_000);
 /// Below this rate (requests per second) nothing is given away: a connection's own rate is noise.
 const RATE_MIN: u32 = 400;
 /// How far above the least loaded a worker must stand, in percent, before it gives away.

@@ -2,7 +2,13 @@
 //!
 //! Nothing sleeps: what is waited for has a deadline ([`until`], socket timeouts), and what must be slow is held by a
 //! gate that the test opens. Sockets are loopback, ports are the kernel's choice.
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its own part of this")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "each test file uses its own part of this"
+)]
 
 pub mod backend;
 pub mod client;
