@@ -71,7 +71,7 @@ impl Node {
             let (config_in, config) = unbounded();
             mailboxes.push((mail_in, wake::doorbell()?));
             configs.push(config_in);
-            inboxes.push(Inbox { mail, config });
+            inboxes.push(Inbox::new(mail, config));
         }
         let boxes =
             mailboxes.iter().map(|(sender, bell)| Ok(Postbox::new(sender.clone(), bell.try_clone()?)));

@@ -47,7 +47,7 @@ impl Counted {
             id: 0,
             core: None,
             config: Arc::new(config),
-            inbox: Inbox { mail, config: config_out },
+            inbox: Inbox::new(mail, config_out),
             bell,
             peers: Arc::clone(&peers),
             stats: Arc::clone(&stats),

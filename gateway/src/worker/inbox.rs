@@ -1,5 +1,6 @@
 //! A worker's mail: table updates, connections handed over, and calls to look at the state of the process.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,15 +18,36 @@ use crate::net::wake::Doorbell;
 const BATCH_MAX: usize = 64;
 
 /// Where a worker's mail arrives.
-#[derive(Clone)]
 pub struct Inbox {
     /// Mail from the controller and from other workers.
     pub mail: Receiver<Mail>,
     /// New settings after SIGHUP.
-    pub config: Receiver<Arc<Config>>,
+    config: Receiver<Arc<Config>>,
+    /// The last settings that came: they outlive a worker that panics.
+    latest: RefCell<Option<Arc<Config>>>,
 }
 
 impl Inbox {
+    /// The reading ends of a worker's two channels.
+    #[must_use]
+    pub fn new(mail: Receiver<Mail>, config: Receiver<Arc<Config>>) -> Self {
+        Self { mail, config, latest: RefCell::default() }
+    }
+
+    /// What SIGHUP brought since the last look, if anything.
+    fn fresh_config(&self) -> Option<Arc<Config>> {
+        let fresh = self.config.try_iter().last()?;
+        *self.latest.borrow_mut() = Some(Arc::clone(&fresh));
+        Some(fresh)
+    }
+
+    /// The configuration to run with: the last one that came, or the one of the `boot`.
+    #[must_use]
+    pub fn config_in_force(&self, boot: &Arc<Config>) -> Arc<Config> {
+        let _ = self.fresh_config();
+        Arc::clone(self.latest.borrow().as_ref().unwrap_or(boot))
+    }
+
     /// Reads mail until the process stops or has drained.
     ///
     /// # Errors
@@ -33,7 +55,7 @@ impl Inbox {
     pub async fn serve(&self, worker: &Rc<Worker>, binds: &Binds, bell: &Doorbell) -> std::io::Result<()> {
         let mut draining = false;
         loop {
-            for config in self.config.try_iter() {
+            if let Some(config) = self.fresh_config() {
                 worker.set_settings(Settings::new(&config));
             }
             let mut more = false;
@@ -106,5 +128,24 @@ fn adopt(worker: &Rc<Worker>, handoff: Handoff) {
             crate::downstream::h1::spawn(worker, conn, bind);
         }
         Err(error) => tracing::warn!(%peer, %error, "a connection that was handed over is lost"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A restarted worker asks again: it must not fall back to the settings of the boot.
+    #[test]
+    fn settings_that_came_by_reload_outlive_the_worker_that_took_them() {
+        let (_mail_in, mail) = crossbeam_channel::bounded(1);
+        let (config_in, config) = crossbeam_channel::unbounded();
+        let inbox = Inbox::new(mail, config);
+        let boot = Arc::new(Config::default());
+        assert!(Arc::ptr_eq(&inbox.config_in_force(&boot), &boot));
+        let reloaded = Arc::new(Config::default());
+        config_in.send(Arc::clone(&reloaded)).unwrap();
+        assert!(inbox.fresh_config().is_some(), "the first worker takes it");
+        assert!(Arc::ptr_eq(&inbox.config_in_force(&boot), &reloaded), "the second one runs with it, too");
     }
 }

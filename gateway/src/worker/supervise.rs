@@ -100,7 +100,7 @@ async fn serve(charter: &Charter, binds: &Binds, first: bool) -> io::Result<()> 
         stats: Arc::clone(&charter.stats),
         peers: Arc::clone(&charter.peers),
         log: (charter.log)(),
-        settings: Settings::new(&charter.config),
+        settings: Settings::new(&charter.inbox.config_in_force(&charter.config)),
         reports: charter.reports.clone(),
     })?;
     // Not guarded: a worker without time or housekeeping is not one; its panic restarts the worker.
