@@ -28,7 +28,7 @@ fn mailbox(capacity: usize) -> (Mailbox, Receiver<Mail>, fs::File) {
 }
 
 fn cluster(id: u16, name: &str) -> TableDelta {
-    let spec = ClusterSpec { name: name.into(), region: "".into(), drained: false };
+    let spec = ClusterSpec { name: name.into(), ..ClusterSpec::default() };
     TableDelta { clusters: vec![(ClusterId(id), Some(Arc::new(spec)))], ..TableDelta::default() }
 }
 

@@ -519,7 +519,7 @@ impl Gateway {
             query: Box::default(),
         };
         let rules = HostRules::new(vec![Rule { matches, action: Arc::new(action) }]);
-        let cluster = ClusterSpec { name: "alpha".into(), region: "".into(), drained: false };
+        let cluster = ClusterSpec { name: "alpha".into(), ..ClusterSpec::default() };
         let listener_spec = ListenerSpec {
             bind: BindId(0),
             addr: self.listen,
@@ -531,6 +531,7 @@ impl Gateway {
             name: "default/web:80".into(),
             limits: BackendLimits::default(),
             stats: Box::new([(alpha, StatSlot(2))]),
+            ..BackendSpec::default()
         };
         let endpoint = EndpointSpec {
             backend: web,

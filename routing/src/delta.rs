@@ -163,6 +163,8 @@ fn merge<K: Ord, V>(first: Vec<(K, Option<V>)>, later: Vec<(K, Option<V>)>) -> V
 pub struct HealthDelta {
     /// Clusters that an operator drains (`true`) or gives back (`false`).
     pub drained: Vec<(ClusterId, bool)>,
+    /// Standbys that an operator promotes (`true`) or fences again (`false`).
+    pub promoted: Vec<(ClusterId, bool)>,
 }
 
 /// One change of a worker's table.

@@ -3,6 +3,8 @@
 //! Nothing here decides anything. Payloads that many workers share ([`HostRules`], [`Policy`], [`BackendSpec`],
 //! [`HashRing`]) travel as `Arc` and are immutable; everything mutable lives in a worker's `Table`.
 
+mod failover;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +13,14 @@ use ipnet::IpNet;
 use regex::bytes::Regex;
 pub use wire::head::Method;
 
+pub use self::failover::{CheckProbe, Detection, ErrorRatio, Failback, HealthCheck, HedgeMode, WriteFence};
 use crate::id::{BackendId, BindId, ClusterId, EndpointId, ListenerId, NodeId, ZoneId};
 use crate::matcher::path::PathIndex;
 
 // ---------------------------------------------------------------- clusters
 
 /// A member cluster as the data plane sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterSpec {
     /// The cluster id: `MemberCluster` `metadata.name`, or the folder's name.
     pub name: Arc<str>,
@@ -25,6 +28,12 @@ pub struct ClusterSpec {
     pub region: Arc<str>,
     /// Operator evidence: takes no new requests while another cluster can (`MemberCluster` `spec.drained`).
     pub drained: bool,
+    /// Operator evidence: it may take writes although it is a standby (annotation `ringway.dev/promoted`); see
+    /// [`WriteFence`].
+    pub promoted: bool,
+    /// Requests in flight in the cluster, per worker, beyond which load that comes from another cluster is shed
+    /// (`capacity.maxInFlight`). 0 = unlimited.
+    pub in_flight_max: u32,
 }
 
 /// One cluster's part in serving a rule. Resolved by the controller: every cluster that may serve is listed.
@@ -356,6 +365,18 @@ pub struct Policy {
     pub timeouts: Timeouts,
     /// When an endpoint is ejected.
     pub outlier: OutlierPolicy,
+    /// When a second attempt is made.
+    pub hedge: HedgeMode,
+    /// A priority below this share of usable endpoints, in percent, shares its load with the next. Default 0 = only
+    /// when nothing is usable.
+    pub spill_percent: u8,
+    /// Below this share of usable endpoints of all its clusters, in percent, a backend is spread over all of them by
+    /// weight, usable or not. Default 50; 0 = never.
+    pub panic_percent: u8,
+    /// Lower is shed first where a cluster's `in_flight_max` is reached (`capacity.routePriority`). Default 0.
+    pub route_priority: u8,
+    /// May writes follow a failover?
+    pub write_fence: WriteFence,
 }
 
 /// Sends matching requests to one cluster.
@@ -487,6 +508,11 @@ impl Default for Policy {
                 base: Duration::from_secs(1),
                 max: Duration::from_secs(30),
             },
+            hedge: HedgeMode::default(),
+            spill_percent: 0,
+            panic_percent: 50,
+            route_priority: 0,
+            write_fence: WriteFence::default(),
         }
     }
 }
@@ -494,7 +520,7 @@ impl Default for Policy {
 // ---------------------------------------------------------------- backends
 
 /// One Service port as seen across clusters.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendSpec {
     /// `namespace/service:port`.
     pub name: Arc<str>,
@@ -502,6 +528,8 @@ pub struct BackendSpec {
     pub limits: BackendLimits,
     /// Statistics slot of each cluster's part of this backend. Sorted by cluster; clusters without a slot use 0.
     pub stats: Box<[(ClusterId, StatSlot)]>,
+    /// How failures are found.
+    pub detection: Detection,
 }
 
 /// Overload bounds, per worker. 0 = unlimited.

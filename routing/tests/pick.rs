@@ -129,7 +129,7 @@ fn drained_cluster_serves_only_when_nothing_else_can() {
         generation,
         base_generation: generation,
         observed_ns: 0,
-        change: Change::Health(HealthDelta { drained: vec![(ClusterId(0), true)] }),
+        change: Change::Health(HealthDelta { drained: vec![(ClusterId(0), true)], ..HealthDelta::default() }),
     };
     worker.table.apply(&update, T0).unwrap();
     assert_eq!(by_cluster(&worker), BTreeMap::from([(1, 10_000)]));

@@ -239,6 +239,7 @@ fn stats(key: &BackendKey, backend: &mut Backend, context: &Context, ids: &mut I
             name: Arc::from(key.to_string()),
             limits: context.defaults.limits,
             stats: after.into_iter().filter(|(_, slot)| slot.0 != 0).collect(),
+            ..BackendSpec::default()
         };
         delta.backends.push((backend.id, Some(Arc::new(spec))));
     }

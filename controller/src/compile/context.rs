@@ -219,7 +219,12 @@ impl Context {
             notes.info("spec.kubeconfigSecretRef", "", "not read in a directory of manifests");
         }
         let text = |given: Option<String>| Arc::<str>::from(given.unwrap_or_default());
-        let cluster = ClusterSpec { name: name.clone(), region: text(spec.region), drained: spec.drained };
+        let cluster = ClusterSpec {
+            name: name.clone(),
+            region: text(spec.region),
+            drained: spec.drained,
+            ..ClusterSpec::default()
+        };
         self.clusters.insert(id, Arc::new(cluster));
         let (mode, zone) = (spec.endpoint_mode, text(spec.zone));
         self.members.insert(name.clone(), Member { id, name, priority, weight, mode, allowed, zone });

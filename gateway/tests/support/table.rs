@@ -74,8 +74,7 @@ impl World {
         let mut endpoint = 0;
         for (number, addrs) in self.clusters.into_iter().enumerate() {
             let cluster = ClusterId(u16::try_from(number).unwrap());
-            let spec =
-                ClusterSpec { name: format!("cluster-{number}").into(), region: "".into(), drained: false };
+            let spec = ClusterSpec { name: format!("cluster-{number}").into(), ..ClusterSpec::default() };
             table.clusters.insert(cluster, Arc::new(spec));
             for addr in addrs {
                 table.endpoints.insert(EndpointId(endpoint), spec_of(cluster, addr));
@@ -83,7 +82,7 @@ impl World {
             }
         }
         let backend =
-            BackendSpec { name: "default/web:80".into(), limits: self.limits, stats: Box::default() };
+            BackendSpec { name: "default/web:80".into(), limits: self.limits, ..BackendSpec::default() };
         table.backends.insert(BackendId(0), Arc::new(backend));
         let listener = ListenerSpec {
             bind: BindId(0),

@@ -101,11 +101,11 @@ pub(crate) fn addr(n: u32) -> SocketAddr {
 }
 
 pub(crate) fn cluster(name: &str) -> Arc<ClusterSpec> {
-    Arc::new(ClusterSpec { name: name.into(), region: "".into(), drained: false })
+    Arc::new(ClusterSpec { name: name.into(), ..ClusterSpec::default() })
 }
 
 pub(crate) fn backend(name: &str) -> Arc<BackendSpec> {
-    Arc::new(BackendSpec { name: name.into(), limits: BackendLimits::default(), stats: Box::default() })
+    Arc::new(BackendSpec { name: name.into(), ..BackendSpec::default() })
 }
 
 pub(crate) fn endpoint(backend: u32, cluster: u16, n: u32) -> EndpointSpec {
