@@ -26,7 +26,8 @@ use crate::worker::rebalance::ConnRate;
 use crate::worker::settings::Settings;
 use crate::worker::{Deadline, Worker, clock, supervise};
 
-/// What belongs to a client's connection, wherever it is served.
+/// What belongs to a client's connection, wherever it is served. Boxed: it moves between the idle and the active
+/// future as a pointer, and neither holds it twice.
 pub struct Client {
     /// The connection.
     pub conn: Conn,
@@ -106,7 +107,7 @@ pub fn spawn(worker: &Rc<Worker>, conn: Conn, bind: BindId) {
     }
     worker.stats.connections_total.inc();
     worker.stats.connections_open.add(1);
-    let client = Client {
+    let client = Box::new(Client {
         peer_text: IpText::new(source),
         trusted: settings.trusts(source),
         deadline: worker.deadline(),
@@ -114,12 +115,12 @@ pub fn spawn(worker: &Rc<Worker>, conn: Conn, bind: BindId) {
         bind,
         rate: ConnRate::default(),
         counted: Counted { worker: Rc::clone(worker), source, bounded: per_source > 0 },
-    };
+    });
     supervise::spawn_guarded(worker, serve(Rc::clone(worker), client));
 }
 
 /// The task of one connection. Its size is what an idle connection costs: see `idle_future_is_small`.
-async fn serve(worker: Rc<Worker>, mut client: Client) {
+async fn serve(worker: Rc<Worker>, mut client: Box<Client>) {
     loop {
         let mut runner = worker.take_runner();
         let ended = runner.run(client).await;
@@ -154,7 +155,7 @@ async fn wait_idle(worker: &Rc<Worker>, client: &mut Client) -> bool {
 /// Where a connection's active phase left it.
 enum Ended {
     /// Nothing came for a while: it waits without a buffer now.
-    Idle(Client),
+    Idle(Box<Client>),
     /// It is closed, or somebody else's.
     Closed,
 }
@@ -167,7 +168,7 @@ pub struct Runner {
 
 #[derive(Default)]
 struct Slot {
-    job: Cell<Option<Client>>,
+    job: Cell<Option<Box<Client>>>,
     ended: Cell<Option<Ended>>,
 }
 
@@ -179,7 +180,7 @@ impl Runner {
         Self { work: Box::pin(run_jobs(worker, Rc::clone(&slot))), slot }
     }
 
-    fn run(&mut self, client: Client) -> impl Future<Output = Ended> + '_ {
+    fn run(&mut self, client: Box<Client>) -> impl Future<Output = Ended> + '_ {
         self.slot.job.set(Some(client));
         poll_fn(|cx| {
             let _ = self.work.as_mut().poll(cx);
@@ -199,7 +200,7 @@ async fn run_jobs(worker: Rc<Worker>, slot: Rc<Slot>) {
 }
 
 /// Reads heads and runs exchanges until the connection is idle or closed.
-async fn active(worker: &Rc<Worker>, exchange: &mut Exchange, mut client: Client) -> Ended {
+async fn active(worker: &Rc<Worker>, exchange: &mut Exchange, mut client: Box<Client>) -> Ended {
     let mut rest: Option<Buf> = None;
     let mut since = clock::now();
     loop {
@@ -415,7 +416,7 @@ const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
 const LINGER_BYTES_MAX: u64 = 256 * 1024;
 
 /// Closes after our last response: flush, FIN, and read what the client still sends, within bounds.
-async fn close(worker: &Worker, mut client: Client) -> Ended {
+async fn close(worker: &Worker, mut client: Box<Client>) -> Ended {
     if client.flush().await.is_err() {
         // The response is not all out: no clean end.
         client.conn.reset();
@@ -441,16 +442,15 @@ async fn close(worker: &Worker, mut client: Client) -> Ended {
 }
 
 /// Where a connection is that was to be handed over.
-#[expect(clippy::large_enum_variant, reason = "lives for a moment on the stack; boxing would allocate")]
 enum HandOver {
     /// With another worker.
     Gone,
     /// Here: bytes came first, or the other worker has no room.
-    Stays(Client, Option<Buf>),
+    Stays(Box<Client>, Option<Buf>),
 }
 
 /// Gives a connection that is between two requests to another worker.
-async fn hand_over(worker: &Rc<Worker>, mut client: Client, target: u16) -> HandOver {
+async fn hand_over(worker: &Rc<Worker>, mut client: Box<Client>, target: u16) -> HandOver {
     if client.flush().await.is_err() {
         client.conn.reset();
         return HandOver::Gone;
@@ -463,7 +463,7 @@ async fn hand_over(worker: &Rc<Worker>, mut client: Client, target: u16) -> Hand
             (Err(_cancelled), _) => {}
         }
     }
-    let Client { conn, bind, deadline, counted, .. } = client;
+    let Client { conn, bind, deadline, counted, .. } = *client;
     drop(deadline);
     let peer = conn.peer();
     let Some(socket) = conn.into_socket() else { return HandOver::Gone };
@@ -521,7 +521,7 @@ mod tests {
             let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
             let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (peer, settings) = (stream.local_addr().unwrap(), worker.settings());
-            let client = Client {
+            let client = Box::new(Client {
                 peer_text: IpText::new(peer.ip()),
                 trusted: settings.trusts(peer.ip()),
                 deadline: worker.deadline(),
@@ -529,7 +529,7 @@ mod tests {
                 bind: BindId(0),
                 rate: ConnRate::default(),
                 counted: Counted { worker: Rc::clone(&worker), source: peer.ip(), bounded: false },
-            };
+            });
             worker.stats.connections_open.add(1);
             std::mem::size_of_val(&serve(Rc::clone(&worker), client))
         });

@@ -88,14 +88,17 @@ pub fn acquire(class: Class, headroom: usize) -> Option<Buf> {
     })
 }
 
-/// Gives back to the system what was not needed since the last call. Called now and then by the worker.
+/// Free buffers of each class that are kept although nobody needed them for a while, in bytes.
+const SPARE_BYTES: usize = 256 * 1024;
+
+/// Gives back to the system what was not needed since the last call, but for a few. Called about every second by the
+/// worker.
 pub fn trim() {
     POOL.with(|pool| {
         for class in [Class::Head, Class::Small, Class::Bulk] {
             let mut free = pool.free[class as usize].borrow_mut();
-            let unused = pool.low[class as usize].get().min(free.len());
-            // Half of it at a time: the next burst finds the other half.
-            let excess = unused.div_ceil(2);
+            let spare = SPARE_BYTES / class.bytes();
+            let excess = pool.low[class as usize].get().min(free.len()).saturating_sub(spare);
             let keep = free.len() - excess;
             free.truncate(keep);
             free.shrink_to(keep.max(64));

@@ -38,6 +38,9 @@ use rebalance::Rebalance;
 use settings::Settings;
 use wheel::{TimerId, Wheel};
 
+/// Places to run exchanges in that are kept although nobody needed them for a while.
+const SPARE_RUNNERS: usize = 16;
+
 /// Everything that the tasks of one worker share. Borrowed briefly, never across an await.
 pub struct Worker {
     /// Its number, from 0.
@@ -62,6 +65,8 @@ pub struct Worker {
     pub replay_bytes: Cell<usize>,
     settings: RefCell<Rc<Settings>>,
     runners: RefCell<Vec<Runner>>,
+    /// Least number of free runners since the last trim: those were never needed.
+    runners_low: Cell<usize>,
     reports: Sender<Report>,
     wheel: RefCell<Wheel>,
     idle: RefCell<IdleList>,
@@ -113,6 +118,7 @@ impl Worker {
             replay_bytes: Cell::new(0),
             settings: RefCell::new(Rc::new(parts.settings)),
             runners: RefCell::default(),
+            runners_low: Cell::new(0),
             reports: parts.reports,
             wheel: RefCell::new(Wheel::new(clock::now())),
             idle: RefCell::default(),
@@ -144,7 +150,10 @@ impl Worker {
     /// A place to run exchanges in, from the pool.
     #[must_use]
     pub fn take_runner(self: &Rc<Self>) -> Runner {
-        let recycled = self.runners.borrow_mut().pop();
+        let mut runners = self.runners.borrow_mut();
+        let recycled = runners.pop();
+        self.runners_low.set(self.runners_low.get().min(runners.len()));
+        drop(runners);
         recycled.unwrap_or_else(|| Runner::new(Rc::clone(self)))
     }
 
@@ -153,11 +162,14 @@ impl Worker {
         self.runners.borrow_mut().push(runner);
     }
 
-    /// Gives the memory of places that a burst left behind back to the system.
+    /// Gives the memory of places that were not needed since the last call back to the system, but for a few.
     pub fn trim_runners(&self) {
         let mut runners = self.runners.borrow_mut();
-        let keep = runners.len() / 2 + 16;
+        let excess = self.runners_low.get().saturating_sub(SPARE_RUNNERS);
+        let keep = runners.len().saturating_sub(excess);
         runners.truncate(keep);
+        runners.shrink_to(keep);
+        self.runners_low.set(keep);
     }
 
     /// A new deadline for a connection.
