@@ -181,7 +181,7 @@ async fn connect(flow: &mut Flow<'_>, begun: MonoTime) -> Result<Conn, End> {
                 return Err(connect_failed(flow, Blame::Gateway, "descriptors"));
             }
             Some(Err(_error)) => return Err(failed_connect(flow, "connect_failed")),
-            None if flow.worker.peers.is_stopping() => return Err(End::ClientGone),
+            None if flow.worker.is_stopping() => return Err(End::ClientGone),
             None if has_passed(due) => return Err(failed_connect(flow, "connect_timeout")),
             None => {}
         }
@@ -338,7 +338,7 @@ fn head_due(flow: &Flow<'_>, up: &Upstream, pace: &Pace) -> Option<MonoTime> {
 
 /// The deadline fired: for whom?
 fn late(flow: &Flow<'_>, up: &Upstream, due: Option<MonoTime>, pace: &mut Pace) -> Result<(), End> {
-    if flow.worker.peers.is_stopping() {
+    if flow.worker.is_stopping() {
         return Err(End::ClientGone);
     }
     let now = clock::now();

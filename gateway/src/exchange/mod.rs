@@ -193,6 +193,10 @@ impl Request<'_> {
         let routed = self.worker.table.borrow().route(&subject);
         let rule = match routed {
             Ok(rule) => rule,
+            // A worker that was just restarted: a connection that another handed to it came before the table.
+            Err(_no_route) if self.worker.stats.generation.get() == 0 => {
+                return self.reply(Reply::shed("no_table")).await;
+            }
             Err(_no_route) => {
                 self.worker.stats.unmatched_total.inc();
                 return self.reply(Reply::new(404, "no_route")).await;

@@ -162,7 +162,7 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
             Event::DownFlushed(Err(_)) => return Err(End::ClientGone),
             Event::DownRead(done) => from_client(flow, done)?,
             Event::Deadline => {
-                if flow.worker.peers.is_stopping() {
+                if flow.worker.is_stopping() {
                     return Err(End::Cut);
                 }
                 if has_passed(due) {
