@@ -124,6 +124,7 @@ pub const KEYS: &[Key] = &[
     time("timeouts.tunnel_idle", 0, 7 * DAY, None),
     time("timeouts.drain", 0, HOUR, None),
     time("timeouts.buffer_idle", 0, HOUR, None),
+    typed("http.half_close", Live),
     Key { name: "forward.trusted_cidrs", range: Range::List(0, 1_024), reload: Live, limit: None },
     typed("forward.via", Live),
     typed("forward.x_request_id", Live),

@@ -81,6 +81,8 @@ struct Work {
     /// The last time that was read from the clock: good enough for what happens in the same turn.
     seen: MonoTime,
     response_begun: bool,
+    /// Has the client said that it sends nothing more?
+    client_ended: bool,
     /// Is the client read although it owes us nothing, to learn whether it left?
     watches_client: bool,
     /// When the response head must be there, whatever is tried. None until the request is complete.
@@ -110,6 +112,7 @@ impl Work {
         self.sent = 0;
         self.first_byte = Duration::ZERO;
         self.response_begun = false;
+        self.client_ended = false;
         self.watches_client = false;
         self.response_by = None;
         self.raced = false;

@@ -41,6 +41,7 @@ pub(super) async fn respond(flow: &mut Flow<'_>, mut up: Upstream, buf: Buf) -> 
 fn client_closes(flow: &Flow<'_>) -> bool {
     flow.view.head.persistence == Persistence::Close
         || flow.work.upload.wants_more()
+        || (flow.work.client_ended && flow.work.next_request.is_none())
         || flow.worker.is_draining()
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::task::Poll;
 use std::time::Duration;
 
+use config::HalfClose;
 use routing::time::MonoTime;
 
 use super::attempt::{End, Fault, Flow, Upstream};
@@ -33,7 +34,7 @@ pub(super) fn move_upload(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), 
             up.conn.start_write(buf);
         }
     }
-    if flow.client.conn.is_reading() {
+    if flow.client.conn.is_reading() || work.client_ended {
         return Ok(());
     }
     if work.upload.wants_read() && !up.write_failed {
@@ -49,6 +50,11 @@ pub(super) fn move_upload(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), 
 /// Takes what the client sent: body, or the beginning of its next request.
 pub(super) fn from_client(flow: &mut Flow<'_>, (result, buf): Done<usize>) -> Result<(), End> {
     match result {
+        // The request is complete: it may only have half-closed.
+        Ok(0) if !flow.work.upload.wants_more() && flow.settings.half_close == HalfClose::Serve => {
+            flow.work.client_ended = true;
+            return Ok(());
+        }
         Ok(0) | Err(_) => return Err(End::ClientGone),
         Ok(n) => flow.worker.stats.received_bytes_total.add(n as u64),
     }
