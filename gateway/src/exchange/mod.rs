@@ -7,6 +7,7 @@ mod affinity;
 mod attempt;
 mod forward;
 mod keep;
+mod pace;
 mod relay;
 pub mod reply;
 mod respond;
