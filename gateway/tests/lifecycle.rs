@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use config::{Config, HalfClose};
+use config::{ByteSize, Config, HalfClose};
 use gateway::observe::stats::Limit;
 use support::backend::{Backend, respond};
 use support::client::{Client, Cut, To};
@@ -73,6 +73,44 @@ fn pipelined_bodies_are_taken_apart_wherever_they_are_cut() {
         for n in 0..6 {
             assert_eq!(client.response().text(), format!("body {n}"), "in pieces of {step}");
             assert_eq!(client.response().text(), format!("ch{n}"), "in pieces of {step}");
+        }
+    }
+}
+
+/// What waits behind a request is bounded; the rest waits with the client and is served in its turn.
+#[test]
+fn requests_behind_one_that_is_answered_are_held_up_to_a_bound() {
+    const COUNT: usize = 2_000;
+    for kib in [0, 1, 6, 120] {
+        let gate = Arc::new(AtomicBool::new(false));
+        let opened = Arc::clone(&gate);
+        let backend = Backend::start(move |request, stream| {
+            if request.target() == "/first" {
+                until("the gate opens", || opened.load(Ordering::SeqCst));
+            }
+            respond(stream, request.target().as_bytes())
+        });
+        let mut config = config();
+        config.limits.pipeline_bytes_max = ByteSize::kib(kib);
+        let gateway = before(&backend, config);
+        let received = || gateway.sum(|stats| stats.received_bytes_total.get());
+        let mut client = Client::connect(gateway.addr);
+        let first = "POST /first HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nb";
+        client.send(first);
+        until("it is with the backend", || backend.count() == 1);
+        let rest: String = (0..COUNT).map(|n| format!("GET /{n} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
+        let bound = (first.len() as u64 + (kib << 10)).min((first.len() + rest.len()) as u64);
+        client.send(rest);
+        until("as much is held as may be", || received() == bound);
+        // Longer than it takes until a waiting client is looked at.
+        pass(Duration::from_millis(250));
+        assert_eq!(received(), bound, "{kib} KiB: and no more");
+        let hits = u64::from(kib > 0 && kib < 120);
+        assert_eq!(gateway.hits(Limit::PipelineBytes), hits, "{kib} KiB");
+        gate.store(true, Ordering::SeqCst);
+        assert_eq!(client.response().text(), "/first");
+        for n in 0..COUNT {
+            assert_eq!(client.response().text(), format!("/{n}"), "{kib} KiB");
         }
     }
 }

@@ -20,7 +20,7 @@ use wire::h1::forwarded::IpText;
 
 use crate::exchange::{self, After, Exchange, reply};
 use crate::net::conn::Conn;
-use crate::net::{Buf, Class, acquire};
+use crate::net::{Buf, Class, acquire, joined};
 use crate::observe::stats::Limit;
 use crate::worker::rebalance::ConnRate;
 use crate::worker::settings::Settings;
@@ -396,15 +396,6 @@ fn with_room(held: Option<Buf>) -> Option<Buf> {
             Some(large)
         }
     }
-}
-
-fn joined(mut first: Buf, second: &Buf) -> Option<Buf> {
-    if first.readroom() < second.len() {
-        let mut large = acquire(Class::Bulk, 0)?;
-        large.append(first.bytes());
-        first = large;
-    }
-    (first.append(second.bytes()) == second.len()).then_some(first)
 }
 
 // ---------------------------------------------------------------- ends

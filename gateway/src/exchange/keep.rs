@@ -1,4 +1,5 @@
-//! Keeping a request's body while it may have to be sent again, and the bounds on what is kept.
+//! Keeping what comes before its time: a request's body while it may have to be sent again, and the requests behind
+//! it (pipelining). Both have bounds.
 
 use routing::table::RuleRef;
 use wire::head::{BodyLength, Persistence};
@@ -6,7 +7,7 @@ use wire::head::{BodyLength, Persistence};
 use super::relay::{PumpError, copy_of};
 use super::reply::Reply;
 use super::{Request, Work};
-use crate::net::Buf;
+use crate::net::{Buf, Class, acquire, joined};
 use crate::observe::stats::Limit;
 use crate::worker::Worker;
 use crate::worker::settings::Settings;
@@ -29,6 +30,47 @@ impl Work {
     }
 }
 
+impl Work {
+    /// A buffer to read the client with that owes us nothing: for its next request, or only to learn that it left.
+    /// It takes no more than may be held; `Ok(None)` when that is nothing, and the client waits.
+    ///
+    /// # Errors
+    /// [`PumpError::Buffers`].
+    pub(super) fn next_request_buffer(&self, settings: &Settings) -> Result<Option<Buf>, PumpError> {
+        let held = self.next_request.as_ref().map_or(0, Buf::len);
+        let room = settings.pipeline_bytes_max.saturating_sub(held);
+        if room == 0 {
+            return Ok(None);
+        }
+        let mut buf = acquire(Class::Head, 0).ok_or(PumpError::Buffers)?;
+        buf.reset(buf.readroom().saturating_sub(room));
+        Ok(Some(buf))
+    }
+
+    /// Holds what lies behind the request until its turn. What came in one read with the request is held whatever
+    /// its size; reading on is bounded.
+    ///
+    /// # Errors
+    /// [`PumpError::Buffers`].
+    pub(super) fn hold_next(
+        &mut self,
+        worker: &Worker,
+        settings: &Settings,
+        behind: Option<Buf>,
+    ) -> Result<(), PumpError> {
+        let Some(buf) = behind else { return Ok(()) };
+        let held = match self.next_request.take() {
+            None => buf,
+            Some(first) => joined(first, &buf).ok_or(PumpError::Buffers)?,
+        };
+        if held.len() >= settings.pipeline_bytes_max {
+            worker.stats.hit(Limit::PipelineBytes);
+        }
+        self.next_request = Some(held);
+        Ok(())
+    }
+}
+
 impl Request<'_> {
     /// What came in the same read as the head: the body's beginning, or the next request.
     pub(super) fn take_behind(&mut self, behind: &[u8]) -> Result<(), Reply<'static>> {
@@ -40,17 +82,15 @@ impl Request<'_> {
         }
         let buf = copy_of(behind).map_err(|_| Reply::shed("buffers_bytes_max"))?;
         if body.is_empty() {
-            self.work.next_request = Some(buf);
-            return Ok(());
+            let held = self.work.hold_next(self.worker, self.settings, Some(buf));
+            return held.map_err(|_| Reply::shed("buffers_bytes_max"));
         }
         // Kept until the rule says otherwise.
         self.work.keeps = true;
         self.work.keeps_max = usize::MAX;
-        match self.work.take_upload(self.worker, self.settings, buf) {
-            Ok(rest) => {
-                self.work.next_request = rest;
-                Ok(())
-            }
+        let taken = self.work.take_upload(self.worker, self.settings, buf);
+        match taken.and_then(|rest| self.work.hold_next(self.worker, self.settings, rest)) {
+            Ok(()) => Ok(()),
             Err(PumpError::Wire(error)) => {
                 self.worker.stats.refused(error);
                 Err(Reply { persistence: Persistence::Close, ..Reply::new(error.status(), error.name()) })

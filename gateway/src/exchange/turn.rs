@@ -11,8 +11,8 @@ use routing::time::MonoTime;
 use super::attempt::{End, Fault, Flow, Upstream};
 use super::relay::PumpError;
 use crate::downstream::h1::Client;
+use crate::net::Buf;
 use crate::net::conn::Done;
-use crate::net::{Buf, Class, acquire};
 use crate::worker::clock;
 
 /// What happened first.
@@ -40,9 +40,11 @@ pub(super) fn move_upload(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), 
     if work.upload.wants_read() && !up.write_failed {
         let buf = work.upload.read_buffer().ok_or(End::ClientFault(Fault::Buffers))?;
         flow.client.conn.start_read(buf);
-    } else if work.watches_client && !work.upload.wants_more() && work.next_request.is_none() {
-        let buf = acquire(Class::Head, 0).ok_or(End::ClientFault(Fault::Buffers))?;
-        flow.client.conn.start_read(buf);
+    } else if work.watches_client && !work.upload.wants_more() {
+        let buf = work.next_request_buffer(flow.settings);
+        if let Some(buf) = buf.map_err(|_| End::ClientFault(Fault::Buffers))? {
+            flow.client.conn.start_read(buf);
+        }
     }
     Ok(())
 }
@@ -59,16 +61,13 @@ pub(super) fn from_client(flow: &mut Flow<'_>, (result, buf): Done<usize>) -> Re
         Ok(n) => flow.worker.stats.received_bytes_total.add(n as u64),
     }
     let work = &mut *flow.work;
-    if !work.upload.wants_more() {
-        work.next_request = Some(buf);
-        return Ok(());
-    }
-    let rest = work.take_upload(flow.worker, flow.settings, buf);
-    match rest {
-        Ok(rest) => {
-            work.next_request = rest;
-            Ok(())
-        }
+    let behind = if work.upload.wants_more() {
+        work.take_upload(flow.worker, flow.settings, buf)
+    } else {
+        Ok(Some(buf))
+    };
+    match behind.and_then(|behind| work.hold_next(flow.worker, flow.settings, behind)) {
+        Ok(()) => Ok(()),
         Err(PumpError::Wire(error)) => Err(End::ClientFault(Fault::Wire(error))),
         Err(PumpError::Buffers) => Err(End::ClientFault(Fault::Buffers)),
     }
