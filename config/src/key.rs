@@ -103,7 +103,8 @@ pub const KEYS: &[Key] = &[
     size("limits.header_line_bytes_max", 256, MIB, Live, Some("header_line_bytes")),
     number("limits.headers_max", 1, 1_000, Live, Some("headers")),
     size("limits.uri_bytes_max", 64, MIB, Live, Some("uri_bytes")),
-    size("limits.pipeline_bytes_max", 0, MIB, Live, Some("pipeline_bytes")),
+    // They lie in one buffer of 128 KiB.
+    size("limits.pipeline_bytes_max", 0, 120 * KIB, Live, Some("pipeline_bytes")),
     size("limits.buffers_bytes_max", MIB, 1_024 * GIB, Live, Some("buffers_bytes")),
     size("limits.retry_body_bytes_max", 0, 16 * MIB, Live, Some("retry_body_bytes")),
     size("limits.retry_bodies_bytes_max", 0, 64 * GIB, Live, Some("retry_bodies_bytes")),
@@ -124,6 +125,7 @@ pub const KEYS: &[Key] = &[
     time("timeouts.tunnel_idle", 0, 7 * DAY, None),
     time("timeouts.drain", 0, HOUR, None),
     time("timeouts.buffer_idle", 0, HOUR, None),
+    typed("http.half_close", Live),
     Key { name: "forward.trusted_cidrs", range: Range::List(0, 1_024), reload: Live, limit: None },
     typed("forward.via", Live),
     typed("forward.x_request_id", Live),

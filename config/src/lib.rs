@@ -9,6 +9,7 @@
 mod controller;
 mod error;
 mod forward;
+mod http;
 mod key;
 mod limits;
 mod listen;
@@ -27,6 +28,7 @@ use toml::Table;
 pub use controller::ManifestsDir;
 pub use error::{ConfigError, Invalid};
 pub use forward::{EncodedSlashPolicy, Forward, RequestIdPolicy, UnderscorePolicy, ViaPolicy};
+pub use http::{HalfClose, Http};
 pub use key::{KEYS, Key, Range, Reload};
 pub use limits::{Limits, Pool};
 pub use listen::{ListenAddr, ListenError, Protocol};
@@ -55,6 +57,8 @@ pub struct Config {
     pub pool: Pool,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// What HTTP leaves to our choice.
+    pub http: Http,
     /// What is added to, kept in and dropped from requests.
     pub forward: Forward,
     /// Name and place of this node.
@@ -101,6 +105,7 @@ impl Default for Config {
             limits: Limits::default(),
             pool: Pool::default(),
             timeouts: Timeouts::default(),
+            http: Http::default(),
             forward: Forward::default(),
             node: Node::default(),
             admin: Admin::default(),

@@ -30,7 +30,9 @@ pub struct Limits {
     /// The request-target. Default 8 KiB, at most `head_bytes_max`. Beyond it 414. Counted as `uri_bytes`.
     pub uri_bytes_max: ByteSize,
     /// Bytes of following requests that a connection holds while one of its requests is answered (pipelining).
-    /// Default 16 KiB. Beyond it nothing more is read until the answer has been sent. Counted as `pipeline_bytes`.
+    /// Default 16 KiB; at most 120 KiB. Beyond it nothing more is read until the answer has been sent, not even to learn
+    /// that the client left. What came in one read with the request is held whatever its size. Counted as
+    /// `pipeline_bytes`.
     pub pipeline_bytes_max: ByteSize,
     /// Memory for buffers of one worker. Default 1 GiB. Beyond it new requests are answered 503 with Retry-After.
     /// Counted as `buffers_bytes`.

@@ -72,12 +72,12 @@ impl fmt::Display for CheckReport {
 /// Judges every object of a directory. `listen`: where Ingress rules would be served.
 #[must_use]
 pub fn check_dir(dir: &Path, listen: &[SocketAddr]) -> CheckReport {
-    compile_dir(dir, listen).1
+    compile_dir(dir, listen, &Defaults::default()).1
 }
 
-/// Compiles a directory: the very table that `ringway run` would serve, and what became of every object.
+/// Compiles a directory: the very table that `ringway run` with these defaults would serve, and what became of every object.
 #[must_use]
-pub fn compile_dir(dir: &Path, listen: &[SocketAddr]) -> (RouteTable, CheckReport) {
+pub fn compile_dir(dir: &Path, listen: &[SocketAddr], defaults: &Defaults) -> (RouteTable, CheckReport) {
     let mut world = World::default();
     for observation in Directory::new(dir).scan() {
         world.observe(observation);
@@ -87,7 +87,7 @@ pub fn compile_dir(dir: &Path, listen: &[SocketAddr]) -> (RouteTable, CheckRepor
         listen: listen.to_vec(),
         series_max: SERIES_MAX,
         loopback: Loopback::Allowed,
-        defaults: Defaults::default(),
+        defaults: defaults.clone(),
     };
     let mut compiler = Compiler::new(settings);
     let _ = compiler.compile(&mut world);

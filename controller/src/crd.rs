@@ -143,6 +143,9 @@ pub struct FailoverPolicySpec {
     /// listed ones where priorities are given, weight 0 where weights are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clusters: Option<Vec<PolicyCluster>>,
+    /// Which clusters of one priority come first. Default `Weight`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<ClusterOrder>,
     /// Active checks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
@@ -180,6 +183,17 @@ pub struct FailoverPolicySpec {
     /// `hash(path)`, `hash(header:NAME)`, `hash(cookie:NAME)` or `hash(query:NAME)`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_balance: Option<String>,
+}
+
+/// Which clusters of one priority come first.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum ClusterOrder {
+    /// None: they share the load by their weights, or in proportion to ready pods.
+    #[default]
+    Weight,
+    /// The nearest to the gateway's node (`[node]` region and zone in gateway.toml): those of its zone, then those of
+    /// its region, then all others. Where the node's place is unknown all are equally near.
+    Nearest,
 }
 
 /// What a policy applies to.

@@ -76,6 +76,8 @@ pub struct Member {
     pub mode: EndpointMode,
     /// `spec.allowedCIDRs`; empty = no restriction.
     pub allowed: Vec<IpNet>,
+    /// `spec.region`; empty = unknown.
+    pub region: Arc<str>,
     /// `spec.zone`; empty = unknown.
     pub zone: Arc<str>,
 }

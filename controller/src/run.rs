@@ -104,7 +104,7 @@ impl<'a> Life<'a> {
             listen: http.map(|(addr, _)| *addr).collect(),
             series_max: settings.series_max,
             loopback: Loopback::Allowed,
-            defaults: settings.defaults,
+            defaults: settings.defaults.clone(),
         };
         let directory = Directory::new(root);
         Self { directory, world: World::default(), compiler: Compiler::new(compiler), view }

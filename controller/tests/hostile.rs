@@ -174,7 +174,7 @@ fn hostile_fleet() -> Vec<String> {
 fn hostile_fleet_objects_are_refused_and_change_nothing_else() {
     let alone = dir("alone", &[("fleet/good.yaml", GOOD), ("clusters/alpha/web.yaml", MEMBER)]);
     let mut good = Vec::new();
-    let (table, report) = controller::compile_dir(&alone, &listen());
+    let (table, report) = controller::compile_dir(&alone, &listen(), &Defaults::default());
     assert!(!report.refused(), "{report}");
     good.extend(dump::table(&table).lines().map(str::to_owned));
     let all = hostile_fleet();
@@ -183,7 +183,7 @@ fn hostile_fleet_objects_are_refused_and_change_nothing_else() {
         let files =
             [("fleet/good.yaml", GOOD), ("clusters/alpha/web.yaml", MEMBER), ("fleet/x-bad.yaml", bad)];
         let root = dir(&format!("fleet-{index}"), &files);
-        let (table, report) = controller::compile_dir(&root, &listen());
+        let (table, report) = controller::compile_dir(&root, &listen(), &Defaults::default());
         assert!(report.refused(), "accepted:\n{bad}\n{report}");
         let refused: Vec<_> =
             report.verdicts.iter().filter(|v| v.outcome >= Outcome::PartlyRefused).collect();
@@ -237,7 +237,7 @@ fn addresses_that_a_member_must_not_point_at_are_never_endpoints() {
             ("clusters/alpha/x-bad.yaml", &bad),
         ];
         let root = dir(&format!("slice-{index}"), &files);
-        let (table, report) = controller::compile_dir(&root, &listen());
+        let (table, report) = controller::compile_dir(&root, &listen(), &Defaults::default());
         let mut found: Vec<String> = table.endpoints.values().map(|e| e.addr.ip().to_string()).collect();
         found.sort();
         assert_eq!(found, ["10.1.0.1", "127.0.0.1"], "{address}");

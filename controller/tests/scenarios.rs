@@ -10,8 +10,9 @@ use std::fmt::Write;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use controller::compile::{Compiler, CompilerSettings, Defaults};
+use controller::compile::{Compiler, CompilerSettings, Defaults, Place};
 use controller::dump;
 use controller::merge::Loopback;
 use controller::verdict::Outcome;
@@ -58,13 +59,13 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(root: &Path) -> Self {
+    fn new(root: &Path, place: &Place) -> Self {
         let listen: SocketAddr = "[::]:8080".parse().unwrap();
         let settings = CompilerSettings {
             listen: vec![listen],
             series_max: 1000,
             loopback: Loopback::Allowed,
-            defaults: Defaults::default(),
+            defaults: Defaults { place: place.clone(), ..Defaults::default() },
         };
         let mut replay = Self {
             directory: Directory::new(root),
@@ -104,7 +105,18 @@ impl Replay {
     }
 }
 
+/// Where the node is, by the `gateway.toml` beside the manifests; unknown without one.
+fn place_of(folder: &Path) -> Place {
+    let text = fs::read_to_string(folder.join("gateway.toml")).unwrap_or_default();
+    let value = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_prefix('='));
+        Arc::from(line.unwrap_or_default().trim().trim_matches('"'))
+    };
+    Place { region: value("region"), zone: value("zone") }
+}
+
 fn replay(name: &str, from: &Path) -> String {
+    let place = place_of(from);
     let temp = Temp::new(name);
     for part in ["fleet", "clusters"] {
         if from.join(part).is_dir() {
@@ -112,7 +124,7 @@ fn replay(name: &str, from: &Path) -> String {
             copy(&from.join(part), &temp.0.join(part));
         }
     }
-    let mut replay = Replay::new(&temp.0);
+    let mut replay = Replay::new(&temp.0, &place);
     let mut out = replay.text();
     let mut events: Vec<PathBuf> = match fs::read_dir(from.join("events")) {
         Ok(entries) => entries.map(|entry| entry.unwrap().path()).collect(),
@@ -137,7 +149,7 @@ fn replay(name: &str, from: &Path) -> String {
         if event.to_string_lossy().ends_with("broken") {
             continue;
         }
-        let fresh = Replay::new(&temp.0);
+        let fresh = Replay::new(&temp.0, &place);
         assert_eq!(
             dump::table(fresh.compiler.table()),
             dump::table(replay.compiler.table()),

@@ -26,7 +26,8 @@ pub async fn serve(worker: Rc<Worker>, bind: BindId, listener: Listener) {
             return;
         }
     };
-    while listener.ready().await.is_ok() {
+    // A worker that panicked leaves what is queued to the one that takes its place.
+    while listener.ready().await.is_ok() && !worker.is_abandoned() {
         for _ in 0..BATCH_MAX {
             match listener.accept() {
                 Ok(Some(accepted)) => admit(&worker, bind, accepted),

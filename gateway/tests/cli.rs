@@ -106,6 +106,28 @@ fn headers_cookies_queries_and_sources_pin_a_cluster() {
     assert_eq!(pinned(&["GET", url, "--source", "10.9.1.2"]).as_deref(), Some("alpha (strict)"));
 }
 
+/// The same folder serves nodes of all regions: each counts what is near from its own place.
+#[test]
+fn the_nearest_region_is_counted_from_the_place_in_gateway_toml() {
+    let ranks = |config: Option<&str>| {
+        let dir = examples().join("geo-dr");
+        let file = dir.join(config.unwrap_or_default());
+        let mut args =
+            vec!["explain", "GET", "http://shop.example:8080/", "--manifests", dir.to_str().unwrap()];
+        if config.is_some() {
+            args.extend(["--config", file.to_str().unwrap()]);
+        }
+        let (code, out, err) = ringway(&args);
+        assert_eq!((code, err.as_str()), (0, ""), "{out}");
+        ["frankfurt", "paris", "virginia"].map(|name| {
+            let line = out.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
+            line.split_whitespace().nth(3).unwrap().to_owned()
+        })
+    };
+    assert_eq!(ranks(None), ["0", "0", "0"], "a node that does not know where it is");
+    assert_eq!(ranks(Some("gateway.toml")), ["0", "0", "1"]);
+}
+
 #[test]
 fn weights_of_clusters_and_of_backends_are_shown_as_shares() {
     let (_, out, _) = explain("weighted", &["GET", "http://shop.example:8080/"]);

@@ -82,6 +82,11 @@ fn s31_out_of_descriptors_sheds_idle_connections_and_does_not_spin() {
     setrlimit(Resource::Nofile, limit).unwrap();
     drop(taken);
     assert_eq!(Client::over(second.into()).get("/").status, 200, "the one in the queue is served");
+    assert_eq!(
+        Client::connect(gateway.addr).get("/").status,
+        200,
+        "the listener outlived what accepting met"
+    );
     gate.store(true, Ordering::SeqCst);
     assert_eq!(held.response().status, 200);
 }

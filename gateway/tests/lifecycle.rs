@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use config::Config;
+use config::{ByteSize, Config, HalfClose};
 use gateway::observe::stats::Limit;
 use support::backend::{Backend, respond};
 use support::client::{Client, Cut, To};
@@ -73,6 +73,44 @@ fn pipelined_bodies_are_taken_apart_wherever_they_are_cut() {
         for n in 0..6 {
             assert_eq!(client.response().text(), format!("body {n}"), "in pieces of {step}");
             assert_eq!(client.response().text(), format!("ch{n}"), "in pieces of {step}");
+        }
+    }
+}
+
+/// What waits behind a request is bounded; the rest waits with the client and is served in its turn.
+#[test]
+fn requests_behind_one_that_is_answered_are_held_up_to_a_bound() {
+    const COUNT: usize = 2_000;
+    for kib in [0, 1, 6, 120] {
+        let gate = Arc::new(AtomicBool::new(false));
+        let opened = Arc::clone(&gate);
+        let backend = Backend::start(move |request, stream| {
+            if request.target() == "/first" {
+                until("the gate opens", || opened.load(Ordering::SeqCst));
+            }
+            respond(stream, request.target().as_bytes())
+        });
+        let mut config = config();
+        config.limits.pipeline_bytes_max = ByteSize::kib(kib);
+        let gateway = before(&backend, config);
+        let received = || gateway.sum(|stats| stats.received_bytes_total.get());
+        let mut client = Client::connect(gateway.addr);
+        let first = "POST /first HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nb";
+        client.send(first);
+        until("it is with the backend", || backend.count() == 1);
+        let rest: String = (0..COUNT).map(|n| format!("GET /{n} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
+        let bound = (first.len() as u64 + (kib << 10)).min((first.len() + rest.len()) as u64);
+        client.send(rest);
+        until("as much is held as may be", || received() == bound);
+        // Longer than it takes until a waiting client is looked at.
+        pass(Duration::from_millis(250));
+        assert_eq!(received(), bound, "{kib} KiB: and no more");
+        let hits = u64::from(kib > 0 && kib < 120);
+        assert_eq!(gateway.hits(Limit::PipelineBytes), hits, "{kib} KiB");
+        gate.store(true, Ordering::SeqCst);
+        assert_eq!(client.response().text(), "/first");
+        for n in 0..COUNT {
+            assert_eq!(client.response().text(), format!("/{n}"), "{kib} KiB");
         }
     }
 }
@@ -197,6 +235,98 @@ fn a_client_that_leaves_in_its_download_cancels_the_upstream() {
     drop(client);
     seen.recv_timeout(PATIENCE).unwrap();
     until("nothing is open", || gateway.sum(|stats| stats.connections_open.get()) == 0);
+}
+
+/// `http.half_close = "serve"`: a FIN behind a complete request is no farewell, whether the response has begun or not.
+#[test]
+fn a_client_that_half_closes_is_served_where_it_is_told_so() {
+    const SIZE: usize = 8 << 20;
+    let gate = Arc::new(AtomicBool::new(false));
+    let opened = Arc::clone(&gate);
+    let backend = Backend::raw(move |peer| {
+        while let Some(request) = peer.request() {
+            if request.target() == "/slow" {
+                until("the gate opens", || opened.load(Ordering::SeqCst));
+            }
+            peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"));
+            peer.send(vec![b'x'; SIZE]);
+        }
+    });
+    let mut config = config();
+    config.http.half_close = HalfClose::Serve;
+    let gateway = before(&backend, config);
+    for request in ["GET /slow HTTP/1.1\r\nHost: a\r\n\r\n", "GET /slow HTTP/1.0\r\n\r\n"] {
+        gate.store(false, Ordering::SeqCst);
+        let mut client = Client::connect(gateway.addr);
+        client.send(request).finish();
+        // Longer than it takes until a waiting client is looked at.
+        pass(Duration::from_millis(300));
+        gate.store(true, Ordering::SeqCst);
+        let response = client.response();
+        assert_eq!((response.status, response.body.len()), (200, SIZE));
+        assert_eq!(client.rest(), (Vec::new(), Cut::Closed));
+    }
+    // Several before the FIN, and one that comes while the body is on its way.
+    let mut client = Client::connect(gateway.addr);
+    client.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n").finish();
+    assert_eq!((client.response().body.len(), client.response().body.len()), (SIZE, SIZE));
+    let mut client = Client::connect(gateway.addr);
+    client.send("GET /3 HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.head().unwrap();
+    client.finish().skip(SIZE as u64).unwrap();
+    assert_eq!(gateway.sum(|stats| stats.client_aborts_total.get()), 0);
+    until("nothing is open", || gateway.sum(|stats| stats.connections_open.get()) == 0);
+}
+
+/// Also there, a client that is really gone cancels the upstream: by its reset at once, else when it is written to.
+#[test]
+fn a_client_that_leaves_is_noticed_where_half_closing_is_served() {
+    for way in ["reset", "close"] {
+        let (left, seen) = mpsc::channel();
+        let left = Mutex::new(left);
+        let backend = Backend::raw(move |peer| {
+            if peer.request().is_some() {
+                if way == "close" {
+                    peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+                    let piece = vec![b'x'; 1 << 16];
+                    while std::io::Write::write_all(&mut peer.stream, &piece).is_ok() {}
+                } else {
+                    peer.drained();
+                }
+                let _ = left.lock().unwrap().send(());
+            }
+        });
+        let mut config = config();
+        config.http.half_close = HalfClose::Serve;
+        let gateway = before(&backend, config);
+        let mut client = Client::connect(gateway.addr);
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        until("the request is there", || backend.count() == 1);
+        match way {
+            "close" => drop(client),
+            _ => client.abort(),
+        }
+        seen.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{way}: the upstream was not cancelled"));
+        until("it is counted", || gateway.sum(|stats| stats.client_aborts_total.get()) == 1);
+    }
+}
+
+/// By default a FIN is a farewell: of a client that half-closes, too.
+#[test]
+fn a_client_that_half_closes_counts_as_gone_by_default() {
+    let (left, seen) = mpsc::channel();
+    let left = Mutex::new(left);
+    let backend = Backend::raw(move |peer| {
+        if peer.request().is_some() {
+            peer.drained();
+            let _ = left.lock().unwrap().send(());
+        }
+    });
+    let gateway = before(&backend, config());
+    let mut client = Client::connect(gateway.addr);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").finish();
+    seen.recv_timeout(PATIENCE).expect("the upstream is cancelled");
+    assert!(client.rest().0.is_empty());
 }
 
 // ---------------------------------------------------------------- bounds

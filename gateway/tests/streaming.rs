@@ -343,6 +343,48 @@ fn s19_a_body_at_its_least_pace_is_served() {
     assert_eq!(backend.only_request().body.len(), 3_000);
 }
 
+/// A response that has begun does not free the client of its pace: else a trickle holds the endpoint for ever.
+#[test]
+fn s19_the_pace_of_a_body_counts_behind_an_early_response() {
+    let (left, seen) = mpsc::channel();
+    let left = Mutex::new(left);
+    let backend = Backend::raw(move |peer| {
+        let Some(head) = peer.head() else { return };
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        if head.target() == "/lawful" {
+            let _ = peer.exactly(3_000);
+            peer.send("4\r\ndone\r\n0\r\n\r\n");
+            return;
+        }
+        // The response streams, so that no idle timeout ends what the client drags out.
+        while peer.stream.write_all(b"1\r\nr\r\n").is_ok() {
+            pass(Duration::from_millis(20));
+        }
+        let _ = left.lock().unwrap().send(());
+    });
+    let gateway = before(&backend, shortened());
+    let mut client = Client::connect(gateway.addr);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nu");
+    assert!(client.head().unwrap().starts_with("HTTP/1.1 200"), "the response has begun");
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE && client.try_send("u").is_ok() {
+        pass(Duration::from_millis(50));
+    }
+    let (bytes, cut) = client.rest();
+    assert!(cut != Cut::Late && !bytes.ends_with(b"0\r\n\r\n"), "the response is cut, not ended: {cut:?}");
+    assert_eq!(gateway.hits(Limit::BodyRate), 1);
+    seen.recv_timeout(PATIENCE).expect("the endpoint is free again");
+
+    let mut client = Client::connect(gateway.addr);
+    client.send("POST /lawful HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\n\r\n");
+    for _ in 0..30 {
+        client.send([b'x'; 100]);
+        pass(Duration::from_millis(30));
+    }
+    assert_eq!(client.response().text(), "done");
+    assert_eq!(gateway.hits(Limit::BodyRate), 1);
+}
+
 /// Buffers of a connection go back to their pool when it is idle: see also `memory.rs`.
 #[test]
 fn an_idle_connection_is_closed_after_its_time() {

@@ -123,7 +123,7 @@ pub struct Grant {
 impl Context {
     /// Reads the world.
     pub fn build(world: &World, settings: &CompilerSettings, ids: &mut Ids) -> Self {
-        let mut context = Self { defaults: settings.defaults, ..Self::default() };
+        let mut context = Self { defaults: settings.defaults.clone(), ..Self::default() };
         context.read_members(world, ids);
         context.read_policies(world);
         let mut taken = HashSet::new();
@@ -219,15 +219,17 @@ impl Context {
             notes.info("spec.kubeconfigSecretRef", "", "not read in a directory of manifests");
         }
         let text = |given: Option<String>| Arc::<str>::from(given.unwrap_or_default());
+        let region = text(spec.region);
         let cluster = ClusterSpec {
             name: name.clone(),
-            region: text(spec.region),
+            region: region.clone(),
             drained: spec.drained,
             ..ClusterSpec::default()
         };
         self.clusters.insert(id, Arc::new(cluster));
         let (mode, zone) = (spec.endpoint_mode, text(spec.zone));
-        self.members.insert(name.clone(), Member { id, name, priority, weight, mode, allowed, zone });
+        let member = Member { id, name, priority, weight, mode, allowed, region, zone };
+        self.members.insert(member.name.clone(), member);
     }
 
     fn read_policies(&mut self, world: &World) {

@@ -49,8 +49,17 @@ pub struct CompilerSettings {
     pub defaults: Defaults,
 }
 
-/// What holds where no policy says otherwise: gateway.toml's `[timeouts]`, `[limits]` and `[pool]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where this node is: gateway.toml's `[node]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// `node.region`; empty = unknown.
+    pub region: Arc<str>,
+    /// `node.zone`; empty = unknown.
+    pub zone: Arc<str>,
+}
+
+/// What gateway.toml says that policies build on: `[timeouts]`, `[limits]`, `[pool]`, `[node]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Defaults {
     /// `timeouts.{connect,attempt,request,idle}`
     pub timeouts: Timeouts,
@@ -58,6 +67,8 @@ pub struct Defaults {
     pub retry_body_bytes_max: u32,
     /// `pool.{endpoint,backend}_in_flight_max`
     pub limits: BackendLimits,
+    /// Where "nearest" is counted from.
+    pub place: Place,
 }
 
 impl Default for Defaults {
@@ -67,6 +78,7 @@ impl Default for Defaults {
             timeouts: policy.timeouts,
             retry_body_bytes_max: policy.retry.body_bytes_max,
             limits: BackendLimits::default(),
+            place: Place::default(),
         }
     }
 }

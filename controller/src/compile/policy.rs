@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use routing::model::{Balance, ClusterShare, CookieAffinity, Pin, PinMatch, Policy};
 
-use crate::compile::Defaults;
-use crate::crd::{FailoverPolicySpec, PinWhen, PolicyCluster};
+use crate::compile::{Defaults, Place};
+use crate::crd::{ClusterOrder, FailoverPolicySpec, PinWhen, PolicyCluster};
 use crate::merge::Member;
 use crate::text;
 use crate::verdict::Notes;
@@ -27,6 +27,8 @@ pub struct Part {
     pub weights: Option<BTreeMap<Arc<str>, u32>>,
     /// Priorities of clusters, if the source sets any.
     pub priorities: Option<BTreeMap<Arc<str>, u8>>,
+    /// Which clusters of one priority come first.
+    pub order: Option<ClusterOrder>,
     /// Pins: condition, cluster, strict.
     pub pins: Option<Vec<(PinMatch, Arc<str>, bool)>>,
     /// Balancer.
@@ -65,6 +67,7 @@ impl Part {
         }
         lay(&mut self.weights, &specific.weights);
         lay(&mut self.priorities, &specific.priorities);
+        lay(&mut self.order, &specific.order);
         lay(&mut self.pins, &specific.pins);
         lay(&mut self.balance, &specific.balance);
         lay(&mut self.affinity, &specific.affinity);
@@ -100,7 +103,7 @@ fn checked<T, U: std::fmt::Display + Clone>(
 
 /// What a `FailoverPolicy` says. A field that is wrong is reported and says nothing.
 pub fn read(spec: &FailoverPolicySpec, members: &BTreeMap<Arc<str>, Member>, notes: &mut Notes) -> Part {
-    let mut part = Part::default();
+    let mut part = Part { order: spec.order, ..Part::default() };
     if let Some(clusters) = &spec.clusters {
         read_clusters(clusters, members, &mut part, notes);
     }
@@ -246,8 +249,11 @@ pub fn resolve(
     defaults: &Defaults,
 ) -> Policy {
     let serving: Vec<&Member> = members.values().filter(|member| permitted.allows(&member.name)).collect();
-    let mut policy =
-        Policy { clusters: shares(part, &serving), timeouts: defaults.timeouts, ..Policy::default() };
+    let mut policy = Policy {
+        clusters: shares(part, &serving, &defaults.place),
+        timeouts: defaults.timeouts,
+        ..Policy::default()
+    };
     policy.retry.body_bytes_max = defaults.retry_body_bytes_max;
     policy.pins = part
         .pins
@@ -295,7 +301,7 @@ impl Permitted {
     }
 }
 
-fn shares(part: &Part, serving: &[&Member]) -> Box<[ClusterShare]> {
+fn shares(part: &Part, serving: &[&Member], node: &Place) -> Box<[ClusterShare]> {
     // The most specific source that sets any priority decides. Whom it does not list comes after all listed ones:
     // a cluster that joins later must not turn a standby pair into an active trio.
     let last = part.priorities.iter().flat_map(BTreeMap::values).max().map_or(0, |max| max.saturating_add(1));
@@ -316,6 +322,15 @@ fn shares(part: &Part, serving: &[&Member]) -> Box<[ClusterShare]> {
             weight: weight_of(member),
         })
         .collect();
+    if part.order == Some(ClusterOrder::Nearest) {
+        // Distance decides within one priority: a standby stays a standby, however near it is.
+        let ranked: Vec<(u8, u8)> =
+            serving.iter().map(|member| (priority_of(member), distance(node, member))).collect();
+        let ranks: BTreeSet<(u8, u8)> = ranked.iter().copied().collect();
+        for (share, place) in shares.iter_mut().zip(&ranked) {
+            share.priority = u8::try_from(ranks.range(..place).count()).unwrap_or(u8::MAX);
+        }
+    }
     // Within one priority either every cluster has a weight or none: a missing one next to others is 0.
     let weighted: BTreeSet<u8> =
         shares.iter().filter(|share| share.weight.is_some()).map(|share| share.priority).collect();
@@ -328,6 +343,21 @@ fn shares(part: &Part, serving: &[&Member]) -> Box<[ClusterShare]> {
     shares.into()
 }
 
+/// How far a member is from the node: 0 in its zone, 1 in its region, 2 elsewhere. A place that is unknown is
+/// nowhere near; for a node whose place is unknown all are alike.
+fn distance(node: &Place, member: &Member) -> u8 {
+    let same = |ours: &str, theirs: &str| !ours.is_empty() && ours == theirs;
+    let other_region = !node.region.is_empty() && !member.region.is_empty() && node.region != member.region;
+    // Zones of two regions may bear one name.
+    if same(&node.zone, &member.zone) && !other_region {
+        0
+    } else if same(&node.region, &member.region) {
+        1
+    } else {
+        2
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -338,9 +368,9 @@ mod tests {
             let name: Arc<str> = Arc::from(*name);
             let id = ClusterId(u16::try_from(index).unwrap());
             let mode = crate::crd::EndpointMode::Pod;
-            let zone = Arc::from("");
+            let (region, zone) = (Arc::from(""), Arc::from(""));
             let (priority, weight) = (*priority, *weight);
-            (name.clone(), Member { id, name, priority, weight, mode, allowed: vec![], zone })
+            (name.clone(), Member { id, name, priority, weight, mode, allowed: vec![], region, zone })
         };
         names.iter().enumerate().map(member).collect()
     }

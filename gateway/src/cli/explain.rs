@@ -16,6 +16,7 @@ use routing::table::{Table, TableSettings};
 
 use super::check::{OfflineArgs, existing, http_listeners};
 use super::client::{self, AdminUrl};
+use super::run;
 use super::table::{self, Align};
 
 /// The request, and whose table is asked.
@@ -77,7 +78,8 @@ pub fn main(args: &ExplainArgs) -> Result<ExitCode, String> {
 /// Compiles a directory and asks the table of a worker that runs it.
 fn offline(dir: &Path, args: &OfflineArgs, question: &Question) -> Result<Answer, String> {
     let config = args.load()?;
-    let (compiled, report) = controller::compile_dir(existing(dir)?, &http_listeners(&config));
+    let (compiled, report) =
+        controller::compile_dir(existing(dir)?, &http_listeners(&config), &run::defaults(&config));
     if report.refused() {
         eprintln!("ringway: some objects are refused; `ringway check {}` says why", dir.display());
     }

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use config::Config;
-use controller::compile::Defaults;
+use controller::compile::{Defaults, Place};
 use controller::{ControllerSettings, Mailbox, ManifestSource, Reader, SharedView};
 use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
 use gateway::admin::Admin;
@@ -181,7 +181,7 @@ impl Serving {
 }
 
 /// What holds where no policy says otherwise.
-fn defaults(config: &Config) -> Defaults {
+pub(crate) fn defaults(config: &Config) -> Defaults {
     let timeouts = &config.timeouts;
     Defaults {
         timeouts: Timeouts {
@@ -195,6 +195,7 @@ fn defaults(config: &Config) -> Defaults {
             endpoint_in_flight_max: config.pool.endpoint_in_flight_max,
             backend_in_flight_max: config.pool.backend_in_flight_max,
         },
+        place: Place { region: config.node.region.as_str().into(), zone: config.node.zone.as_str().into() },
     }
 }
 

@@ -20,7 +20,7 @@ use wire::h1::forwarded::IpText;
 
 use crate::exchange::{self, After, Exchange, reply};
 use crate::net::conn::Conn;
-use crate::net::{Buf, Class, acquire};
+use crate::net::{Buf, Class, acquire, joined};
 use crate::observe::stats::Limit;
 use crate::worker::rebalance::ConnRate;
 use crate::worker::settings::Settings;
@@ -64,7 +64,7 @@ impl Client {
             });
             match first.await {
                 Some(result) => return result,
-                None if worker.peers.is_stopping() => return Err(io::ErrorKind::Interrupted.into()),
+                None if worker.is_stopping() => return Err(io::ErrorKind::Interrupted.into()),
                 None if clock::now() >= due => {
                     worker.stats.hit(Limit::WriteStall);
                     return Err(io::ErrorKind::TimedOut.into());
@@ -399,15 +399,6 @@ fn with_room(held: Option<Buf>) -> Option<Buf> {
     }
 }
 
-fn joined(mut first: Buf, second: &Buf) -> Option<Buf> {
-    if first.readroom() < second.len() {
-        let mut large = acquire(Class::Bulk, 0)?;
-        large.append(first.bytes());
-        first = large;
-    }
-    (first.append(second.bytes()) == second.len()).then_some(first)
-}
-
 // ---------------------------------------------------------------- ends
 
 /// How long, and for how many bytes, a closing connection is read so that the client sees the answer and not a
@@ -425,7 +416,7 @@ async fn close(worker: &Worker, mut client: Box<Client>) -> Ended {
     client.conn.shutdown_write();
     let due = clock::now() + LINGER;
     let mut seen = 0;
-    while seen < LINGER_BYTES_MAX && !worker.peers.is_stopping() {
+    while seen < LINGER_BYTES_MAX && !worker.is_stopping() {
         if !client.conn.is_reading() {
             let Some(buf) = acquire(Class::Head, 0) else { break };
             client.conn.start_read(buf);
@@ -516,7 +507,7 @@ mod tests {
     #[test]
     fn idle_future_is_small() {
         let ring = runtime::build(RingFlags::Coop, 64, 256).unwrap();
-        let bytes = ring.run(async {
+        let measured = async {
             let worker = worker();
             let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
             let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -532,7 +523,8 @@ mod tests {
             });
             worker.stats.connections_open.add(1);
             std::mem::size_of_val(&serve(Rc::clone(&worker), client))
-        });
+        };
+        let bytes = ring.run(measured, || std::future::ready(()));
         println!("{bytes} bytes");
         assert!(bytes <= 1_024, "{bytes} bytes");
     }

@@ -19,6 +19,7 @@ use wire::h1::encode::{self, Edits, RequestEdit, ResponseEdit};
 use wire::head::{Persistence, RequestView, ResponseView};
 
 use super::forward::Forwarding;
+use super::pace::Pace;
 use super::relay::copy_of;
 use super::scratch::Scratch;
 use super::turn::{Event, Flushed, deadline, earlier, from_client, has_passed, move_upload, next, set};
@@ -181,7 +182,7 @@ async fn connect(flow: &mut Flow<'_>, begun: MonoTime) -> Result<Conn, End> {
                 return Err(connect_failed(flow, Blame::Gateway, "descriptors"));
             }
             Some(Err(_error)) => return Err(failed_connect(flow, "connect_failed")),
-            None if flow.worker.peers.is_stopping() => return Err(End::ClientGone),
+            None if flow.worker.is_stopping() => return Err(End::ClientGone),
             None if has_passed(due) => return Err(failed_connect(flow, "connect_timeout")),
             None => {}
         }
@@ -265,17 +266,9 @@ pub(super) fn edits(edits: &HeaderEdits) -> Edits<'_, std::sync::Arc<str>> {
 /// and each read in flight pins a buffer. Until then a client that leaves is noticed when it is written to.
 const WATCH_CLIENT_AFTER: Duration = Duration::from_millis(100);
 
-/// The pace of a request's body: bytes since the beginning of a window of `timeouts.body_rate_grace`.
-struct Pace {
-    since: MonoTime,
-    taken: u64,
-    /// The end of the last window in which anything came.
-    moved: MonoTime,
-}
-
 /// Sends the rest of the request and waits for a final response head (or a 101).
 async fn response_head(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<Buf, End> {
-    let mut pace = Pace { since: up.begun, taken: flow.work.upload.taken(), moved: up.begun };
+    let mut pace = Pace::new(up.begun, flow.work.upload.taken());
     let mut due = head_due(flow, up, &pace);
     if flow.view.head.expects_continue && flow.work.upload.wants_read() {
         reply::interim_continue(flow.client).await.map_err(|_| End::ClientGone)?;
@@ -327,9 +320,7 @@ async fn response_head(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<Buf, En
 fn head_due(flow: &Flow<'_>, up: &Upstream, pace: &Pace) -> Option<MonoTime> {
     let timeouts = &flow.rule.policy().timeouts;
     if flow.work.upload.wants_more() {
-        let rate = flow.settings.body_rate_min > 0;
-        let grace = rate.then(|| pace.since + flow.settings.body_rate_grace);
-        return earlier(deadline(pace.moved, timeouts.idle), grace);
+        return earlier(deadline(pace.moved, timeouts.idle), pace.due(flow));
     }
     let attempt = deadline(up.begun, timeouts.attempt);
     let watch = (!flow.work.watches_client).then(|| up.begun + WATCH_CLIENT_AFTER);
@@ -338,7 +329,7 @@ fn head_due(flow: &Flow<'_>, up: &Upstream, pace: &Pace) -> Option<MonoTime> {
 
 /// The deadline fired: for whom?
 fn late(flow: &Flow<'_>, up: &Upstream, due: Option<MonoTime>, pace: &mut Pace) -> Result<(), End> {
-    if flow.worker.peers.is_stopping() {
+    if flow.worker.is_stopping() {
         return Err(End::ClientGone);
     }
     let now = clock::now();
@@ -346,21 +337,13 @@ fn late(flow: &Flow<'_>, up: &Upstream, due: Option<MonoTime>, pace: &mut Pace) 
         return Ok(());
     }
     if flow.work.upload.wants_more() {
-        let window = now.since(pace.since);
-        let came = flow.work.upload.taken() - pace.taken;
-        let owed = u128::from(flow.settings.body_rate_min) * window.as_millis() / 1_000;
-        // Only who is waited for can be slow: while the backend takes nothing, the client is not read.
-        if flow.client.conn.is_reading() && u128::from(came) < owed.max(1) {
-            flow.worker.stats.hit(Limit::BodyRate);
-            return Err(End::ClientFault(Fault::Slow));
-        }
+        pace.turn(flow, now)?;
         let idle = deadline(pace.moved, flow.rule.policy().timeouts.idle);
-        if came == 0 && idle.is_some_and(|due| now >= due) {
-            return Err(timed_out(flow, up, "upstream_takes_no_body"));
-        }
-        let moved = if came > 0 { now } else { pace.moved };
-        *pace = Pace { since: now, taken: flow.work.upload.taken(), moved };
-        return Ok(());
+        return if idle.is_some_and(|due| now >= due) {
+            Err(timed_out(flow, up, "upstream_takes_no_body"))
+        } else {
+            Ok(())
+        };
     }
     let timeouts = &flow.rule.policy().timeouts;
     let attempt_over = deadline(up.begun, timeouts.attempt).is_some_and(|due| now >= due);

@@ -2,9 +2,12 @@
 //!
 //! Called by `downstream` with a decoded head. Nothing below calls back up.
 
+mod account;
 mod affinity;
 mod attempt;
 mod forward;
+mod keep;
+mod pace;
 mod relay;
 pub mod reply;
 mod respond;
@@ -16,13 +19,11 @@ mod turn;
 use std::rc::Rc;
 use std::time::Duration;
 
-use routing::delta::Report;
 use routing::failover::Tried;
-use routing::health::endpoint::Outcome;
 use routing::model::Target;
-use routing::retry::{Body, Charge, Decision, FailureKind};
+use routing::retry::{Body, Charge, Decision};
 use routing::subject::{Subject, SubjectKind};
-use routing::table::{EndpointKey, HealthEvent, NoEndpoint, OverloadBound, Pick, RuleRef};
+use routing::table::{NoEndpoint, OverloadBound, Pick, RuleRef};
 use routing::time::MonoTime;
 use wire::head::{BodyLength, Persistence, RequestHead, RequestView};
 
@@ -32,8 +33,10 @@ use crate::observe::access_log::Entry;
 use crate::observe::stats::Limit;
 use crate::worker::settings::Settings;
 use crate::worker::{Worker, clock};
+pub use account::note_health;
+use account::{Held, InFlight};
 use attempt::{Blame, End, Failed, Fault, Flow};
-use relay::{Pump, PumpError, copy_of};
+use relay::Pump;
 use reply::Reply;
 use scratch::Answer;
 
@@ -79,6 +82,8 @@ struct Work {
     /// The last time that was read from the clock: good enough for what happens in the same turn.
     seen: MonoTime,
     response_begun: bool,
+    /// Has the client said that it sends nothing more?
+    client_ended: bool,
     /// Is the client read although it owes us nothing, to learn whether it left?
     watches_client: bool,
     /// When the response head must be there, whatever is tried. None until the request is complete.
@@ -108,6 +113,7 @@ impl Work {
         self.sent = 0;
         self.first_byte = Duration::ZERO;
         self.response_begun = false;
+        self.client_ended = false;
         self.watches_client = false;
         self.response_by = None;
         self.raced = false;
@@ -119,46 +125,6 @@ impl Work {
     fn replayable(&self) -> Body {
         let whole = self.keeps || self.upload.taken() == 0 || !self.upload.has_given();
         if whole { Body::Replayable } else { Body::Gone }
-    }
-
-    /// Takes in body bytes from the client, and keeps a copy while the bounds allow.
-    fn take_upload(
-        &mut self,
-        worker: &Worker,
-        settings: &Settings,
-        buf: Buf,
-    ) -> Result<Option<Buf>, PumpError> {
-        let Self { upload, kept, keeps, keeps_max, .. } = self;
-        let bound = KeptBound { worker, one_max: *keeps_max, all_max: settings.retry_bodies_bytes_max };
-        upload.take(buf, |data| {
-            if *keeps && !bound.keep(kept, data) {
-                *keeps = false;
-            }
-        })
-    }
-}
-
-/// The bounds on kept bodies: one body's, and all bodies' of the worker.
-struct KeptBound<'a> {
-    worker: &'a Worker,
-    one_max: usize,
-    all_max: usize,
-}
-
-impl KeptBound<'_> {
-    /// Appends, or gives up keeping and says so.
-    fn keep(&self, kept: &mut Vec<u8>, data: &[u8]) -> bool {
-        let all = self.worker.replay_bytes.get() + data.len();
-        let too_large = kept.len() + data.len() > self.one_max;
-        if too_large || all > self.all_max {
-            self.worker.stats.hit(if too_large { Limit::RetryBodyBytes } else { Limit::RetryBodiesBytes });
-            self.worker.replay_bytes.set(self.worker.replay_bytes.get() - kept.len());
-            kept.clear();
-            return false;
-        }
-        self.worker.replay_bytes.set(all);
-        kept.extend_from_slice(data);
-        true
     }
 }
 
@@ -231,6 +197,10 @@ impl Request<'_> {
         let routed = self.worker.table.borrow().route(&subject);
         let rule = match routed {
             Ok(rule) => rule,
+            // A worker that was just restarted: a connection that another handed to it came before the table.
+            Err(_no_route) if self.worker.stats.generation.get() == 0 => {
+                return self.reply(Reply::shed("no_table")).await;
+            }
             Err(_no_route) => {
                 self.worker.stats.unmatched_total.inc();
                 return self.reply(Reply::new(404, "no_route")).await;
@@ -254,35 +224,6 @@ impl Request<'_> {
 
     fn subject(&self) -> Subject<'_> {
         Subject { bind: self.client.bind, peer: self.client.conn.peer(), kind: SubjectKind::Http(self.view) }
-    }
-
-    /// What came in the same read as the head: the body's beginning, or the next request.
-    fn take_behind(&mut self, behind: &[u8]) -> Result<(), Reply<'static>> {
-        let head = self.view.head;
-        let body = if head.upgrade.is_some() { BodyLength::None } else { head.body };
-        self.work.upload.reset(body, body);
-        if behind.is_empty() {
-            return Ok(());
-        }
-        let buf = copy_of(behind).map_err(|_| Reply::shed("buffers_bytes_max"))?;
-        if body.is_empty() {
-            self.work.next_request = Some(buf);
-            return Ok(());
-        }
-        // Kept until the rule says otherwise.
-        self.work.keeps = true;
-        self.work.keeps_max = usize::MAX;
-        match self.work.take_upload(self.worker, self.settings, buf) {
-            Ok(rest) => {
-                self.work.next_request = rest;
-                Ok(())
-            }
-            Err(PumpError::Wire(error)) => {
-                self.worker.stats.refused(error);
-                Err(Reply { persistence: Persistence::Close, ..Reply::new(error.status(), error.name()) })
-            }
-            Err(PumpError::Buffers) => Err(Reply::shed("buffers_bytes_max")),
-        }
     }
 
     /// Attempts until one has an answer, or none may follow.
@@ -328,65 +269,12 @@ impl Request<'_> {
         }
     }
 
-    /// Is the body kept for another attempt? Not when it is known to be too large, or may not be sent again.
-    fn decide_keeping(&mut self, rule: &RuleRef) {
-        let retry = &rule.policy().retry;
-        let fits = match self.view.head.body {
-            BodyLength::None => true,
-            BodyLength::Exact(length) => length <= u64::from(retry.body_bytes_max),
-            BodyLength::Chunked => self.work.upload.taken() <= u64::from(retry.body_bytes_max),
-            BodyLength::UntilClose => false,
-        };
-        if !fits {
-            self.worker.stats.hit(Limit::RetryBodyBytes);
-        }
-        let nothing_lost = self.work.keeps || self.work.upload.taken() == 0;
-        self.work.keeps = fits && nothing_lost && retry.attempts > 1;
-        self.work.keeps_max = retry.body_bytes_max as usize;
-    }
-
     fn pick(&mut self, rule: &RuleRef) -> Result<Pick, NoEndpoint> {
         let subject = self.subject();
         let table = self.worker.table.borrow();
         let mut rng = self.worker.rng.borrow_mut();
         let pick = table.pick(rule, &subject, &self.work.tried, self.began, &mut rng)?;
         Ok(pick)
-    }
-
-    /// Tells the table how the endpoint did.
-    fn learn(&mut self, rule: &RuleRef, pick: &Pick, end: &End) {
-        let policy = rule.policy();
-        let outcome = match end {
-            End::Complete(_) | End::TunnelEnded => Outcome::of_status(self.work.answer.status, &policy.retry),
-            // Says nothing about the endpoint.
-            End::Failed(failed) if failed.blame != Blame::Endpoint => return,
-            End::Failed(failed) => match failed.failure.kind {
-                FailureKind::Connect => Outcome::ConnectFailed,
-                FailureKind::Closed | FailureKind::Malformed => Outcome::Closed,
-                FailureKind::Timeout => Outcome::Timeout,
-                FailureKind::Status(status) => Outcome::ServerError(status),
-            },
-            End::Cut => Outcome::Closed,
-            // Says nothing about the endpoint.
-            End::ClientGone | End::ClientFault(_) => return,
-        };
-        let stats = &self.worker.stats;
-        match outcome {
-            Outcome::Success | Outcome::ServerError(_) => {
-                let status = self.work.answer.status;
-                stats.cluster(pick.cluster).tally.response(status);
-                stats.backend(pick.stat).response(status);
-            }
-            Outcome::ConnectFailed | Outcome::Closed | Outcome::Timeout => {
-                stats.cluster(pick.cluster).tally.failures.inc();
-                stats.backend(pick.stat).failures.inc();
-            }
-        }
-        let event =
-            self.worker.table.borrow().on_outcome(pick.endpoint, outcome, self.work.seen, &policy.outlier);
-        if let Some(event) = event {
-            note_health(self.worker, event);
-        }
     }
 
     async fn after(&mut self, rule: &RuleRef, pick: &Pick, attempt: u8, end: End) -> Next {
@@ -510,31 +398,6 @@ impl Request<'_> {
             Persistence::Close => After::Close,
         }
     }
-
-    /// Counts and logs. Returns when the exchange ended.
-    fn finish(&mut self) -> MonoTime {
-        let (stats, work) = (&self.worker.stats, &mut *self.work);
-        self.worker.replay_bytes.set(self.worker.replay_bytes.get().saturating_sub(work.kept.len()));
-        let now = clock::now();
-        let took = now.since(self.began);
-        stats.latency.record(took);
-        stats.sent_bytes_total.add(work.sent);
-        if self.entry.status > 0 {
-            stats.responses.response(self.entry.status);
-        }
-        if let Some(rule) = &self.entry.rule {
-            stats.route(rule.action().stat).response(self.entry.status);
-        }
-        self.entry.took = took;
-        self.entry.first_byte = work.first_byte;
-        self.entry.sent = work.sent;
-        self.entry.received = work.upload.taken();
-        let mut log = self.worker.log.borrow_mut();
-        if log.is_on() {
-            log.write(&self.entry, &self.view, self.client, &self.worker.table.borrow());
-        }
-        now
-    }
 }
 
 enum Next {
@@ -542,56 +405,4 @@ enum Next {
     /// On a fresh connection; not counted as an attempt.
     Anew,
     Again,
-}
-
-/// An exchange in flight, counted while it exists.
-struct InFlight<'a>(&'a Worker);
-
-impl<'a> InFlight<'a> {
-    fn new(worker: &'a Worker) -> Self {
-        worker.stats.in_flight.add(1);
-        Self(worker)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.stats.in_flight.sub(1);
-    }
-}
-
-/// A picked endpoint, released when the attempt ends however it ends.
-struct Held<'a> {
-    worker: &'a Worker,
-    endpoint: EndpointKey,
-    cluster: routing::id::ClusterId,
-}
-
-impl<'a> Held<'a> {
-    fn new(worker: &'a Worker, pick: &Pick) -> Self {
-        worker.stats.cluster(pick.cluster).in_flight.add(1);
-        Self { worker, endpoint: pick.endpoint, cluster: pick.cluster }
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.worker.table.borrow().release(self.endpoint);
-        self.worker.stats.cluster(self.cluster).in_flight.sub(1);
-    }
-}
-
-/// Tells the log, the statistics and the controller that an endpoint's health changed.
-pub fn note_health(worker: &Worker, event: HealthEvent) {
-    match event {
-        HealthEvent::Ejected { endpoint, lasts } => {
-            worker.stats.ejections_total.inc();
-            let for_ms = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
-            worker.report(Report::Ejected { worker: worker.id, endpoint, for_ms });
-        }
-        HealthEvent::Restored { endpoint } => {
-            worker.stats.restorations_total.inc();
-            worker.report(Report::Restored { worker: worker.id, endpoint });
-        }
-    }
 }

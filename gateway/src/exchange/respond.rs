@@ -10,8 +10,9 @@ use wire::head::{BodyLength, Persistence, ResponseView};
 
 use super::Work;
 use super::attempt::{Blame, Complete, End, Failed, Fault, Flow, Upstream, backend_edits, edits};
+use super::pace::Pace;
 use super::relay::copy_of;
-use super::turn::{Event, Flushed, deadline, earlier, from_client, has_passed, move_upload, next, send, set};
+use super::turn::{Event, Flushed, deadline, earlier, from_client, move_upload, next, send, set};
 use crate::net::Buf;
 use crate::observe::stats::Limit;
 use crate::upstream::pool::Kept;
@@ -41,6 +42,7 @@ pub(super) async fn respond(flow: &mut Flow<'_>, mut up: Upstream, buf: Buf) -> 
 fn client_closes(flow: &Flow<'_>) -> bool {
     flow.view.head.persistence == Persistence::Close
         || flow.work.upload.wants_more()
+        || (flow.work.client_ended && flow.work.next_request.is_none())
         || flow.worker.is_draining()
 }
 
@@ -124,7 +126,8 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
     flow.work.watches_client = true;
     let idle = flow.rule.policy().timeouts.idle;
     let mut due = stream_due(flow, idle);
-    set(flow.client, due);
+    let mut pace = Pace::new(flow.work.seen, flow.work.upload.taken());
+    set(flow.client, earlier(due, pace_due(flow, up, &pace)));
     loop {
         if !flow.client.conn.is_writing()
             && let Some(buf) = flow.work.download.hand_out()
@@ -162,21 +165,38 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
             Event::DownFlushed(Err(_)) => return Err(End::ClientGone),
             Event::DownRead(done) => from_client(flow, done)?,
             Event::Deadline => {
-                if flow.worker.peers.is_stopping() {
-                    return Err(End::Cut);
-                }
-                if has_passed(due) {
-                    if flow.client.conn.is_writing() {
-                        flow.worker.stats.hit(Limit::WriteStall);
-                        return Err(End::ClientGone);
-                    }
-                    return Err(End::Cut);
-                }
+                late(flow, up, due, &mut pace)?;
+                set(flow.client, earlier(due, pace_due(flow, up, &pace)));
+                continue;
             }
         }
         due = stream_due(flow, idle);
-        set(flow.client, due);
+        set(flow.client, earlier(due, pace_due(flow, up, &pace)));
     }
+}
+
+/// When the request's body is looked at again. A body that the backend does not take any more may come as it likes.
+fn pace_due(flow: &Flow<'_>, up: &Upstream, pace: &Pace) -> Option<MonoTime> {
+    if up.write_failed { None } else { pace.due(flow) }
+}
+
+/// The deadline fired: for whom? `due` is by when anything must have moved.
+fn late(flow: &Flow<'_>, up: &Upstream, due: Option<MonoTime>, pace: &mut Pace) -> Result<(), End> {
+    if flow.worker.is_stopping() {
+        return Err(End::Cut);
+    }
+    let now = clock::now();
+    if due.is_some_and(|due| now >= due) {
+        if flow.client.conn.is_writing() {
+            flow.worker.stats.hit(Limit::WriteStall);
+            return Err(End::ClientGone);
+        }
+        return Err(End::Cut);
+    }
+    if pace_due(flow, up, pace).is_some_and(|due| now >= due) {
+        pace.turn(flow, now)?;
+    }
+    Ok(())
 }
 
 fn stream_due(flow: &mut Flow<'_>, idle: Duration) -> Option<MonoTime> {

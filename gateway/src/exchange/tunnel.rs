@@ -134,7 +134,7 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Conn, down: &mut Half, to_up: &mut 
             Event::Read(done, From::Upstream) => down.take(done).is_some(),
             Event::Read(done, From::Client) => to_up.take(done).is_some(),
             Event::Written(result) => result.is_ok(),
-            Event::Deadline => !turn::has_passed(due) && !flow.worker.peers.is_stopping(),
+            Event::Deadline => !turn::has_passed(due) && !flow.worker.is_stopping(),
         };
         if !goes_on {
             return;

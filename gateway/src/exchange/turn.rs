@@ -5,13 +5,14 @@ use std::io;
 use std::task::Poll;
 use std::time::Duration;
 
+use config::HalfClose;
 use routing::time::MonoTime;
 
 use super::attempt::{End, Fault, Flow, Upstream};
 use super::relay::PumpError;
 use crate::downstream::h1::Client;
+use crate::net::Buf;
 use crate::net::conn::Done;
-use crate::net::{Buf, Class, acquire};
 use crate::worker::clock;
 
 /// What happened first.
@@ -33,15 +34,17 @@ pub(super) fn move_upload(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), 
             up.conn.start_write(buf);
         }
     }
-    if flow.client.conn.is_reading() {
+    if flow.client.conn.is_reading() || work.client_ended {
         return Ok(());
     }
     if work.upload.wants_read() && !up.write_failed {
         let buf = work.upload.read_buffer().ok_or(End::ClientFault(Fault::Buffers))?;
         flow.client.conn.start_read(buf);
-    } else if work.watches_client && !work.upload.wants_more() && work.next_request.is_none() {
-        let buf = acquire(Class::Head, 0).ok_or(End::ClientFault(Fault::Buffers))?;
-        flow.client.conn.start_read(buf);
+    } else if work.watches_client && !work.upload.wants_more() {
+        let buf = work.next_request_buffer(flow.settings);
+        if let Some(buf) = buf.map_err(|_| End::ClientFault(Fault::Buffers))? {
+            flow.client.conn.start_read(buf);
+        }
     }
     Ok(())
 }
@@ -49,20 +52,22 @@ pub(super) fn move_upload(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), 
 /// Takes what the client sent: body, or the beginning of its next request.
 pub(super) fn from_client(flow: &mut Flow<'_>, (result, buf): Done<usize>) -> Result<(), End> {
     match result {
+        // The request is complete: it may only have half-closed.
+        Ok(0) if !flow.work.upload.wants_more() && flow.settings.half_close == HalfClose::Serve => {
+            flow.work.client_ended = true;
+            return Ok(());
+        }
         Ok(0) | Err(_) => return Err(End::ClientGone),
         Ok(n) => flow.worker.stats.received_bytes_total.add(n as u64),
     }
     let work = &mut *flow.work;
-    if !work.upload.wants_more() {
-        work.next_request = Some(buf);
-        return Ok(());
-    }
-    let rest = work.take_upload(flow.worker, flow.settings, buf);
-    match rest {
-        Ok(rest) => {
-            work.next_request = rest;
-            Ok(())
-        }
+    let behind = if work.upload.wants_more() {
+        work.take_upload(flow.worker, flow.settings, buf)
+    } else {
+        Ok(Some(buf))
+    };
+    match behind.and_then(|behind| work.hold_next(flow.worker, flow.settings, behind)) {
+        Ok(()) => Ok(()),
         Err(PumpError::Wire(error)) => Err(End::ClientFault(Fault::Wire(error))),
         Err(PumpError::Buffers) => Err(End::ClientFault(Fault::Buffers)),
     }

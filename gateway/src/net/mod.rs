@@ -9,3 +9,16 @@ pub mod runtime;
 pub mod wake;
 
 pub use crate::sys::buf::{Buf, Class, acquire};
+
+/// Puts the bytes of `second` behind those of `first`, in a larger buffer where they do not fit.
+///
+/// `None` when the largest holds no more, or no buffer memory is left.
+#[must_use]
+pub fn joined(mut first: Buf, second: &Buf) -> Option<Buf> {
+    if first.readroom() < second.len() {
+        let mut large = acquire(Class::Bulk, 0)?;
+        large.append(first.bytes());
+        first = large;
+    }
+    (first.append(second.bytes()) == second.len()).then_some(first)
+}

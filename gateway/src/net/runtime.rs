@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::io;
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use monoio::{IoUringDriver, Runtime, RuntimeBuilder};
 
@@ -56,14 +58,21 @@ fn build_with(flags: RingFlags, entries: u32, cq_entries: u32) -> io::Result<Run
 }
 
 impl Ring {
-    /// Runs `future` and everything spawned meanwhile until `future` ends.
+    /// Runs `future` and everything spawned meanwhile until `future` ends. When it, or a task, panics, `last` is
+    /// run with the tasks that are left, and the panic goes on.
     ///
-    /// The runtime is leaked afterwards: operations may still be in flight, and freeing their buffers under the
-    /// kernel would be worse than keeping them until the process ends.
-    pub fn run<F: Future>(mut self, future: F) -> F::Output {
-        let output = self.runtime.block_on(future);
-        std::mem::forget(self.runtime);
-        output
+    /// The runtime is leaked afterwards, panic or not: operations may still be in flight, and freeing their buffers
+    /// under the kernel would be worse than keeping them until the process ends.
+    pub fn run<F: Future, L: Future>(self, future: F, last: impl FnOnce() -> L) -> F::Output {
+        let mut runtime = ManuallyDrop::new(self.runtime);
+        match catch_unwind(AssertUnwindSafe(|| runtime.block_on(future))) {
+            Ok(output) => output,
+            Err(panic) => {
+                // One panic is enough to report.
+                let _ = catch_unwind(AssertUnwindSafe(|| runtime.block_on(last())));
+                resume_unwind(panic)
+            }
+        }
     }
 }
 

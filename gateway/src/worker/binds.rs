@@ -1,8 +1,9 @@
 //! The listening sockets of one worker: opened and closed as the table says.
 //!
-//! The sockets outlive a worker that panics: its replacement finds them here with their queues.
+//! The sockets outlive a worker that panics: its replacement finds them here with their queues, and accepts from
+//! them once it has a table: a connection that waits is better than one that is told that there is no route.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -15,15 +16,24 @@ use crate::net;
 /// Listening sockets by bind.
 #[derive(Default)]
 pub struct Binds {
-    sockets: RefCell<HashMap<BindId, (SocketAddr, TcpListener)>>,
+    sockets: RefCell<HashMap<BindId, Open>>,
     backlog: u32,
+    /// Are there sockets that nobody accepts from, because their worker panicked?
+    inherited: Cell<bool>,
+}
+
+struct Open {
+    addr: SocketAddr,
+    socket: TcpListener,
+    /// Does the worker of now accept from it?
+    accepting: bool,
 }
 
 impl Binds {
     /// None yet. `backlog` as `worker.backlog`.
     #[must_use]
     pub fn new(backlog: u32) -> Self {
-        Self { sockets: RefCell::default(), backlog }
+        Self { backlog, ..Self::default() }
     }
 
     /// Listens on an address. One that cannot be bound is logged and does not disturb the others.
@@ -32,15 +42,18 @@ impl Binds {
             return;
         }
         let mut sockets = self.sockets.borrow_mut();
-        if sockets.get(&bind).is_some_and(|(open, _)| *open == addr) {
-            // A restarted worker: the socket is here, and its accept task was started by `resume`.
+        if let Some(open) = sockets.get_mut(&bind).filter(|open| open.addr == addr) {
+            if !open.accepting {
+                start(worker, bind, &open.socket);
+                open.accepting = true;
+            }
             return;
         }
         match net::listen::open(addr, self.backlog) {
             Ok(socket) => {
                 start(worker, bind, &socket);
-                if let Some((_, old)) = sockets.insert(bind, (addr, socket)) {
-                    close(worker, bind, &old);
+                if let Some(old) = sockets.insert(bind, Open { addr, socket, accepting: true }) {
+                    close(worker, bind, &old.socket);
                 }
             }
             Err(error) => tracing::error!(%addr, worker = worker.id, %error, "cannot listen"),
@@ -49,21 +62,28 @@ impl Binds {
 
     /// Stops listening on an address. What is queued is accepted first.
     pub fn close(&self, worker: &Rc<Worker>, bind: BindId) {
-        if let Some((_, socket)) = self.sockets.borrow_mut().remove(&bind) {
-            close(worker, bind, &socket);
+        if let Some(open) = self.sockets.borrow_mut().remove(&bind) {
+            close(worker, bind, &open.socket);
         }
     }
 
-    /// Accepts again from the sockets of the worker that was here before.
-    pub fn resume(&self, worker: &Rc<Worker>) {
-        for (bind, (_, socket)) in self.sockets.borrow().iter() {
-            start(worker, *bind, socket);
+    /// The worker that accepted from the sockets is no more.
+    pub fn inherit(&self) {
+        self.sockets.borrow_mut().values_mut().for_each(|open| open.accepting = false);
+        self.inherited.set(true);
+    }
+
+    /// The first table of a worker is in force: inherited sockets that it did not ask for are closed.
+    pub fn settle(&self, worker: &Rc<Worker>) {
+        if self.inherited.replace(false) {
+            let gone = self.sockets.borrow_mut().extract_if(|_, open| !open.accepting).collect::<Vec<_>>();
+            gone.iter().for_each(|(bind, open)| close(worker, *bind, &open.socket));
         }
     }
 
     /// Stops accepting. What is queued is accepted first.
     pub fn close_all(&self, worker: &Rc<Worker>) {
-        self.sockets.borrow_mut().drain().for_each(|(bind, (_, socket))| close(worker, bind, &socket));
+        self.sockets.borrow_mut().drain().for_each(|(bind, open)| close(worker, bind, &open.socket));
     }
 }
 

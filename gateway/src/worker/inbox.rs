@@ -104,6 +104,7 @@ fn apply(worker: &Rc<Worker>, binds: &Binds, update: Arc<Update>) {
             changes.removed.iter().for_each(|endpoint| worker.pool.forget(*endpoint));
             changes.closed.iter().for_each(|bind| binds.close(worker, *bind));
             changes.opened.iter().for_each(|bind| binds.open(worker, bind.bind, bind.addr));
+            binds.settle(worker);
             worker.stats.generation.set(update.generation.0);
             worker.report(Report::Applied {
                 worker: worker.id,

@@ -63,6 +63,8 @@ pub struct Worker {
     pub scratch: RefCell<Scratch>,
     /// Bytes of request bodies kept for a retry.
     pub replay_bytes: Cell<usize>,
+    /// Did it panic? Then its connections are to end.
+    lost: Cell<bool>,
     settings: RefCell<Rc<Settings>>,
     runners: RefCell<Vec<Runner>>,
     /// Least number of free runners since the last trim: those were never needed.
@@ -116,6 +118,7 @@ impl Worker {
             rebalance: Rebalance::default(),
             scratch: RefCell::default(),
             replay_bytes: Cell::new(0),
+            lost: Cell::new(false),
             settings: RefCell::new(Rc::new(parts.settings)),
             runners: RefCell::default(),
             runners_low: Cell::new(0),
@@ -215,7 +218,25 @@ impl Worker {
     /// Is this worker to finish what it has?
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.peers.is_draining()
+        self.lost.get() || self.peers.is_draining()
+    }
+
+    /// Is everything to end now, whatever is in flight: past the drain's deadline, or after a panic?
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.lost.get() || self.peers.is_stopping()
+    }
+
+    /// Did this worker panic, so that another takes its place?
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.lost.get()
+    }
+
+    /// Tells everything that this worker runs to end: it panicked, and another takes its place.
+    pub fn abandon(&self) {
+        self.lost.set(true);
+        self.wake_all();
     }
 
     /// Wakes every connection, so that it looks at the state of the process.

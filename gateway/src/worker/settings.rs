@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use config::{Config, EncodedSlashPolicy, RequestIdPolicy, UnderscorePolicy, ViaPolicy};
+use config::{Config, EncodedSlashPolicy, HalfClose, RequestIdPolicy, UnderscorePolicy, ViaPolicy};
 use ipnet::IpNet;
 use wire::h1::limits::{HeadLimits, Underscores};
 use wire::path::{EncodedSlashes, PathPolicy};
@@ -43,6 +43,8 @@ pub struct Settings {
     pub body_rate_min: u64,
     /// `timeouts.body_rate_grace`
     pub body_rate_grace: Duration,
+    /// `http.half_close`
+    pub half_close: HalfClose,
     /// `forward.trusted_cidrs`
     pub trusted: Box<[IpNet]>,
     /// `forward.via` on requests.
@@ -78,6 +80,7 @@ impl Settings {
             tunnel_idle: timeouts.tunnel_idle.get(),
             body_rate_min: timeouts.body_rate_min.get(),
             body_rate_grace: timeouts.body_rate_grace.get(),
+            half_close: config.http.half_close,
             trusted: config.forward.trusted_cidrs.clone().into_boxed_slice(),
             via_requests: config.forward.via != ViaPolicy::Off,
             via_responses: config.forward.via == ViaPolicy::Both,

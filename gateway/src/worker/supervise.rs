@@ -1,5 +1,6 @@
 //! A worker's thread: pins itself, builds the ring, runs the worker, and starts it anew when it panicked.
 
+use std::cell::OnceCell;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -27,6 +28,11 @@ use crate::net::runtime::{self, RingFlags};
 use crate::net::wake::{Doorbell, Timer};
 use crate::observe::access_log::LogWriter;
 use crate::observe::stats::WorkerStats;
+
+/// How long a worker rests that panicked within this time of its start.
+const RESTART_PAUSE: Duration = Duration::from_millis(200);
+/// How long the connections of a worker that panicked have to end.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// Everything that a worker's thread is started with.
 pub struct Charter {
@@ -59,6 +65,7 @@ pub fn run(charter: &Charter) -> io::Result<()> {
     let binds = Binds::new(charter.config.worker.backlog);
     let mut first = true;
     loop {
+        let began = clock::now();
         let ended = catch_unwind(AssertUnwindSafe(|| run_once(charter, &binds, first)));
         match ended {
             Ok(result) => return result,
@@ -67,8 +74,13 @@ pub fn run(charter: &Charter) -> io::Result<()> {
                 charter.stats.connections_open.set(0);
                 charter.stats.in_flight.set(0);
                 charter.stats.tunnels_open.set(0);
+                charter.stats.generation.set(0);
                 tracing::error!(worker = charter.id, "worker panicked; starting it anew");
                 first = false;
+                if clock::now().since(began) < RESTART_PAUSE {
+                    // It dies of what it finds when it starts: no busy loop.
+                    std::thread::park_timeout(RESTART_PAUSE);
+                }
             }
         }
     }
@@ -86,10 +98,25 @@ fn run_once(charter: &Charter, binds: &Binds, first: bool) -> io::Result<()> {
         tracing::warn!(worker = charter.id, ?wanted, got = ?ring.flags, "the kernel refused the ring's flags");
     }
     charter.stats.ring_flags_refused.set(u64::from(ring.flags != wanted));
-    ring.run(serve(charter, binds, first))
+    let life = OnceCell::new();
+    ring.run(serve(charter, binds, first, &life), || end(life.get()))
 }
 
-async fn serve(charter: &Charter, binds: &Binds, first: bool) -> io::Result<()> {
+/// Cuts the connections of a worker that panicked: a client that sees its connection end can try again, one that
+/// waits for a leaked socket cannot.
+async fn end(worker: Option<&Rc<Worker>>) {
+    let (Some(worker), Ok(timer)) = (worker, Timer::new()) else { return };
+    worker.abandon();
+    let due = clock::now() + LAST_WORDS;
+    while worker.stats.connections_open.get() > 0 && clock::now() < due {
+        let turn = timer.arm(Duration::from_millis(1));
+        if turn.is_err() || timer.wait().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn serve(charter: &Charter, binds: &Binds, first: bool, life: &OnceCell<Rc<Worker>>) -> io::Result<()> {
     let worker = Worker::new(Parts {
         id: charter.id,
         table: Table::new(TableSettings {
@@ -105,6 +132,7 @@ async fn serve(charter: &Charter, binds: &Binds, first: bool) -> io::Result<()> 
         settings: Settings::new(&charter.inbox.config_in_force(&charter.config)),
         reports: charter.reports.clone(),
     })?;
+    let _ = life.set(Rc::clone(&worker));
     // Not guarded: a worker without time or housekeeping is not one; its panic restarts the worker.
     runtime::spawn({
         let worker = Rc::clone(&worker);
@@ -112,7 +140,7 @@ async fn serve(charter: &Charter, binds: &Binds, first: bool) -> io::Result<()> 
     });
     runtime::spawn(keep_house(Rc::clone(&worker)));
     if !first {
-        binds.resume(&worker);
+        binds.inherit();
         // The empty table asks for the whole world.
         worker.report(Report::OutOfStep { worker: worker.id, generation: Generation(0) });
     }

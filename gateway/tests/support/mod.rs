@@ -12,6 +12,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod fleet;
 pub mod table;
 
 use std::net::SocketAddr;

@@ -7,6 +7,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::sync::Arc;
 
+use controller::compile::Defaults;
 use loadgen::{Backend, BackendOptions, Latency};
 use routing::delta::RouteTable;
 use routing::id::ClusterId;
@@ -194,7 +195,8 @@ impl Scene {
         let mut ports = Ports::default();
         let listen = listen_addr(&mut ports, &mut remarks)?;
         let compile = |folder: &Folder| {
-            let (table, judged) = controller::compile_dir(folder.manifests(), &[listen]);
+            let (table, judged) =
+                controller::compile_dir(folder.manifests(), &[listen], &Defaults::default());
             Plan::of(&table).map_err(|why| if judged.refused() { format!("{why}\n{judged}") } else { why })
         };
         let plan = compile(folder)?;
@@ -349,7 +351,8 @@ mod tests {
 
     fn plan(example: &str) -> Plan {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples").join(example);
-        Plan::of(&controller::compile_dir(&dir, &["[::]:8080".parse().unwrap()]).0).unwrap()
+        Plan::of(&controller::compile_dir(&dir, &["[::]:8080".parse().unwrap()], &Defaults::default()).0)
+            .unwrap()
     }
 
     #[test]
