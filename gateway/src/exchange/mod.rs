@@ -372,18 +372,24 @@ impl Request<'_> {
         };
         let stats = &self.worker.stats;
         match outcome {
-            Outcome::Success | Outcome::ServerError(_) => {
+            Outcome::Success | Outcome::ServerError(_) | Outcome::Unlisted(_) => {
                 let status = self.work.answer.status;
                 stats.cluster(pick.cluster).tally.response(status);
                 stats.backend(pick.stat).response(status);
             }
-            Outcome::ConnectFailed | Outcome::Closed | Outcome::Timeout => {
+            Outcome::Refused | Outcome::ConnectFailed | Outcome::Closed | Outcome::Timeout => {
                 stats.cluster(pick.cluster).tally.failures.inc();
                 stats.backend(pick.stat).failures.inc();
             }
+            Outcome::Abandoned => {}
         }
-        let event =
-            self.worker.table.borrow().on_outcome(pick.endpoint, outcome, self.work.seen, &policy.outlier);
+        let event = self.worker.table.borrow().on_outcome(
+            pick.endpoint,
+            outcome,
+            None,
+            self.work.seen,
+            &policy.outlier,
+        );
         if let Some(event) = event {
             note_health(self.worker, event);
         }
@@ -483,7 +489,7 @@ impl Request<'_> {
         if let NoEndpoint::Overloaded { bound } = none {
             self.worker.stats.hit(match bound {
                 OverloadBound::EndpointInFlight => Limit::EndpointInFlight,
-                OverloadBound::BackendInFlight => Limit::BackendInFlight,
+                OverloadBound::BackendInFlight | OverloadBound::ClusterCapacity => Limit::BackendInFlight,
             });
         }
         if none.status() == 503 { Reply::shed(none.name()) } else { Reply::new(none.status(), none.name()) }

@@ -95,6 +95,7 @@ async fn serve(charter: &Charter, binds: &Binds, first: bool) -> io::Result<()> 
             worker: charter.id,
             node_region: charter.config.node.region.as_str().into(),
             node_zone: charter.config.node.zone.as_str().into(),
+            ..TableSettings::default()
         }),
         rng: SmallRng::from_os_rng(),
         stats: Arc::clone(&charter.stats),
