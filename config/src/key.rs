@@ -108,6 +108,8 @@ pub const KEYS: &[Key] = &[
     size("limits.buffers_bytes_max", MIB, 1_024 * GIB, Live, Some("buffers_bytes")),
     size("limits.retry_body_bytes_max", 0, 16 * MIB, Live, Some("retry_body_bytes")),
     size("limits.retry_bodies_bytes_max", 0, 64 * GIB, Live, Some("retry_bodies_bytes")),
+    number("limits.probes_max", 1, 65_536, Live, Some("probes")),
+    number("limits.detached_max", 0, 65_536, Live, Some("detached")),
     number("pool.idle_per_endpoint_max", 0, 65_535, Live, Some("pool_idle")),
     time("pool.idle_timeout", 1, DAY, None),
     number("pool.endpoint_in_flight_max", 0, U32, Live, Some("endpoint_in_flight")),

@@ -43,6 +43,12 @@ pub struct Limits {
     /// All kept bodies of one worker together. Default 64 MiB. Beyond it bodies are streamed and not replayed.
     /// Counted as `retry_bodies_bytes`.
     pub retry_bodies_bytes_max: ByteSize,
+    /// Probes of the failure detector and of health checks in flight at once, per worker. Default 256. Beyond it a
+    /// probe counts as answered. Counted as `probes`.
+    pub probes_max: u32,
+    /// Attempts that were given up for a faster one and are listened to for their late answer, per worker. Default
+    /// 1024. Beyond it they are closed. Counted as `detached`.
+    pub detached_max: u32,
 }
 
 /// `[pool]`: connections to endpoints, and how many requests may be on their way to one endpoint or backend.
@@ -81,6 +87,8 @@ impl Default for Limits {
             buffers_bytes_max: ByteSize::mib(1_024),
             retry_body_bytes_max: ByteSize::kib(64),
             retry_bodies_bytes_max: ByteSize::mib(64),
+            probes_max: 256,
+            detached_max: 1024,
         }
     }
 }

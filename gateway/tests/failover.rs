@@ -287,7 +287,7 @@ fn when_nothing_listens_the_answer_comes_at_once() {
     let mut client = Client::connect(gateway.addr);
     for _ in 0..50 {
         let response = client.get("/");
-        assert_eq!((response.status, response.reason()), (502, "connect_failed"));
+        assert_eq!((response.status, response.reason()), (502, "connect_refused"));
     }
     let none = start(world(&[]));
     let response = Client::connect(none.addr).get("/");

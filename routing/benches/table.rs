@@ -121,7 +121,7 @@ fn attempt(bencher: Bencher<'_, '_>, per_backend: u32) {
     bencher.bench_local(move || {
         let subject = request.subject();
         let pick = worker.table.pick(&rule, &subject, &tried, MonoTime::ZERO, &mut rng).expect("healthy");
-        worker.table.on_outcome(pick.endpoint, Outcome::Success, MonoTime::ZERO, &policy);
+        worker.table.on_outcome(pick.endpoint, Outcome::Success, None, MonoTime::ZERO, &policy);
         worker.table.release(pick.endpoint);
         pick.addr
     });

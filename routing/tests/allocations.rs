@@ -71,7 +71,7 @@ fn request_path_allocates_nothing() {
                     let pick = worker.table.pick(&rule, &subject, &tried, now, &mut rng).unwrap();
                     worker.table.on_request(pick.backend, &retry, now);
                     let outcome = if nth % 3 == 0 { Outcome::Closed } else { Outcome::Success };
-                    worker.table.on_outcome(pick.endpoint, outcome, now, &outlier);
+                    worker.table.on_outcome(pick.endpoint, outcome, None, now, &outlier);
                     worker.table.release(pick.endpoint);
                     assert!(worker.table.endpoint(pick.endpoint).is_some());
                     tried.note(&pick);

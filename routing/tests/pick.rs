@@ -63,7 +63,7 @@ fn key_of(worker: &Worker, id: u32) -> EndpointKey {
 fn eject(worker: &Worker, id: u32, now: MonoTime) {
     let (key, policy) = (key_of(worker, id), Policy::default().outlier);
     for _ in 0..policy.consecutive_failures {
-        worker.table.on_outcome(key, Outcome::ConnectFailed, now, &policy);
+        worker.table.on_outcome(key, Outcome::ConnectFailed, None, now, &policy);
     }
     let health = worker.table.endpoint(key).unwrap().health;
     assert!(health.is_ejected(), "{health:?}");
@@ -303,7 +303,7 @@ fn retry_never_repeats_an_endpoint_while_another_is_usable() {
 fn ejection_ends_at_its_deadline_on_probation_and_the_next_one_lasts_twice_as_long() {
     let worker = two_clusters(plan(&[(0, 0, None)]));
     let (key, policy) = (key_of(&worker, 0), Policy::default().outlier);
-    let outcome = |outcome, now| worker.table.on_outcome(key, outcome, now, &policy);
+    let outcome = |outcome, now| worker.table.on_outcome(key, outcome, None, now, &policy);
     assert_eq!(outcome(Outcome::Closed, T0), None);
     assert_eq!(outcome(Outcome::Timeout, T0), None);
     let lasts = Duration::from_secs(1);
@@ -396,7 +396,7 @@ fn removed_slot_lives_until_its_last_release_and_is_then_used_again_under_a_new_
     worker.edit(|world| world.endpoints.retain(|id, _| *id != first.id));
     let view = worker.table.endpoint(first.endpoint).expect("an attempt is in flight");
     assert_eq!((view.addr, view.in_flight), (first.addr, 1));
-    assert_eq!(worker.table.on_outcome(first.endpoint, Outcome::Closed, T0, &policy), None);
+    assert_eq!(worker.table.on_outcome(first.endpoint, Outcome::Closed, None, T0, &policy), None);
     // Another endpoint arrives meanwhile: it must not get the slot.
     worker.edit(|world| add_endpoints(world, 0, 0, 30, 1));
     assert_ne!(key_of(&worker, 30).slot, first.endpoint.slot);
@@ -408,7 +408,7 @@ fn removed_slot_lives_until_its_last_release_and_is_then_used_again_under_a_new_
     assert_ne!(reused.turn, first.endpoint.turn);
     // The old key names nothing: neither an outcome nor a release touches the successor.
     for _ in 0..5 {
-        assert_eq!(worker.table.on_outcome(first.endpoint, Outcome::Closed, T0, &policy), None);
+        assert_eq!(worker.table.on_outcome(first.endpoint, Outcome::Closed, None, T0, &policy), None);
         worker.table.release(first.endpoint);
     }
     assert_eq!(worker.table.endpoint(reused).unwrap().health, Health::Healthy { failures: 0 });

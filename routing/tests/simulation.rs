@@ -92,7 +92,13 @@ impl Life {
             Step::Outcome { of, good } => {
                 if let Some(pick) = self.in_flight.get(of) {
                     let outcome = if good { Outcome::Success } else { Outcome::Closed };
-                    self.worker.table.on_outcome(pick.endpoint, outcome, self.now, &self.policy.outlier);
+                    self.worker.table.on_outcome(
+                        pick.endpoint,
+                        outcome,
+                        None,
+                        self.now,
+                        &self.policy.outlier,
+                    );
                 }
             }
             Step::Release { of } => {

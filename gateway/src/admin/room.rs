@@ -8,6 +8,8 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 
+use std::sync::Arc;
+
 use routing::delta::{Mail, Report};
 use routing::id::ClusterId;
 use routing::table::{Table, TableSettings};
@@ -65,6 +67,7 @@ impl Room {
         let settings = TableSettings {
             node_region: node.region.as_str().into(),
             node_zone: node.zone.as_str().into(),
+            board: Arc::clone(&sources.peers.board),
             ..TableSettings::default()
         };
         let head_limits = Settings::new(&sources.config).head;

@@ -1,52 +1,20 @@
 //! What an exchange leaves behind: counts, the log line, and what the table learns of the endpoint.
 
+use std::rc::Rc;
+
 use routing::delta::Report;
 use routing::health::endpoint::Outcome;
+use routing::model::OutlierPolicy;
 use routing::retry::FailureKind;
-use routing::table::{EndpointKey, HealthEvent, Pick, RuleRef};
+use routing::table::{HealthEvent, Pick};
 use routing::time::MonoTime;
 
 use super::Request;
-use super::attempt::{Blame, End};
-use crate::worker::{Worker, clock};
+use super::attempt::{Blame, End, Failed};
+use crate::worker::detect::WaitingId;
+use crate::worker::{Deadline, Worker, clock};
 
 impl Request<'_> {
-    /// Tells the table how the endpoint did.
-    pub(super) fn learn(&mut self, rule: &RuleRef, pick: &Pick, end: &End) {
-        let policy = rule.policy();
-        let outcome = match end {
-            End::Complete(_) | End::TunnelEnded => Outcome::of_status(self.work.answer.status, &policy.retry),
-            // Says nothing about the endpoint.
-            End::Failed(failed) if failed.blame != Blame::Endpoint => return,
-            End::Failed(failed) => match failed.failure.kind {
-                FailureKind::Connect => Outcome::ConnectFailed,
-                FailureKind::Closed | FailureKind::Malformed => Outcome::Closed,
-                FailureKind::Timeout => Outcome::Timeout,
-                FailureKind::Status(status) => Outcome::ServerError(status),
-            },
-            End::Cut => Outcome::Closed,
-            // Says nothing about the endpoint.
-            End::ClientGone | End::ClientFault(_) => return,
-        };
-        let stats = &self.worker.stats;
-        match outcome {
-            Outcome::Success | Outcome::ServerError(_) => {
-                let status = self.work.answer.status;
-                stats.cluster(pick.cluster).tally.response(status);
-                stats.backend(pick.stat).response(status);
-            }
-            Outcome::ConnectFailed | Outcome::Closed | Outcome::Timeout => {
-                stats.cluster(pick.cluster).tally.failures.inc();
-                stats.backend(pick.stat).failures.inc();
-            }
-        }
-        let event =
-            self.worker.table.borrow().on_outcome(pick.endpoint, outcome, self.work.seen, &policy.outlier);
-        if let Some(event) = event {
-            note_health(self.worker, event);
-        }
-    }
-
     /// Counts and logs. Returns when the exchange ended.
     pub(super) fn finish(&mut self) -> MonoTime {
         let (stats, work) = (&self.worker.stats, &mut *self.work);
@@ -89,24 +57,120 @@ impl Drop for InFlight<'_> {
     }
 }
 
-/// A picked endpoint, released when the attempt ends however it ends.
-pub(super) struct Held<'a> {
-    worker: &'a Worker,
-    endpoint: EndpointKey,
-    cluster: routing::id::ClusterId,
+/// A picked endpoint: waited for from the pick to the response head, released when the attempt ends however it ends.
+pub(super) struct Held {
+    worker: Rc<Worker>,
+    /// The pick.
+    pub pick: Pick,
+    /// Since when it is waited for.
+    pub since: MonoTime,
+    outlier: OutlierPolicy,
+    /// Entry among those that are woken when the detector changes its mind; `None` once there is an outcome.
+    waits: Option<WaitingId>,
+    told: bool,
 }
 
-impl<'a> Held<'a> {
-    pub(super) fn new(worker: &'a Worker, pick: &Pick) -> Self {
+impl Held {
+    /// Begins an attempt. `deadline` is fired when the detector has news of it.
+    pub(super) fn new(
+        worker: &Rc<Worker>,
+        pick: Pick,
+        since: MonoTime,
+        outlier: OutlierPolicy,
+        deadline: &Deadline,
+    ) -> Self {
         worker.stats.cluster(pick.cluster).in_flight.add(1);
-        Self { worker, endpoint: pick.endpoint, cluster: pick.cluster }
+        worker.table.borrow().on_sent(&pick, since);
+        let waits = Some(worker.waits(&pick, deadline));
+        worker.heed();
+        Self { worker: Rc::clone(worker), pick, since, outlier, waits, told: false }
+    }
+
+    /// Nobody is to be woken for it any more.
+    pub(super) fn waits_no_more(&mut self) {
+        if let Some(id) = self.waits.take() {
+            self.worker.waits_no_more(id);
+        }
+    }
+
+    /// Bytes came.
+    pub(super) fn heard(&self, now: MonoTime) {
+        self.worker.heard(self.pick.endpoint, now);
+    }
+
+    /// A response head with this status came.
+    pub(super) fn answered(&mut self, status: u16, outcome: Outcome, now: MonoTime) {
+        let stats = &self.worker.stats;
+        stats.cluster(self.pick.cluster).tally.response(status);
+        stats.backend(self.pick.stat).response(status);
+        stats.cluster(self.pick.cluster).latency.record(now.since(self.since));
+        self.tell(outcome, now);
+    }
+
+    /// How the attempt ended, as far as that is not known yet.
+    pub(super) fn ended(&mut self, end: &End, now: MonoTime) {
+        match end {
+            End::Failed(failed) => self.failed(failed, now),
+            End::Cut if self.told => {
+                self.count_failure();
+                self.worker.table.borrow().on_cut(self.pick.endpoint, now, &self.outlier);
+                self.worker.heed();
+            }
+            End::Cut => {
+                self.count_failure();
+                self.tell(Outcome::Closed, now);
+            }
+            // Says nothing about the endpoint; what is not told yet is told as abandoned when this is dropped.
+            End::Complete(_) | End::TunnelEnded | End::ClientGone | End::ClientFault(_) => {}
+        }
+    }
+
+    /// The attempt failed before its response began.
+    pub(super) fn failed(&mut self, failed: &Failed, now: MonoTime) {
+        if failed.blame != Blame::Endpoint || self.told {
+            return;
+        }
+        let outcome = match failed.failure.kind {
+            FailureKind::Connect if failed.reason == REFUSED => Outcome::Refused,
+            FailureKind::Connect => Outcome::ConnectFailed,
+            FailureKind::Closed | FailureKind::Malformed => Outcome::Closed,
+            FailureKind::Timeout => Outcome::Timeout,
+            FailureKind::Status(status) => Outcome::ServerError(status),
+        };
+        self.count_failure();
+        self.tell(outcome, now);
+    }
+
+    fn count_failure(&self) {
+        let stats = &self.worker.stats;
+        stats.cluster(self.pick.cluster).tally.failures.inc();
+        stats.backend(self.pick.stat).failures.inc();
+    }
+
+    fn tell(&mut self, outcome: Outcome, now: MonoTime) {
+        debug_assert!(!self.told, "one outcome for each attempt");
+        self.told = true;
+        self.waits_no_more();
+        let latency = Some(now.since(self.since));
+        let event =
+            self.worker.table.borrow().on_outcome(self.pick.endpoint, outcome, latency, now, &self.outlier);
+        if let Some(event) = event {
+            note_health(&self.worker, event);
+        }
+        self.worker.heed();
     }
 }
 
-impl Drop for Held<'_> {
+/// The reason of a connect that was refused: nobody listens there.
+pub(super) const REFUSED: &str = "connect_refused";
+
+impl Drop for Held {
     fn drop(&mut self) {
-        self.worker.table.borrow().release(self.endpoint);
-        self.worker.stats.cluster(self.cluster).in_flight.sub(1);
+        if !self.told {
+            self.tell(Outcome::Abandoned, clock::now());
+        }
+        self.worker.table.borrow().release(self.pick.endpoint);
+        self.worker.stats.cluster(self.pick.cluster).in_flight.sub(1);
     }
 }
 

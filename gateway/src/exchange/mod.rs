@@ -10,11 +10,13 @@ mod keep;
 mod pace;
 mod relay;
 pub mod reply;
+mod rescue;
 mod respond;
 mod rewrite;
 pub mod scratch;
 mod tunnel;
 mod turn;
+mod wait;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -223,7 +225,7 @@ impl Request<'_> {
     }
 
     fn subject(&self) -> Subject<'_> {
-        Subject { bind: self.client.bind, peer: self.client.conn.peer(), kind: SubjectKind::Http(self.view) }
+        subject(self.client, self.view)
     }
 
     /// Attempts until one has an answer, or none may follow.
@@ -242,9 +244,8 @@ impl Request<'_> {
             if attempt == 1 && !self.work.raced {
                 self.worker.table.borrow().on_request(pick.backend, &policy.retry, self.began);
             }
-            self.entry.pick = Some(pick);
-            self.entry.attempts = attempt;
-            let held = Held::new(self.worker, &pick);
+            let (outlier, deadline) = (policy.outlier, &self.client.deadline);
+            let held = Held::new(self.worker, pick, self.work.seen, outlier, deadline);
             let mut flow = Flow {
                 worker: self.worker,
                 settings: self.settings,
@@ -252,15 +253,21 @@ impl Request<'_> {
                 view: self.view,
                 work: self.work,
                 rule,
-                pick,
+                held,
                 attempt,
+                lanes: Vec::new(),
             };
             let end = attempt::run(&mut flow).await;
-            drop(held);
             if !matches!(end, End::Complete(_)) {
-                self.work.seen = clock::now();
+                flow.work.seen = clock::now();
             }
-            self.learn(rule, &pick, &end);
+            flow.held.ended(&end, flow.work.seen);
+            // Another attempt may have won, and some more may have been made.
+            let (pick, made) = (flow.held.pick, flow.attempt);
+            drop((flow.held, flow.lanes));
+            attempt = made;
+            self.entry.pick = Some(pick);
+            self.entry.attempts = attempt;
             match self.after(rule, &pick, attempt, end).await {
                 Next::Done(after) => return after,
                 Next::Again => attempt += 1,
@@ -371,7 +378,7 @@ impl Request<'_> {
         if let NoEndpoint::Overloaded { bound } = none {
             self.worker.stats.hit(match bound {
                 OverloadBound::EndpointInFlight => Limit::EndpointInFlight,
-                OverloadBound::BackendInFlight => Limit::BackendInFlight,
+                OverloadBound::BackendInFlight | OverloadBound::ClusterCapacity => Limit::BackendInFlight,
             });
         }
         if none.status() == 503 { Reply::shed(none.name()) } else { Reply::new(none.status(), none.name()) }
@@ -398,6 +405,10 @@ impl Request<'_> {
             Persistence::Close => After::Close,
         }
     }
+}
+
+fn subject<'a>(client: &Client, view: RequestView<'a>) -> Subject<'a> {
+    Subject { bind: client.bind, peer: client.conn.peer(), kind: SubjectKind::Http(view) }
 }
 
 enum Next {

@@ -162,6 +162,26 @@ impl Pump {
         self.frame(buf, last && self.ended)
     }
 
+    /// All of a body that has come to its end, framed once more for another destination beside the present one.
+    ///
+    /// # Errors
+    /// [`PumpError::Buffers`], also when it has trailers: those are not kept.
+    pub(super) fn copies(&self, kept: &[u8]) -> Result<Vec<Buf>, PumpError> {
+        if self.wants_more() || !self.decoder.trailers().is_empty() {
+            return Err(PumpError::Buffers);
+        }
+        let mut copies = Vec::new();
+        if self.framing.is_empty() {
+            return Ok(copies);
+        }
+        let mut again = Self { framing: self.framing, resend: Some(0), ..Self::new() };
+        while !again.is_finished() {
+            again.resend(kept)?;
+            copies.extend(again.hand_out());
+        }
+        Ok(copies)
+    }
+
     /// The source closed.
     ///
     /// # Errors

@@ -70,8 +70,8 @@ fn first_bytes(
     let mut scratch = flow.worker.scratch.borrow_mut();
     let (limits, method) = (&flow.settings.head, flow.view.head.method);
     let (head, head_out, cookie_out) = scratch.fields(&work.answer, buf.bytes(), limits, method);
-    let backend = backend_edits(flow.rule, &flow.pick);
-    let cookie = super::affinity::set_cookie(flow.rule.policy(), &flow.pick, cookie_out);
+    let backend = backend_edits(flow.rule, &flow.held.pick);
+    let cookie = super::affinity::set_cookie(flow.rule.policy(), &flow.held.pick, cookie_out);
     let edit = ResponseEdit {
         version: flow.view.head.version,
         body: framing,
@@ -142,8 +142,9 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
             up.conn.start_read(buf);
         }
         move_upload(flow, up)?;
-        match next(flow, up, Flushed::Awaited).await {
+        match next(flow, Some(&mut *up), Flushed::Awaited).await {
             Event::UpRead((Ok(n), buf)) if n > 0 => {
+                flow.held.heard(flow.work.seen);
                 let behind = flow.work.download.take(buf, |_| {}).map_err(|_| End::Cut)?;
                 if behind.is_some() {
                     // Nobody asked for these bytes: the connection is not used again (SECURITY S30).
@@ -164,6 +165,8 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
             }
             Event::DownFlushed(Err(_)) => return Err(End::ClientGone),
             Event::DownRead(done) => from_client(flow, done)?,
+            // Whoever won let the others go.
+            Event::Landed(_) => {}
             Event::Deadline => {
                 late(flow, up, due, &mut pace)?;
                 set(flow.client, earlier(due, pace_due(flow, up, &pace)));
@@ -214,7 +217,7 @@ fn keep(flow: &Flow<'_>, up: Upstream) {
         return;
     }
     let max = flow.settings.pool_idle_max;
-    match flow.worker.pool.put(flow.pick.endpoint, conn, max, flow.work.seen) {
+    match flow.worker.pool.put(flow.held.pick.endpoint, conn, max, flow.work.seen) {
         Kept::Yes | Kept::Gone => {}
         Kept::Full => flow.worker.stats.hit(Limit::PoolIdle),
     }

@@ -10,6 +10,7 @@ use routing::time::MonoTime;
 
 use super::attempt::{End, Fault, Flow, Upstream};
 use super::relay::PumpError;
+use super::rescue::{self, Landed};
 use crate::downstream::h1::Client;
 use crate::net::Buf;
 use crate::net::conn::Done;
@@ -21,6 +22,8 @@ pub(super) enum Event {
     UpFlushed(io::Result<()>),
     DownRead(Done<usize>),
     DownFlushed(io::Result<()>),
+    /// An attempt beside the first has ended.
+    Landed(Landed),
     Deadline,
 }
 
@@ -88,15 +91,23 @@ pub(super) enum Flushed {
     Ignored,
 }
 
-pub(super) async fn next(flow: &mut Flow<'_>, up: &mut Upstream, flushed: Flushed) -> Event {
-    let client = &mut *flow.client;
+pub(super) async fn next(flow: &mut Flow<'_>, first: Option<&mut Upstream>, flushed: Flushed) -> Event {
+    let (client, lanes) = (&mut *flow.client, &mut flow.lanes);
+    let mut first = first;
     let uploading = flow.work.upload.wants_more() || !flow.work.upload.is_finished();
     poll_fn(|cx| {
-        if let Poll::Ready(done) = up.conn.poll_read(cx) {
-            return Poll::Ready(Event::UpRead(done));
+        if let Some(up) = &mut first {
+            if let Poll::Ready(done) = up.conn.poll_read(cx) {
+                return Poll::Ready(Event::UpRead(done));
+            }
+            if uploading && let Poll::Ready((result, _buf)) = up.conn.poll_write(cx) {
+                return Poll::Ready(Event::UpFlushed(result));
+            }
         }
-        if uploading && let Poll::Ready((result, _buf)) = up.conn.poll_write(cx) {
-            return Poll::Ready(Event::UpFlushed(result));
+        if !lanes.is_empty()
+            && let Poll::Ready(landed) = rescue::poll(lanes, cx)
+        {
+            return Poll::Ready(Event::Landed(landed));
         }
         if flushed == Flushed::Awaited
             && let Poll::Ready((result, _buf)) = client.conn.poll_write(cx)

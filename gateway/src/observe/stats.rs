@@ -92,11 +92,17 @@ pub enum Limit {
     RetryBudget,
     /// The channel of reports to the controller.
     Reports,
+    /// `limits.probes_max`
+    Probes,
+    /// `limits.detached_max`
+    Detached,
+    /// `capacity.maxInFlight` of a `FailoverPolicy`.
+    ClusterCapacity,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 22] = [
+    pub const ALL: [(Self, &'static str); 25] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -119,6 +125,9 @@ impl Limit {
         (Self::Descriptors, "descriptors"),
         (Self::RetryBudget, "retry_budget"),
         (Self::Reports, "reports"),
+        (Self::Probes, "probes"),
+        (Self::Detached, "detached"),
+        (Self::ClusterCapacity, "cluster_in_flight"),
     ];
 }
 
@@ -196,6 +205,18 @@ pub struct WorkerStats {
     pub retries_total: Counter,
     /// Tries again that were free of charge: nothing had been sent.
     pub moves_total: Counter,
+    /// Second attempts started beside a first.
+    pub hedges_total: Counter,
+    /// Exchanges that a second attempt answered.
+    pub hedges_won_total: Counter,
+    /// Suspicions raised by this worker.
+    pub suspicions_total: Counter,
+    /// Verdicts (down) by this worker.
+    pub verdicts_total: Counter,
+    /// Probes sent.
+    pub probes_total: Counter,
+    /// Attempts that were given up and listened to for their late answer.
+    pub detached_total: Counter,
     /// Endpoints ejected.
     pub ejections_total: Counter,
     /// Endpoints used again after an ejection.
@@ -252,6 +273,12 @@ impl WorkerStats {
             race_lost_total: Counter::default(),
             retries_total: Counter::default(),
             moves_total: Counter::default(),
+            hedges_total: Counter::default(),
+            hedges_won_total: Counter::default(),
+            suspicions_total: Counter::default(),
+            verdicts_total: Counter::default(),
+            probes_total: Counter::default(),
+            detached_total: Counter::default(),
             ejections_total: Counter::default(),
             restorations_total: Counter::default(),
             client_aborts_total: Counter::default(),

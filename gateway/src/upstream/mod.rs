@@ -1,3 +1,4 @@
-//! The pods' side: idle connections by endpoint. New ones are made by `exchange`, which has the deadline.
+//! The pods' side: idle connections by endpoint, and probes. New ones are made by `exchange`, which has the deadline.
 
 pub mod pool;
+pub mod probe;

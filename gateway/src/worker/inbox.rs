@@ -81,6 +81,7 @@ impl Inbox {
                 worker.peers.boxes[usize::from(worker.id)].ring();
             }
             bell.wait().await?;
+            worker.look_at_peers();
         }
     }
 }

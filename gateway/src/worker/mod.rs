@@ -5,6 +5,7 @@
 
 pub mod binds;
 pub mod clock;
+pub mod detect;
 pub mod idle;
 pub mod inbox;
 pub mod peers;
@@ -32,6 +33,7 @@ use crate::net::wake::Timer;
 use crate::observe::access_log::LogWriter;
 use crate::observe::stats::{Limit, WorkerStats};
 use crate::upstream::pool::Pool;
+use detect::Detect;
 use idle::IdleList;
 use peers::Peers;
 use rebalance::Rebalance;
@@ -65,6 +67,8 @@ pub struct Worker {
     pub replay_bytes: Cell<usize>,
     /// Did it panic? Then its connections are to end.
     lost: Cell<bool>,
+    /// What is kept for the failure detector.
+    pub detect: Detect,
     settings: RefCell<Rc<Settings>>,
     runners: RefCell<Vec<Runner>>,
     /// Least number of free runners since the last trim: those were never needed.
@@ -119,6 +123,7 @@ impl Worker {
             scratch: RefCell::default(),
             replay_bytes: Cell::new(0),
             lost: Cell::new(false),
+            detect: Detect::new()?,
             settings: RefCell::new(Rc::new(parts.settings)),
             runners: RefCell::default(),
             runners_low: Cell::new(0),
@@ -270,6 +275,11 @@ pub struct Deadline {
 }
 
 impl Deadline {
+    /// Its entry on the wheel.
+    fn id(&self) -> TimerId {
+        self.id
+    }
+
     /// Sets it.
     pub fn set(&self, at: MonoTime) {
         let earlier = self.worker.wheel.borrow_mut().set(self.id, at);

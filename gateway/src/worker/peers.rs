@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_channel::{Sender, TrySendError};
 use routing::delta::Mail;
+use routing::health::board::{Board, BoardLimits};
 
 /// One worker's line. Padded so that writing one never slows the reading of another.
 #[repr(align(128))]
@@ -87,6 +88,8 @@ pub struct Peers {
     pub lines: Box<[Line]>,
     /// A box for each worker.
     pub boxes: Box<[Postbox]>,
+    /// The verdicts of the failure detector, and the evidence for them.
+    pub board: Arc<Board>,
     draining: AtomicBool,
     stopping: AtomicBool,
 }
@@ -97,6 +100,10 @@ impl Peers {
     pub fn new(boxes: Vec<Postbox>) -> Arc<Self> {
         Arc::new(Self {
             lines: boxes.iter().map(|_| Line::default()).collect(),
+            board: Arc::new(Board::new(BoardLimits {
+                workers: u16::try_from(boxes.len()).unwrap_or(u16::MAX),
+                ..BoardLimits::default()
+            })),
             boxes: boxes.into_boxed_slice(),
             draining: AtomicBool::new(false),
             stopping: AtomicBool::new(false),

@@ -23,6 +23,10 @@ pub struct Settings {
     pub buffers_bytes_max: usize,
     /// `limits.retry_bodies_bytes_max`
     pub retry_bodies_bytes_max: usize,
+    /// `limits.probes_max`
+    pub probes_max: u32,
+    /// `limits.detached_max`
+    pub detached_max: u32,
     /// `pool.idle_per_endpoint_max`
     pub pool_idle_max: u32,
     /// `pool.pending_per_endpoint_max`
@@ -70,6 +74,8 @@ impl Settings {
             pipeline_bytes_max: limits.pipeline_bytes_max.bytes(),
             buffers_bytes_max: limits.buffers_bytes_max.bytes(),
             retry_bodies_bytes_max: limits.retry_bodies_bytes_max.bytes(),
+            probes_max: limits.probes_max,
+            detached_max: limits.detached_max,
             pool_idle_max: pool.idle_per_endpoint_max,
             pending_connects_max: pool.pending_per_endpoint_max,
             pool_idle_timeout: pool.idle_timeout.get(),

@@ -124,6 +124,7 @@ async fn serve(charter: &Charter, binds: &Binds, first: bool, life: &OnceCell<Rc
             worker: charter.id,
             node_region: charter.config.node.region.as_str().into(),
             node_zone: charter.config.node.zone.as_str().into(),
+            board: Arc::clone(&charter.peers.board),
         }),
         rng: SmallRng::from_os_rng(),
         stats: Arc::clone(&charter.stats),
@@ -137,6 +138,10 @@ async fn serve(charter: &Charter, binds: &Binds, first: bool, life: &OnceCell<Rc
     runtime::spawn({
         let worker = Rc::clone(&worker);
         async move { worker.keep_time().await }
+    });
+    runtime::spawn({
+        let worker = Rc::clone(&worker);
+        async move { worker.keep_watch().await }
     });
     runtime::spawn(keep_house(Rc::clone(&worker)));
     if !first {

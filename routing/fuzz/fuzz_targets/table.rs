@@ -222,7 +222,7 @@ fuzz_target!(|data: &[u8]| {
             tried.note(&pick);
             in_flight.push_back(pick);
             let outcome = if input.below(3) == 0 { Outcome::Success } else { Outcome::Closed };
-            table.on_outcome(pick.endpoint, outcome, now, &rule.policy().outlier);
+            table.on_outcome(pick.endpoint, outcome, None, now, &rule.policy().outlier);
         }
         now = now + Duration::from_millis(u64::from(input.byte()) * 10);
         for _ in 0..input.below(8) {

@@ -45,9 +45,11 @@ impl Default for Health {
 /// How one attempt ended, as far as the endpoint is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It answered: any status that is not reported as [`Outcome::ServerError`].
+    /// It answered: any status that is not reported as [`Outcome::ServerError`] or [`Outcome::Unlisted`].
     Success,
-    /// No connection: refused, unreachable, or not within `timeouts.connect`.
+    /// Nobody listens: the connect was refused or reset at once. Takes the endpoint out by itself.
+    Refused,
+    /// No connection: unreachable, or not within `timeouts.connect`.
     ConnectFailed,
     /// The connection was reset or closed before the response was complete.
     Closed,
@@ -55,19 +57,33 @@ pub enum Outcome {
     Timeout,
     /// It answered with a status that the rule's `retry.statuses` lists; see [`Outcome::of_status`].
     ServerError(u16),
+    /// It answered with a 5xx status that the rule's `retry.statuses` does not list: counts in the error ratio
+    /// ([`Detection::errors`](crate::model::Detection::errors)), not towards ejection.
+    Unlisted(u16),
+    /// We let go of it unanswered: another attempt was faster, or the client left. Nobody is to blame.
+    Abandoned,
 }
 
 impl Outcome {
     /// The outcome of a complete response head with this status.
     #[must_use]
     pub fn of_status(status: u16, retry: &RetryPolicy) -> Self {
-        if retry.statuses.contains(&status) { Self::ServerError(status) } else { Self::Success }
+        match status {
+            _ if retry.statuses.contains(&status) => Self::ServerError(status),
+            // Not implemented, version not supported: about the request, not about who got it.
+            501 | 505 => Self::Success,
+            500..=599 => Self::Unlisted(status),
+            _ => Self::Success,
+        }
     }
 
     fn verdict(self) -> Verdict {
         match self {
-            Self::Success => Verdict::Good,
-            Self::ConnectFailed | Self::Closed | Self::Timeout | Self::ServerError(_) => Verdict::Bad,
+            Self::Success | Self::Unlisted(_) => Verdict::Good,
+            Self::Abandoned => Verdict::None,
+            Self::Refused | Self::ConnectFailed | Self::Closed | Self::Timeout | Self::ServerError(_) => {
+                Verdict::Bad
+            }
         }
     }
 }
@@ -76,6 +92,7 @@ impl Outcome {
 enum Verdict {
     Good,
     Bad,
+    None,
 }
 
 impl Health {
@@ -84,6 +101,7 @@ impl Health {
     pub fn on_outcome(self, outcome: Outcome, now: MonoTime, policy: &OutlierPolicy) -> Self {
         let failures_max = u32::from(policy.consecutive_failures);
         match (self, outcome.verdict()) {
+            (same, Verdict::None) => same,
             (Self::Healthy { .. }, Verdict::Good) => Self::Healthy { failures: 0 },
             (Self::Healthy { failures }, Verdict::Bad) if failures_max == 0 => {
                 // Never ejected; the count still shows in the admin API.
@@ -200,6 +218,12 @@ mod tests {
     fn only_listed_statuses_are_failures() {
         let retry = RetryPolicy { statuses: [503].into(), ..crate::model::Policy::default().retry };
         assert_eq!(Outcome::of_status(503, &retry), Outcome::ServerError(503));
-        assert_eq!(Outcome::of_status(500, &retry), Outcome::Success);
+        assert_eq!(Outcome::of_status(500, &retry), Outcome::Unlisted(500));
+        assert_eq!(Outcome::of_status(501, &retry), Outcome::Success);
+        assert_eq!(Outcome::of_status(429, &retry), Outcome::Success);
+        let health = Health::Healthy { failures: 2 };
+        let after = health.on_outcome(Outcome::Unlisted(500), MonoTime(5), &POLICY);
+        assert_eq!(after, Health::Healthy { failures: 0 });
+        assert_eq!(health.on_outcome(Outcome::Abandoned, MonoTime(5), &POLICY), health);
     }
 }

@@ -8,6 +8,7 @@
 //! health and load; every request changes them).
 
 mod apply;
+mod detect;
 mod explain;
 mod hosts;
 mod live;
@@ -39,6 +40,7 @@ use self::pick::Ask;
 use self::world::World;
 use crate::delta::{Change, Update};
 use crate::failover::Tried;
+use crate::health::board::Board;
 use crate::health::endpoint::Outcome;
 use crate::id::{BackendId, ClusterId, EndpointId, Generation, NodeId, ZoneId};
 use crate::model::{OutlierPolicy, Policy, RetryPolicy, RuleAction, RuleMatch, StatSlot, Target};
@@ -57,11 +59,19 @@ pub struct TableSettings {
     pub node_region: Arc<str>,
     /// The node's zone (`[node] zone`), empty = unknown.
     pub node_zone: Arc<str>,
+    /// What the node's workers share. The default is a board of its own: for a table that has no peers.
+    pub board: Arc<Board>,
 }
 
 impl Default for TableSettings {
     fn default() -> Self {
-        Self { workers: 1, worker: 0, node_region: "".into(), node_zone: "".into() }
+        Self {
+            workers: 1,
+            worker: 0,
+            node_region: "".into(),
+            node_zone: "".into(),
+            board: Arc::new(Board::default()),
+        }
     }
 }
 
@@ -159,8 +169,12 @@ pub struct Pick {
     pub stat: StatSlot,
     /// The affinity cookie to set on the response: see [`sticky::format`](crate::balance::sticky::format).
     pub set_cookie: Option<u64>,
-    /// Every endpoint of every permitted cluster is ejected; this one is tried all the same.
+    /// Too few endpoints are usable, and this one need not be: all are tried (`panic_percent`).
     pub panic: bool,
+    /// A single request that finds out whether its endpoint, backend or cluster may come back. Tie it: start a
+    /// second attempt at once, elsewhere; the client gets the better answer, this one's outcome is reported all the
+    /// same.
+    pub trial: bool,
 }
 
 /// No endpoint can be offered.
@@ -180,6 +194,12 @@ pub enum NoEndpoint {
         /// Which bound.
         bound: OverloadBound,
     },
+    /// The method is not safe, and the cluster that would serve it is a standby that is not promoted
+    /// ([`WriteFence`](crate::model::WriteFence)): 503 with Retry-After.
+    Fenced {
+        /// Which cluster.
+        cluster: ClusterId,
+    },
 }
 
 /// A bound that sheds load.
@@ -189,6 +209,8 @@ pub enum OverloadBound {
     EndpointInFlight,
     /// `backend_in_flight_max`.
     BackendInFlight,
+    /// A cluster's `in_flight_max`: what another cluster could not serve is more than this one may take.
+    ClusterCapacity,
 }
 
 impl NoEndpoint {
@@ -197,7 +219,10 @@ impl NoEndpoint {
     pub fn status(self) -> u16 {
         match self {
             Self::NoBackend => 500,
-            Self::NoUsableEndpoint | Self::PinnedClusterUnavailable { .. } | Self::Overloaded { .. } => 503,
+            Self::NoUsableEndpoint
+            | Self::PinnedClusterUnavailable { .. }
+            | Self::Overloaded { .. }
+            | Self::Fenced { .. } => 503,
         }
     }
 
@@ -210,6 +235,8 @@ impl NoEndpoint {
             Self::PinnedClusterUnavailable { .. } => "pinned_cluster_unavailable",
             Self::Overloaded { bound: OverloadBound::EndpointInFlight } => "endpoint_in_flight_max",
             Self::Overloaded { bound: OverloadBound::BackendInFlight } => "backend_in_flight_max",
+            Self::Overloaded { bound: OverloadBound::ClusterCapacity } => "cluster_in_flight_max",
+            Self::Fenced { .. } => "write_fenced",
         }
     }
 }
@@ -325,13 +352,18 @@ impl Table {
     }
 
     /// What an attempt taught about its endpoint. Nothing, when the endpoint has left the table.
+    ///
+    /// Exactly once for each `on_sent`, as soon as it is known: at the response head, not at the body's end.
+    /// `latency` is the time since `on_sent`; for [`Outcome::Abandoned`] it is how long nothing had come.
     pub fn on_outcome(
         &self,
         endpoint: EndpointKey,
         outcome: Outcome,
+        latency: Option<Duration>,
         now: MonoTime,
         policy: &OutlierPolicy,
     ) -> Option<HealthEvent> {
+        let _ = latency;
         self.live.borrow_mut().on_outcome(endpoint, outcome, now, policy)
     }
 

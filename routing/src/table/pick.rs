@@ -92,7 +92,8 @@ impl Live {
             },
             NoEndpoint::NoBackend
             | NoEndpoint::PinnedClusterUnavailable { .. }
-            | NoEndpoint::Overloaded { .. } => none,
+            | NoEndpoint::Overloaded { .. }
+            | NoEndpoint::Fenced { .. } => none,
         })?;
         let mut pick = self.begin_pick(slot, index, panic);
         if ask.policy.affinity.is_some() {
@@ -117,6 +118,7 @@ impl Live {
             stat: group.map(|group| group.stat).unwrap_or_default(),
             set_cookie: None,
             panic: tier == Tier::Ejected,
+            trial: false,
         }
     }
 

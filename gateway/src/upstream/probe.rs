@@ -1,0 +1,113 @@
+//! Probes: what the failure detector asks an endpoint, on a connection of its own.
+
+use std::future::{Future, poll_fn};
+use std::io::{self, Write};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use routing::health::action::{Probe, ProbeKind, ProbeResult};
+use routing::time::MonoTime;
+
+use crate::net::conn::Conn;
+use crate::net::{self, Buf, Class, acquire};
+use crate::observe::stats::Limit;
+use crate::worker::{Deadline, Worker, clock, supervise};
+
+/// Sends a probe in a task of its own; its result goes to the table.
+pub fn send(worker: &Rc<Worker>, probe: Probe) {
+    worker.stats.probes_total.inc();
+    if worker.detect.probes.get() >= worker.settings().probes_max {
+        worker.stats.hit(Limit::Probes);
+        // An unknown state means "keep using it".
+        worker.table.borrow().on_probe(
+            probe.token,
+            ProbeResult::Answered { latency: std::time::Duration::ZERO },
+            clock::now(),
+        );
+        return;
+    }
+    worker.detect.probes.set(worker.detect.probes.get() + 1);
+    let owner = Rc::clone(worker);
+    supervise::spawn_guarded(worker, async move {
+        let result = ask(&owner, &probe).await;
+        owner.detect.probes.set(owner.detect.probes.get() - 1);
+        owner.table.borrow().on_probe(probe.token, result, clock::now());
+        owner.heed();
+    });
+}
+
+async fn ask(worker: &Rc<Worker>, probe: &Probe) -> ProbeResult {
+    let begun = clock::now();
+    let deadline = worker.deadline();
+    let due = begun + probe.timeout;
+    let answered = || ProbeResult::Answered { latency: clock::now().since(begun) };
+    let mut conn = match within(worker, &deadline, due, net::listen::connect(probe.addr)).await {
+        None => return ProbeResult::TimedOut,
+        Some(Err(_)) => return ProbeResult::Refused,
+        Some(Ok(conn)) => conn,
+    };
+    let Some(request) = request(probe) else { return answered() };
+    match within(worker, &deadline, due, exchange(&mut conn, request)).await {
+        None => ProbeResult::TimedOut,
+        Some(Err(_)) => ProbeResult::Refused,
+        Some(Ok(status)) => match probe.kind {
+            ProbeKind::Http { .. } if !(200..400).contains(&status) => ProbeResult::BadStatus(status),
+            ProbeKind::Connect | ProbeKind::Ping | ProbeKind::Http { .. } => answered(),
+        },
+    }
+}
+
+/// The bytes to send, if the connect alone is not the question.
+fn request(probe: &Probe) -> Option<Buf> {
+    let mut bytes = Vec::with_capacity(256);
+    let addr = probe.addr;
+    let written = match &probe.kind {
+        ProbeKind::Connect => return None,
+        ProbeKind::Ping => write!(bytes, "OPTIONS * HTTP/1.1\r\nHost: {addr}\r\n"),
+        ProbeKind::Http { path, host } if host.is_empty() => {
+            write!(bytes, "GET {path} HTTP/1.1\r\nHost: {addr}\r\n")
+        }
+        ProbeKind::Http { path, host } => write!(bytes, "GET {path} HTTP/1.1\r\nHost: {host}\r\n"),
+    };
+    written.ok()?;
+    bytes.extend_from_slice(b"User-Agent: ringway-probe\r\nConnection: close\r\n\r\n");
+    let mut buf = acquire(Class::Head, 0)?;
+    (buf.append(&bytes) == bytes.len()).then_some(buf)
+}
+
+/// Sends the request; the status of the answer. An answer that is no HTTP counts as a status of 0.
+async fn exchange(conn: &mut Conn, request: Buf) -> io::Result<u16> {
+    conn.start_write(request);
+    conn.flush().await?;
+    let buf = acquire(Class::Head, 0).ok_or(io::ErrorKind::OutOfMemory)?;
+    conn.start_read(buf);
+    let (result, buf) = conn.finish_read().await;
+    if result? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let digits = buf.bytes().get(9..12).and_then(|digits| std::str::from_utf8(digits).ok());
+    Ok(digits.and_then(|digits| digits.parse().ok()).unwrap_or(0))
+}
+
+/// The future's result, or `None` when it is not there by `due`. A future that is dropped closes its connection.
+async fn within<T>(
+    worker: &Worker,
+    deadline: &Deadline,
+    due: MonoTime,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    let mut future = pin!(future);
+    loop {
+        deadline.set(due);
+        let first = poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(value) => Poll::Ready(Some(value)),
+            Poll::Pending => deadline.poll(cx).map(|()| None),
+        });
+        match first.await {
+            Some(value) => return Some(value),
+            None if clock::now() >= due || worker.is_stopping() => return None,
+            None => {}
+        }
+    }
+}
