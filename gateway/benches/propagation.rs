@@ -60,8 +60,8 @@ fn main() {
                     }
                     until("it is timed", || fleet.view.read().lag.count > before.count);
                     let after = fleet.view.read().lag;
-                    assert_eq!(after.count, before.count + 1, "one update for each edit");
-                    Duration::from_nanos(after.sum_ns - before.sum_ns)
+                    // The regular look at everything may meet an edit half way and make two updates of it.
+                    Duration::from_nanos((after.sum_ns - before.sum_ns) / (after.count - before.count))
                 })
                 .collect();
             took.sort_unstable();
