@@ -123,7 +123,11 @@ pub(crate) fn serve(options: &Options) -> io::Result<()> {
     tell("ok")?;
     for line in io::stdin().lock().lines() {
         match line?.parse().map_err(io::Error::other)? {
-            Order::Status(status) => behaviour.status = status,
+            Order::Status(status) => {
+                behaviour.status = status;
+                // What cannot do its work says so at once, which also draws a least-request balancer to it.
+                behaviour.latency = if status < 500 { Latency::service() } else { Latency::default() };
+            }
             Order::Health(status) => behaviour.health.iter_mut().for_each(|health| health.status = status),
             Order::Extra(millis) => behaviour.extra = Duration::from_millis(u64::from(millis)),
             Order::Drain => {
