@@ -1,12 +1,12 @@
 //! A small real HTTP backend: names its cluster and endpoint, can be slow, can be killed and come back.
 //!
-//! One thread, epoll. Requests of any method and path, with or without a body, are answered 200 with JSON and the
-//! headers `x-cluster` and `x-endpoint`, in their order, after a latency drawn for each.
+//! One thread, epoll. Requests of any method and path, with or without a body, are answered as its [`Behaviour`]
+//! says, with the headers `x-cluster` and `x-endpoint`, in their order, after a latency drawn for each.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
@@ -18,6 +18,9 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
+use crate::answer::{Answer, Last, Name};
+use crate::behaviour::{Behaviour, Latency, Random};
+use crate::journal::{Execution, Journal, now};
 use crate::message::{Kind, Progress, Reader};
 
 /// Connections that the kernel queues.
@@ -47,54 +50,31 @@ pub struct BackendOptions {
     pub latency: Latency,
 }
 
-/// How long an answer takes: drawn for each request, evenly between two bounds; a share of them from slower bounds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Latency {
-    /// Shortest and longest of the usual answers. Both zero: at once.
-    pub usual: (Duration, Duration),
-    /// Shortest and longest of the slow answers.
-    pub slow: (Duration, Duration),
-    /// How many of a thousand answers are slow; at most 1,000.
-    pub slow_permille: u16,
-}
-
 /// A running backend. Dropping it kills it and joins its thread.
 #[derive(Debug)]
 pub struct Backend {
     addr: SocketAddr,
     commands: SyncSender<(Command, SyncSender<io::Result<()>>)>,
     wake: Arc<OwnedFd>,
-    requests: Arc<AtomicU64>,
+    counts: Arc<Counts>,
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// What is counted for others to read.
+#[derive(Debug, Default)]
+struct Counts {
+    requests: AtomicU64,
+    connections: AtomicU64,
+    journal_errors: AtomicU64,
+}
+
+#[derive(Clone, Debug)]
 enum Command {
     Kill,
     Restart,
+    Drain,
     SetLatency(Latency),
-}
-
-impl Latency {
-    /// Always the same.
-    #[must_use]
-    pub fn fixed(latency: Duration) -> Self {
-        Self { usual: (latency, latency), slow: (latency, latency), slow_permille: 0 }
-    }
-
-    /// A usual service: 99 % in 1 to 3 ms, 1 % in 20 to 40 ms.
-    #[must_use]
-    pub fn service() -> Self {
-        let millis = |from, to| (Duration::from_millis(from), Duration::from_millis(to));
-        Self { usual: millis(1, 3), slow: millis(20, 40), slow_permille: 10 }
-    }
-
-    fn draw(&self, random: &mut Random) -> Duration {
-        let is_slow = random.below(1_000) < u64::from(self.slow_permille);
-        let (from, to) = if is_slow { self.slow } else { self.usual };
-        let spread = u64::try_from(to.saturating_sub(from).as_nanos()).unwrap_or(u64::MAX - 1);
-        from + Duration::from_nanos(random.below(spread + 1))
-    }
+    SetBehaviour(Box<Behaviour>),
 }
 
 impl Backend {
@@ -103,16 +83,33 @@ impl Backend {
     /// # Errors
     /// The address cannot be bound, or the thread cannot be started.
     pub fn start(addr: SocketAddr, options: BackendOptions) -> io::Result<Self> {
+        let behaviour = Behaviour::steady(options.latency);
+        Self::start_as(addr, &options, behaviour, None)
+    }
+
+    /// As [`Self::start`], with a behaviour of its own (`options.latency` is not used) and a journal.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_as(
+        addr: SocketAddr,
+        options: &BackendOptions,
+        behaviour: Behaviour,
+        journal: Option<Journal>,
+    ) -> io::Result<Self> {
         let listener = listen(addr)?;
         let addr = listener.local_addr()?;
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (commands, inbox) = sync_channel(COMMANDS_MAX);
-        let requests = Arc::new(AtomicU64::new(0));
+        let counts = Arc::new(Counts::default());
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &*wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
         let mut server = Server {
             addr,
-            options,
+            name: Name::new(&options.cluster, &options.endpoint),
+            behaviour,
+            journal,
+            phase: Phase::Serving,
             epoll,
             wake: Arc::clone(&wake),
             inbox,
@@ -121,13 +118,13 @@ impl Backend {
             free: Vec::new(),
             due: BinaryHeap::new(),
             births: 0,
-            random: Random(u64::from(addr.port()) | 1 << 32),
-            requests: Arc::clone(&requests),
+            random: Random(seed(addr)),
+            counts: Arc::clone(&counts),
         };
         server.adopt(listener)?;
         let name = format!("backend-{}", addr.port());
         let thread = std::thread::Builder::new().name(name).spawn(move || server.serve())?;
-        Ok(Self { addr, commands, wake, requests, thread: Some(thread) })
+        Ok(Self { addr, commands, wake, counts, thread: Some(thread) })
     }
 
     /// Where it listens, or listened before it was killed.
@@ -139,7 +136,36 @@ impl Backend {
     /// Requests received so far, all lives together.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
+        self.counts.requests.load(Ordering::Relaxed)
+    }
+
+    /// Connections that are open now.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.counts.connections.load(Ordering::Relaxed)
+    }
+
+    /// Executions that could not be written to the journal.
+    #[must_use]
+    pub fn journal_errors(&self) -> u64 {
+        self.counts.journal_errors.load(Ordering::Relaxed)
+    }
+
+    /// Ends gracefully, as a pod does that is told to: listens no more, closes idle connections, finishes what it has
+    /// begun with `Connection: close`. Returns at once; it is over when [`Self::connections`] is 0.
+    ///
+    /// # Errors
+    /// The thread does not answer.
+    pub fn drain(&self) -> io::Result<()> {
+        self.command(Command::Drain)
+    }
+
+    /// Changes how requests are answered that arrive from now on.
+    ///
+    /// # Errors
+    /// The thread does not answer.
+    pub fn set_behaviour(&self, behaviour: Behaviour) -> io::Result<()> {
+        self.command(Command::SetBehaviour(Box::new(behaviour)))
     }
 
     /// Closes the listener and resets every connection, as when a process is killed: when this returns, connecting is
@@ -189,6 +215,15 @@ impl Drop for Backend {
     }
 }
 
+/// The same address draws the same latencies, run after run.
+fn seed(addr: SocketAddr) -> u64 {
+    let host = match addr.ip() {
+        IpAddr::V4(ip) => u64::from(ip.to_bits()),
+        IpAddr::V6(ip) => ip.segments().iter().fold(0, |seed, part| seed << 8 ^ u64::from(*part)),
+    };
+    host << 16 ^ u64::from(addr.port())
+}
+
 fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -204,7 +239,10 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
 
 struct Server {
     addr: SocketAddr,
-    options: BackendOptions,
+    name: Name,
+    behaviour: Behaviour,
+    journal: Option<Journal>,
+    phase: Phase,
     epoll: OwnedFd,
     wake: Arc<OwnedFd>,
     inbox: Receiver<(Command, SyncSender<io::Result<()>>)>,
@@ -215,7 +253,14 @@ struct Server {
     due: BinaryHeap<Reverse<(Instant, usize, u64)>>,
     births: u64,
     random: Random,
-    requests: Arc<AtomicU64>,
+    counts: Arc<Counts>,
+}
+
+/// Whether new work is taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Draining,
 }
 
 struct Connection {
@@ -224,19 +269,12 @@ struct Connection {
     reader: Reader,
     /// Bytes that were read and belong to requests beyond [`PIPELINE_MAX`].
     backlog: Vec<u8>,
-    /// When each unanswered request is answered, in their order.
-    answers: VecDeque<(Instant, Last)>,
+    /// What each unanswered request is answered, in their order.
+    answers: VecDeque<Answer>,
     out: Vec<u8>,
     /// What epoll watches for.
     interest: epoll::EventFlags,
     last: Last,
-}
-
-/// Whether the connection is closed after an answer.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Last {
-    Yes,
-    No,
 }
 
 enum Fate {
@@ -285,8 +323,11 @@ impl Server {
             Command::Restart => {
                 let listener = listen(self.addr)?;
                 self.adopt(listener)?;
+                self.phase = Phase::Serving;
             }
-            Command::SetLatency(latency) => self.options.latency = latency,
+            Command::Drain => self.drain(),
+            Command::SetLatency(latency) => self.behaviour.latency = latency,
+            Command::SetBehaviour(behaviour) => self.behaviour = *behaviour,
         }
         Ok(())
     }
@@ -305,6 +346,29 @@ impl Server {
         }
         self.free.clear();
         self.due.clear();
+        self.counts.connections.store(0, Ordering::Relaxed);
+    }
+
+    fn drain(&mut self) {
+        self.phase = Phase::Draining;
+        self.listener = None;
+        for slot in 0..self.connections.len() {
+            if let Some(connection) = &mut self.connections[slot] {
+                if connection.answers.is_empty() && connection.out.is_empty() {
+                    self.close(slot);
+                } else {
+                    // The last one that is owed says so.
+                    connection.answers.back_mut().into_iter().for_each(|answer| answer.last = Last::Yes);
+                }
+            }
+        }
+    }
+
+    fn close(&mut self, slot: usize) {
+        // Closing the descriptor takes it out of the epoll set.
+        self.connections[slot] = None;
+        self.free.push(slot);
+        self.counts.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn accept(&mut self) {
@@ -327,10 +391,12 @@ impl Server {
                 continue;
             }
             self.births += 1;
+            self.counts.connections.fetch_add(1, Ordering::Relaxed);
+            let header = self.journal.as_ref().map(Journal::header);
             self.connections[slot] = Some(Connection {
                 socket,
                 birth: self.births,
-                reader: Reader::new(Kind::Request, None),
+                reader: Reader::new(Kind::Request, header),
                 backlog: Vec::new(),
                 answers: VecDeque::new(),
                 out: Vec::new(),
@@ -369,14 +435,30 @@ impl Server {
                 Ok(Progress::More) => at = connection.backlog.len(),
                 Ok(Progress::Done(length)) => {
                     at += length;
-                    self.requests.fetch_add(1, Ordering::Relaxed);
-                    let earliest = connection.answers.back().map(|(due, _)| *due);
-                    let drawn = Instant::now() + self.options.latency.draw(&mut self.random);
+                    let info = std::mem::take(&mut connection.reader.info);
+                    let is_last = info.last || self.phase == Phase::Draining;
+                    let last = if is_last { Last::Yes } else { Last::No };
+                    let earliest = connection.answers.back().map(|answer| answer.due);
+                    let now_is = Instant::now();
+                    let health = self.behaviour.health.as_ref().filter(|health| health.path == info.target);
+                    let mut answer = if let Some(health) = health {
+                        Answer::health(health.status, now_is, last)
+                    } else {
+                        self.counts.requests.fetch_add(1, Ordering::Relaxed);
+                        let number = info.value.and_then(|value| value.parse().ok());
+                        let drawn = self.behaviour.draw(&mut self.random);
+                        if let (Some(journal), Some(number)) = (&mut self.journal, number)
+                            && journal.write(Execution { number, at: now(), drawn }).is_err()
+                        {
+                            self.counts.journal_errors.fetch_add(1, Ordering::Relaxed);
+                        }
+                        let due = now_is + drawn + self.behaviour.extra;
+                        Answer::service(&self.behaviour, number, due, last)
+                    };
                     // Answers keep the order of their requests.
-                    let due = earliest.map_or(drawn, |earliest| earliest.max(drawn));
-                    let last = if connection.reader.info.last { Last::Yes } else { Last::No };
-                    connection.answers.push_back((due, last));
-                    self.due.push(Reverse((due, slot, connection.birth)));
+                    answer.due = earliest.map_or(answer.due, |earliest| earliest.max(answer.due));
+                    self.due.push(Reverse((answer.due, slot, connection.birth)));
+                    connection.answers.push_back(answer);
                 }
                 Err(_) => return Fate::Closed,
             }
@@ -396,10 +478,14 @@ impl Server {
             let Some(connection) = connection.filter(|connection| connection.birth == birth) else {
                 continue;
             };
-            while let Some((_, last)) = connection.answers.front().copied().filter(|(due, _)| *due <= now) {
-                connection.answers.pop_front();
-                connection.last = last;
-                connection.out.extend_from_slice(&answer(&self.options));
+            while let Some(answer) = connection.answers.front_mut().filter(|answer| answer.due <= now) {
+                if let Some(pause) = answer.next_piece(&self.name, &mut connection.out) {
+                    answer.due = now + pause;
+                    self.due.push(Reverse((answer.due, slot, birth)));
+                } else {
+                    connection.last = answer.last;
+                    connection.answers.pop_front();
+                }
             }
             let mut fate = connection.flush();
             if let Fate::Open = fate {
@@ -421,11 +507,7 @@ impl Server {
         connection.interest = wanted;
         match fate {
             Fate::Open if watched => {}
-            Fate::Open | Fate::Closed => {
-                // Closing the descriptor takes it out of the epoll set.
-                self.connections[slot] = None;
-                self.free.push(slot);
-            }
+            Fate::Open | Fate::Closed => self.close(slot),
         }
     }
 
@@ -452,49 +534,5 @@ impl Connection {
             Last::Yes => Fate::Closed,
             Last::No => Fate::Open,
         }
-    }
-}
-
-fn answer(options: &BackendOptions) -> Vec<u8> {
-    let BackendOptions { cluster, endpoint, latency: _ } = options;
-    let body = format!("{{\"cluster\":{},\"endpoint\":{}}}\n", quoted(cluster), quoted(endpoint));
-    let (cluster, endpoint) = (clean(cluster), clean(endpoint));
-    format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nx-cluster: {cluster}\r\n\
-         x-endpoint: {endpoint}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
-}
-
-/// A JSON string; control characters are left out, names have none.
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for c in clean(text).chars() {
-        if c == '"' || c == '\\' {
-            quoted.push('\\');
-        }
-        quoted.push(c);
-    }
-    quoted.push('"');
-    quoted
-}
-
-fn clean(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
-}
-
-/// SplitMix64: latencies need to be spread, not to be secret.
-struct Random(u64);
-
-impl Random {
-    /// Evenly from 0 to `bound` - 1; 0 when `bound` is 0.
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        let wide = u128::from(z ^ (z >> 31)) * u128::from(bound);
-        u64::try_from(wide >> 64).expect("the upper half of 128 bits")
     }
 }

@@ -42,7 +42,7 @@ pub(crate) enum Event {
     /// A complete response to the request that was due then; the connection is idle, or must be dropped.
     Answered { due: Duration, info: Info, reuse: Reuse },
     /// The connection is over; the request that was due then, if there was one, failed like this.
-    Over { due: Option<Duration>, why: Why },
+    Over { due: Option<Duration>, why: Why, begun: Begun },
 }
 
 /// Whether a connection takes another request.
@@ -58,6 +58,15 @@ pub(crate) enum Why {
     Connect,
     Closed,
     Malformed,
+}
+
+/// How far the response to a request had come when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// Its head was not complete: whoever stands between could still have asked elsewhere.
+    No,
+    /// Its head was complete, and so many bytes of its body had come.
+    Yes(u64),
 }
 
 impl Connection {
@@ -98,7 +107,7 @@ impl Connection {
         if let Phase::Connecting { due } = self.phase {
             match sockopt::socket_error(&self.socket) {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return Event::Over { due: Some(due), why: Why::Connect },
+                Ok(Err(_)) | Err(_) => return self.over(Why::Connect),
             }
             if self.socket.peer_addr().is_err() {
                 return Event::Pending;
@@ -176,7 +185,12 @@ impl Connection {
     }
 
     fn over(&self, why: Why) -> Event {
-        Event::Over { due: self.due(), why }
+        Event::Over { due: self.due(), why, begun: self.begun() }
+    }
+
+    /// How far the response has come.
+    pub(crate) fn begun(&self) -> Begun {
+        if self.reader.has_head() { Begun::Yes(self.reader.info.body) } else { Begun::No }
     }
 }
 

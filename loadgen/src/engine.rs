@@ -11,7 +11,8 @@ use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
-use crate::connection::{Connection, Event, Reuse, Why, read_buffer};
+use crate::connection::{Begun, Connection, Event, Reuse, Why, read_buffer};
+use crate::record::{Asks, Outcome, Record, Texts};
 use crate::window::{Recorder, Summary, WINDOW, Window};
 
 /// Events taken per system call.
@@ -85,52 +86,48 @@ impl From<Errno> for LoadError {
 ///
 /// # Errors
 /// [`LoadError::Invalid`] before anything is sent; [`LoadError::Io`] when epoll fails.
-pub fn run(load: &Load, stop: &AtomicBool, mut on_tick: impl FnMut(&Window)) -> Result<Summary, LoadError> {
-    let mut engine = Engine::new(load)?;
-    let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS_MAX);
-    let mut buffer = read_buffer();
-    let mut window_start = Duration::ZERO;
-    loop {
-        let now = engine.now();
-        engine.schedule(now);
-        engine.assign();
-        engine.expire(now);
-        if now >= window_start + WINDOW {
-            on_tick(&engine.tick(window_start, now - window_start));
-            window_start = now;
-        }
-        let finished = now >= load.duration && engine.in_flight() == 0;
-        if finished || stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let timeout = engine.wait_time(window_start + WINDOW);
-        events.clear();
-        match epoll::wait(&engine.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(why) => return Err(why.into()),
-        }
-        for event in &events {
-            let slot = usize::try_from(event.data.u64()).expect("tokens are slots");
-            engine.ready(slot, &mut buffer);
-        }
-    }
-    let now = engine.now();
-    if now > window_start {
-        on_tick(&engine.tick(window_start, now - window_start));
-    }
-    let total = engine.total.window(Duration::ZERO, now, engine.in_flight());
-    Ok(Summary { total, connections: engine.opened })
+pub fn run(load: &Load, stop: &AtomicBool, on_tick: impl FnMut(&Window)) -> Result<Summary, LoadError> {
+    let mut engine = Engine::new(load, &Asks::default(), Instant::now(), Keep::Counts)?;
+    engine.run(stop, on_tick, |_| {})
+}
+
+/// As [`run`], with requests that `asks` describes, and with `on_record` called once for every request at its end.
+///
+/// Times are counted from `start`, which must not lie in the future: others who know it can tell what a request met.
+/// When `stop` is set, requests without an answer end as [`Outcome::Timeout`].
+///
+/// # Errors
+/// As [`run`].
+pub fn run_recorded(
+    load: &Load,
+    asks: &Asks,
+    start: Instant,
+    stop: &AtomicBool,
+    on_record: impl FnMut(Record),
+) -> Result<Summary, LoadError> {
+    let mut engine = Engine::new(load, asks, start, Keep::Records)?;
+    engine.run(stop, |_| {}, on_record)
+}
+
+/// What is kept of each request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Counts,
+    Records,
 }
 
 struct Engine<'a> {
     load: &'a Load,
-    request: Vec<u8>,
+    texts: Texts,
+    keep: Keep,
+    /// Ends of requests since the last batch of events; always empty with [`Keep::Counts`].
+    records: Vec<Record>,
     epoll: OwnedFd,
     start: Instant,
     /// Requests that have become due so far.
     scheduled: u64,
-    /// When the requests were due that wait for a connection. Bounded by rate × timeout: older ones expire.
-    waiting: VecDeque<Duration>,
+    /// Requests that wait for a connection: number, and when due. Bounded by rate × timeout: older ones expire.
+    waiting: VecDeque<(u64, Duration)>,
     slots: Vec<Slot>,
     /// Slots without a connection.
     free: Vec<usize>,
@@ -149,6 +146,12 @@ struct Slot {
     connection: Option<Connection>,
     /// Tells a request of this slot from later ones.
     serial: u64,
+    /// The request that the connection works on, or worked on last.
+    number: u64,
+    /// How long after it was due it was given to the connection.
+    late: Duration,
+    /// Its bytes.
+    request: Vec<u8>,
 }
 
 struct Deadline {
@@ -158,12 +161,15 @@ struct Deadline {
 }
 
 impl<'a> Engine<'a> {
-    fn new(load: &'a Load) -> Result<Self, LoadError> {
+    fn new(load: &'a Load, asks: &Asks, start: Instant, keep: Keep) -> Result<Self, LoadError> {
+        check(load)?;
         Ok(Self {
             load,
-            request: request(load)?,
+            texts: Texts::new(load, asks)?,
+            keep,
+            records: Vec::new(),
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-            start: Instant::now(),
+            start,
             scheduled: 0,
             waiting: VecDeque::new(),
             slots: Vec::new(),
@@ -175,6 +181,50 @@ impl<'a> Engine<'a> {
             current: Recorder::new(),
             total: Recorder::new(),
         })
+    }
+
+    fn run(
+        &mut self,
+        stop: &AtomicBool,
+        mut on_tick: impl FnMut(&Window),
+        mut on_record: impl FnMut(Record),
+    ) -> Result<Summary, LoadError> {
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS_MAX);
+        let mut buffer = read_buffer();
+        let mut window_start = Duration::ZERO;
+        loop {
+            let now = self.now();
+            self.schedule(now);
+            self.assign();
+            self.expire(now);
+            self.records.drain(..).for_each(&mut on_record);
+            if now >= window_start + WINDOW {
+                on_tick(&self.tick(window_start, now - window_start));
+                window_start = now;
+            }
+            let finished = now >= self.load.duration && self.in_flight() == 0;
+            if finished || stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let timeout = self.wait_time(window_start + WINDOW);
+            events.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(why) => return Err(why.into()),
+            }
+            for event in &events {
+                let slot = usize::try_from(event.data.u64()).expect("tokens are slots");
+                self.ready(slot, &mut buffer);
+            }
+        }
+        let now = self.now();
+        if now > window_start {
+            on_tick(&self.tick(window_start, now - window_start));
+        }
+        let total = self.total.window(Duration::ZERO, now, self.in_flight());
+        self.abandon(now);
+        self.records.drain(..).for_each(on_record);
+        Ok(Summary { total, connections: self.opened })
     }
 
     fn now(&self) -> Duration {
@@ -197,32 +247,33 @@ impl<'a> Engine<'a> {
             if due > now || due >= self.load.duration {
                 return;
             }
+            self.waiting.push_back((self.scheduled, due));
             self.scheduled += 1;
             self.current.sent += 1;
             self.total.sent += 1;
-            self.waiting.push_back(due);
         }
     }
 
     /// Gives waiting requests to idle connections, then to new ones.
     fn assign(&mut self) {
-        while let Some(due) = self.waiting.front().copied() {
+        while let Some((number, due)) = self.waiting.front().copied() {
             if let Some(slot) = self.idle.pop() {
                 self.waiting.pop_front();
-                self.begin(slot, due);
-                let connection = self.slots[slot].connection.as_mut().expect("an idle slot has a connection");
-                let event = connection.send(due, &self.request);
+                self.begin(slot, number, due);
+                let Slot { connection, request, .. } = &mut self.slots[slot];
+                let connection = connection.as_mut().expect("an idle slot has a connection");
+                let event = connection.send(due, request);
                 self.handle(slot, event);
             } else if self.slots.len() - self.free.len() < self.load.connections_max as usize {
                 self.waiting.pop_front();
-                self.open(due);
+                self.open(number, due);
             } else {
                 return;
             }
         }
     }
 
-    fn open(&mut self, due: Duration) {
+    fn open(&mut self, number: u64, due: Duration) {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             self.slots.len() - 1
@@ -239,25 +290,32 @@ impl<'a> Engine<'a> {
             Ok(connection) => {
                 self.slots[slot].connection = Some(connection);
                 self.opened += 1;
-                self.begin(slot, due);
+                self.begin(slot, number, due);
             }
             Err(_) => {
                 self.free.push(slot);
                 self.fail(|failed| &mut failed.connect);
+                self.record(number, due, None, Outcome::Connect, None);
             }
         }
     }
 
-    fn begin(&mut self, slot: usize, due: Duration) {
+    fn begin(&mut self, slot: usize, number: u64, due: Duration) {
+        let late = self.now().saturating_sub(due);
         self.busy += 1;
-        self.slots[slot].serial += 1;
-        self.deadlines.push_back(Deadline { due, slot, serial: self.slots[slot].serial });
+        let place = &mut self.slots[slot];
+        place.serial += 1;
+        place.number = number;
+        place.late = late;
+        self.texts.write(number, &mut place.request);
+        self.deadlines.push_back(Deadline { due, slot, serial: place.serial });
     }
 
     fn ready(&mut self, slot: usize, buffer: &mut [u8]) {
         // It may have been dropped by an earlier event of the same batch.
-        let Some(connection) = self.slots[slot].connection.as_mut() else { return };
-        let event = connection.ready(&self.request, buffer);
+        let Slot { connection, request, .. } = &mut self.slots[slot];
+        let Some(connection) = connection.as_mut() else { return };
+        let event = connection.ready(request, buffer);
         self.handle(slot, event);
     }
 
@@ -267,6 +325,8 @@ impl<'a> Engine<'a> {
             Event::Answered { due, info, reuse } => {
                 self.busy -= 1;
                 self.slots[slot].serial += 1;
+                let outcome = Outcome::Answered { status: info.status, body: info.body };
+                self.record_of(slot, due, outcome, info.value.clone());
                 if info.status < 400 {
                     let latency = self.now().saturating_sub(due);
                     self.current.ok(latency, info.value.as_deref());
@@ -279,11 +339,12 @@ impl<'a> Engine<'a> {
                     Reuse::No => self.drop_connection(slot),
                 }
             }
-            Event::Over { due, why } => {
+            Event::Over { due, why, begun } => {
                 match due {
-                    Some(_) => {
+                    Some(due) => {
                         self.busy -= 1;
                         self.slots[slot].serial += 1;
+                        self.record_of(slot, due, Outcome::of(why, begun), None);
                         match why {
                             Why::Connect => self.fail(|failed| &mut failed.connect),
                             Why::Closed => self.fail(|failed| &mut failed.closed),
@@ -300,13 +361,15 @@ impl<'a> Engine<'a> {
     /// Ends what has taken too long, on connections and in the queue.
     fn expire(&mut self, now: Duration) {
         let Some(oldest) = now.checked_sub(self.load.timeout) else { return };
-        while self.waiting.front().is_some_and(|due| *due <= oldest) {
+        while let Some((number, due)) = self.waiting.front().copied().filter(|(_, due)| *due <= oldest) {
             self.waiting.pop_front();
             self.fail(|failed| &mut failed.timeout);
+            self.record(number, due, None, Outcome::Timeout(Begun::No), None);
         }
         while let Some(deadline) = self.deadlines.front() {
-            let (slot, is_current) = (deadline.slot, self.slots[deadline.slot].serial == deadline.serial);
-            if is_current && deadline.due > oldest {
+            let (slot, due) = (deadline.slot, deadline.due);
+            let is_current = self.slots[slot].serial == deadline.serial;
+            if is_current && due > oldest {
                 return;
             }
             self.deadlines.pop_front();
@@ -314,8 +377,43 @@ impl<'a> Engine<'a> {
                 self.busy -= 1;
                 self.slots[slot].serial += 1;
                 self.fail(|failed| &mut failed.timeout);
+                let begun = self.slots[slot].connection.as_ref().map_or(Begun::No, Connection::begun);
+                self.record_of(slot, due, Outcome::Timeout(begun), None);
                 self.drop_connection(slot);
             }
+        }
+    }
+
+    /// What is not answered when the load is stopped.
+    fn abandon(&mut self, now: Duration) {
+        while let Some((number, due)) = self.waiting.pop_front() {
+            self.record(number, due, None, Outcome::Timeout(Begun::No), None);
+        }
+        for slot in 0..self.slots.len() {
+            let Some(connection) = &self.slots[slot].connection else { continue };
+            let (due, begun) = (connection.due(), connection.begun());
+            if let Some(due) = due.filter(|due| *due <= now) {
+                self.record_of(slot, due, Outcome::Timeout(begun), None);
+            }
+        }
+    }
+
+    fn record_of(&mut self, slot: usize, due: Duration, outcome: Outcome, value: Option<String>) {
+        let Slot { number, late, .. } = self.slots[slot];
+        self.record(number, due, Some(late), outcome, value);
+    }
+
+    fn record(
+        &mut self,
+        number: u64,
+        due: Duration,
+        late: Option<Duration>,
+        outcome: Outcome,
+        value: Option<String>,
+    ) {
+        if self.keep == Keep::Records {
+            let latency = self.now().saturating_sub(due);
+            self.records.push(Record { number, due, late, latency, outcome, value });
         }
     }
 
@@ -345,25 +443,16 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// The bytes of every request.
-fn request(load: &Load) -> Result<Vec<u8>, LoadError> {
+/// Refuses what is out of bounds.
+fn check(load: &Load) -> Result<(), LoadError> {
     let within = |value: u32, max: u32| (1..=max).contains(&value);
-    let is_clean = |text: &str| !text.bytes().any(|byte| byte.is_ascii_control());
-    let texts = [&load.host, &load.path].into_iter().chain(load.headers.iter().flat_map(|(n, v)| [n, v]));
     let wrong = [
         (!within(load.rate_per_s, RATE_MAX), "rate_per_s must be 1 to 1000000"),
         (!within(load.connections_max, CONNECTIONS_MAX), "connections_max must be 1 to 50000"),
         (load.timeout.is_zero(), "timeout must not be zero"),
-        (!load.path.starts_with('/') || load.path.contains(' '), "path must begin with / and hold no space"),
-        (!texts.into_iter().all(|text| is_clean(text)), "host, path and headers must hold no control bytes"),
     ];
-    if let Some((_, what)) = wrong.into_iter().find(|(is_wrong, _)| *is_wrong) {
-        return Err(LoadError::Invalid(what));
+    match wrong.into_iter().find(|(is_wrong, _)| *is_wrong) {
+        Some((_, what)) => Err(LoadError::Invalid(what)),
+        None => Ok(()),
     }
-    let mut request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n", load.path, load.host);
-    for (name, value) in &load.headers {
-        request.extend([name, ": ", value, "\r\n"]);
-    }
-    request.push_str("\r\n");
-    Ok(request.into_bytes())
 }

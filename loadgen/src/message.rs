@@ -48,6 +48,10 @@ pub(crate) struct Info {
     pub(crate) value: Option<String>,
     /// The peer closes after this message.
     pub(crate) last: bool,
+    /// The target of a request; empty for a response.
+    pub(crate) target: String,
+    /// Bytes of the body so far, chunk framing apart.
+    pub(crate) body: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +87,7 @@ impl Reader {
                 State::Length(left) | State::ChunkData(left) => {
                     let taken = rest.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                     at += taken;
+                    self.info.body += taken as u64;
                     let left = left - taken as u64;
                     match (self.state, left) {
                         (State::Length(_), 0) => return Ok(self.done(at)),
@@ -94,9 +99,17 @@ impl Reader {
                         return Ok(Progress::More);
                     }
                 }
-                State::UntilClose => return Ok(Progress::More),
+                State::UntilClose => {
+                    self.info.body += rest.len() as u64;
+                    return Ok(Progress::More);
+                }
             }
         }
+    }
+
+    /// Whether the head of the message that is being read was complete.
+    pub(crate) fn has_head(&self) -> bool {
+        self.state != State::Head
     }
 
     /// The peer closed: whether that is how this message ends.
@@ -180,8 +193,11 @@ impl Reader {
                 self.info.status = status.parse().map_err(|_| Malformed)?;
                 self.info.last = start.starts_with("HTTP/1.0");
             }
-            Kind::Request if start.ends_with(" HTTP/1.1") => {}
-            Kind::Request => return Err(Malformed),
+            Kind::Request => {
+                let rest = start.strip_suffix(" HTTP/1.1").ok_or(Malformed)?;
+                let (_, target) = rest.split_once(' ').ok_or(Malformed)?;
+                target.clone_into(&mut self.info.target);
+            }
         }
         let (mut length, mut chunked) = (None, false);
         for line in lines {
@@ -221,8 +237,12 @@ mod tests {
 
     #[test]
     fn responses_end_at_the_same_bytes_however_they_are_cut() {
-        let expected =
-            [(200, Some("alpha"), false), (200, Some("beta"), false), (204, None, false), (503, None, true)];
+        let expected = [
+            (200, Some("alpha"), false, 5),
+            (200, Some("beta"), false, 6),
+            (204, None, false, 0),
+            (503, None, true, 0),
+        ];
         for size in 1..RESPONSES.len() {
             let mut reader = Reader::new(Kind::Response, Some("X-CLUSTER"));
             let mut seen = Vec::new();
@@ -233,13 +253,13 @@ mod tests {
                         Progress::More => at = piece.len(),
                         Progress::Done(length) => {
                             at += length;
-                            let Info { status, value, last } = reader.info.clone();
-                            seen.push((status, value, last));
+                            let Info { status, value, last, target: _, body } = reader.info.clone();
+                            seen.push((status, value, last, body));
                         }
                     }
                 }
             }
-            let seen: Vec<_> = seen.iter().map(|(s, v, l)| (*s, v.as_deref(), *l)).collect();
+            let seen: Vec<_> = seen.iter().map(|(s, v, l, b)| (*s, v.as_deref(), *l, *b)).collect();
             assert_eq!(seen, expected, "pieces of {size} bytes");
             assert_eq!(reader.state, State::Head);
             assert!(reader.head.is_empty());
@@ -256,7 +276,8 @@ mod tests {
     #[test]
     fn requests_without_a_length_have_no_body() {
         let mut reader = Reader::new(Kind::Request, None);
-        assert_eq!(reader.feed(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nrest"), Ok(Progress::Done(27)));
+        assert_eq!(reader.feed(b"GET /a?b HTTP/1.1\r\nHost: x\r\n\r\nrest"), Ok(Progress::Done(30)));
+        assert_eq!(reader.info.target, "/a?b");
         assert_eq!(reader.feed(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nab"), Ok(Progress::Done(40)));
     }
 

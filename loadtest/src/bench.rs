@@ -10,8 +10,8 @@
 
 mod case;
 mod idle;
-mod machine;
-mod process;
+pub(crate) mod machine;
+pub(crate) mod process;
 mod proxy;
 mod report;
 mod wrk;
@@ -97,12 +97,14 @@ pub(crate) enum BenchError {
 pub(crate) type Result<T> = std::result::Result<T, BenchError>;
 
 impl BenchError {
-    fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    /// Something the operating system refused while `doing`.
+    pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();
         move |cause| Self::Io { doing, cause }
     }
 
-    fn failed(program: &str, why: impl Into<String>) -> Self {
+    /// A program that did not do what it is for.
+    pub(crate) fn failed(program: &str, why: impl Into<String>) -> Self {
         Self::Failed { program: program.to_owned(), why: why.into() }
     }
 }

@@ -1,10 +1,12 @@
 //! `loadtest`: Ringway beside its peers and beside the least that a relay can cost.
 //!
 //! Sees only what a client sees: it knows the gateway's command line and HTTP, nothing else of it.
-//! `floor` and `backend` are the two programs that a comparison needs and nobody ships; `bench` runs the comparison.
+//! `floor` and `backend` are the two programs that a comparison needs and nobody ships; `bench` runs the comparison;
+//! `failover` breaks clusters and tells what the clients saw.
 
 mod backend;
 mod bench;
+mod failover;
 mod floor;
 mod ring;
 mod socket;
@@ -47,6 +49,11 @@ enum Command {
     },
     /// Compare proxies by CPU per request, interleaved in rounds; prints a table.
     Bench(bench::Options),
+    /// Break a cluster under load, with Ringway and its peers in network namespaces; prints a table (needs root).
+    Failover(failover::Options),
+    /// An endpoint of `failover`.
+    #[command(hide = true)]
+    Pod(failover::pod::Options),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +66,8 @@ fn main() -> ExitCode {
                 .map_err(|why| format!("backend: {why}"))
         }
         Command::Bench(options) => bench::run(&options).map_err(|why| format!("bench: {why}")),
+        Command::Failover(options) => failover::run(&options).map_err(|why| format!("failover: {why}")),
+        Command::Pod(options) => failover::pod::serve(&options).map_err(|why| format!("pod: {why}")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
@@ -116,7 +116,8 @@ impl Child {
         Ok(Self { name: name.to_owned(), process })
     }
 
-    fn pid(&self) -> u32 {
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
         self.process.id()
     }
 
@@ -136,7 +137,13 @@ impl Child {
         Ok(text)
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Its standard input and output, once, when both are pipes.
+    pub(crate) fn pipes(&mut self) -> Option<(ChildStdin, ChildStdout)> {
+        self.process.stdin.take().zip(self.process.stdout.take())
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
         if let Some(pid) = pid {
             // Fails only when it has ended, which is what is wanted.
@@ -144,11 +151,13 @@ impl Child {
         }
     }
 
-    fn has_ended(&mut self) -> bool {
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
         !matches!(self.process.try_wait(), Ok(None))
     }
 
-    fn end(&mut self, signal: Signal) {
+    /// Sends it a signal and waits for its end; kills it when that takes too long.
+    pub(crate) fn end(&mut self, signal: Signal) {
         if self.has_ended() {
             return;
         }
@@ -251,31 +260,40 @@ impl Running {
 
     /// Memory of the process and its children now.
     pub(crate) fn memory(&self) -> Result<Memory> {
-        let mut total = Memory::default();
-        for pid in self.tree() {
-            let path = format!("/proc/{pid}/smaps_rollup");
-            let text = fs::read_to_string(&path).map_err(BenchError::io(format!("read {path}")))?;
-            let kilobytes = |name: &str| -> u64 {
-                let line = text.lines().find_map(|line| line.strip_prefix(name));
-                line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
-            };
-            total.rss += kilobytes("Rss:") << 10;
-            total.pss += kilobytes("Pss:") << 10;
-        }
-        Ok(total)
+        memory(self.child.pid())
     }
 
-    /// The process and everything below it.
     fn tree(&self) -> Vec<u32> {
-        let parents = parents();
-        let mut tree = vec![self.child.pid()];
-        let mut next = 0;
-        while let Some(parent) = tree.get(next).copied() {
-            tree.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
-            next += 1;
-        }
-        tree
+        tree(self.child.pid())
     }
+}
+
+/// Memory of a process and its children now.
+pub(crate) fn memory(root: u32) -> Result<Memory> {
+    let mut total = Memory::default();
+    for pid in tree(root) {
+        let path = format!("/proc/{pid}/smaps_rollup");
+        let text = fs::read_to_string(&path).map_err(BenchError::io(format!("read {path}")))?;
+        let kilobytes = |name: &str| -> u64 {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
+        };
+        total.rss += kilobytes("Rss:") << 10;
+        total.pss += kilobytes("Pss:") << 10;
+    }
+    Ok(total)
+}
+
+/// The process and everything below it.
+pub(crate) fn tree(root: u32) -> Vec<u32> {
+    let parents = parents();
+    let mut tree = vec![root];
+    let mut next = 0;
+    while let Some(parent) = tree.get(next).copied() {
+        tree.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    tree
 }
 
 /// Every process with its parent.
