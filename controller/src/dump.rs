@@ -46,7 +46,7 @@ impl Dump<'_> {
             if !cluster.region.is_empty() {
                 write!(out, " region={}", cluster.region)?;
             }
-            writeln!(out, "{}", if cluster.drained { " drained" } else { "" })?;
+            writeln!(out, "{}", if cluster.drain_percent == 100 { " drained" } else { "" })?;
         }
         let mut listeners: Vec<_> = self.table.listeners.iter().collect();
         listeners.sort_by(|a, b| (&a.1.name, a.1.addr).cmp(&(&b.1.name, b.1.addr)));

@@ -222,7 +222,7 @@ impl Context {
         let cluster = ClusterSpec {
             name: name.clone(),
             region: text(spec.region),
-            drained: spec.drained,
+            drain_percent: if spec.drained { 100 } else { 0 },
             ..ClusterSpec::default()
         };
         self.clusters.insert(id, Arc::new(cluster));

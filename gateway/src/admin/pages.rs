@@ -179,7 +179,7 @@ impl Room {
         for view in self.table.clusters() {
             let count = recent.cluster(view.id);
             let (responses, failures) = (count.tally.responses(), count.tally.failures);
-            let state = match (view.drained, view.endpoints.ready + view.endpoints.terminating) {
+            let state = match (view.drain_percent == 100, view.endpoints.ready + view.endpoints.terminating) {
                 (true, _) => Activity::Drained,
                 (false, 0) => Activity::NoEndpoints,
                 (false, _) if failures * 10 > responses + failures => Activity::Failing,
