@@ -5,6 +5,7 @@
 
 pub mod binds;
 pub mod clock;
+pub mod drill;
 pub mod idle;
 pub mod inbox;
 pub mod peers;
@@ -32,6 +33,7 @@ use crate::net::wake::Timer;
 use crate::observe::access_log::LogWriter;
 use crate::observe::stats::{Limit, WorkerStats};
 use crate::upstream::pool::Pool;
+use drill::DrillSlot;
 use idle::IdleList;
 use peers::Peers;
 use rebalance::Rebalance;
@@ -60,6 +62,8 @@ pub struct Worker {
     pub scratch: RefCell<Scratch>,
     /// Bytes of request bodies kept for a retry.
     pub replay_bytes: Cell<usize>,
+    /// The drill that runs, if any.
+    pub drill: DrillSlot,
     settings: RefCell<Rc<Settings>>,
     runners: RefCell<Vec<Runner>>,
     reports: Sender<Report>,
@@ -111,6 +115,7 @@ impl Worker {
             rebalance: Rebalance::default(),
             scratch: RefCell::default(),
             replay_bytes: Cell::new(0),
+            drill: DrillSlot::default(),
             settings: RefCell::new(Rc::new(parts.settings)),
             runners: RefCell::default(),
             reports: parts.reports,
