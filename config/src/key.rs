@@ -138,6 +138,8 @@ pub const KEYS: &[Key] = &[
     word("node.zone"),
     typed("admin.listen", Restart),
     typed("admin.socket", Restart),
+    typed("admin.state_dir", Restart),
+    number("admin.drill_reports_kept", 1, 1_000, Restart, None),
     typed("observe.access_log", Live),
     size("observe.access_log_bytes_max", 64 * KIB, GIB, Restart, Some("access_log_bytes")),
     typed("observe.log_level", Live),

@@ -236,9 +236,15 @@ impl Config {
     /// in the table that the other checks read.
     fn check_paths(&self) -> Result<(), ConfigError> {
         let mut invalid = Vec::new();
-        for (key, path) in [("manifests", self.manifests.path()), ("admin.socket", &self.admin.socket)] {
-            if path.to_str().is_none_or(str::is_empty) {
-                let allowed = "a path in UTF-8, not empty".to_owned();
+        let may_be_empty = |key: &str| key.starts_with("admin.");
+        for (key, path) in [
+            ("manifests", self.manifests.path()),
+            ("admin.socket", &self.admin.socket),
+            ("admin.state_dir", &self.admin.state_dir),
+        ] {
+            if path.to_str().is_none_or(|path| path.is_empty() && !may_be_empty(key)) {
+                let empty = if may_be_empty(key) { "or empty: none" } else { "not empty" };
+                let allowed = format!("a path in UTF-8, {empty}");
                 invalid.push(Invalid { key, value: format!("{path:?}"), allowed });
             }
         }

@@ -16,8 +16,14 @@ pub struct Admin {
     /// Reads: `/healthz`, `/readyz`, `/metrics`, `/api/v1/…`. Default `127.0.0.1:9901`. There is no authentication:
     /// another address than loopback is for a network that is trusted.
     pub listen: SocketAddr,
-    /// The Unix socket (mode 0600) for everything that changes state. Default `/run/ringway/admin.sock`.
+    /// The Unix socket (mode 0600) for everything that changes state. Default `/run/ringway/admin.sock`; empty = none:
+    /// nothing can be changed by command.
     pub socket: PathBuf,
+    /// Where operators' words (drained, promoted) and drill reports are kept. Default `/var/lib/ringway`; empty =
+    /// nowhere: they end with the process. Made when there is something to write.
+    pub state_dir: PathBuf,
+    /// Drill reports that are kept; the oldest goes when one more comes. Default 32.
+    pub drill_reports_kept: u32,
 }
 
 /// `[observe]`: logs and metrics.
@@ -124,6 +130,8 @@ impl Default for Admin {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9_901)),
             socket: PathBuf::from("/run/ringway/admin.sock"),
+            state_dir: PathBuf::from("/var/lib/ringway"),
+            drill_reports_kept: 32,
         }
     }
 }

@@ -4,6 +4,8 @@
 //! misses is merged into one pending delta and sent when there is room. So the first change is never delayed, and
 //! a slow worker costs memory in proportion to what changed, not to how often.
 //!
+//! What operators say ([`Words`]) is laid over every table that goes out, and goes out alone when it changes.
+//!
 //! The controller keeps every update until no worker holds it any more: workers never run a big destructor.
 
 use std::collections::VecDeque;
@@ -15,6 +17,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use routing::delta::{self, Change, Mail, Report, RouteTable, TableDelta, Update};
 use routing::id::Generation;
 
+use crate::operator::{Order, Refused, Standing, Words};
 use crate::view::LagHistogram;
 
 /// Updates kept because a worker may still hold them; beyond it the oldest is let go.
@@ -49,6 +52,15 @@ struct Worker {
     sent: Generation,
     applied: Generation,
     waiting: Waiting,
+    evidence: Evidence,
+}
+
+/// Does a worker know what operators say?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Evidence {
+    Known,
+    /// Its inbox was full: it is told everything when there is room.
+    Due,
 }
 
 /// What a worker with a full inbox will get next.
@@ -63,6 +75,7 @@ enum Waiting {
 #[derive(Debug)]
 pub struct Broadcaster {
     workers: Vec<Worker>,
+    words: Words,
     generation: Generation,
     snapshot: Option<Arc<Update>>,
     kept: VecDeque<Arc<Update>>,
@@ -86,9 +99,11 @@ impl Broadcaster {
             sent: Generation::default(),
             applied: Generation::default(),
             waiting: Waiting::Nothing,
+            evidence: Evidence::Known,
         };
         Self {
             workers: mailboxes.into_iter().map(worker).collect(),
+            words: Words::default(),
             generation: Generation::default(),
             snapshot: None,
             kept: VecDeque::new(),
@@ -117,7 +132,11 @@ impl Broadcaster {
     }
 
     /// Sends a change to every worker. `table` is the table after it.
-    pub fn delta(&mut self, delta: TableDelta, observed_ns: u64, table: &RouteTable) {
+    pub fn delta(&mut self, mut delta: TableDelta, observed_ns: u64, table: &RouteTable) {
+        self.overlay(&mut delta);
+        if !delta.clusters.is_empty() {
+            self.words.settle(table);
+        }
         let base = self.generation;
         self.next_generation(observed_ns);
         let update = Arc::new(Update {
@@ -149,6 +168,69 @@ impl Broadcaster {
         self.flush(table);
     }
 
+    /// Puts the words of earlier operators in force: before anything is sent.
+    pub fn resume(&mut self, words: Words) {
+        self.words = words;
+    }
+
+    /// What operators say.
+    #[must_use]
+    pub fn words(&self) -> &Words {
+        &self.words
+    }
+
+    /// Takes an operator's order and sends what follows from it to every worker.
+    ///
+    /// # Errors
+    /// Why nothing is changed.
+    pub fn order(
+        &mut self,
+        cluster: &str,
+        order: Order,
+        now_ns: u64,
+        table: &RouteTable,
+    ) -> Result<Standing, Refused> {
+        self.words.order(cluster, order, now_ns, table)?;
+        self.evidence(&[Arc::from(cluster)], now_ns, table);
+        self.words.settle(table);
+        Ok(self.words.standing_of(cluster, table))
+    }
+
+    /// Sends the steps of drains that are due.
+    pub fn step(&mut self, now_ns: u64, table: &RouteTable) {
+        let moved = self.words.step(now_ns);
+        if !moved.is_empty() {
+            self.evidence(&moved, now_ns, table);
+            self.words.settle(table);
+        }
+    }
+
+    fn overlay(&self, delta: &mut TableDelta) {
+        for spec in delta.clusters.iter_mut().filter_map(|(_, spec)| spec.as_mut()) {
+            *spec = self.words.overlay(spec);
+        }
+    }
+
+    /// Sends what operators say of these clusters.
+    fn evidence(&mut self, clusters: &[Arc<str>], observed_ns: u64, table: &RouteTable) {
+        let base = self.generation;
+        self.next_generation(observed_ns);
+        let update = Arc::new(Update {
+            generation: self.generation,
+            base_generation: base,
+            observed_ns,
+            change: Change::Health(self.words.evidence(Some(clusters), table)),
+        });
+        self.kept.push_back(update.clone());
+        for worker in &mut self.workers {
+            let is_next = matches!(worker.waiting, Waiting::Nothing) && worker.sent == base;
+            if !(is_next && worker.send(&update)) {
+                worker.evidence = Evidence::Due;
+            }
+        }
+        self.flush(table);
+    }
+
     fn next_generation(&mut self, observed_ns: u64) {
         self.generation = Generation(self.generation.0 + 1);
         self.snapshot = None;
@@ -165,13 +247,14 @@ impl Broadcaster {
         for index in 0..self.workers.len() {
             let base_generation = self.workers[index].sent;
             match std::mem::replace(&mut self.workers[index].waiting, Waiting::Nothing) {
-                Waiting::Nothing => {}
+                Waiting::Nothing => self.tell_all(index, table),
                 Waiting::Delta { delta, observed_ns } => {
                     let generation = self.generation;
                     let change = Change::Table(delta);
                     let update = Arc::new(Update { generation, base_generation, observed_ns, change });
                     if self.workers[index].send(&update) {
                         self.kept.push_back(update);
+                        self.tell_all(index, table);
                     } else if let Some(Update { change: Change::Table(delta), .. }) = Arc::into_inner(update)
                     {
                         self.workers[index].waiting = Waiting::Delta { delta, observed_ns };
@@ -181,6 +264,7 @@ impl Broadcaster {
                     let update = self.snapshot(observed_ns, table);
                     if self.workers[index].send(&update) {
                         self.snapshots_total += 1;
+                        self.workers[index].evidence = Evidence::Known;
                     } else {
                         self.workers[index].waiting = Waiting::Snapshot { observed_ns };
                     }
@@ -190,10 +274,28 @@ impl Broadcaster {
         self.let_go();
     }
 
+    /// Everything that operators say, for a worker that has missed some of it.
+    fn tell_all(&mut self, index: usize, table: &RouteTable) {
+        if self.workers[index].evidence == Evidence::Known {
+            return;
+        }
+        let update = Arc::new(Update {
+            generation: self.generation,
+            base_generation: self.workers[index].sent,
+            observed_ns: 0,
+            change: Change::Health(self.words.evidence(None, table)),
+        });
+        if self.workers[index].send(&update) {
+            self.workers[index].evidence = Evidence::Known;
+            self.kept.push_back(update);
+        }
+    }
+
     /// Does any worker wait for room in its inbox?
     #[must_use]
     pub fn is_behind(&self) -> bool {
-        self.workers.iter().any(|worker| !matches!(worker.waiting, Waiting::Nothing))
+        let waits = |worker: &Worker| !matches!(worker.waiting, Waiting::Nothing);
+        self.workers.iter().any(|worker| waits(worker) || worker.evidence == Evidence::Due)
     }
 
     /// The whole table of the newest generation; built once however many workers want it.
@@ -201,11 +303,13 @@ impl Broadcaster {
         if let Some(snapshot) = &self.snapshot {
             return snapshot.clone();
         }
+        let mut whole = delta::snapshot(table);
+        self.overlay(&mut whole);
         let update = Arc::new(Update {
             generation: self.generation,
             base_generation: Generation::default(),
             observed_ns,
-            change: Change::Snapshot(delta::snapshot(table)),
+            change: Change::Snapshot(whole),
         });
         self.kept.push_back(update.clone());
         self.snapshot = Some(update.clone());

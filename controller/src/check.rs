@@ -9,6 +9,7 @@ use std::sync::Arc;
 use routing::delta::RouteTable;
 
 use crate::compile::{Compiler, CompilerSettings, Defaults};
+use crate::dump;
 use crate::merge::Loopback;
 use crate::verdict::{Outcome, Verdict};
 use crate::watch::Observation;
@@ -25,6 +26,41 @@ pub struct CheckReport {
     pub verdicts: Vec<Verdict>,
     /// Endpoints that routes refer to, by member cluster.
     pub endpoints: BTreeMap<Arc<str>, usize>,
+    /// What policies made of them.
+    pub in_force: InForce,
+}
+
+/// What operators and policies say, by name, where that is not the default.
+#[derive(Debug, Default)]
+pub struct InForce {
+    /// Clusters: drained, promoted, bounded.
+    pub clusters: BTreeMap<Arc<str>, String>,
+    /// Backends: detection, checks, failback.
+    pub backends: BTreeMap<Arc<str>, String>,
+    /// Rules: hedging, spill, panic, shedding, writes.
+    pub routes: BTreeMap<String, String>,
+}
+
+impl InForce {
+    fn of(table: &RouteTable) -> Self {
+        let clusters = table.clusters.values().map(|cluster| {
+            let standing = dump::standing(cluster);
+            (cluster.name.clone(), if standing.is_empty() { standing } else { format!(",{standing}") })
+        });
+        let backends = table
+            .backends
+            .values()
+            .map(|backend| (backend.name.clone(), dump::detection(&backend.detection)));
+        let rules = table.hosts.values().flat_map(|host| &host.rules).map(|rule| {
+            let action = &rule.action;
+            (format!("{} rules[{}]", action.route, action.rule_index), dump::choice(&action.policy))
+        });
+        Self {
+            clusters: clusters.collect(),
+            backends: backends.filter(|(_, says)| !says.is_empty()).collect(),
+            routes: rules.filter(|(_, says)| !says.is_empty()).collect(),
+        }
+    }
 }
 
 impl CheckReport {
@@ -63,7 +99,14 @@ impl fmt::Display for CheckReport {
             outcomes.iter().map(|outcome| format!("{} {outcome}", self.count(*outcome))).collect();
         writeln!(f, "\n{}", counts.join(", "))?;
         for (cluster, count) in &self.endpoints {
-            writeln!(f, "cluster {cluster}: {count} endpoints in use")?;
+            let standing = self.in_force.clusters.get(cluster).map(String::as_str).unwrap_or_default();
+            writeln!(f, "cluster {cluster}: {count} endpoints in use{standing}")?;
+        }
+        for (name, says) in &self.in_force.backends {
+            writeln!(f, "backend {name}:{says}")?;
+        }
+        for (name, says) in &self.in_force.routes {
+            writeln!(f, "{name}:{says}")?;
         }
         Ok(())
     }
@@ -91,6 +134,10 @@ pub fn compile_dir(dir: &Path, listen: &[SocketAddr], defaults: &Defaults) -> (R
     };
     let mut compiler = Compiler::new(settings);
     let _ = compiler.compile(&mut world);
-    let report = CheckReport { verdicts: compiler.verdicts(&world), endpoints: compiler.endpoint_counts() };
+    let report = CheckReport {
+        verdicts: compiler.verdicts(&world),
+        endpoints: compiler.endpoint_counts(),
+        in_force: InForce::of(compiler.table()),
+    };
     (compiler.table().clone(), report)
 }

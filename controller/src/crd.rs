@@ -130,6 +130,10 @@ pub struct PolicyRef {
 /// Attaches to a Gateway, a route, an Ingress or a Service of its own namespace. Each field is decided by the
 /// most specific policy that sets it: Service, then Ingress or route, then Gateway, then the one that
 /// `GatewayConfig` names, then the default. Of two policies with the same target the older wins.
+///
+/// `healthCheck`, `failback` and `detection` (but for `consecutiveFailures`) hold for a Service port as a whole. Where
+/// its routes' policies differ and none is on the Service, the first by kind, namespace and name wins; the others are
+/// told.
 #[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[kube(group = "ringway.dev", version = "v1alpha1", kind = "FailoverPolicy", plural = "failoverpolicies")]
 #[kube(namespaced)]
@@ -146,7 +150,7 @@ pub struct FailoverPolicySpec {
     /// Which clusters of one priority come first. Default `Weight`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<ClusterOrder>,
-    /// Active checks.
+    /// Active checks of each endpoint. Default: none, traffic alone decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
     /// What counts as a failure.
@@ -170,7 +174,7 @@ pub struct FailoverPolicySpec {
     /// When health is no longer believed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub panic: Option<Panic>,
-    /// Bounds per cluster.
+    /// What a cluster can take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Capacity>,
     /// How traffic comes back.
@@ -231,25 +235,30 @@ pub struct PolicyCluster {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct HealthCheck {
-    /// `HTTP` or `TCP`. Default `HTTP`.
+    /// `HTTP` (good is a status from 200 to 399) or `TCP` (good is a connect). Default `HTTP`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
-    /// Path of the request. Default `/`.
+    /// Path of the request, with its query if it has one. Default `/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// Time between two checks.
+    /// `Host` of the request. Default: the endpoint's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Time between two checks of one endpoint, 10ms–1h. Default 1s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION_PATTERN))]
     pub interval: Option<String>,
-    /// How long an answer may take.
+    /// How long an answer may take, 1ms–1h. Default: the interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION_PATTERN))]
     pub timeout: Option<String>,
-    /// Failures in a row that make an endpoint Down.
+    /// Failures in a row that take an endpoint out, 1–100. Default 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
     pub unhealthy_threshold: Option<i64>,
-    /// Successes in a row that bring it back.
+    /// Successes in a row that let traffic try it again, 1–100. Default 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
     pub healthy_threshold: Option<i64>,
 }
 
@@ -257,10 +266,10 @@ pub struct HealthCheck {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Detection {
-    /// Judge clusters by their silence.
+    /// Does this traffic count as evidence of its clusters' silence? Default true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silence: Option<bool>,
-    /// Judge (cluster, backend) by its error ratio.
+    /// When a cluster's part of a backend is judged by its errors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errors: Option<ErrorRatio>,
     /// Failures in a row that eject an endpoint, 0–255; 0 = never. Default 3.
@@ -269,16 +278,18 @@ pub struct Detection {
     pub consecutive_failures: Option<i64>,
 }
 
-/// An error ratio over a window.
+/// An error ratio over a sliding window.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub struct ErrorRatio {
-    /// Share of failures, 1–100.
+    /// Share of failures, 0–100; 0 = never judged. Default 50.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
     pub percent: Option<i64>,
-    /// Failures below which nothing is judged.
+    /// Failures in the window below which nothing is judged, 1–1000000. Default 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub minimum: Option<i64>,
-    /// The window.
+    /// The window, 10ms–1m. Default 200ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION_PATTERN))]
     pub window: Option<String>,
@@ -311,7 +322,8 @@ pub struct Retry {
 /// A second attempt before the first has failed.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub struct Hedge {
-    /// When.
+    /// When. Default `Suspect`.
+    #[serde(default)]
     pub mode: HedgeMode,
 }
 
@@ -319,9 +331,9 @@ pub struct Hedge {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum HedgeMode {
     /// Never.
-    #[default]
     Disabled,
-    /// Only while something is suspected.
+    /// Only while something is suspected. The default.
+    #[default]
     Suspect,
     /// Against the tail, too.
     Always,
@@ -390,7 +402,8 @@ pub struct NameValue {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Spill {
-    /// Below this share of usable endpoints, 0–100.
+    /// Below this share of usable endpoints, in percent, 0–100. Default 0: only when nothing is usable.
+    #[schemars(range(min = 0, max = 100))]
     pub healthy_percent: i64,
 }
 
@@ -398,30 +411,36 @@ pub struct Spill {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Panic {
-    /// Below this share of usable endpoints of all clusters, 0–100.
+    /// Below this share of usable endpoints of all its clusters, in percent, a backend is spread over all of them by
+    /// weight, usable or not. 0–100; 0 = never. Default 50.
+    #[schemars(range(min = 0, max = 100))]
     pub usable_percent: i64,
 }
 
-/// Bounds per cluster.
+/// What a cluster can take when the load of another one comes.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Capacity {
-    /// Requests in flight; 0 = unlimited.
-    #[serde(default)]
-    pub max_in_flight: i64,
-    /// Lower is shed first.
-    #[serde(default)]
-    pub route_priority: i64,
+    /// Requests in flight in one cluster, from one worker, beyond which load that comes from another cluster is
+    /// shed. 0–1000000; 0 (the default) = unlimited. In the policy that a `GatewayConfig` names it holds for each of
+    /// its clusters, in another for those that the policy lists; of several the smallest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub max_in_flight: Option<i64>,
+    /// Which routes are shed first: those with the lower number. 0–255. Default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 255))]
+    pub route_priority: Option<i64>,
 }
 
 /// How traffic comes back after a failure.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub struct Failback {
-    /// How long a cluster must be good first.
+    /// How long everything must be good before the first request returns, 0s–1h. Default 0s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION_PATTERN))]
     pub delay: Option<String>,
-    /// From nothing to its full share.
+    /// From nothing to its full share, 0s–1h. Default 200ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION_PATTERN))]
     pub ramp: Option<String>,
@@ -430,9 +449,10 @@ pub struct Failback {
 /// May writes follow a failover?
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum WriteFence {
-    /// They follow at once.
+    /// They follow at once. The default.
     #[default]
     Disabled,
-    /// Only after an operator promoted the standby.
+    /// Requests whose method is not safe are answered 503 with Retry-After until the standby is promoted: by
+    /// `ringway promote`, or by the annotation `ringway.dev/promoted: "true"` on its `MemberCluster`.
     UntilPromoted,
 }

@@ -8,8 +8,8 @@ use std::fmt::Write;
 use routing::delta::RouteTable;
 use routing::id::{BackendId, ClusterId};
 use routing::model::{
-    Balance, HashKey, HeaderEdits, HostPattern, PathMatch, PathRewrite, PinMatch, Policy, Protocol, Rule,
-    Target, ValuePattern, WildcardLabels,
+    Balance, CheckProbe, ClusterSpec, Detection, HashKey, HeaderEdits, HostPattern, PathMatch, PathRewrite,
+    PinMatch, Policy, Protocol, Rule, Target, ValuePattern, WildcardLabels,
 };
 
 /// A host pattern as people write it.
@@ -46,7 +46,7 @@ impl Dump<'_> {
             if !cluster.region.is_empty() {
                 write!(out, " region={}", cluster.region)?;
             }
-            writeln!(out, "{}", if cluster.drained { " drained" } else { "" })?;
+            writeln!(out, "{}", standing(cluster))?;
         }
         let mut listeners: Vec<_> = self.table.listeners.iter().collect();
         listeners.sort_by(|a, b| (&a.1.name, a.1.addr).cmp(&(&b.1.name, b.1.addr)));
@@ -170,7 +170,7 @@ impl Dump<'_> {
         if policy.outlier != default.outlier {
             write!(out, " eject-after={}", policy.outlier.consecutive_failures)?;
         }
-        writeln!(out)
+        writeln!(out, "{}", choice(policy))
     }
 
     fn backends(&self, out: &mut String) -> std::fmt::Result {
@@ -192,7 +192,7 @@ impl Dump<'_> {
                 })
                 .collect();
             rings.sort();
-            writeln!(out, "backend {}{}", backend.name, rings.concat())?;
+            writeln!(out, "backend {}{}{}", backend.name, rings.concat(), detection(&backend.detection))?;
             let mut lines = by_backend.remove(id).unwrap_or_default();
             lines.sort();
             for line in lines {
@@ -212,6 +212,73 @@ impl Dump<'_> {
         }
         format!("{} points, {:016x}", points.len(), routing::balance::hash::hash(&bytes))
     }
+}
+
+/// What operators and policies say of a cluster, where that is not the default: ` drained promoted in-flight<=100`.
+#[must_use]
+pub fn standing(cluster: &ClusterSpec) -> String {
+    let mut out = String::new();
+    match cluster.drain_percent {
+        0 => {}
+        100 => out.push_str(" drained"),
+        percent => out.push_str(&format!(" drained={percent}%")),
+    }
+    if cluster.promoted {
+        out.push_str(" promoted");
+    }
+    if cluster.in_flight_max != 0 {
+        out.push_str(&format!(" in-flight<={}", cluster.in_flight_max));
+    }
+    out
+}
+
+/// What a policy says of hedging, spill, panic, shedding and writes, where that is not the default.
+#[must_use]
+pub fn choice(policy: &Policy) -> String {
+    let default = Policy::default();
+    let mut out = String::new();
+    let mut say = |differs: bool, text: String| {
+        if differs {
+            out.push(' ');
+            out.push_str(&text);
+        }
+    };
+    say(policy.hedge != default.hedge, format!("hedge={:?}", policy.hedge));
+    say(policy.spill_percent != default.spill_percent, format!("spill<{}%", policy.spill_percent));
+    say(policy.panic_percent != default.panic_percent, format!("panic<{}%", policy.panic_percent));
+    say(policy.route_priority != default.route_priority, format!("priority={}", policy.route_priority));
+    say(policy.write_fence != default.write_fence, format!("writes={:?}", policy.write_fence));
+    out
+}
+
+/// How a backend's failures are found, where that is not the default.
+#[must_use]
+pub fn detection(detection: &Detection) -> String {
+    let default = Detection::default();
+    let mut out = String::new();
+    let mut say = |differs: bool, text: String| {
+        if differs {
+            out.push(' ');
+            out.push_str(&text);
+        }
+    };
+    let (errors, failback) = (&detection.errors, &detection.failback);
+    say(!detection.silence, "silence=false".to_owned());
+    let ratio = format!("errors>={}% of at least {} in {:?}", errors.percent, errors.minimum, errors.window);
+    say(*errors != default.errors, ratio);
+    let back = format!("failback=after {:?} over {:?}", failback.delay, failback.ramp);
+    say(*failback != default.failback, back);
+    if let Some(check) = &detection.check {
+        let probe = match &check.probe {
+            CheckProbe::Http { path, host } if host.is_empty() => format!("GET {path}"),
+            CheckProbe::Http { path, host } => format!("GET {host}{path}"),
+            CheckProbe::Tcp => "connect".to_owned(),
+        };
+        let (interval, timeout) = (check.interval, check.timeout);
+        let thresholds = format!("{} down, {} up", check.unhealthy_threshold, check.healthy_threshold);
+        say(true, format!("check[{probe} every {interval:?} within {timeout:?}, {thresholds}]"));
+    }
+    out
 }
 
 fn edits(out: &mut String, what: &str, edits: &HeaderEdits) -> std::fmt::Result {

@@ -1,7 +1,8 @@
 //! The control plane: one thread that turns manifests into route tables and keeps every worker up to date.
 //!
 //! In the order an update meets them: [`watch`] (the only input) → [`object`] → [`world`] → [`merge`] →
-//! [`compile`] → [`broadcast`] → workers, and back as reports → [`view`]. [`mod@run`] is the loop; [`check`] is the same
+//! [`compile`] → [`broadcast`] → workers, and back as reports → [`view`]. What an [`operator`] says goes straight to
+//! the broadcast. [`mod@run`] is the loop; [`check`] is the same
 //! road without workers. [`verdict`] is what is said about objects on the way, [`dump`] what a table looks like.
 //!
 //! It is never on the path of a request or of a first fallback: while it is dead, the last good table serves.
@@ -17,6 +18,7 @@ pub mod dump;
 pub mod intern;
 pub mod merge;
 pub mod object;
+pub mod operator;
 pub mod run;
 pub mod text;
 pub mod verdict;
@@ -27,5 +29,6 @@ pub mod world;
 pub use broadcast::{Mailbox, Reader};
 pub use check::{CheckReport, check_dir, compile_dir};
 pub use crd::crds;
-pub use run::{ControllerSettings, ManifestSource, run};
+pub use operator::{Command, Order, Refused, Standing};
+pub use run::{ControllerSettings, Inputs, ManifestSource, run};
 pub use view::{ControllerView, LagHistogram, SharedView};

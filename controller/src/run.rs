@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, after, never, select, tick};
 use routing::delta::Report;
@@ -19,6 +19,8 @@ use crate::broadcast::{Broadcaster, Mailbox};
 use crate::clock;
 use crate::compile::{Compiler, CompilerSettings, Defaults};
 use crate::merge::Loopback;
+use crate::operator::Command;
+use crate::operator::store::Store;
 use crate::verdict::Outcome;
 use crate::view::SharedView;
 use crate::watch::Observation;
@@ -57,27 +59,38 @@ pub struct ControllerSettings {
     pub series_max: u32,
     /// What holds where no policy says otherwise.
     pub defaults: Defaults,
+    /// Where operators' words are kept, so that they outlive the process; `None` = nowhere.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// What the controller listens to besides its source of configuration.
+#[derive(Debug)]
+pub struct Inputs {
+    /// What workers report.
+    pub reports: Receiver<Report>,
+    /// What operators want.
+    pub orders: Receiver<Command>,
+    /// The end.
+    pub stop: Receiver<()>,
 }
 
 /// Runs until `stop` gets a message or is disconnected, or nobody can report any more. Give it a thread of its own.
 ///
 /// The first snapshot goes out as soon as the directory has been read once; [`SharedView`] says `synced` then.
-pub fn run(
-    settings: &ControllerSettings,
-    mailboxes: Vec<Mailbox>,
-    reports: &Receiver<Report>,
-    view: &SharedView,
-    stop: &Receiver<()>,
-) {
+pub fn run(settings: &ControllerSettings, mailboxes: Vec<Mailbox>, inputs: &Inputs, view: &SharedView) {
     let mut broadcaster = Broadcaster::new(mailboxes);
+    let mut store = Store::new(settings.state_dir.clone());
+    broadcaster.resume(store.load(clock::monotonic_ns()));
     loop {
-        let one_life = || Life::new(settings, view).run(&mut broadcaster, reports, stop);
+        let one_life = || Life::new(settings, view).run(&mut broadcaster, &mut store, inputs);
         match catch_unwind(AssertUnwindSafe(one_life)) {
             Ok(()) => return,
             Err(_) => {
                 view.update(|view| view.restarts_total += 1);
                 error!("the controller panicked and starts again; the last good table keeps serving");
-                if stop.recv_timeout(RESTART_PAUSE) != Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+                if inputs.stop.recv_timeout(RESTART_PAUSE)
+                    != Err(crossbeam_channel::RecvTimeoutError::Timeout)
+                {
                     return;
                 }
             }
@@ -110,7 +123,7 @@ impl<'a> Life<'a> {
         Self { directory, world: World::default(), compiler: Compiler::new(compiler), view }
     }
 
-    fn run(&mut self, broadcaster: &mut Broadcaster, reports: &Receiver<Report>, stop: &Receiver<()>) {
+    fn run(&mut self, broadcaster: &mut Broadcaster, store: &mut Store, inputs: &Inputs) {
         // Listening starts before looking: what changes in between is seen twice rather than never.
         let mut events = self.listen();
         let started_ns = clock::monotonic_ns();
@@ -123,9 +136,11 @@ impl<'a> Life<'a> {
         let rescan = tick(RESCAN_INTERVAL);
         let publish = tick(PUBLISH_INTERVAL);
         let mut settle = never();
+        let mut orders = inputs.orders.clone();
         loop {
             let heard = events.as_ref().map_or_else(never, |events| events.receiver().clone());
             let retry = if broadcaster.is_behind() { after(FLUSH_INTERVAL) } else { never() };
+            let step = next_step(broadcaster);
             select! {
                 recv(heard) -> event => match event {
                     Ok(event) => {
@@ -136,7 +151,16 @@ impl<'a> Life<'a> {
                     }
                     Err(_) => events = None,
                 },
-                recv(reports) -> report => {
+                recv(orders) -> command => match command {
+                    Ok(command) => self.obey(command, broadcaster, store),
+                    // Nobody can give orders any more; what serves goes on.
+                    Err(_) => orders = never(),
+                },
+                recv(step) -> _ => {
+                    broadcaster.step(clock::monotonic_ns(), self.compiler.table());
+                    store.save(broadcaster.words());
+                }
+                recv(inputs.reports) -> report => {
                     let Ok(report) = report else { return };
                     broadcaster.report(report, self.compiler.table());
                 }
@@ -152,12 +176,27 @@ impl<'a> Life<'a> {
                 }
                 recv(retry) -> _ => broadcaster.flush(self.compiler.table()),
                 recv(publish) -> _ => self.publish_progress(broadcaster),
-                recv(stop) -> _ => return,
+                recv(inputs.stop) -> _ => return,
             }
             if events.as_ref().is_some_and(Events::take_overflow) {
                 self.look(broadcaster);
             }
         }
+    }
+
+    fn obey(&self, command: Command, broadcaster: &mut Broadcaster, store: &mut Store) {
+        let Command { cluster, order, done } = command;
+        let now_ns = clock::monotonic_ns();
+        let result = broadcaster.order(&cluster, order, now_ns, self.compiler.table());
+        match &result {
+            Ok(standing) => {
+                info!(%cluster, ?order, drain_percent = standing.drain_percent, promoted = standing.promoted, "an operator's order");
+                store.save(broadcaster.words());
+            }
+            Err(reason) => warn!(%cluster, ?order, %reason, "an operator's order is refused"),
+        }
+        self.publish_progress(broadcaster);
+        done(result);
     }
 
     fn listen(&self) -> Option<Events> {
@@ -245,7 +284,17 @@ impl<'a> Life<'a> {
             view.coalesced_total = broadcaster.coalesced_total;
             view.snapshots_total = broadcaster.snapshots_total;
             view.ejections_total = broadcaster.ejections_total;
+            view.standings = broadcaster.words().standings(self.compiler.table());
         });
+    }
+}
+
+/// Fires when a drain has its next step.
+fn next_step(broadcaster: &Broadcaster) -> Receiver<Instant> {
+    let now_ns = clock::monotonic_ns();
+    match broadcaster.words().next_step_ns(now_ns) {
+        Some(at_ns) => after(Duration::from_nanos(at_ns.saturating_sub(now_ns))),
+        None => never(),
     }
 }
 

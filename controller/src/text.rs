@@ -187,6 +187,45 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if parts == 0 || total > DURATION_MAX { Err(allowed()) } else { Ok(total) }
 }
 
+/// A duration within bounds, both included.
+///
+/// # Errors
+/// What is allowed.
+pub fn duration_between(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
+    let shown = |duration: Duration| match duration.as_secs() {
+        0 if duration.is_zero() => "0s".to_owned(),
+        hours if hours >= 3600 && hours % 3600 == 0 => format!("{}h", hours / 3600),
+        _ => format!("{duration:?}"),
+    };
+    let allowed =
+        || format!("a duration from {} to {}, such as 20ms or 1m30s (GEP-2257)", shown(min), shown(max));
+    duration(text).ok().filter(|duration| (min..=max).contains(duration)).ok_or_else(allowed)
+}
+
+/// The path of a health check, with its query if it has one.
+///
+/// # Errors
+/// What is allowed.
+pub fn check_path(text: &str) -> Result<Arc<str>, String> {
+    let (path_only, query) = text.split_once('?').unwrap_or((text, ""));
+    path(path_only)?;
+    if !query.bytes().all(|b| b.is_ascii_graphic() && b != b'#') || query.len() > PATH_CHARS_MAX {
+        return Err(format!("a query of at most {PATH_CHARS_MAX} visible ASCII characters, no '#'"));
+    }
+    Ok(Arc::from(text))
+}
+
+/// The `Host` of a health check: a DNS name.
+///
+/// # Errors
+/// What is allowed.
+pub fn check_host(text: &str) -> Result<Arc<str>, String> {
+    match host(text, WildcardLabels::One)? {
+        HostPattern::Exact(name) => Ok(name),
+        HostPattern::Wildcard { .. } | HostPattern::Any => Err("a DNS name without '*'".to_owned()),
+    }
+}
+
 /// `least_request`, `round_robin`, `random` or `hash(…)`.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use routing::id::Generation;
 
+use crate::operator::Standing;
 use crate::verdict::Verdict;
 
 /// Upper bounds of the propagation histogram, nanoseconds; what is above counts in the last bucket.
@@ -78,6 +79,8 @@ pub struct ControllerView {
     pub restarts_total: u64,
     /// Ejections that workers reported.
     pub ejections_total: u64,
+    /// Where every member cluster stands with operators, by name.
+    pub standings: Vec<Standing>,
 }
 
 /// A handle to the view: clones share it.

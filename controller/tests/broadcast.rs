@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use controller::broadcast::{Broadcaster, Reader};
 use controller::compile::Defaults;
-use controller::{ControllerSettings, Mailbox, ManifestSource, SharedView, compile_dir, dump, run};
+use controller::operator::{Command, Order, Origin, Refused, Standing};
+use controller::{ControllerSettings, Inputs, Mailbox, ManifestSource, SharedView, compile_dir, dump, run};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use routing::delta::{Change, Mail, Report, RouteTable, TableDelta, Update};
 use routing::id::{ClusterId, Generation};
@@ -48,7 +49,17 @@ impl Worker {
                 self.table = RouteTable::default();
                 self.table.apply(delta);
             }
-            Change::Table(_) | Change::Health(_) => return false,
+            Change::Health(delta) => {
+                for ((id, percent), (_, promoted)) in delta.drained.iter().zip(&delta.promoted) {
+                    let Some(spec) = self.table.clusters.get_mut(id) else { continue };
+                    let spec = Arc::make_mut(spec);
+                    (spec.drain_percent, spec.promoted) = (*percent, *promoted);
+                }
+                if update.base_generation != self.generation {
+                    return true;
+                }
+            }
+            Change::Table(_) => return false,
         }
         self.generation = update.generation;
         true
@@ -147,10 +158,90 @@ fn propagation_counts_from_the_event_to_the_last_worker() {
     assert_eq!((broadcaster.lag.count, broadcaster.lag.max_ns), (1, 900_000));
 }
 
+fn health(update: &Update) -> Vec<(ClusterId, u8)> {
+    match &update.change {
+        Change::Health(delta) => delta.drained.clone(),
+        Change::Table(_) | Change::Snapshot(_) => Vec::new(),
+    }
+}
+
+#[test]
+fn an_operators_word_goes_out_alone_and_stays_in_every_later_table() {
+    let (mail, rx, _fd) = mailbox(64);
+    let mut broadcaster = Broadcaster::new(vec![mail]);
+    let mut table = RouteTable::default();
+    let mut worker = Worker::default();
+    let mut change = |broadcaster: &mut Broadcaster, delta: TableDelta| {
+        table.apply(&delta);
+        broadcaster.delta(delta, 0, &table);
+        table.clone()
+    };
+    let table_now = change(&mut broadcaster, cluster(1, "a"));
+    broadcaster.order("a", Order::Drain { over: Duration::ZERO }, 0, &table_now).unwrap();
+    let sent = updates(&rx);
+    assert_eq!(sent.iter().map(|update| health(update).len()).sum::<usize>(), 1, "one cluster, once");
+    assert!(sent.iter().all(|update| worker.apply(update)));
+    let drained = |worker: &Worker| worker.table.clusters[&ClusterId(1)].drain_percent;
+    assert_eq!((drained(&worker), worker.generation), (100, Generation(2)));
+    // A change of the cluster itself, and of another, and a snapshot for a restarted worker.
+    for delta in [cluster(1, "a"), cluster(2, "b")] {
+        change(&mut broadcaster, delta);
+        assert!(updates(&rx).iter().all(|update| worker.apply(update)));
+        assert_eq!(drained(&worker), 100);
+    }
+    let table_now = change(&mut broadcaster, TableDelta::default());
+    let mut restarted = Worker::default();
+    drop(updates(&rx));
+    broadcaster.report(Report::OutOfStep { worker: 0, generation: Generation(0) }, &table_now);
+    assert!(updates(&rx).iter().all(|update| restarted.apply(update)));
+    assert_eq!((drained(&restarted), restarted.generation), (100, broadcaster.generation()));
+    // The number of the cluster changes hands: the word belongs to the name.
+    let table_now = change(&mut broadcaster, cluster(1, "c"));
+    assert!(updates(&rx).iter().all(|update| restarted.apply(update)));
+    assert_eq!(drained(&restarted), 0);
+    assert_eq!(broadcaster.order("nobody", Order::Promote, 0, &table_now).unwrap_err(), {
+        Refused::NoSuchCluster(vec!["b".into(), "c".into()])
+    });
+}
+
+#[test]
+fn a_worker_with_a_full_inbox_learns_the_last_word_and_stays_in_step() {
+    let (slow, slow_rx, _slow_fd) = mailbox(1);
+    let (fast, fast_rx, _fast_fd) = mailbox(256);
+    let mut broadcaster = Broadcaster::new(vec![slow, fast]);
+    let mut table = RouteTable::default();
+    let delta = cluster(1, "a");
+    table.apply(&delta);
+    broadcaster.delta(delta, 0, &table);
+    broadcaster.order("a", Order::Drain { over: Duration::from_secs(1) }, 0, &table).unwrap();
+    for step in 1..=50 {
+        broadcaster.step(step * 10_000_000, &table);
+        if step == 25 {
+            let delta = cluster(2, "b");
+            table.apply(&delta);
+            broadcaster.delta(delta, 0, &table);
+        }
+    }
+    assert!(broadcaster.is_behind());
+    let mut workers = [Worker::default(), Worker::default()];
+    for _ in 0..10 {
+        for (worker, rx) in workers.iter_mut().zip([&slow_rx, &fast_rx]) {
+            assert!(updates(rx).iter().all(|update| worker.apply(update)));
+        }
+        broadcaster.flush(&table);
+    }
+    assert!(!broadcaster.is_behind());
+    for worker in &workers {
+        assert_eq!(worker.table.clusters[&ClusterId(1)].drain_percent, 50);
+        assert_eq!((worker.table.clusters.len(), worker.generation), (2, broadcaster.generation()));
+    }
+}
+
 struct Running {
     root: PathBuf,
     view: SharedView,
     stop: Sender<()>,
+    orders: Sender<Command>,
     threads: Vec<JoinHandle<RouteTable>>,
     controller: Option<JoinHandle<()>>,
 }
@@ -192,13 +283,16 @@ fn start(root: &Path, workers: u16) -> Running {
         listen: vec![(listen, Protocol::Http)],
         series_max: 1000,
         defaults: Defaults::default(),
+        state_dir: None,
     };
     let shared = view.clone();
+    let (orders_in, orders) = bounded(16);
+    let inputs = Inputs { reports, orders, stop: stopped };
     let controller = std::thread::spawn(move || {
-        run(&settings, mailboxes, &reports, &shared, &stopped);
+        run(&settings, mailboxes, &inputs, &shared);
         done.store(true, Ordering::Relaxed);
     });
-    Running { root: root.to_path_buf(), view, stop, threads, controller: Some(controller) }
+    Running { root: root.to_path_buf(), view, stop, orders: orders_in, threads, controller: Some(controller) }
 }
 
 impl Running {
@@ -209,6 +303,14 @@ impl Running {
             assert!(Instant::now() < deadline, "{what}: {:?}", self.view.read());
             std::thread::yield_now();
         }
+    }
+
+    /// What the controller answers to an order.
+    fn order(&self, cluster: &str, order: Order) -> Result<Standing, Refused> {
+        let (answer, answered) = bounded(1);
+        let done = Box::new(move |result| answer.send(result).unwrap());
+        self.orders.send(Command { cluster: cluster.into(), order, done }).unwrap();
+        answered.recv_timeout(Duration::from_secs(10)).unwrap()
     }
 
     fn replace(&self, file: &str, text: &str) {
@@ -284,6 +386,45 @@ fn edits_of_a_watched_directory_are_live_on_every_worker_within_milliseconds() {
     let (table, _) = compile_dir(&root, &["[::]:8080".parse().unwrap()], &Defaults::default());
     for worker in running.stop() {
         assert_eq!(dump::table(&worker), dump::table(&table));
+    }
+    fs::remove_dir_all(&root).unwrap();
+}
+
+#[test]
+fn a_drain_over_a_time_reaches_every_worker_step_by_step_and_outlives_an_edit() {
+    let root = std::env::temp_dir().join(format!("ringway-drain-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&root);
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples/quickstart"), &root);
+    let running = start(&root, 2);
+    running.settle("the first table", |view| view.synced);
+    let over = Duration::from_millis(200);
+    let begun = running.order("alpha", Order::Drain { over }).unwrap();
+    assert!(begun.drain_percent < 100 && begun.drain_target == 100, "{begun:?}");
+    let stands = |view: &controller::ControllerView| {
+        let alpha = view.standings.iter().find(|standing| &*standing.cluster == "alpha").unwrap();
+        (alpha.drain_percent, alpha.drain_origin)
+    };
+    let before = running.view.read().generation.0;
+    running.settle("the end of the drain", |view| stands(view) == (100, Origin::Operator));
+    assert!(running.view.read().generation.0 > before + 1, "more than one step");
+    // The manifest says something about the very cluster: the word stands.
+    let generation = running.view.read().generation.0;
+    running.replace(
+        "fleet/alpha.yaml",
+        "apiVersion: ringway.dev/v1alpha1\nkind: MemberCluster\nmetadata: {name: alpha}\nspec: {region: eu}\n",
+    );
+    running.settle("the edit", |view| {
+        view.generation.0 > generation && view.applied.iter().all(|applied| *applied == view.generation)
+    });
+    assert_eq!(stands(&running.view.read()), (100, Origin::Operator));
+    assert!(running.order("nobody", Order::Promote).is_err());
+    running.order("beta", Order::Promote).unwrap();
+    running.settle("every worker", |view| view.applied.iter().all(|applied| *applied == view.generation));
+    for table in running.stop() {
+        let of = |name: &str| table.clusters.values().find(|spec| &*spec.name == name).unwrap();
+        assert_eq!((of("alpha").drain_percent, of("alpha").promoted), (100, false));
+        assert_eq!((of("beta").drain_percent, of("beta").promoted), (0, true));
+        assert_eq!(&*of("alpha").region, "eu");
     }
     fs::remove_dir_all(&root).unwrap();
 }

@@ -102,6 +102,42 @@ fn policy(spec: &str) -> String {
     )
 }
 
+fn hostile_policies() -> Vec<String> {
+    vec![
+        policy("timeouts: {connect: 1e9s}"),
+        policy("clusters: [{name: alpha, weight: -5}]"),
+        policy("clusters: [{name: alpha, priority: 256}]"),
+        policy("retry: {attempts: 0}"),
+        policy("retry: {maxBodyBytes: 99999999999}"),
+        policy("hedge: {mode: Sometimes}"),
+        policy("writeFence: On"),
+        policy("spill: {healthyPercent: 9223372036854775807}"),
+        policy("panic: {usablePercent: -9223372036854775808}"),
+        policy("capacity: {maxInFlight: 4294967296}"),
+        policy("capacity: {routePriority: -1}"),
+        policy("detection: {errors: {window: 1ms}}"),
+        policy("detection: {errors: {minimum: 4294967297}}"),
+        policy("failback: {ramp: 99999h}"),
+        policy("healthCheck: {interval: 1ms}"),
+        policy("healthCheck: {interval: 0s}"),
+        policy("healthCheck: {timeout: 0s}"),
+        policy("healthCheck: {protocol: GRPC}"),
+        policy(r#"healthCheck: {protocol: "HTTP\r\n"}"#),
+        policy(r#"healthCheck: {path: "/ok HTTP/1.1\r\nHost: evil\r\n\r\n"}"#),
+        policy(r#"healthCheck: {path: "/ok?a=b c"}"#),
+        policy("healthCheck: {path: healthz}"),
+        policy("healthCheck: {path: /../admin}"),
+        policy(r#"healthCheck: {host: "evil\r\nX: y"}"#),
+        policy("healthCheck: {host: 169.254.169.254}"),
+        policy("healthCheck: {host: '*.example'}"),
+        policy("healthCheck: {unhealthyThreshold: 4294967296}"),
+        "apiVersion: ringway.dev/v1alpha1\nkind: MemberCluster\n\
+         metadata: {name: alpha, annotations: {ringway.dev/promoted: \"1\"}}\nspec: {}\n"
+            .to_owned(),
+        policy(r#"pins: [{when: {cookie: {name: "a=b", value: c}}, cluster: alpha}]"#),
+    ]
+}
+
 fn hostile_fleet() -> Vec<String> {
     let backend = "backendRefs: [{name: web, port: 80}]";
     let long = "a".repeat(300);
@@ -149,12 +185,6 @@ fn hostile_fleet() -> Vec<String> {
         route("{backendRefs: [{name: web, port: 80, weight: -1}]}"),
         route("{backendRefs: [{kind: ExternalName, group: evil, name: web, port: 80}]}"),
         route("{filters: [{type: ExtensionRef, extensionRef: {group: a, kind: b, name: c}}]}"),
-        policy("timeouts: {connect: 1e9s}"),
-        policy("clusters: [{name: alpha, weight: -5}]"),
-        policy("clusters: [{name: alpha, priority: 256}]"),
-        policy("retry: {attempts: 0}"),
-        policy("retry: {maxBodyBytes: 99999999999}"),
-        policy(r#"pins: [{when: {cookie: {name: "a=b", value: c}}, cluster: alpha}]"#),
         "apiVersion: ringway.dev/v1alpha1\nkind: MemberCluster\nmetadata: {name: alpha}\nspec: {weight: -1}\n".to_owned(),
         "apiVersion: ringway.dev/v1alpha1\nkind: MemberCluster\nmetadata: {name: UPPER}\nspec: {}\n".to_owned(),
         "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
@@ -165,6 +195,7 @@ fn hostile_fleet() -> Vec<String> {
         "kind: List\nitems: [".repeat(50),
         "\u{0}\u{1}\u{2}".to_owned(),
     ];
+    bad.extend(hostile_policies());
     // The rest of a broken route's rules must not be catch-alls.
     bad.push(route(&format!("{{matches: [{{headers: [{{name: \"\", value: v}}]}}], {backend}}}")));
     bad

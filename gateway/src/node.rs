@@ -16,6 +16,7 @@ use routing::delta::{Mail, Report};
 use crate::net::wake;
 use crate::observe::access_log::{LogChannel, LogWriter};
 use crate::observe::stats::WorkerStats;
+use crate::worker::drill::Drill;
 use crate::worker::inbox::Inbox;
 use crate::worker::peers::{Peers, Postbox};
 use crate::worker::supervise::{self, Charter};
@@ -38,6 +39,7 @@ pub struct Node {
     reporter: Sender<Report>,
     mailboxes: Vec<(Sender<Mail>, OwnedFd)>,
     configs: Vec<Sender<Arc<Config>>>,
+    drills: Vec<Sender<Option<Drill>>>,
     workers: Vec<JoinHandle<io::Result<()>>>,
     log: Option<LogThread>,
 }
@@ -66,12 +68,15 @@ impl Node {
         let mut mailboxes = Vec::with_capacity(count);
         let mut inboxes = Vec::with_capacity(count);
         let mut configs = Vec::with_capacity(count);
+        let mut drills = Vec::with_capacity(count);
         for _ in 0..count {
             let (mail_in, mail) = bounded(INBOX_CAP);
             let (config_in, config) = unbounded();
             mailboxes.push((mail_in, wake::doorbell()?));
+            let (drill_in, drill) = unbounded();
             configs.push(config_in);
-            inboxes.push(Inbox::new(mail, config));
+            drills.push(drill_in);
+            inboxes.push(Inbox::new(mail, config, drill));
         }
         let boxes =
             mailboxes.iter().map(|(sender, bell)| Ok(Postbox::new(sender.clone(), bell.try_clone()?)));
@@ -84,6 +89,7 @@ impl Node {
             reporter: reports_in.clone(),
             mailboxes,
             configs,
+            drills,
             workers: Vec::new(),
             log,
         };
@@ -131,6 +137,12 @@ impl Node {
         self.peers.boxes.iter().for_each(Postbox::ring);
     }
 
+    /// Where drills are begun and ended.
+    #[must_use]
+    pub fn drill_board(&self) -> DrillBoard {
+        DrillBoard { workers: self.drills.clone(), peers: Arc::clone(&self.peers) }
+    }
+
     /// Opens the access log's file anew, after it was rotated.
     pub fn reopen_log(&self) {
         if let Some(log) = &self.log {
@@ -168,6 +180,23 @@ impl Node {
             let _ = log.thread.join();
         }
         result
+    }
+}
+
+/// Tells every worker of a drill.
+pub struct DrillBoard {
+    workers: Vec<Sender<Option<Drill>>>,
+    peers: Arc<Peers>,
+}
+
+impl DrillBoard {
+    /// A drill begins, in place of the one before; `None` = it ends.
+    pub fn put(&self, drill: Option<Drill>) {
+        for sender in &self.workers {
+            // An ended worker runs no drills.
+            let _ = sender.send(drill);
+        }
+        self.peers.boxes.iter().for_each(Postbox::ring);
     }
 }
 

@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use config::{AccessLog, Config};
-use gateway::admin::api::{Activity, Backends, Clusters, GenerationState, Listeners, Routes};
-use gateway::admin::explain::{Answer, Verdict};
+use gateway::admin::api::{Activity, Backends, Clusters, GenerationState, Listeners, Routes, Standing};
+use gateway::admin::explain::{self, Verdict};
+use gateway::admin::operate::{Answer, Order, OrderRefused};
 use gateway::admin::{Admin, Controller, Facts, VerdictFact};
 use gateway::node::Node;
 use routing::delta::{Change, Mail, Report, RouteTable, Update, snapshot};
@@ -271,12 +272,12 @@ fn an_explanation_names_the_rule_that_serves_and_the_reason_where_none_does() {
     let gateway = Gateway::start("explained");
     gateway.serve();
     let url = |path: &str| format!("/api/v1/explain?url=http%3A%2F%2F{}{path}", gateway.listen);
-    let served: Answer = gateway.json(&url("/shop/a/../cart"));
+    let served: explain::Answer = gateway.json(&url("/shop/a/../cart"));
     let rule = served.rule.unwrap();
     assert_eq!((rule.route.as_str(), served.path.as_str()), ("Ingress default/web", "/shop/cart"));
     assert_eq!(served.backends[0].clusters[0].endpoints[0].verdict, Verdict::Chosen);
     assert_eq!(served.remark, None);
-    let lost: Answer = gateway.json(&url("/elsewhere"));
+    let lost: explain::Answer = gateway.json(&url("/elsewhere"));
     assert!(lost.rule.is_none() && lost.no_rule.is_some());
     assert_eq!(lost.rules[0].verdict, Verdict::Lost);
 }
@@ -423,6 +424,14 @@ impl Controller for Fake {
     fn verdicts(&self) -> Vec<VerdictFact> {
         Vec::new()
     }
+
+    fn standings(&self) -> Vec<Standing> {
+        Vec::new()
+    }
+
+    fn order(&self, _order: Order, answer: Answer) {
+        answer(Err(OrderRefused::Busy));
+    }
 }
 
 struct Gateway {
@@ -443,6 +452,8 @@ impl Gateway {
         config.worker.count = 1;
         config.worker.pin = false;
         config.admin.listen = ([127, 0, 0, 1], 0).into();
+        config.admin.socket = PathBuf::new();
+        config.admin.state_dir = PathBuf::new();
         config.observe.access_log = AccessLog::File(log.clone());
         let config = Arc::new(config);
         let node = Node::start(&config).unwrap();

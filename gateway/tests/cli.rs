@@ -278,6 +278,8 @@ fn an_admin_address_in_use_is_named() {
         "127.0.0.1:0",
         "--workers",
         "1",
+        "--socket",
+        "",
     ]);
     assert_eq!(code, 1);
     assert!(err.contains(&format!("admin.listen {addr}: Address already in use")), "{err}");
@@ -391,7 +393,7 @@ impl Running {
         drop(free);
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringway"));
         command.args(["run", "--workers", "1", "--admin", "127.0.0.1:0", "--listen", &listen.to_string()]);
-        command.arg("--manifests").arg(dir);
+        command.args(["--socket", ""]).arg("--manifests").arg(dir);
         let config = dir.join("gateway.toml");
         if config.exists() {
             command.arg("--config").arg(config);

@@ -47,7 +47,7 @@ impl Counted {
             id: 0,
             core: None,
             config: Arc::new(config),
-            inbox: Inbox::new(mail, config_out),
+            inbox: Inbox::new(mail, config_out, crossbeam_channel::never()),
             bell,
             peers: Arc::clone(&peers),
             stats: Arc::clone(&stats),

@@ -161,8 +161,8 @@ fn merge<K: Ord, V>(first: Vec<(K, Option<V>)>, later: Vec<(K, Option<V>)>) -> V
 /// Kubernetes and operator evidence about clusters that needs no compile: it goes straight to the workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HealthDelta {
-    /// Clusters that an operator drains (`true`) or gives back (`false`).
-    pub drained: Vec<(ClusterId, bool)>,
+    /// Clusters that an operator drains or gives back: [`ClusterSpec::drain_percent`], 0–100.
+    pub drained: Vec<(ClusterId, u8)>,
     /// Standbys that an operator promotes (`true`) or fences again (`false`).
     pub promoted: Vec<(ClusterId, bool)>,
 }

@@ -26,8 +26,9 @@ pub struct ClusterSpec {
     pub name: Arc<str>,
     /// Region, for geo order. Empty = unknown.
     pub region: Arc<str>,
-    /// Operator evidence: takes no new requests while another cluster can (`MemberCluster` `spec.drained`).
-    pub drained: bool,
+    /// Operator evidence: the share of its requests that goes elsewhere while another cluster can serve, in percent.
+    /// 0 (the default) = it serves; 100 = drained (`MemberCluster` `spec.drained`); between them it is being drained.
+    pub drain_percent: u8,
     /// Operator evidence: it may take writes although it is a standby (annotation `ringway.dev/promoted`); see
     /// [`WriteFence`].
     pub promoted: bool,

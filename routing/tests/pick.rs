@@ -129,12 +129,31 @@ fn drained_cluster_serves_only_when_nothing_else_can() {
         generation,
         base_generation: generation,
         observed_ns: 0,
-        change: Change::Health(HealthDelta { drained: vec![(ClusterId(0), true)], ..HealthDelta::default() }),
+        change: Change::Health(HealthDelta { drained: vec![(ClusterId(0), 100)], ..HealthDelta::default() }),
     };
     worker.table.apply(&update, T0).unwrap();
     assert_eq!(by_cluster(&worker), BTreeMap::from([(1, 10_000)]));
     worker.edit(|world| world.endpoints.retain(|id, _| id.0 < 4));
     assert_eq!(by_cluster(&worker), BTreeMap::from([(0, 10_000)]));
+}
+
+/// Weights cannot do this: of an active and a standby cluster the standby would get nothing until the very end.
+#[test]
+fn cluster_drained_in_part_gives_that_share_away_whatever_the_priorities() {
+    for standby in [0, 1] {
+        let mut worker = two_clusters(plan(&[(0, 0, Some(1)), (1, standby, Some(1))]));
+        let before = f64::from(by_cluster(&worker)[&0]);
+        for percent in [25, 75, 100, 0] {
+            let generation = worker.table.generation();
+            let drained = vec![(ClusterId(0), percent)];
+            let change = Change::Health(HealthDelta { drained, ..HealthDelta::default() });
+            let update = Update { generation, base_generation: generation, observed_ns: 0, change };
+            worker.table.apply(&update, T0).unwrap();
+            let kept = f64::from(by_cluster(&worker).get(&0).copied().unwrap_or(0));
+            let expected = before * f64::from(100 - percent) / 100.0;
+            assert!((kept - expected).abs() < 300.0, "{percent} % drained: {kept}, not {expected}");
+        }
+    }
 }
 
 #[test]

@@ -6,12 +6,15 @@ use std::sync::Arc;
 
 use routing::delta::TableDelta;
 use routing::id::{BackendId, ClusterId, EndpointId};
-use routing::model::{BackendSpec, EndpointSpec, StatSlot};
+use routing::model::{BackendSpec, Detection, EndpointSpec, StatSlot};
 
 use crate::compile::context::Context;
 use crate::compile::ids::{Ids, StatKey};
 use crate::compile::order;
+use crate::compile::policy::detection::{self, DetectionPart, Said, User};
 use crate::merge::{self, BackendKey, Found, Loopback};
+use crate::object::ObjectId;
+use crate::verdict::Note;
 use crate::world::{ServiceName, World};
 
 /// A backend that some route refers to.
@@ -23,14 +26,11 @@ struct Backend {
     endpoints: BTreeMap<(ClusterId, SocketAddr), Placed>,
     stats: BTreeMap<ClusterId, (Arc<str>, StatSlot)>,
     rings: BTreeSet<ClusterId>,
-    reach: Reach,
-}
-
-/// Do the workers know of a backend?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reach {
-    New,
-    Announced,
+    said: Said,
+    /// What came of `said` and of the Service's policy; `None` when that is to be looked at again.
+    detection: Option<Detection>,
+    /// What the workers know.
+    announced: Option<Arc<BackendSpec>>,
 }
 
 #[derive(Debug)]
@@ -46,6 +46,9 @@ pub struct Backends {
     known: HashMap<BackendKey, Backend>,
     by_service: HashMap<ServiceName, BTreeSet<BackendKey>>,
     stale: BTreeSet<BackendKey>,
+    /// Remarks on policies, by the backend that they are about.
+    notes: BTreeMap<BackendKey, Vec<(ObjectId, Note)>>,
+    notes_changed: bool,
     /// Endpoints of each cluster.
     pub counts: BTreeMap<ClusterId, usize>,
 }
@@ -69,7 +72,9 @@ impl Backends {
             endpoints: BTreeMap::new(),
             stats: BTreeMap::new(),
             rings: BTreeSet::new(),
-            reach: Reach::New,
+            said: Said::new(),
+            detection: None,
+            announced: None,
         });
         backend.routes += 1;
         let needs_rings = how == Use::Hashed && backend.hashed == 0;
@@ -88,6 +93,20 @@ impl Backends {
         self.stale.insert(key.clone());
     }
 
+    /// What a route's policies say of the backend's detection; `None` = nothing, or no longer.
+    pub fn say(&mut self, key: &BackendKey, route: &ObjectId, part: Option<&Arc<DetectionPart>>) {
+        let Some(backend) = self.known.get_mut(key) else { return };
+        let user = User::new(route);
+        let before = match part {
+            Some(part) => backend.said.insert(user, part.clone()),
+            None => backend.said.remove(&user),
+        };
+        if before.as_ref() != part {
+            backend.detection = None;
+            self.stale.insert(key.clone());
+        }
+    }
+
     /// The endpoints of these Services may have changed.
     pub fn mark_service(&mut self, service: &ServiceName) {
         if let Some(keys) = self.by_service.get(service) {
@@ -95,9 +114,25 @@ impl Backends {
         }
     }
 
-    /// Every backend may have changed.
+    /// The endpoints of every backend may have changed.
     pub fn mark_all(&mut self) {
         self.stale.extend(self.known.keys().cloned());
+    }
+
+    /// Everything about every backend may have changed: policies, too.
+    pub fn mark_policies(&mut self) {
+        self.known.values_mut().for_each(|backend| backend.detection = None);
+        self.mark_all();
+    }
+
+    /// Remarks on policies.
+    pub fn notes(&self) -> impl Iterator<Item = &(ObjectId, Note)> {
+        self.notes.values().flatten()
+    }
+
+    /// Have the remarks changed since this was last asked?
+    pub fn take_notes_changed(&mut self) -> bool {
+        std::mem::take(&mut self.notes_changed)
     }
 
     /// Brings everything stale up to date, and says what changes.
@@ -116,10 +151,30 @@ impl Backends {
                 continue;
             }
             let changed = self.endpoints(&key, &mut backend, (world, context, loopback), ids, delta);
-            stats(&key, &mut backend, context, ids, delta);
+            self.detect(&key, &mut backend, context);
+            announce(&key, &mut backend, context, ids, delta);
             rings(&mut backend, context, &changed, delta);
             self.known.insert(key, backend);
         }
+    }
+
+    /// Decides anew how the backend's failures are found, when anything that bears on it changed.
+    fn detect(&mut self, key: &BackendKey, backend: &mut Backend, context: &Context) {
+        if backend.detection.is_some() {
+            return;
+        }
+        let service = context.service_detection(key);
+        let (part, notes) = detection::choose(&key.to_string(), &backend.said, service.as_ref());
+        backend.detection = Some(part.resolve());
+        self.note(key, notes);
+    }
+
+    fn note(&mut self, key: &BackendKey, notes: Vec<(ObjectId, Note)>) {
+        let before = match notes.is_empty() {
+            true => self.notes.remove(key),
+            false => self.notes.insert(key.clone(), notes),
+        };
+        self.notes_changed |= before.as_ref() != self.notes.get(key);
     }
 
     /// Returns the clusters whose set of endpoints changed.
@@ -198,6 +253,7 @@ impl Backends {
         }
         delta.rings.extend(backend.rings.iter().map(|cluster| ((backend.id, *cluster), None)));
         delta.backends.push((backend.id, None));
+        self.note(key, Vec::new());
         if let Some(keys) = self.by_service.get_mut(&key.service) {
             keys.remove(key);
             if keys.is_empty() {
@@ -213,10 +269,15 @@ impl Backends {
     }
 }
 
-fn stats(key: &BackendKey, backend: &mut Backend, context: &Context, ids: &mut Ids, delta: &mut TableDelta) {
+/// Tells the workers what the backend is, when that changed.
+fn announce(
+    key: &BackendKey,
+    backend: &mut Backend,
+    context: &Context,
+    ids: &mut Ids,
+    delta: &mut TableDelta,
+) {
     let serving: BTreeSet<ClusterId> = backend.endpoints.keys().map(|(cluster, _)| *cluster).collect();
-    let before: Vec<(ClusterId, StatSlot)> =
-        backend.stats.iter().map(|(id, (_, slot))| (*id, *slot)).collect();
     // A slot is kept while the cluster is a member: endpoints come and go, counters must not.
     backend.stats.retain(|id, (name, _)| {
         let keep = context.clusters.get(id).is_some_and(|cluster| cluster.name == *name);
@@ -233,15 +294,16 @@ fn stats(key: &BackendKey, backend: &mut Backend, context: &Context, ids: &mut I
     }
     let after: Vec<(ClusterId, StatSlot)> =
         backend.stats.iter().map(|(id, (_, slot))| (*id, *slot)).collect();
-    if backend.reach == Reach::New || before != after {
-        backend.reach = Reach::Announced;
-        let spec = BackendSpec {
-            name: Arc::from(key.to_string()),
-            limits: context.defaults.limits,
-            stats: after.into_iter().filter(|(_, slot)| slot.0 != 0).collect(),
-            ..BackendSpec::default()
-        };
-        delta.backends.push((backend.id, Some(Arc::new(spec))));
+    let spec = BackendSpec {
+        name: backend.announced.as_ref().map_or_else(|| Arc::from(key.to_string()), |spec| spec.name.clone()),
+        limits: context.defaults.limits,
+        stats: after.into_iter().filter(|(_, slot)| slot.0 != 0).collect(),
+        detection: backend.detection.clone().unwrap_or_default(),
+    };
+    if backend.announced.as_deref() != Some(&spec) {
+        let spec = Arc::new(spec);
+        backend.announced = Some(spec.clone());
+        delta.backends.push((backend.id, Some(spec)));
     }
 }
 

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use routing::id::{ClusterId, ListenerId};
 use routing::model::{ClusterSpec, HostPattern, ListenerSpec, Protocol};
 
+use crate::compile::capacity::{self, Capacity};
 use crate::compile::ids::Ids;
+use crate::compile::policy::detection::{self, DetectionPart};
 use crate::compile::policy::{self, Part, Permitted};
 use crate::compile::{CompilerSettings, Defaults};
 use crate::crd;
-use crate::merge::Member;
+use crate::merge::{BackendKey, Member};
 use crate::object::{Kind, Object, ObjectId, Source, Spec};
 use crate::text;
 use crate::verdict::Notes;
@@ -25,6 +27,8 @@ pub const INGRESS_CONTROLLERS: [&str; 3] =
     ["ringway.dev/gateway", "ingress.k8s.alibabacloud/alb", "mse.alibabacloud.com/ingress"];
 /// Gateway API controller name.
 pub const GATEWAY_CONTROLLER: &str = "ringway.dev/gateway";
+/// The annotation that lets a standby take writes.
+const PROMOTED: &str = "ringway.dev/promoted";
 /// Member clusters at once.
 pub const MEMBERS_MAX: usize = 256;
 /// Listeners at once.
@@ -55,6 +59,10 @@ pub struct Context {
     pub grants: Vec<Grant>,
     /// Policies by what they are attached to.
     pub policies: HashMap<PolicyTarget, (ObjectId, Part)>,
+    /// `capacity.maxInFlight` of each policy that sets it.
+    pub(super) capacities: Vec<Capacity>,
+    /// Policies that a `GatewayConfig` names, with the clusters that it permits.
+    pub(super) default_policies: HashMap<ObjectId, Vec<Permitted>>,
     /// Remarks on the objects that were read here.
     pub notes: HashMap<ObjectId, Notes>,
 }
@@ -134,6 +142,7 @@ impl Context {
         context.read_classes(world, &mut taken, ids);
         context.read_gateways(world, &mut taken, ids);
         context.read_grants(world);
+        context.bound_clusters();
         context
     }
 
@@ -160,6 +169,16 @@ impl Context {
         self.policies.get(&target).map(|(_, part)| part)
     }
 
+    /// What the policies on a backend's Service, and on its port, say of detection.
+    #[must_use]
+    pub fn service_detection(&self, key: &BackendKey) -> Option<Arc<DetectionPart>> {
+        let (namespace, name) = (&key.service.namespace, &key.service.name);
+        let of = |section: &str| self.policy(Kind::Service, namespace, name, section)?.detection.clone();
+        let mut part = of("");
+        detection::overlay(&mut part, of(&key.port.to_string()).as_ref());
+        part
+    }
+
     fn read_members(&mut self, world: &World, ids: &mut Ids) {
         let objects: BTreeMap<Arc<str>, &Arc<Object>> =
             world.fleet(Kind::MemberCluster).map(|object| (object.id.name.clone(), object)).collect();
@@ -170,6 +189,7 @@ impl Context {
             let object = objects.get(&name).copied();
             let mut notes = Notes::default();
             let spec = object.and_then(|object| object.spec.member()).map(|member| member.spec.clone());
+            let promoted = object.is_some_and(|object| is_promoted(object, &mut notes));
             if object.is_some() && !world.members().contains(&name) {
                 notes.ignored(
                     "metadata.name",
@@ -179,7 +199,7 @@ impl Context {
             }
             let room = self.members.len() < MEMBERS_MAX && is_cluster_name(&name);
             match if room { ids.cluster(&name) } else { None } {
-                Some(id) => self.add_member(id, name, spec.unwrap_or_default(), &mut notes),
+                Some(id) => self.add_member((id, name), spec.unwrap_or_default(), promoted, &mut notes),
                 None => notes.refused("metadata.name", &name, format!("a cluster id; at most {MEMBERS_MAX}")),
             }
             if let Some(object) = object {
@@ -188,7 +208,13 @@ impl Context {
         }
     }
 
-    fn add_member(&mut self, id: ClusterId, name: Arc<str>, spec: crd::MemberClusterSpec, notes: &mut Notes) {
+    fn add_member(
+        &mut self,
+        (id, name): (ClusterId, Arc<str>),
+        spec: crd::MemberClusterSpec,
+        promoted: bool,
+        notes: &mut Notes,
+    ) {
         let mut number = |field: &str, given: Option<i64>, max: i64| {
             given.and_then(|number| match text::bounded::<u32>(number, 0, max) {
                 Ok(number) => Some(number),
@@ -223,8 +249,9 @@ impl Context {
         let cluster = ClusterSpec {
             name: name.clone(),
             region: region.clone(),
-            drained: spec.drained,
-            ..ClusterSpec::default()
+            drain_percent: if spec.drained { 100 } else { 0 },
+            promoted,
+            in_flight_max: 0,
         };
         self.clusters.insert(id, Arc::new(cluster));
         let (mode, zone) = (spec.endpoint_mode, text(spec.zone));
@@ -238,7 +265,8 @@ impl Context {
         for object in policies {
             let Spec::FailoverPolicy(policy) = &object.spec else { continue };
             let mut notes = Notes::default();
-            let part = policy::read(&policy.spec, &self.members, &mut notes);
+            let part = policy::read(&object.id, &policy.spec, &self.members, &mut notes);
+            self.capacities.extend(capacity::read(&object.id, &policy.spec, &mut notes));
             let namespace = &object.id.namespace;
             for (index, target) in policy.spec.target_refs.iter().enumerate() {
                 let field = format!("spec.targetRefs[{index}]");
@@ -331,13 +359,16 @@ impl Context {
         };
         let default = spec.failover_policy_ref.as_ref().map(|policy| {
             let namespace: Arc<str> = Arc::from(policy.namespace.as_deref().unwrap_or("default"));
-            let found =
-                self.policy(Kind::FailoverPolicy, &namespace, &Arc::from(policy.name.as_str()), "").cloned();
-            if found.is_none() {
+            let key =
+                (Kind::FailoverPolicy, namespace.clone(), Arc::from(policy.name.as_str()), String::new());
+            let Some((policy_id, mut part)) = self.policies.get(&key).cloned() else {
                 let wanted = format!("{namespace}/{}", policy.name);
                 config_notes.refused_part("spec.failoverPolicyRef", wanted, "no such FailoverPolicy");
-            }
-            found.unwrap_or_default()
+                return Part::default();
+            };
+            part.detection = part.detection.as_ref().map(detection::as_default);
+            self.note_default(policy_id, &permitted);
+            part
         });
         // A config that two classes share is remarked on once.
         self.notes.insert(id, config_notes);
@@ -429,6 +460,18 @@ impl Context {
                     });
                 }
             }
+        }
+    }
+}
+
+/// The annotation `ringway.dev/promoted` of a `MemberCluster`: it may take writes although it is a standby.
+fn is_promoted(object: &Object, notes: &mut Notes) -> bool {
+    match object.annotations.get(PROMOTED).map(String::as_str) {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(other) => {
+            notes.refused_part(format!("metadata.annotations[{PROMOTED}]"), other, "allowed: true, false");
+            false
         }
     }
 }

@@ -207,7 +207,7 @@ fn compile_rule(
     let (backends, keys) = backends(builder, rule, field, &mut filters);
     let inline = inline_part(builder, rule, field);
     for attachment in attachments {
-        let part = rule_part(builder, attachment, rule.name.as_deref(), &keys, annotated, &inline);
+        let part = rule_part(builder, attachment, (rule.name.as_deref(), field), &keys, annotated, &inline);
         let policy = builder.policy(&part, &attachment.gateway.permitted, &keys);
         // Matches of one path share one action; only a prefix rewrite or redirect depends on the path.
         let mut shared: Option<Arc<RuleAction>> = None;
@@ -257,9 +257,9 @@ fn target(filters: &Filters, path: &PathMatch, backends: &[WeightedBackend]) -> 
 
 /// Default, Gateway, listener, route, rule, Service, annotations, the rule's own fields: the last one wins.
 fn rule_part(
-    builder: &Builder<'_, '_>,
+    builder: &mut Builder<'_, '_>,
     attachment: &Attachment<'_>,
-    rule: Option<&str>,
+    (rule, field): (Option<&str>, &str),
     keys: &[BackendKey],
     annotated: &Part,
     inline: &Part,
@@ -277,6 +277,7 @@ fn rule_part(
     for layer in layers.into_iter().flatten() {
         part.overlay(layer);
     }
+    builder.detect(&part, keys, field);
     if let Some(service) = builder.service_part(keys) {
         part.overlay(&service);
     }

@@ -143,7 +143,7 @@ impl Compiler<'_> {
             },
             Err(reason) => Target::Reply { status: 500, reason: Arc::from(reason) },
         };
-        let part = self.part(builder, &keys);
+        let part = self.part(builder, &keys, field);
         let policy = builder.policy(&part, &self.class.permitted, &keys);
         let mut action = builder.action(index, target, policy);
         if let Some(replacement) = &self.annotations.rewrite_prefix {
@@ -162,12 +162,13 @@ impl Compiler<'_> {
     }
 
     /// Default, then policies of the Ingress, of the Service, then annotations: the last one wins.
-    fn part(&self, builder: &Builder<'_, '_>, keys: &[crate::merge::BackendKey]) -> Part {
+    fn part(&self, builder: &mut Builder<'_, '_>, keys: &[crate::merge::BackendKey], field: &str) -> Part {
         let mut part = self.class.default.clone();
         let id = &builder.object.id;
         if let Some(own) = builder.env.context.policy(Kind::Ingress, &id.namespace, &id.name, "") {
             part.overlay(own);
         }
+        builder.detect(&part, keys, field);
         if let Some(service) = builder.service_part(keys) {
             part.overlay(&service);
         }

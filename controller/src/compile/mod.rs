@@ -26,6 +26,7 @@ use crate::world::{Dirty, ServiceName, World};
 
 pub mod annotations;
 pub mod backends;
+mod capacity;
 pub mod context;
 pub mod filters;
 pub mod gateway_api;
@@ -151,6 +152,7 @@ impl Compiler {
             self.backends.mark_all();
         }
         self.backends.compile(world, &self.context, self.settings.loopback, &mut self.ids, &mut delta);
+        self.reports |= self.backends.take_notes_changed();
         if let Some(before) = before {
             self.release_context(before);
         }
@@ -167,7 +169,7 @@ impl Compiler {
         diff(&self.context.clusters, &context.clusters, &mut delta.clusters);
         diff(&self.context.listeners, &context.listeners, &mut delta.listeners);
         self.policies.retain(|_, policy| Arc::strong_count(policy) > 1);
-        self.backends.mark_all();
+        self.backends.mark_policies();
         dirty.routes.extend(self.routes.keys().cloned());
         for kind in [Kind::Ingress, Kind::HttpRoute] {
             dirty.routes.extend(world.fleet(kind).map(|object| object.id.clone()));
@@ -223,6 +225,7 @@ impl Compiler {
         for key in &output.backends {
             if let Some(backend) = self.ids.backends.get(key) {
                 self.backends.refer(key, BackendId(backend), used(&output, key));
+                self.backends.say(key, id, output.detections.get(key));
             }
         }
         for row in &output.rows {
@@ -237,6 +240,9 @@ impl Compiler {
 
     fn let_go(&mut self, id: &ObjectId, before: &RouteOutput, hosts: &mut BTreeSet<HostKey>) {
         for key in &before.backends {
+            if self.routes.get(id).is_none_or(|now| !now.backends.contains(key)) {
+                self.backends.say(key, id, None);
+            }
             self.backends.drop_reference(key, used(before, key));
             self.ids.backends.release(key);
         }
@@ -380,6 +386,10 @@ impl Compiler {
                 shadowed.entry(id).or_default().ignored("", host_text(key, &self.table), reason.clone());
             }
         }
+        let mut judged: HashMap<&ObjectId, Notes> = HashMap::new();
+        for (id, note) in self.backends.notes() {
+            judged.entry(id).or_default().push(note.clone());
+        }
         let mut verdicts = Vec::new();
         for (origin, problems) in world.problems() {
             for problem in problems {
@@ -397,6 +407,7 @@ impl Compiler {
                 self.routes.get(id).map(|route| &route.notes),
                 self.reviewed.get(id),
                 shadowed.get(id),
+                judged.get(id),
             ];
             more.into_iter().flatten().for_each(|more| notes.extend(more));
             verdicts.push(Verdict::new(Some(id.clone()), stored.origin.clone(), notes.to_vec()));

@@ -1,6 +1,6 @@
 //! What Ingresses and `HTTPRoutes` have in common when they are compiled: rows, references to backends, policies.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use routing::id::BackendId;
@@ -10,6 +10,7 @@ use routing::model::{
 
 use crate::compile::context::Context;
 use crate::compile::ids::{Ids, StatKey};
+use crate::compile::policy::detection::DetectionPart;
 use crate::compile::policy::{self, Part, Permitted};
 use crate::merge::{BackendKey, PortRef, port_of};
 use crate::object::{Kind, Object};
@@ -55,6 +56,8 @@ pub struct RouteOutput {
     pub backends: BTreeSet<BackendKey>,
     /// Those of them that are balanced by a consistent hash.
     pub hashed: BTreeSet<BackendKey>,
+    /// What its policies say of the detection of each of them; those that they say nothing of are not listed.
+    pub detections: BTreeMap<BackendKey, Arc<DetectionPart>>,
     /// The Services that it names, found or not.
     pub services: BTreeSet<ServiceName>,
     /// Its statistics.
@@ -159,6 +162,20 @@ impl<'a, 'b> Builder<'a, 'b> {
         };
         let first = of(keys.first()?)?;
         keys.iter().all(|key| of(key).as_ref() == Some(&first)).then_some(first)
+    }
+
+    /// What the policies of this route, their Services' apart, say of the detection of these backends. Of two rules
+    /// with one backend the first that says anything decides; the other is told when it differs.
+    pub fn detect(&mut self, part: &Part, keys: &[BackendKey], field: &str) {
+        let Some(detection) = part.detection.as_ref() else { return };
+        for key in keys {
+            let before = self.out.detections.entry(key.clone()).or_insert_with(|| detection.clone());
+            if before != detection {
+                let reason =
+                    "ignored: a backend is judged as a whole, and a rule before this one has another policy";
+                self.out.notes.ignored(field, key, reason);
+            }
+        }
     }
 
     /// The policy that `part` amounts to; each content exists once.

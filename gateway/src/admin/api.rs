@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::facts::VerdictFact;
+use crate::observe::histogram::Snapshot;
 
 /// Items of a list, unless asked otherwise.
 pub const LIMIT: usize = 1_000;
@@ -48,7 +49,7 @@ pub struct NodeState {
 }
 
 /// Quantiles of the window in milliseconds; `None` where nothing happened.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
     /// The median.
     pub p50_ms: Option<f64>,
@@ -56,6 +57,16 @@ pub struct Latency {
     pub p99_ms: Option<f64>,
     /// 999 of 1,000 are faster.
     pub p999_ms: Option<f64>,
+}
+
+impl Latency {
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        if snapshot.count() == 0 {
+            return Self::default();
+        }
+        let at = |q| Some(snapshot.quantile(q).as_secs_f64() * 1e3);
+        Self { p50_ms: at(0.5), p99_ms: at(0.99), p999_ms: at(0.999) }
+    }
 }
 
 /// What a cluster is doing, as far as all workers' counters tell. Health proper is each worker's own.
@@ -88,6 +99,51 @@ impl Activity {
     }
 }
 
+/// What is known of the health of a cluster, or of its part of a backend, and why.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HealthState {
+    /// One word.
+    pub state: String,
+    /// Why it is in this state; empty where that needs no reason.
+    pub reason: String,
+    /// Since when; `None` = since the start, or not known.
+    pub since_seconds: Option<f64>,
+    /// What was counted.
+    pub evidence: String,
+}
+
+/// Where a cluster stands with operators: also the answer to `POST /api/v1/clusters/NAME/{drain,…}`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Its name.
+    pub cluster: String,
+    /// The share of its requests that goes elsewhere, in percent; 100 = drained.
+    pub drain_percent: u8,
+    /// What that is on its way to.
+    pub drain_target: u8,
+    /// Who says so.
+    pub drain_origin: Origin,
+    /// Since when an operator says so.
+    pub drain_since_seconds: Option<f64>,
+    /// May it take writes as a standby?
+    pub promoted: bool,
+    /// Who says so.
+    pub promoted_origin: Origin,
+    /// Since when an operator says so.
+    pub promoted_since_seconds: Option<f64>,
+}
+
+/// Who says where a cluster stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// `MemberCluster`, or nobody: it is the default.
+    #[default]
+    Manifest,
+    /// An operator, by command.
+    Operator,
+}
+
 /// One member cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ClusterState {
@@ -97,6 +153,10 @@ pub struct ClusterState {
     pub region: String,
     /// What it is doing.
     pub state: Activity,
+    /// How it is, and why.
+    pub health: HealthState,
+    /// What operators want of it.
+    pub standing: Standing,
     /// Ready endpoints in use.
     pub ready: u32,
     /// Terminating endpoints in use.
@@ -146,6 +206,8 @@ pub struct BackendState {
 pub struct BackendPart {
     /// The cluster.
     pub cluster: String,
+    /// How it is, and why.
+    pub health: HealthState,
     /// Ready endpoints.
     pub ready: u32,
     /// Terminating endpoints.

@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::api::Standing;
+use super::operate::{Answer, Order};
+
 /// The controller, as far as it is shown. Called on the admin thread, never on a worker.
 pub trait Controller: Send + Sync {
     /// Its state now. Cheap: asked for at every scrape and every probe.
@@ -13,6 +16,12 @@ pub trait Controller: Send + Sync {
 
     /// What became of every object, in order of files. Costs as much as there are objects.
     fn verdicts(&self) -> Vec<VerdictFact>;
+
+    /// Where every member cluster stands with operators, by name.
+    fn standings(&self) -> Vec<Standing>;
+
+    /// Carries out an order. Returns at once; `answer` is called when the order has been broadcast, or refused.
+    fn order(&self, order: Order, answer: Answer);
 }
 
 /// The controller's state.

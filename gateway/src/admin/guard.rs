@@ -1,8 +1,9 @@
 //! Who may ask, and how: before anything is looked up.
 //!
-//! The API has no authentication; what protects it is where it listens. A browser on the same machine must not be
-//! made to read it for a foreign page (DNS rebinding), so the name that was asked for is checked; nothing here
-//! changes state, so there is nothing to forge (SECURITY S34).
+//! Over TCP the API has no authentication; what protects it is where it listens. A browser on the same machine must
+//! not be made to read it for a foreign page (DNS rebinding), so the name that was asked for is checked; nothing there
+//! changes state, so there is nothing to forge (SECURITY S34). The operators' socket is protected by its file's mode,
+//! and no browser can be made to open it: only there POST is served.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -13,6 +14,8 @@ use axum::http::{HeaderMap, Method, Request, StatusCode, Uri, header};
 pub(crate) enum Refusal {
     /// Not GET or HEAD.
     Method,
+    /// Not GET, HEAD or POST.
+    OperatorMethod,
     /// No Host, two, or one that is not ours.
     Host,
     /// There is a body.
@@ -22,7 +25,7 @@ pub(crate) enum Refusal {
 impl Refusal {
     pub(crate) fn status(self) -> StatusCode {
         match self {
-            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Method | Self::OperatorMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Host => StatusCode::MISDIRECTED_REQUEST,
             Self::Body => StatusCode::PAYLOAD_TOO_LARGE,
         }
@@ -30,7 +33,8 @@ impl Refusal {
 
     pub(crate) fn reason(self) -> &'static str {
         match self {
-            Self::Method => "only GET and HEAD are served here",
+            Self::Method => "only GET and HEAD are served here; what changes state is served on admin.socket",
+            Self::OperatorMethod => "only GET, HEAD and POST are served here",
             Self::Host => {
                 "the Host field must name localhost, a loopback address or the admin address itself"
             }
@@ -47,6 +51,18 @@ pub(crate) fn check<B>(request: &Request<B>, at: SocketAddr) -> Result<(), Refus
     if !names_us(request.uri(), request.headers(), at.ip()) {
         return Err(Refusal::Host);
     }
+    has_no_body(request)
+}
+
+/// Judges an operator's request.
+pub(crate) fn check_operator<B>(request: &Request<B>) -> Result<(), Refusal> {
+    match *request.method() {
+        Method::GET | Method::HEAD | Method::POST => has_no_body(request),
+        _ => Err(Refusal::OperatorMethod),
+    }
+}
+
+fn has_no_body<B>(request: &Request<B>) -> Result<(), Refusal> {
     let headers = request.headers();
     let has_length = headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
     if has_length || headers.contains_key(header::TRANSFER_ENCODING) {

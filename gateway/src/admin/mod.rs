@@ -1,7 +1,7 @@
 //! The admin API: what a node says of itself, on a thread of its own.
 //!
-//! Reads only: `/healthz`, `/readyz`, `/metrics`, `/api/v1/…` and a dashboard at `/`. It subscribes to the broadcast
-//! like a worker and keeps its own copy of the table; of the workers it reads counters, of the controller what
+//! Over TCP reads only: `/healthz`, `/readyz`, `/metrics`, `/api/v1/…` and a dashboard at `/`. What changes state
+//! ([`operate`], [`drill`]) is served on a Unix socket, beside all of that. It subscribes to the broadcast like a worker and keeps its own copy of the table; of the workers it reads counters, of the controller what
 //! [`Controller`] gives. It is never on the path of a request: when it hangs or dies, traffic does not notice.
 //!
 //! Health is each worker's own: a worker that ejects an endpoint acts alone and at once. What is shown here is what
@@ -9,18 +9,24 @@
 //!
 //! ```text
 //! server (connections, limits) -> guard (Host, method) -> pages (metrics, explain, JSON) -> Desk -> Room
-//!                                                          mail, reports, counters, facts  --^
+//! socket (mode 0600)           -> guard (method)       -> pages, operate ------------------^        |
+//!                                                         mail, reports, counters, facts -----------^
 //! ```
 
 pub mod api;
+pub mod drill;
+mod drills;
 pub mod explain;
 pub mod facts;
 mod guard;
+mod health;
 mod names;
+pub mod operate;
 mod pages;
 mod room;
 mod scrape;
 mod server;
+mod socket;
 pub mod window;
 
 use std::io;
@@ -36,9 +42,10 @@ use routing::delta::{Mail, Report};
 use tokio::sync::oneshot;
 
 pub use self::facts::{Controller, Facts, Lag, VerdictFact, VerdictNote};
+use self::socket::Socket;
 
 use crate::net::wake;
-use crate::node::{INBOX_CAP, Node};
+use crate::node::{DrillBoard, INBOX_CAP, Node};
 use crate::observe::stats::WorkerStats;
 use crate::worker::peers::Peers;
 
@@ -64,6 +71,7 @@ pub(crate) struct Sources {
     pub(crate) draining: Arc<AtomicBool>,
     pub(crate) mail: Receiver<Mail>,
     pub(crate) reports: Sender<Report>,
+    pub(crate) drills: DrillBoard,
 }
 
 impl Admin {
@@ -89,13 +97,15 @@ impl Admin {
             draining: Arc::clone(&draining),
             mail,
             reports: node.reporter(),
+            drills: node.drill_board(),
         };
+        let socket = operators_socket(config);
         let (stop, stopped) = oneshot::channel();
         let ring = bell.try_clone()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
             yield_to_workers();
-            if let Err(error) = runtime.block_on(server::run(sources, listener, ring, stopped)) {
+            if let Err(error) = runtime.block_on(server::run(sources, (listener, socket), ring, stopped)) {
                 tracing::error!(%error, "the admin API has ended; traffic is not affected");
             }
         })?;
@@ -126,6 +136,27 @@ impl Admin {
         // An error means that it has ended already; a panic there was logged by the panic hook.
         let _ = self.stop.send(());
         let _ = self.thread.join();
+    }
+}
+
+/// The operators' socket. A node that cannot have one serves all the same, and says so: traffic comes first.
+fn operators_socket(config: &Config) -> Option<Socket> {
+    let path = &config.admin.socket;
+    if path.as_os_str().is_empty() {
+        return None;
+    }
+    match Socket::bind(path) {
+        Ok(socket) => {
+            tracing::info!(socket = %path.display(), "operators' socket");
+            Some(socket)
+        }
+        Err(error) => {
+            tracing::warn!(
+                socket = %path.display(), %error,
+                "no socket for operators: drain, promote and drill are not available (admin.socket)"
+            );
+            None
+        }
     }
 }
 

@@ -13,13 +13,13 @@ use serde::Serialize;
 
 use super::api::{
     Activity, BackendPart, BackendState, Backends, ClusterState, Clusters, EndpointState, GenerationState,
-    LIMIT, LIMIT_MAX, Latency, ListenerState, Listeners, NodeState, Routes, RuleState, Verdicts,
+    LIMIT, LIMIT_MAX, Latency, ListenerState, Listeners, NodeState, Routes, RuleState, Standing, Verdicts,
 };
 use super::explain::{self, Question};
+use super::health;
 use super::names::{backend_sum, has_counters, route_sum};
 use super::room::{Desk, Room};
 use super::server::problem;
-use crate::observe::histogram::Snapshot;
 use crate::observe::metrics::{self, TallySum};
 use crate::worker::clock;
 
@@ -175,22 +175,29 @@ impl Room {
     fn clusters(&self) -> Clusters {
         let workers = &self.sources.stats;
         let recent = self.recent();
+        let standings = self.sources.controller.standings();
         let mut clusters = Vec::new();
         for view in self.table.clusters() {
             let count = recent.cluster(view.id);
             let (responses, failures) = (count.tally.responses(), count.tally.failures);
-            let state = match (view.drained, view.endpoints.ready + view.endpoints.terminating) {
+            let state = match (view.drain_percent == 100, view.endpoints.ready + view.endpoints.terminating) {
                 (true, _) => Activity::Drained,
                 (false, 0) => Activity::NoEndpoints,
                 (false, _) if failures * 10 > responses + failures => Activity::Failing,
                 (false, _) if responses + failures == 0 => Activity::Idle,
                 (false, _) => Activity::Serving,
             };
+            let standing = standings.iter().find(|standing| *standing.cluster == *view.name).cloned();
+            // The table is ahead of what the controller publishes now and then.
+            let drain_percent = view.drain_percent;
+            let standing = Standing { drain_percent, ..standing.unwrap_or_default() };
             let in_flight = workers.iter().map(|stats| stats.cluster(view.id).in_flight.get()).sum();
             clusters.push(ClusterState {
                 name: view.name.to_string(),
                 region: view.region.to_string(),
                 state,
+                health: health::of_cluster(&view, state, &standing, (responses, failures), recent.span),
+                standing,
                 ready: view.endpoints.ready,
                 terminating: view.endpoints.terminating,
                 share: 0.0,
@@ -198,7 +205,7 @@ impl Room {
                 errors_per_second: recent.rate(count.tally.classes[4]),
                 failures_per_second: recent.rate(failures),
                 in_flight: if has_counters(view.id) { in_flight } else { 0 },
-                latency: latency(&count.latency),
+                latency: Latency::of(&count.latency),
             });
         }
         let total: f64 = clusters.iter().map(|cluster| cluster.requests_per_second).sum();
@@ -217,7 +224,7 @@ impl Room {
                 errors_per_second: recent.rate(recent.node.tally.classes[4]),
                 in_flight: sum(|stats| stats.in_flight.get()),
                 connections_open: sum(|stats| stats.connections_open.get()),
-                latency: latency(&recent.node.latency),
+                latency: Latency::of(&recent.node.latency),
                 retries_total: sum(|stats| stats.retries_total.get() + stats.moves_total.get()),
                 ejections_total: sum(|stats| stats.ejections_total.get()),
                 restorations_total: sum(|stats| stats.restorations_total.get()),
@@ -238,6 +245,7 @@ impl Room {
                 let tally = slot.map(|(slot, base)| backend_sum(workers, slot).since(&base));
                 BackendPart {
                     cluster: self.table.cluster_name(*cluster).to_owned(),
+                    health: health::of_part(counts, tally.as_ref()),
                     ready: counts.ready,
                     terminating: counts.terminating,
                     responses: tally.as_ref().map(classes),
@@ -343,14 +351,6 @@ impl Room {
 
 fn classes(tally: &TallySum) -> BTreeMap<String, u64> {
     ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().map(str::to_owned).zip(tally.classes).collect()
-}
-
-fn latency(snapshot: &Snapshot) -> Latency {
-    if snapshot.count() == 0 {
-        return Latency::default();
-    }
-    let at = |q| Some(snapshot.quantile(q).as_secs_f64() * 1e3);
-    Latency { p50_ms: at(0.5), p99_ms: at(0.99), p999_ms: at(0.999) }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people to read")]

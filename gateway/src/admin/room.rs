@@ -3,6 +3,7 @@
 //! One task owns the [`Room`]; connections ask it through a [`Desk`], one question at a time. So there is no lock,
 //! and a table that cannot leave its thread does not have to.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,6 +20,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use wire::h1::limits::HeadLimits;
 
+use super::drill::{Machine, Reports};
+use super::drills;
 use super::names::Names;
 use super::window::{INTERVAL, Recent, Window};
 use super::{Facts, Sources};
@@ -58,6 +61,8 @@ pub(super) struct Room {
     pub(super) table: Table,
     pub(super) names: Names,
     pub(super) head_limits: HeadLimits,
+    pub(super) drills: RefCell<Machine>,
+    pub(super) reports: Reports,
     window: Window,
 }
 
@@ -75,6 +80,8 @@ impl Room {
             table: Table::new(settings),
             names: Names::default(),
             head_limits,
+            drills: RefCell::default(),
+            reports: Reports::new(&sources.config.admin.state_dir, sources.config.admin.drill_reports_kept),
             window: Window::default(),
             sources,
         };
@@ -93,7 +100,10 @@ impl Room {
         let bell = UnixDatagram::from_std(bell.into())?;
         let mut second = interval(INTERVAL);
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut step = interval(drills::INTERVAL);
+        step.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let drilling = self.drills.borrow().is_active();
             tokio::select! {
                 rung = bell.readable() => {
                     rung?;
@@ -110,7 +120,15 @@ impl Room {
                     }
                 }
                 _ = second.tick() => self.note(),
-                _ = &mut stopped => return Ok(()),
+                _ = step.tick(), if drilling => {
+                    self.read_mail();
+                    self.step_drill();
+                }
+                _ = &mut stopped => {
+                    // Its workers may live on for a while, without anybody who would abort it.
+                    self.sources.drills.put(None);
+                    return Ok(());
+                }
             }
         }
     }

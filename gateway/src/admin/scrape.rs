@@ -60,7 +60,7 @@ impl Room {
                 in_flight: workers.iter().map(|stats| stats.cluster(view.id).in_flight.get()).sum(),
                 ready,
                 terminating,
-                drained: view.drained,
+                drained: view.drain_percent == 100,
             });
         }
         all.extend(other);

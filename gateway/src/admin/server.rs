@@ -1,4 +1,5 @@
-//! The admin thread's sockets: accepts, bounds, and hands requests to the API.
+//! The admin thread's sockets: accepts, bounds, and hands requests to the API. The operators' socket has connections
+//! of its own: a crowd that reads cannot keep them out.
 //!
 //! Bounds: [`CONNECTIONS_MAX`] connections (more wait in the backlog), heads of [`HEAD_BYTES_MAX`] bytes within
 //! [`HEAD_TIMEOUT`], no bodies, [`REQUEST_TIMEOUT`] for an answer, [`CONNECTION_LIFE`] for a connection, whatever
@@ -15,19 +16,25 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
+use super::guard::Refusal;
+use super::operate::{self, Operator};
 use super::room::{self, Desk, Room};
+use super::socket::Socket;
 use super::{Sources, guard, pages};
 
 /// Connections served at once.
 pub(super) const CONNECTIONS_MAX: usize = 64;
+/// Operators' connections served at once.
+const OPERATORS_MAX: usize = 16;
 /// Largest request head, in bytes.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Most header lines of a request.
@@ -46,7 +53,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves until `stopped`.
 pub(super) async fn run(
     sources: Sources,
-    listener: std::net::TcpListener,
+    (listener, socket): (std::net::TcpListener, Option<Socket>),
     bell: OwnedFd,
     stopped: oneshot::Receiver<()>,
 ) -> io::Result<()> {
@@ -54,9 +61,23 @@ pub(super) async fn run(
     let listen = listener.local_addr()?;
     tracing::info!(%listen, dashboard = %format_args!("http://{}/", guard::reachable(listen)), "admin API");
     let (desk, questions) = room::desk();
-    let accepting = tokio::spawn(accept(listener, pages::router(desk.clone()), desk));
+    let pages = pages::router(desk.clone());
+    let operators = match &socket {
+        Some(socket) => {
+            let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
+            let api = pages.clone().merge(operate::router(desk.clone()));
+            Some(tokio::spawn(accept_operators(listener, api, desk.clone())))
+        }
+        None => None,
+    };
+    let accepting = tokio::spawn(accept(listener, pages, desk));
     let ended = Room::new(sources).serve(bell, questions, stopped).await;
     accepting.abort();
+    if let Some(operators) = operators {
+        operators.abort();
+    }
+    // Its file goes with it.
+    drop(socket);
     ended
 }
 
@@ -68,7 +89,8 @@ async fn accept(listener: TcpListener, api: Router, desk: Desk) {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let api = api.clone();
+                let Ok(at) = stream.local_addr() else { continue };
+                let api = api.clone().layer(middleware::from_fn_with_state(at, guarded));
                 tokio::spawn(async move {
                     converse(stream, api).await;
                     drop(permit);
@@ -82,9 +104,30 @@ async fn accept(listener: TcpListener, api: Router, desk: Desk) {
     }
 }
 
-async fn converse(stream: TcpStream, api: Router) {
-    let Ok(at) = stream.local_addr() else { return };
-    let api = api.layer(middleware::from_fn_with_state(at, guarded));
+async fn accept_operators(listener: UnixListener, api: Router, desk: Desk) {
+    let permits = Arc::new(Semaphore::new(OPERATORS_MAX));
+    let _room = desk;
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+                let api = api.clone().layer(Extension(Operator { uid }));
+                let api = api.layer(middleware::from_fn(guarded_operator));
+                tokio::spawn(async move {
+                    converse(stream, api).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "an operator's connection could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, api: Router) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -101,7 +144,22 @@ async fn converse(stream: TcpStream, api: Router) {
 }
 
 async fn guarded(State(at): State<SocketAddr>, request: Request, next: Next) -> Response {
-    let mut response = match guard::check(&request, at) {
+    let checked = guard::check(&request, at);
+    answer(checked, "GET, HEAD", request, next).await
+}
+
+async fn guarded_operator(request: Request, next: Next) -> Response {
+    let checked = guard::check_operator(&request);
+    answer(checked, "GET, HEAD, POST", request, next).await
+}
+
+async fn answer(
+    checked: Result<(), Refusal>,
+    methods: &'static str,
+    request: Request,
+    next: Next,
+) -> Response {
+    let mut response = match checked {
         Ok(()) => match timeout(REQUEST_TIMEOUT, next.run(request)).await {
             Ok(response) => response,
             Err(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "the answer took too long"),
@@ -109,7 +167,7 @@ async fn guarded(State(at): State<SocketAddr>, request: Request, next: Next) -> 
         Err(refusal) => {
             let mut response = problem(refusal.status(), refusal.reason());
             let headers = response.headers_mut();
-            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            headers.insert(header::ALLOW, HeaderValue::from_static(methods));
             // What follows on this connection may be a body.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             response

@@ -94,7 +94,7 @@ impl Window {
 }
 
 impl Count {
-    fn since(&self, earlier: &Self) -> Self {
+    pub(super) fn since(&self, earlier: &Self) -> Self {
         Self { tally: self.tally.since(&earlier.tally), latency: self.latency.since(&earlier.latency) }
     }
 }

@@ -1,10 +1,13 @@
 //! Asks the admin API of a running node: plain HTTP, one request a connection.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::Args;
 use serde::de::DeserializeOwned;
 
 /// How long a connection may take.
@@ -49,24 +52,84 @@ impl std::fmt::Display for AdminUrl {
 /// # Errors
 /// When nobody answers, or with an error: its reason.
 pub fn get<T: DeserializeOwned>(admin: AdminUrl, path: &str) -> Result<T, String> {
-    let answer = exchange(admin.0, path).map_err(|error| {
+    let asked = || {
+        let stream = TcpStream::connect_timeout(&admin.0, CONNECT_TIMEOUT)?;
+        stream.set_read_timeout(Some(READ_TIMEOUT))?;
+        exchange(stream, "GET", path, &admin.0.to_string())
+    };
+    let answer = asked().map_err(|error| {
         format!("no answer from {admin}: {error} (is `ringway run` running? its address is --admin)")
     })?;
-    let (status, body) = split(&answer).ok_or_else(|| format!("{admin} does not speak HTTP"))?;
-    if status != 200 {
-        let reason = serde_json::from_slice::<serde_json::Value>(body).ok();
-        let reason = reason.as_ref().and_then(|body| body.get("error")?.as_str());
-        return Err(reason.map_or_else(|| format!("{admin}{path} answers {status}"), str::to_owned));
-    }
-    serde_json::from_slice(body)
-        .map_err(|error| format!("{admin}{path}: not the answer of a ringway node: {error}"))
+    read(&answer, &admin.to_string(), path)
 }
 
-fn exchange(admin: SocketAddr, path: &str) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&admin, CONNECT_TIMEOUT)?;
-    stream.set_read_timeout(Some(READ_TIMEOUT))?;
+/// Where a node's operators' socket is.
+#[derive(Args, Clone, Debug)]
+pub struct SocketArgs {
+    /// The node's operators' socket (`admin.socket` in gateway.toml).
+    #[arg(long, value_name = "PATH", default_value_os_t = config::Admin::default().socket)]
+    pub socket: PathBuf,
+}
+
+impl SocketArgs {
+    /// The answer to `GET path` on the socket, read as JSON.
+    ///
+    /// # Errors
+    /// When nobody answers, or with an error: its reason.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, String> {
+        self.ask("GET", path)
+    }
+
+    /// The answer to `POST path` on the socket, read as JSON.
+    ///
+    /// # Errors
+    /// When nobody answers, or with an error: its reason.
+    pub fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, String> {
+        self.ask("POST", path)
+    }
+
+    fn ask<T: DeserializeOwned>(&self, method: &str, path: &str) -> Result<T, String> {
+        let socket = self.socket.display();
+        let asked = || {
+            let stream = UnixStream::connect(&self.socket)?;
+            stream.set_read_timeout(Some(READ_TIMEOUT))?;
+            stream.set_write_timeout(Some(READ_TIMEOUT))?;
+            exchange(stream, method, path, "localhost")
+        };
+        let answer = asked().map_err(|error| {
+            let hints = [
+                (
+                    ErrorKind::NotFound,
+                    "is `ringway run` running, with this admin.socket? --socket names another",
+                ),
+                (
+                    ErrorKind::PermissionDenied,
+                    "it belongs to the user that runs ringway, and to nobody else: try sudo",
+                ),
+                (ErrorKind::ConnectionRefused, "the process that made it has ended"),
+            ];
+            let hint = hints.iter().find(|(kind, _)| *kind == error.kind());
+            let hint = hint.map_or("--socket names another", |(_, hint)| hint);
+            format!("{socket}: {error} ({hint})")
+        })?;
+        read(&answer, &socket.to_string(), path)
+    }
+}
+
+fn read<T: DeserializeOwned>(answer: &[u8], who: &str, path: &str) -> Result<T, String> {
+    let (status, body) = split(answer).ok_or_else(|| format!("{who} does not speak HTTP"))?;
+    if !(200..300).contains(&status) {
+        let reason = serde_json::from_slice::<serde_json::Value>(body).ok();
+        let reason = reason.as_ref().and_then(|body| body.get("error")?.as_str());
+        return Err(reason.map_or_else(|| format!("{who}{path} answers {status}"), str::to_owned));
+    }
+    serde_json::from_slice(body)
+        .map_err(|error| format!("{who}{path}: not the answer of a ringway node: {error}"))
+}
+
+fn exchange(mut stream: impl Read + Write, method: &str, path: &str, host: &str) -> std::io::Result<Vec<u8>> {
     // HTTP/1.0: the answer is neither chunked nor followed by another.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {admin}\r\n\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
     Ok(answer)

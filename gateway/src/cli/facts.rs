@@ -2,17 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use controller::SharedView;
 use controller::verdict::{Outcome, Verdict};
 use controller::view::LAG_BOUNDS_NS;
+use controller::{Command, Order, Refused, SharedView, operator};
+use crossbeam_channel::Sender;
+use gateway::admin::api::{Origin, Standing};
+use gateway::admin::operate::{Answer, OrderRefused, Wish};
 use gateway::admin::{Controller, Facts, Lag, VerdictFact, VerdictNote};
+use gateway::worker::clock;
+use routing::time::MonoTime;
 
-/// The controller's published view, as the admin API asks for it.
-pub struct Told(pub SharedView);
+/// The controller, as the admin API asks for it.
+pub struct Told {
+    /// What it has published.
+    pub view: SharedView,
+    /// Where it takes orders.
+    pub orders: Sender<Command>,
+}
 
 impl Controller for Told {
     fn facts(&self) -> Facts {
-        let view = self.0.read();
+        let view = self.view.read();
         let mut outcomes: BTreeMap<_, _> = OUTCOMES.iter().map(|outcome| (name(*outcome), 0)).collect();
         for verdict in view.verdicts.iter() {
             *outcomes.entry(name(verdict.outcome)).or_default() += 1;
@@ -38,7 +48,51 @@ impl Controller for Told {
     }
 
     fn verdicts(&self) -> Vec<VerdictFact> {
-        self.0.read().verdicts.iter().map(fact).collect()
+        self.view.read().verdicts.iter().map(fact).collect()
+    }
+
+    fn standings(&self) -> Vec<Standing> {
+        self.view.read().standings.iter().map(standing).collect()
+    }
+
+    fn order(&self, order: gateway::admin::operate::Order, answer: Answer) {
+        let wish = match order.wish {
+            Wish::Drain(over) => Order::Drain { over },
+            Wish::Undrain(over) => Order::Undrain { over },
+            Wish::Promote => Order::Promote,
+            Wish::Fence => Order::Fence,
+        };
+        let done = Box::new(move |result: Result<controller::Standing, Refused>| {
+            answer(result.as_ref().map(standing).map_err(|refused| {
+                let reason = refused.to_string();
+                match refused {
+                    Refused::NoSuchCluster(_) => OrderRefused::Unknown(reason),
+                    Refused::TooLong => OrderRefused::Invalid(format!("over: {reason}")),
+                }
+            }));
+        });
+        let command = Command { cluster: order.cluster.into(), order: wish, done };
+        // Full, or nobody there: what is dropped with the command tells who waits.
+        let _ = self.orders.try_send(command);
+    }
+}
+
+fn standing(standing: &controller::Standing) -> Standing {
+    let now = clock::now();
+    let since = |since_ns: Option<u64>| Some(now.since(MonoTime(since_ns?)).as_secs_f64());
+    let origin = |origin| match origin {
+        operator::Origin::Manifest => Origin::Manifest,
+        operator::Origin::Operator => Origin::Operator,
+    };
+    Standing {
+        cluster: standing.cluster.to_string(),
+        drain_percent: standing.drain_percent,
+        drain_target: standing.drain_target,
+        drain_origin: origin(standing.drain_origin),
+        drain_since_seconds: since(standing.drain_since_ns),
+        promoted: standing.promoted,
+        promoted_origin: origin(standing.promoted_origin),
+        promoted_since_seconds: since(standing.promoted_since_ns),
     }
 }
 

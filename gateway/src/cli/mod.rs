@@ -6,8 +6,10 @@ mod client;
 mod completions;
 mod crds;
 mod demo;
+mod drill;
 mod explain;
 mod facts;
+mod operate;
 mod run;
 mod status;
 mod table;
@@ -15,6 +17,7 @@ mod table;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use config::{Config, ListenAddr, Overrides};
 
@@ -36,6 +39,16 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Show a running node: its clusters with share, rate, latency and state.
     Status(status::StatusArgs),
+    /// Send a cluster's requests elsewhere, at once or little by little.
+    Drain(operate::DrainArgs),
+    /// Give a drained cluster its share again.
+    Undrain(operate::UndrainArgs),
+    /// Let a standby take writes.
+    Promote(operate::PromoteArgs),
+    /// Let a standby take no writes until it is promoted.
+    Fence(operate::PromoteArgs),
+    /// Break a share of a cluster's attempts on purpose, and see what clients notice.
+    Drill(drill::DrillArgs),
     /// Print the CustomResourceDefinitions as YAML, for `kubectl apply -f -`.
     Crds,
     /// Print a completion script for a shell.
@@ -62,6 +75,9 @@ pub(crate) struct RunArgs {
     /// Where the admin API listens. Default 127.0.0.1:9901.
     #[arg(long, value_name = "ADDR:PORT")]
     pub admin: Option<std::net::SocketAddr>,
+    /// The operators' Unix socket; "" = none. Default /run/ringway/admin.sock.
+    #[arg(long, value_name = "PATH", value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    pub socket: Option<PathBuf>,
 }
 
 impl RunArgs {
@@ -76,7 +92,15 @@ impl RunArgs {
             workers: self.workers,
             admin: self.admin,
         };
-        Config::load(self.config.as_deref(), &overrides).map_err(|error| error.to_string())
+        let load = || {
+            let mut config = Config::load(self.config.as_deref(), &overrides)?;
+            if let Some(socket) = &self.socket {
+                config.admin.socket.clone_from(socket);
+                config.validate()?;
+            }
+            Ok(config)
+        };
+        load().map_err(|error: config::ConfigError| error.to_string())
     }
 }
 
@@ -87,6 +111,11 @@ pub(crate) fn main() -> ExitCode {
         Command::Check(args) => check::main(&args),
         Command::Explain(args) => explain::main(&args),
         Command::Status(args) => status::main(&args),
+        Command::Drain(args) => operate::drain(&args),
+        Command::Undrain(args) => operate::undrain(&args),
+        Command::Promote(args) => operate::promote(&args),
+        Command::Fence(args) => operate::fence(&args),
+        Command::Drill(args) => drill::main(&args),
         Command::Crds => crds::main(),
         Command::Completions(args) => completions::main(&args),
         Command::Demo(args) => demo::main(&args),

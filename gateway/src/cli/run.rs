@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use config::Config;
 use controller::compile::{Defaults, Place};
-use controller::{ControllerSettings, Mailbox, ManifestSource, Reader, SharedView};
+use controller::{ControllerSettings, Inputs, Mailbox, ManifestSource, Reader, SharedView};
 use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
 use gateway::admin::Admin;
 use gateway::node::Node;
@@ -22,6 +22,8 @@ use super::{RunArgs, boot};
 
 /// How long `/readyz` is red before accepting stops, so that whoever balances over nodes has seen it.
 const UNREADY_BEFORE_DRAIN: Duration = Duration::from_millis(500);
+/// Operators' orders that wait for the controller; beyond it they are refused.
+const ORDERS_MAX: usize = 16;
 /// A worker that has not come round for this long is hung: the watchdog is not fed.
 const WORKER_HUNG_AFTER: Duration = Duration::from_secs(5);
 
@@ -62,8 +64,9 @@ impl Serving {
         }
         let node = Node::start(config).map_err(|error| format!("cannot start workers: {error}"))?;
         let view = SharedView::new();
-        let admin =
-            Admin::start(config, &node, Arc::new(Told(view.clone()))).map_err(|error| error.to_string())?;
+        let (orders_in, orders) = bounded(ORDERS_MAX);
+        let told = Told { view: view.clone(), orders: orders_in };
+        let admin = Admin::start(config, &node, Arc::new(told)).map_err(|error| error.to_string())?;
         let no_mailbox = |error| format!("cannot start the controller: {error}");
         let workers =
             node.mailboxes().map_err(no_mailbox)?.into_iter().map(|mailbox| (mailbox, Reader::Worker));
@@ -77,12 +80,14 @@ impl Serving {
             listen: config.listen.iter().map(|listen| (listen.addr, protocol(listen.protocol))).collect(),
             series_max: config.observe.metrics_series_max,
             defaults: defaults(config),
+            state_dir: Some(config.admin.state_dir.clone()).filter(|dir| !dir.as_os_str().is_empty()),
         };
         let (stop_controller, stop) = bounded(1);
-        let (reports, seen) = (node.reports.clone(), view.clone());
+        let inputs = Inputs { reports: node.reports.clone(), orders, stop };
+        let seen = view.clone();
         let controller = std::thread::Builder::new()
             .name("controller".into())
-            .spawn(move || controller::run(&settings, mailboxes, &reports, &seen, &stop))
+            .spawn(move || controller::run(&settings, mailboxes, &inputs, &seen))
             .map_err(|error| format!("cannot start the controller: {error}"))?;
         Ok(Self { node, view, admin, stop_controller, controller })
     }

@@ -3,9 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use gateway::admin::api::{Clusters, GenerationState, Latency};
+use gateway::admin::api::{
+    Activity, Backends, ClusterState, Clusters, GenerationState, HealthState, Latency, Origin,
+};
 
 use super::client::{self, AdminUrl};
+use super::operate::age;
 use super::table::{self, Align};
 
 /// Which node.
@@ -14,20 +17,30 @@ use super::table::{self, Align};
 Rates and latencies are those of the last 10 seconds. Health is each worker's own; what is shown is what all
 workers count together.
 
+STATE of a cluster: up, failing (more than one attempt in ten ends without a response), draining, drained, down.
+Where operators have a say, WHY names who says so; `promoted` is a standby that may take writes.
+
 Examples:
   ringway status
+  ringway status --backends
   watch -n1 ringway status --admin http://127.0.0.1:9901")]
 pub struct StatusArgs {
     /// The node's admin API.
     #[arg(long, value_name = "URL", default_value_t)]
     pub admin: AdminUrl,
+    /// List every backend, not only those that are not up in some cluster.
+    #[arg(long)]
+    pub backends: bool,
 }
 
 /// Asks and prints.
 pub fn main(args: &StatusArgs) -> Result<ExitCode, String> {
     let state: Clusters = client::get(args.admin, "/api/v1/clusters")?;
     let tables: GenerationState = client::get(args.admin, "/api/v1/generation")?;
-    table::print(&render(&state, &tables)).map(|()| ExitCode::SUCCESS)
+    let backends: Backends = client::get(args.admin, "/api/v1/backends")?;
+    let mut out = render(&state, &tables);
+    out.push_str(&render_backends(&backends, args.backends));
+    table::print(&out).map(|()| ExitCode::SUCCESS)
 }
 
 fn render(state: &Clusters, tables: &GenerationState) -> String {
@@ -58,13 +71,15 @@ fn render(state: &Clusters, tables: &GenerationState) -> String {
         "FAILED/S",
         "IN FLIGHT",
         "READY",
+        "SINCE",
+        "WHY",
     ];
     let mut rows = vec![title.map(str::to_owned)];
     for cluster in &state.clusters {
         let Latency { p50_ms, p99_ms, p999_ms } = cluster.latency;
         rows.push([
             cluster.name.clone(),
-            cluster.state.name().to_owned(),
+            cluster.health.state.clone(),
             format!("{:.1} %", cluster.share * 100.0),
             format!("{:.1}", cluster.requests_per_second),
             ms(p50_ms),
@@ -74,11 +89,65 @@ fn render(state: &Clusters, tables: &GenerationState) -> String {
             format!("{:.1}", cluster.failures_per_second),
             cluster.in_flight.to_string(),
             cluster.ready.to_string(),
+            since(&cluster.health),
+            why(cluster),
         ]);
     }
-    let mut align = [Align::Right; 11];
-    (align[0], align[1]) = (Align::Left, Align::Left);
+    let mut align = [Align::Right; 13];
+    (align[0], align[1], align[12]) = (Align::Left, Align::Left, Align::Left);
     out.push_str(&table::render("", align, &rows));
+    out
+}
+
+/// What is known of the cluster beyond its state: reason, promotion, and what it is doing where that says more.
+fn why(cluster: &ClusterState) -> String {
+    let mut parts = Vec::new();
+    if !cluster.health.reason.is_empty() {
+        parts.push(cluster.health.reason.clone());
+    } else if cluster.state == Activity::Idle {
+        parts.push("idle".to_owned());
+    }
+    let standing = &cluster.standing;
+    match (standing.promoted, standing.promoted_origin) {
+        (true, Origin::Operator) => parts.push("promoted by an operator".to_owned()),
+        (true, Origin::Manifest) => parts.push("promoted".to_owned()),
+        (false, Origin::Operator) => parts.push("fenced by an operator".to_owned()),
+        (false, Origin::Manifest) => {}
+    }
+    parts.join(", ")
+}
+
+fn since(health: &HealthState) -> String {
+    health.since_seconds.map_or_else(|| "-".to_owned(), age)
+}
+
+/// Backends that are not up somewhere, or all of them.
+fn render_backends(backends: &Backends, all: bool) -> String {
+    let mut rows =
+        vec![["BACKEND", "CLUSTER", "STATE", "READY", "SINCE", "WHY", "EVIDENCE"].map(str::to_owned)];
+    for backend in &backends.backends {
+        for part in backend.clusters.iter().filter(|part| all || part.health.state != "up") {
+            let health = &part.health;
+            rows.push([
+                backend.name.clone(),
+                part.cluster.clone(),
+                health.state.clone(),
+                part.ready.to_string(),
+                since(health),
+                health.reason.clone(),
+                health.evidence.clone(),
+            ]);
+        }
+    }
+    if rows.len() == 1 {
+        return String::new();
+    }
+    let mut align = [Align::Left; 7];
+    (align[3], align[4]) = (Align::Right, Align::Right);
+    let mut out = format!("\n{}", table::render("", align, &rows));
+    if backends.left_out > 0 {
+        out.push_str(&format!("and {} more backends\n", backends.left_out));
+    }
     out
 }
 

@@ -112,6 +112,7 @@ pub const METRICS: &[Metric] = &[
         "Endpoints that a worker ejected; each worker decides for itself",
     ),
     counter("ringway_restorations_total", "worker", "Endpoints that a worker uses again after an ejection"),
+    counter("ringway_drill_faults_total", "", "Attempts that a drill gave a fault to"),
     counter("ringway_limit_hits_total", "limit", "Bounds that were reached, by the bound's name"),
     gauge("ringway_buffer_bytes", "", "Memory that connection buffers hold now"),
     counter(
@@ -409,6 +410,7 @@ impl Scrape {
             "ringway_hedges_won_total" => sum(|stats| &stats.hedges_won_total),
             "ringway_attempts_detached_total" => sum(|stats| &stats.detached_total),
             "ringway_probes_total" => sum(|stats| &stats.probes_total),
+            "ringway_drill_faults_total" => sum(|stats| &stats.drill_faults_total),
             "ringway_buffer_bytes" => sum(|stats| &stats.buffer_bytes),
             "ringway_access_log_lines_lost_total" => sum(|stats| &stats.log_lines_lost_total),
             _ => return None,

@@ -221,6 +221,8 @@ pub struct WorkerStats {
     pub ejections_total: Counter,
     /// Endpoints used again after an ejection.
     pub restorations_total: Counter,
+    /// Attempts that a drill gave a fault to.
+    pub drill_faults_total: Counter,
     /// Clients that left before their response was complete.
     pub client_aborts_total: Counter,
     /// Upgraded connections (WebSocket) open now.
@@ -281,6 +283,7 @@ impl WorkerStats {
             detached_total: Counter::default(),
             ejections_total: Counter::default(),
             restorations_total: Counter::default(),
+            drill_faults_total: Counter::default(),
             client_aborts_total: Counter::default(),
             tunnels_open: Counter::default(),
             panics_total: Counter::default(),

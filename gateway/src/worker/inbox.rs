@@ -1,6 +1,6 @@
 //! A worker's mail: table updates, connections handed over, and calls to look at the state of the process.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use crossbeam_channel::Receiver;
 use routing::delta::{Handoff, Mail, Report, Update};
 
 use super::binds::Binds;
+use super::drill::Drill;
 use super::settings::Settings;
 use super::{Worker, clock};
 use crate::net::conn::{Cancel, Conn};
@@ -25,13 +26,17 @@ pub struct Inbox {
     config: Receiver<Arc<Config>>,
     /// The last settings that came: they outlive a worker that panics.
     latest: RefCell<Option<Arc<Config>>>,
+    /// Drills that begin, and the ends of drills.
+    drills: Receiver<Option<Drill>>,
+    /// The last one that came.
+    drill: Cell<Option<Drill>>,
 }
 
 impl Inbox {
-    /// The reading ends of a worker's two channels.
+    /// The reading ends of a worker's channels.
     #[must_use]
-    pub fn new(mail: Receiver<Mail>, config: Receiver<Arc<Config>>) -> Self {
-        Self { mail, config, latest: RefCell::default() }
+    pub fn new(mail: Receiver<Mail>, config: Receiver<Arc<Config>>, drills: Receiver<Option<Drill>>) -> Self {
+        Self { mail, config, latest: RefCell::default(), drills, drill: Cell::new(None) }
     }
 
     /// What SIGHUP brought since the last look, if anything.
@@ -54,7 +59,12 @@ impl Inbox {
     /// When the doorbell cannot be listened to.
     pub async fn serve(&self, worker: &Rc<Worker>, binds: &Binds, bell: &Doorbell) -> std::io::Result<()> {
         let mut draining = false;
+        worker.drill.set(self.drill.get());
         loop {
+            if let Some(drill) = self.drills.try_iter().last() {
+                self.drill.set(drill);
+                worker.drill.set(drill);
+            }
             if let Some(config) = self.fresh_config() {
                 worker.set_settings(Settings::new(&config));
             }
@@ -142,7 +152,8 @@ mod tests {
     fn settings_that_came_by_reload_outlive_the_worker_that_took_them() {
         let (_mail_in, mail) = crossbeam_channel::bounded(1);
         let (config_in, config) = crossbeam_channel::unbounded();
-        let inbox = Inbox::new(mail, config);
+        let (_drill_in, drills) = crossbeam_channel::unbounded();
+        let inbox = Inbox::new(mail, config, drills);
         let boot = Arc::new(Config::default());
         assert!(Arc::ptr_eq(&inbox.config_in_force(&boot), &boot));
         let reloaded = Arc::new(Config::default());

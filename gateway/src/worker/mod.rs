@@ -6,6 +6,7 @@
 pub mod binds;
 pub mod clock;
 pub mod detect;
+pub mod drill;
 pub mod idle;
 pub mod inbox;
 pub mod peers;
@@ -34,6 +35,7 @@ use crate::observe::access_log::LogWriter;
 use crate::observe::stats::{Limit, WorkerStats};
 use crate::upstream::pool::Pool;
 use detect::Detect;
+use drill::DrillSlot;
 use idle::IdleList;
 use peers::Peers;
 use rebalance::Rebalance;
@@ -69,6 +71,8 @@ pub struct Worker {
     lost: Cell<bool>,
     /// What is kept for the failure detector.
     pub detect: Detect,
+    /// The drill that runs, if any.
+    pub drill: DrillSlot,
     settings: RefCell<Rc<Settings>>,
     runners: RefCell<Vec<Runner>>,
     /// Least number of free runners since the last trim: those were never needed.
@@ -124,6 +128,7 @@ impl Worker {
             replay_bytes: Cell::new(0),
             lost: Cell::new(false),
             detect: Detect::new()?,
+            drill: DrillSlot::default(),
             settings: RefCell::new(Rc::new(parts.settings)),
             runners: RefCell::default(),
             runners_low: Cell::new(0),

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 
 use config::Config;
 use controller::compile::Defaults;
-use controller::{ControllerSettings, Mailbox, ManifestSource, Reader, SharedView};
-use crossbeam_channel::{Sender, bounded};
+use controller::{ControllerSettings, Inputs, Mailbox, ManifestSource, Reader, SharedView};
+use crossbeam_channel::{Sender, bounded, never};
 use gateway::node::Node;
 use routing::id::Generation;
 use routing::model::Protocol;
@@ -52,9 +52,11 @@ impl Fleet {
             listen: vec![(fleet.addr, Protocol::Http)],
             series_max: 100,
             defaults: Defaults::default(),
+            state_dir: None,
         };
-        let (reports, seen) = (node.reports.clone(), fleet.view.clone());
-        let run = move || controller::run(&settings, mailboxes, &reports, &seen, &stopped);
+        let inputs = Inputs { reports: node.reports.clone(), orders: never(), stop: stopped };
+        let seen = fleet.view.clone();
+        let run = move || controller::run(&settings, mailboxes, &inputs, &seen);
         fleet.controller = Some(std::thread::spawn(run));
         fleet.node = Some(node);
         until("the first table is everywhere", || fleet.view.read().synced && fleet.is_settled());

@@ -114,7 +114,7 @@ fn edit(world: &mut RouteTable, input: &mut Input<'_>) {
         0 => {
             let id = ClusterId(u16::from(input.below(3)));
             let name = format!("c{}", input.below(3)).into();
-            let spec = ClusterSpec { name, drained: input.below(3) == 0, ..ClusterSpec::default() };
+            let spec = ClusterSpec { name, drain_percent: [0, 40, 100][usize::from(input.below(3))], ..ClusterSpec::default() };
             set(&mut world.clusters, id, remove, Arc::new(spec));
         }
         1 => {

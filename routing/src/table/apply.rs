@@ -9,7 +9,6 @@ use super::live::Life;
 use super::world::{ClusterEntry, stat};
 use super::{EndpointKey, Table};
 use crate::delta::{Change, HealthDelta, TableDelta, Update};
-use crate::failover::Drain;
 use crate::id::{BackendId, BindId, ClusterId, EndpointId, Generation, ListenerId};
 use crate::model::{BackendSpec, ClusterSpec, HashRing, HostKey, HostRules, ListenerSpec, Protocol};
 use crate::retry::Budget;
@@ -131,10 +130,9 @@ impl Table {
         if self.world.clusters.len() <= id.index() {
             self.world.clusters.resize_with(id.index() + 1, || None);
         }
-        self.world.clusters[id.index()] = spec.map(|spec| ClusterEntry {
-            spec: Arc::clone(spec),
-            drain: if spec.drained { Drain::Drained } else { Drain::Serving },
-        });
+        self.world.clusters[id.index()] =
+            spec.map(|spec| ClusterEntry { spec: Arc::clone(spec), drain_percent: spec.drain_percent });
+        self.world.note_drains();
     }
 
     fn set_backend(&mut self, id: BackendId, spec: Option<&Arc<BackendSpec>>) {
@@ -187,11 +185,12 @@ impl Table {
     }
 
     fn apply_health(&mut self, delta: &HealthDelta) {
-        for (id, drained) in &delta.drained {
+        for (id, percent) in &delta.drained {
             if let Some(Some(entry)) = self.world.clusters.get_mut(id.index()) {
-                entry.drain = if *drained { Drain::Drained } else { Drain::Serving };
+                entry.drain_percent = *percent;
             }
         }
+        self.world.note_drains();
     }
 
     /// The whole world at once: what it does not list goes, what it lists and is here already stays as it is.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::live::Live;
 use super::pick::{Ability, Ask, Scope};
+use super::world::DrainLot;
 use super::{NoRoute, RuleRef, Table};
 use crate::failover::{self, Rank, TIERS, Tier, Tried};
 use crate::health::endpoint::Health;
@@ -141,7 +142,7 @@ impl Table {
         let mut live = self.live.borrow_mut();
         live.restore_due(now);
         let tried = Tried::new();
-        let ask = Ask::new(&self.world, rule.policy(), subject, &tried);
+        let ask = Ask::new(&self.world, rule.policy(), subject, &tried, DrainLot::HIGHEST);
         let pin = failover::pin(rule.policy(), subject);
         let strict = match pin {
             Some(pin) if pin.strict => Scope::Only(pin.cluster),

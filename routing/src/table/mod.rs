@@ -37,7 +37,7 @@ use self::apply::Retired;
 use self::hosts::HostEntry;
 use self::live::Live;
 use self::pick::Ask;
-use self::world::World;
+use self::world::{DrainLot, World};
 use crate::delta::{Change, Update};
 use crate::failover::Tried;
 use crate::health::board::Board;
@@ -348,7 +348,8 @@ impl Table {
         let Target::Forward(refs) = &rule.action().target else { return Err(NoEndpoint::NoBackend) };
         let mut live = self.live.borrow_mut();
         live.restore_due(now);
-        live.pick(&Ask::new(&self.world, rule.policy(), subject, tried), refs, rng)
+        let lot = DrainLot::draw(&self.world, rng);
+        live.pick(&Ask::new(&self.world, rule.policy(), subject, tried, lot), refs, rng)
     }
 
     /// What an attempt taught about its endpoint. Nothing, when the endpoint has left the table.

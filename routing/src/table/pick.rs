@@ -3,7 +3,7 @@
 use rand::rngs::SmallRng;
 
 use super::live::{BackendEntry, Group, Live};
-use super::world::World;
+use super::world::{DrainLot, World};
 use super::{NoEndpoint, OverloadBound, Pick};
 use crate::balance::weighted::Reservoir;
 use crate::balance::{hash, p2c, sticky};
@@ -40,6 +40,7 @@ pub(crate) struct Ask<'a> {
     pub(crate) weights: Weights,
     pub(crate) subject: &'a Subject<'a>,
     pub(crate) tried: &'a Tried,
+    pub(crate) lot: DrainLot,
 }
 
 impl<'a> Ask<'a> {
@@ -48,8 +49,9 @@ impl<'a> Ask<'a> {
         policy: &'a Policy,
         subject: &'a Subject<'a>,
         tried: &'a Tried,
+        lot: DrainLot,
     ) -> Self {
-        Self { world, policy, weights: Weights::of(policy), subject, tried }
+        Self { world, policy, weights: Weights::of(policy), subject, tried, lot }
     }
 }
 
@@ -186,7 +188,7 @@ impl Live {
     /// What one cluster of the plan has to offer.
     pub(crate) fn offer(&self, ask: &Ask<'_>, backend: BackendId, share: &ClusterShare) -> Option<Offer> {
         let group = self.backend(backend)?.group(share.cluster)?;
-        let drain = ask.world.drain(share.cluster)?;
+        let drain = ask.world.drain(share.cluster, ask.lot)?;
         let tried =
             if ask.tried.is_empty() { [0; 3] } else { self.tried_in(backend, share.cluster, ask.tried) };
         let implicated = ask.tried.implicates(share.cluster);

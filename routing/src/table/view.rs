@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::live::{Life, Slot};
 use super::{EndpointKey, Table};
-use crate::failover::Drain;
 use crate::health::endpoint::Health;
 use crate::id::{BackendId, ClusterId, EndpointId, ListenerId, NodeId, ZoneId};
 use crate::model::{Condition, HostKey, HostRules, ListenerSpec, StatSlot};
@@ -70,8 +69,8 @@ pub struct ClusterView {
     pub name: Arc<str>,
     /// Its region; empty = unknown.
     pub region: Arc<str>,
-    /// Does an operator keep requests away?
-    pub drained: bool,
+    /// The share of its requests that an operator keeps away, in percent; 100 = drained.
+    pub drain_percent: u8,
     /// Its endpoints, over all backends.
     pub endpoints: HealthCounts,
 }
@@ -170,7 +169,7 @@ impl Table {
                 id: ClusterId(id),
                 name: Arc::clone(&entry.spec.name),
                 region: Arc::clone(&entry.spec.region),
-                drained: entry.drain == Drain::Drained,
+                drain_percent: entry.drain_percent,
                 endpoints,
             })
         });

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use rand::Rng;
+use rand::rngs::SmallRng;
+
 use super::hosts::Hosts;
 use crate::failover::Drain;
 use crate::id::{BackendId, ClusterId};
@@ -11,8 +14,8 @@ use crate::model::{BackendSpec, ClusterSpec, StatSlot};
 #[derive(Debug)]
 pub(crate) struct ClusterEntry {
     pub(crate) spec: Arc<ClusterSpec>,
-    /// By the spec, or by later operator evidence.
-    pub(crate) drain: Drain,
+    /// By the spec, or by later operator evidence: [`ClusterSpec::drain_percent`].
+    pub(crate) drain_percent: u8,
 }
 
 #[derive(Debug, Default)]
@@ -20,6 +23,23 @@ pub(crate) struct World {
     pub(crate) clusters: Vec<Option<ClusterEntry>>,
     pub(crate) backends: Vec<Option<Arc<BackendSpec>>>,
     pub(crate) hosts: Hosts,
+    /// Is any cluster drained in part? Only then does a pick draw lots.
+    pub(crate) draining: bool,
+}
+
+/// Lots for clusters that are drained in part, one for each pick: 0–99. A cluster counts as drained when its
+/// percentage is higher, so the share that stays away is exact whatever priorities and weights are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DrainLot(u8);
+
+impl DrainLot {
+    /// Only what is wholly drained counts as drained: where nobody draws, and for people.
+    pub(crate) const HIGHEST: Self = Self(99);
+
+    /// Draws, when a cluster of `world` is drained in part.
+    pub(crate) fn draw(world: &World, rng: &mut SmallRng) -> Self {
+        if world.draining { Self(rng.random_range(0..100)) } else { Self::HIGHEST }
+    }
 }
 
 impl World {
@@ -31,9 +51,15 @@ impl World {
         self.backends.get(id.index())?.as_ref()
     }
 
-    /// Is this cluster drained? `None` when it is not in the table: it cannot serve.
-    pub(crate) fn drain(&self, id: ClusterId) -> Option<Drain> {
-        Some(self.cluster(id)?.drain)
+    /// Is this cluster drained for this request? `None` when it is not in the table: it cannot serve.
+    pub(crate) fn drain(&self, id: ClusterId, lot: DrainLot) -> Option<Drain> {
+        let percent = self.cluster(id)?.drain_percent;
+        Some(if percent > lot.0 { Drain::Drained } else { Drain::Serving })
+    }
+
+    /// To be called after any cluster changed.
+    pub(crate) fn note_drains(&mut self) {
+        self.draining = self.clusters.iter().flatten().any(|entry| (1..100).contains(&entry.drain_percent));
     }
 
     pub(crate) fn cluster_name(&self, id: ClusterId) -> &str {

@@ -141,6 +141,7 @@ fn configure(args: &DemoArgs, scene: &mut Scene, folder: &Folder) -> Result<Conf
     let mut config = Config::load(None, &overrides).map_err(|error| error.to_string())?;
     // A gateway that runs on this machine keeps its own.
     config.admin.socket = folder.beside("admin.sock");
+    config.admin.state_dir = folder.beside("state");
     if let Some(free) = scene.ports.settle(config.admin.listen)? {
         config.admin.listen.set_port(free);
     }
