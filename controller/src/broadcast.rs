@@ -161,6 +161,7 @@ impl Broadcaster {
 
     /// Sends the whole table to every worker: the first one, or that of a restarted controller.
     pub fn everything(&mut self, observed_ns: u64, table: &RouteTable) {
+        self.words.settle(table);
         self.next_generation(observed_ns);
         for worker in &mut self.workers {
             worker.waiting = Waiting::Snapshot { observed_ns };

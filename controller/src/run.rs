@@ -175,7 +175,11 @@ impl<'a> Life<'a> {
                     self.look(broadcaster);
                 }
                 recv(retry) -> _ => broadcaster.flush(self.compiler.table()),
-                recv(publish) -> _ => self.publish_progress(broadcaster),
+                recv(publish) -> _ => {
+                    self.publish_progress(broadcaster);
+                    // A manifest may have made a word superfluous.
+                    store.save(broadcaster.words());
+                }
                 recv(inputs.stop) -> _ => return,
             }
             if events.as_ref().is_some_and(Events::take_overflow) {

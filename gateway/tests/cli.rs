@@ -193,7 +193,7 @@ fn a_running_node_explains_as_its_manifests_do_and_shows_its_state() {
     let (code, out, err) = ringway(&["status", "--admin", &admin]);
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.starts_with("1 workers, table "), "{out}");
-    for cluster in ["alpha    idle", "beta     idle"] {
+    for cluster in ["alpha    up", "beta     up"] {
         assert!(out.lines().any(|line| line.starts_with(cluster)), "{cluster:?} is missing in\n{out}");
     }
 }

@@ -53,7 +53,7 @@ fn a_drained_cluster_gets_nothing_through_an_edit_and_a_new_process_until_it_is_
 
 #[test]
 fn an_operator_undrains_what_the_manifest_drains() {
-    let node = Node::start("undrain");
+    let mut node = Node::start("undrain");
     node.write("fleet/alpha.yaml", &member("alpha", "drained: true"));
     node.wait("the manifest's drain", || node.cluster("alpha").health.reason == "by its MemberCluster");
     assert_eq!(node.served(20), (0, 20));
@@ -63,6 +63,9 @@ fn an_operator_undrains_what_the_manifest_drains() {
     // The manifest agrees now; when it drains again, it counts again.
     node.write("fleet/alpha.yaml", &member("alpha", "drained: false"));
     node.wait("agreement", || node.cluster("alpha").standing.drain_origin == Origin::Manifest);
+    let saved = node.dir.join("state/operator.json");
+    node.wait("the word to be forgotten", || !std::fs::read_to_string(&saved).unwrap().contains("alpha"));
+    node.restart();
     node.write("fleet/alpha.yaml", &member("alpha", "drained: true"));
     node.wait("the manifest's drain", || node.cluster("alpha").health.state == "drained");
 }
