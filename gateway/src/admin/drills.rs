@@ -83,8 +83,9 @@ impl Room {
             stats.latency.read(latency);
             sample.retries += stats.retries_total.get();
             sample.moves += stats.moves_total.get();
+            sample.hedges += stats.hedges_total.get();
             sample.faults += stats.drill_faults_total.get();
-            sample.verdicts += stats.ejections_total.get();
+            sample.verdicts += stats.ejections_total.get() + stats.verdicts_total.get();
         }
         sample
     }

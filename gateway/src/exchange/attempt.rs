@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use routing::health::action::Advice;
+use routing::health::endpoint::Outcome;
 use routing::model::{HeaderEdits, RetryPolicy, WeightedBackend};
 use routing::retry::{Body, Failure, FailureKind, Response, Sent};
 use routing::table::{Pick, RuleRef};
@@ -32,6 +33,7 @@ use crate::net::conn::Conn;
 use crate::net::{self, Buf, Class, acquire};
 use crate::observe::stats::Limit;
 use crate::upstream::pool::RESPONSE_HEADROOM;
+use crate::worker::drill;
 use crate::worker::settings::Settings;
 use crate::worker::{Worker, clock};
 
@@ -128,15 +130,8 @@ pub(super) struct Upstream {
 
 /// Runs one attempt, and those that are started beside it while it waits.
 pub(super) async fn run(flow: &mut Flow<'_>) -> End {
-    let mut up = match connection(flow).await {
-        Ok(up) => up,
-        Err(end) => return end,
-    };
-    if let Err(end) = send_request(flow, &mut up) {
-        return end;
-    }
-    let (up, buf) = match super::wait::response_head(flow, up).await {
-        Ok(ready) => ready,
+    let (up, buf) = match answer(flow).await {
+        Ok(answer) => answer,
         Err(end) => return end,
     };
     flow.work.first_byte = flow.work.seen.since(up.begun);
@@ -148,6 +143,35 @@ pub(super) async fn run(flow: &mut Flow<'_>) -> End {
         return End::Failed(failed);
     }
     super::respond::respond(flow, up, buf).await
+}
+
+/// The response head, and the connection that it came from.
+async fn answer(flow: &mut Flow<'_>) -> Result<(Upstream, Buf), End> {
+    if let Some(fault) = flow.worker.drill_fault(flow.held.pick.cluster)
+        && let Some(answer) = drilled(flow, fault).await?
+    {
+        return Ok(answer);
+    }
+    let mut up = connection(flow).await?;
+    send_request(flow, &mut up)?;
+    super::wait::response_head(flow, up).await
+}
+
+/// What a drill does to this attempt. `None` = it goes on, a little later.
+async fn drilled(flow: &mut Flow<'_>, fault: drill::Fault) -> Result<Option<(Upstream, Buf)>, End> {
+    match fault {
+        drill::Fault::Refuse => Err(failed_connect(flow, REFUSED)),
+        drill::Fault::Status(status) => {
+            let outcome = Outcome::of_status(status, &flow.rule.policy().retry);
+            flow.held.answered(status, outcome, clock::now());
+            Err(End::Failed(Failed::of(flow, FailureKind::Status(status), "drill")))
+        }
+        drill::Fault::Blackhole => super::wait::silence(flow, None).await,
+        drill::Fault::Latency(delay) => {
+            let until = flow.held.since + delay;
+            super::wait::silence(flow, Some(until)).await
+        }
+    }
 }
 
 // ---------------------------------------------------------------- connection

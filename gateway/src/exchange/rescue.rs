@@ -28,6 +28,7 @@ use crate::net::conn::Conn;
 use crate::net::{self, Buf, Class, acquire};
 use crate::observe::stats::Limit;
 use crate::upstream::pool::RESPONSE_HEADROOM;
+use crate::worker::drill::Fault;
 use crate::worker::{Worker, clock, supervise};
 
 /// How long a loser is listened to.
@@ -174,6 +175,12 @@ async fn fly(mut flight: Flight) -> Landed {
 
 async fn attempt(flight: &mut Flight) -> Result<Ready, Failed> {
     let (worker, endpoint) = (&flight.worker, flight.held.pick.endpoint);
+    match worker.drill_fault(flight.held.pick.cluster) {
+        None => {}
+        Some(Fault::Blackhole | Fault::Latency(_)) => std::future::pending().await,
+        Some(Fault::Refuse) => return Err(failed(FailureKind::Connect, Blame::Endpoint)),
+        Some(Fault::Status(status)) => return Err(failed(FailureKind::Status(status), Blame::Endpoint)),
+    }
     let taken = worker.pool.take(endpoint);
     worker.stats.idle_closed_total.add(u64::from(taken.closed));
     let mut conn = match taken.conn {

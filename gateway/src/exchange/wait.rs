@@ -36,6 +36,14 @@ struct Wait {
 }
 
 impl Wait {
+    fn new(flow: &mut Flow<'_>, first: Option<Upstream>, begun: MonoTime) -> Self {
+        let pace = Pace::new(begun, flow.work.upload.taken());
+        let again = rescue::consider(flow, flow.work.seen);
+        let mut wait = Self { first, begun, pace, again, due: None };
+        wait.set_due(flow);
+        wait
+    }
+
     fn set_due(&mut self, flow: &Flow<'_>) {
         self.due = earlier(head_due(flow, self.begun, &self.pace), self.again);
         set(flow.client, self.due);
@@ -46,62 +54,80 @@ impl Wait {
 /// was started beside it.
 pub(super) async fn response_head(flow: &mut Flow<'_>, up: Upstream) -> Result<(Upstream, Buf), End> {
     let begun = up.begun;
-    let pace = Pace::new(begun, flow.work.upload.taken());
-    let mut wait = Wait { first: Some(up), begun, pace, again: None, due: None };
     if flow.view.head.expects_continue && flow.work.upload.wants_read() {
         reply::interim_continue(flow.client).await.map_err(|_| End::ClientGone)?;
     }
     if flow.held.pick.trial {
         rescue::tie(flow, flow.work.seen);
     }
-    wait.again = rescue::consider(flow, flow.work.seen);
-    wait.set_due(flow);
+    let mut wait = Wait::new(flow, Some(up), begun);
     loop {
         if let Some(up) = &mut wait.first {
             move_upload(flow, up)?;
         }
-        match next(flow, wait.first.as_mut(), Flushed::Ignored).await {
-            Event::UpRead((Ok(n), buf)) if n > 0 => {
-                flow.work.seen = clock::now();
-                flow.held.heard(flow.work.seen);
-                match read_head(flow, wait.first.as_mut(), buf).await {
-                    Ok(None) => set(flow.client, wait.due),
-                    Ok(Some(buf)) => {
-                        if let Some(won) = first_answered(flow, &mut wait, buf) {
-                            return Ok(won);
-                        }
-                    }
-                    Err(end) => first_failed(flow, &mut wait, end)?,
-                }
-            }
-            Event::UpRead((result, buf)) => {
-                let reason = if result.is_ok() { "upstream_closed" } else { "upstream_reset" };
-                let end = wait.first.as_ref().map(|up| closed(flow, up, &buf, reason));
-                end.map_or(Ok(()), |end| first_failed(flow, &mut wait, end))?;
-            }
-            Event::UpFlushed(Ok(())) | Event::DownFlushed(Ok(())) => {}
-            Event::UpFlushed(Err(_)) => {
-                if let Some(up) = &mut wait.first {
-                    up.write_failed = true;
-                }
-                flow.work.upload.clear();
-            }
-            Event::DownFlushed(Err(_)) => return Err(End::ClientGone),
-            Event::DownRead(done) => from_client_while_waiting(flow, &mut wait, done)?,
-            Event::Landed(landed) => {
-                if let Some(won) = landed_first(flow, &mut wait, landed)? {
-                    return Ok(won);
-                }
-            }
-            Event::Deadline => {
-                if let Err(end) = late(flow, &mut wait) {
-                    return Err(end);
-                }
-                wait.again = rescue::consider(flow, clock::now());
-                wait.set_due(flow);
-            }
+        let event = next(flow, wait.first.as_mut(), Flushed::Ignored).await;
+        if let Some(won) = turn(flow, &mut wait, event).await? {
+            return Ok(won);
         }
     }
+}
+
+/// Waits as for an endpoint that says nothing, until that time: what a drill makes of an attempt. `None` when the time
+/// is over; an attempt that was started meanwhile may win, as ever.
+pub(super) async fn silence(
+    flow: &mut Flow<'_>,
+    until: Option<MonoTime>,
+) -> Result<Option<(Upstream, Buf)>, End> {
+    let begun = flow.held.since;
+    let mut wait = Wait::new(flow, None, begun);
+    loop {
+        wait.again = earlier(wait.again, until);
+        wait.set_due(flow);
+        let event = next(flow, None, Flushed::Ignored).await;
+        if let Some(won) = turn(flow, &mut wait, event).await? {
+            return Ok(Some(won));
+        }
+        if until.is_some_and(|until| clock::now() >= until) {
+            return Ok(None);
+        }
+    }
+}
+
+/// One thing that happened. `Some` when an attempt has won.
+async fn turn(flow: &mut Flow<'_>, wait: &mut Wait, event: Event) -> Result<Option<(Upstream, Buf)>, End> {
+    match event {
+        Event::UpRead((Ok(n), buf)) if n > 0 => {
+            flow.work.seen = clock::now();
+            flow.held.heard(flow.work.seen);
+            match read_head(flow, wait.first.as_mut(), buf).await {
+                // Passing an interim response on may have had to wait for the client.
+                Ok(None) => set(flow.client, wait.due),
+                Ok(Some(buf)) => return Ok(first_answered(flow, wait, buf)),
+                Err(end) => first_failed(flow, wait, end)?,
+            }
+        }
+        Event::UpRead((result, buf)) => {
+            let reason = if result.is_ok() { "upstream_closed" } else { "upstream_reset" };
+            let end = wait.first.as_ref().map(|up| closed(flow, up, &buf, reason));
+            end.map_or(Ok(()), |end| first_failed(flow, wait, end))?;
+        }
+        Event::UpFlushed(Ok(())) | Event::DownFlushed(Ok(())) => {}
+        Event::UpFlushed(Err(_)) => {
+            if let Some(up) = &mut wait.first {
+                up.write_failed = true;
+            }
+            flow.work.upload.clear();
+        }
+        Event::DownFlushed(Err(_)) => return Err(End::ClientGone),
+        Event::DownRead(done) => from_client_while_waiting(flow, wait, done)?,
+        Event::Landed(landed) => return landed_first(flow, wait, landed),
+        Event::Deadline => {
+            late(flow, wait)?;
+            wait.again = rescue::consider(flow, clock::now());
+            wait.set_due(flow);
+        }
+    }
+    Ok(None)
 }
 
 fn from_client_while_waiting(

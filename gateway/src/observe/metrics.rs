@@ -7,6 +7,8 @@
 //!
 //! Called by the admin thread only.
 
+mod list;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use wire::error::WireError;
 
+pub use self::list::{Kind, METRICS, Metric};
 use super::histogram::{BUCKETS, Snapshot, upper_edge};
 use super::stats::{Counter, Limit, Tally, WorkerStats};
 use crate::admin::Facts;
@@ -28,188 +31,6 @@ pub const OTHER: &str = "other";
 /// Histogram buckets are whole octaves: each bound is a power of two of nanoseconds, 65.5 µs to 34.4 s.
 const OCTAVE_FIRST: usize = 3;
 const OCTAVE_LAST: usize = 22;
-
-/// How a metric behaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Only grows, until the process restarts.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// Counts values by size; exposed as `_bucket`, `_sum` and `_count`.
-    Histogram,
-}
-
-impl Kind {
-    /// As it is written in the exposition and in README.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Counter => "counter",
-            Self::Gauge => "gauge",
-            Self::Histogram => "histogram",
-        }
-    }
-}
-
-/// One metric.
-#[derive(Clone, Copy, Debug)]
-pub struct Metric {
-    /// Its name; a counter's ends in `_total`, a duration's in `_seconds`, a size's in `_bytes` (before `_total`).
-    pub name: &'static str,
-    /// How it behaves.
-    pub kind: Kind,
-    /// Its labels, joined by `, `; empty = none.
-    pub labels: &'static str,
-    /// What it says.
-    pub help: &'static str,
-}
-
-/// Every metric there is, in the order of the exposition.
-pub const METRICS: &[Metric] = &[
-    gauge("ringway_build_info", "version", "Always 1; the label is the version that runs"),
-    gauge("ringway_ready", "", "1 while /readyz answers 200"),
-    gauge("ringway_workers", "", "Workers of this node"),
-    counter("ringway_connections_total", "worker", "Downstream connections accepted or adopted"),
-    gauge("ringway_connections_open", "worker", "Downstream connections open now"),
-    counter("ringway_connections_adopted_total", "worker", "Connections taken over from a busier worker"),
-    counter("ringway_connections_handed_over_total", "worker", "Connections given to a less busy worker"),
-    counter("ringway_requests_total", "worker", "Requests whose head was complete and valid"),
-    gauge("ringway_requests_in_flight", "worker", "Exchanges in flight now"),
-    counter("ringway_responses_total", "class", "Responses to clients by status class, our own included"),
-    histogram(
-        "ringway_request_duration_seconds",
-        "",
-        "From the request head complete to the response complete",
-    ),
-    counter("ringway_requests_unmatched_total", "", "Requests that matched no rule (404)"),
-    counter("ringway_requests_refused_total", "fault", "Requests refused for their form, by fault"),
-    counter("ringway_client_aborts_total", "", "Clients that left before their response was complete"),
-    counter("ringway_received_bytes_total", "", "Bytes received from clients"),
-    counter("ringway_sent_bytes_total", "", "Bytes sent to clients"),
-    gauge("ringway_tunnels_open", "", "Upgraded connections (WebSocket) open now"),
-    counter("ringway_upstream_connects_total", "", "Connections opened to endpoints"),
-    counter("ringway_upstream_connect_failures_total", "", "Connections to endpoints that failed to open"),
-    counter("ringway_upstream_reuses_total", "", "Attempts that found an idle connection to their endpoint"),
-    gauge("ringway_upstream_idle_connections", "", "Idle connections to endpoints now"),
-    counter("ringway_upstream_idle_closed_total", "", "Idle connections that were found closed before use"),
-    counter(
-        "ringway_upstream_race_lost_total",
-        "",
-        "Unsafe requests lost to a connection that closed while they were sent (502)",
-    ),
-    counter("ringway_retries_total", "", "Attempts repeated elsewhere, paid from the retry budget"),
-    counter("ringway_moves_total", "", "Attempts repeated elsewhere for free: nothing had been sent"),
-    counter("ringway_hedges_total", "", "Second attempts started beside a first that waited"),
-    counter("ringway_hedges_won_total", "", "Requests that a second attempt answered"),
-    counter("ringway_attempts_detached_total", "", "Attempts given up and listened to for their late answer"),
-    counter("ringway_probes_total", "", "Probes sent to endpoints"),
-    counter("ringway_suspicions_total", "worker", "Suspicions that a worker's traffic raised"),
-    counter("ringway_verdicts_total", "worker", "Clusters, backends and endpoints that a worker found down"),
-    counter(
-        "ringway_ejections_total",
-        "worker",
-        "Endpoints that a worker ejected; each worker decides for itself",
-    ),
-    counter("ringway_restorations_total", "worker", "Endpoints that a worker uses again after an ejection"),
-    counter("ringway_drill_faults_total", "", "Attempts that a drill gave a fault to"),
-    counter("ringway_limit_hits_total", "limit", "Bounds that were reached, by the bound's name"),
-    gauge("ringway_buffer_bytes", "", "Memory that connection buffers hold now"),
-    counter(
-        "ringway_access_log_lines_lost_total",
-        "",
-        "Access-log lines dropped because the writer was behind",
-    ),
-    counter("ringway_panics_total", "worker", "Connection tasks that panicked: our bugs"),
-    counter("ringway_worker_restarts_total", "worker", "Restarts of a worker after a panic"),
-    gauge(
-        "ringway_ring_flags_refused",
-        "worker",
-        "1 when the kernel refused the io_uring flags that were asked for",
-    ),
-    gauge("ringway_table_generation", "worker", "The table that a worker runs"),
-    counter("ringway_table_updates_total", "worker", "Table updates applied"),
-    counter("ringway_table_apply_seconds_total", "worker", "Time spent applying table updates"),
-    counter(
-        "ringway_cluster_responses_total",
-        "cluster, class",
-        "Responses from a member cluster by status class, every attempt",
-    ),
-    counter(
-        "ringway_cluster_failures_total",
-        "cluster",
-        "Attempts on a member cluster that ended without a response",
-    ),
-    gauge("ringway_cluster_in_flight", "cluster", "Attempts in flight on a member cluster now"),
-    histogram(
-        "ringway_cluster_response_seconds",
-        "cluster",
-        "From an attempt's first byte sent to its response head",
-    ),
-    gauge(
-        "ringway_cluster_endpoints",
-        "cluster, condition",
-        "Endpoints in use by condition (ready, terminating)",
-    ),
-    gauge(
-        "ringway_cluster_drained",
-        "cluster",
-        "1 while an operator keeps requests away from a member cluster",
-    ),
-    counter(
-        "ringway_route_responses_total",
-        "route, class",
-        "Responses to clients by route and status class",
-    ),
-    counter(
-        "ringway_backend_responses_total",
-        "backend, cluster, class",
-        "Responses from a cluster's part of a backend, every attempt",
-    ),
-    counter(
-        "ringway_backend_failures_total",
-        "backend, cluster",
-        "Attempts on a cluster's part of a backend that ended without a response",
-    ),
-    gauge(
-        "ringway_controller_synced",
-        "",
-        "1 once everything that was there at the start has been broadcast",
-    ),
-    gauge("ringway_controller_generation", "", "The newest table that was broadcast"),
-    gauge("ringway_controller_objects", "kind", "Kubernetes objects known"),
-    gauge("ringway_controller_verdicts", "outcome", "Objects by what became of them"),
-    gauge("ringway_controller_routes", "", "Routes compiled"),
-    gauge("ringway_controller_backends", "", "Backends in use"),
-    histogram(
-        "ringway_propagation_seconds",
-        "",
-        "From an event (a changed file) to its application on the last worker",
-    ),
-    counter(
-        "ringway_updates_coalesced_total",
-        "",
-        "Updates merged into a later one because an inbox was full",
-    ),
-    counter(
-        "ringway_snapshots_total",
-        "",
-        "Whole tables sent: at the start, to restarted workers, to this API",
-    ),
-    counter("ringway_controller_restarts_total", "", "Restarts of the controller after a panic"),
-];
-
-const fn counter(name: &'static str, labels: &'static str, help: &'static str) -> Metric {
-    Metric { name, kind: Kind::Counter, labels, help }
-}
-
-const fn gauge(name: &'static str, labels: &'static str, help: &'static str) -> Metric {
-    Metric { name, kind: Kind::Gauge, labels, help }
-}
-
-const fn histogram(name: &'static str, labels: &'static str, help: &'static str) -> Metric {
-    Metric { name, kind: Kind::Histogram, labels, help }
-}
 
 /// What a [`Tally`] stood at, summed over workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use routing::time::MonoTime;
 use crate::net::conn::Conn;
 use crate::net::{self, Buf, Class, acquire};
 use crate::observe::stats::Limit;
+use crate::worker::drill::Fault;
 use crate::worker::{Deadline, Worker, clock, supervise};
 
 /// Sends a probe in a task of its own; its result goes to the table.
@@ -41,6 +42,9 @@ async fn ask(worker: &Rc<Worker>, probe: &Probe) -> ProbeResult {
     let begun = clock::now();
     let deadline = worker.deadline();
     let due = begun + probe.timeout;
+    if let Some(result) = drilled(worker, &deadline, probe, due).await {
+        return result;
+    }
     let answered = || ProbeResult::Answered { latency: clock::now().since(begun) };
     let mut conn = match within(worker, &deadline, due, net::listen::connect(probe.addr)).await {
         None => return ProbeResult::TimedOut,
@@ -55,6 +59,25 @@ async fn ask(worker: &Rc<Worker>, probe: &Probe) -> ProbeResult {
             ProbeKind::Http { .. } if !(200..400).contains(&status) => ProbeResult::BadStatus(status),
             ProbeKind::Connect | ProbeKind::Ping | ProbeKind::Http { .. } => answered(),
         },
+    }
+}
+
+/// What a drill makes of a probe: to the detector a drilled cluster looks as a broken one does.
+async fn drilled(
+    worker: &Rc<Worker>,
+    deadline: &Deadline,
+    probe: &Probe,
+    due: MonoTime,
+) -> Option<ProbeResult> {
+    let cluster = worker.table.borrow().endpoint(probe.endpoint)?.cluster;
+    match worker.drill_fault(cluster)? {
+        Fault::Refuse => Some(ProbeResult::Refused),
+        Fault::Blackhole => {
+            within(worker, deadline, due, std::future::pending::<()>()).await;
+            Some(ProbeResult::TimedOut)
+        }
+        // Its kernel accepts, and its health answers: it is requests that fail.
+        Fault::Latency(_) | Fault::Status(_) => None,
     }
 }
 

@@ -27,6 +27,8 @@ pub(in crate::admin) struct Sample {
     pub(in crate::admin) faults: u64,
     /// Verdicts against endpoints of any cluster.
     pub(in crate::admin) verdicts: u64,
+    /// Second attempts so far.
+    pub(in crate::admin) hedges: u64,
 }
 
 /// What is to be done.
@@ -186,7 +188,7 @@ impl Current {
             detection_ms: self.detected.map(|detected| detected.as_secs_f64() * 1e3),
             moved: ended.moves.saturating_sub(self.began.moves),
             retried: ended.retries.saturating_sub(self.began.retries),
-            hedged: None,
+            hedged: ended.hedges.saturating_sub(self.began.hedges),
             before: self.before,
             during: Figures::new(&during, ended.at.since(self.began.at)),
             after: Figures::new(&now.node.since(&ended.node), now.at.since(ended.at)),

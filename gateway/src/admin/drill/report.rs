@@ -74,8 +74,8 @@ pub struct Report {
     pub moved: u64,
     /// Attempts tried again elsewhere, paid from the budget. Of the whole node, during the drill.
     pub retried: u64,
-    /// Second attempts made before the first had failed; `None` = this node does not count any.
-    pub hedged: Option<u64>,
+    /// Second attempts made before the first had failed.
+    pub hedged: u64,
     /// The ten seconds before.
     pub before: Figures,
     /// While attempts got faults.
@@ -127,10 +127,10 @@ fn write_report(out: &mut String, report: &Report) -> std::fmt::Result {
         }
     }
     let detection = report.detection_ms.map_or("no verdict".to_owned(), |ms| format!("{ms:.0} ms"));
-    let hedged = report.hedged.map_or("-".to_owned(), |count| count.to_string());
     writeln!(out, "  attempts with the fault  {}", report.faults)?;
     writeln!(out, "  detection                {detection}")?;
-    writeln!(out, "  moved, retried, hedged   {}, {}, {hedged}", report.moved, report.retried)?;
+    let (moved, retried, hedged) = (report.moved, report.retried, report.hedged);
+    writeln!(out, "  moved, retried, hedged   {moved}, {retried}, {hedged}")?;
     writeln!(out, "\n           SECONDS  REQUESTS  FAILED       P50       P99     P99.9")?;
     for (name, figures) in [("before", report.before), ("during", *during), ("after", report.after)] {
         let Figures { seconds, requests, failed, latency } = figures;

@@ -59,7 +59,7 @@ mod tests {
             detection_ms: None,
             moved: 1,
             retried: 0,
-            hedged: None,
+            hedged: 0,
             before: Figures::default(),
             during: Figures::default(),
             after: Figures::default(),
