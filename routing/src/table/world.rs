@@ -13,6 +13,8 @@ pub(crate) struct ClusterEntry {
     pub(crate) spec: Arc<ClusterSpec>,
     /// By the spec, or by later operator evidence.
     pub(crate) drain: Drain,
+    /// By the spec, or by later operator evidence: it may take writes although it is a standby.
+    pub(crate) promoted: bool,
 }
 
 #[derive(Debug, Default)]
