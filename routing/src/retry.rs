@@ -208,7 +208,6 @@ pub struct Budget {
     reserve: u64,
     /// What of both hedges may use: half of what goes in. Millionths of a retry.
     hedges: u64,
-    reserve_max: u64,
     reserve_per_second: u64,
     at: MonoTime,
 }
@@ -227,12 +226,11 @@ impl Budget {
     #[must_use]
     pub fn new(workers: u16) -> Self {
         let reserve_per_second = RESERVE_PER_SECOND * RETRY / u64::from(workers.max(1));
-        let reserve_max = reserve_per_second.max(RESERVE_MIN * RETRY);
+        let reserve_max = reserve_max(reserve_per_second);
         Self {
             share: 0,
             reserve: reserve_max,
             hedges: (reserve_max / 2).max(RETRY),
-            reserve_max,
             reserve_per_second,
             at: MonoTime::ZERO,
         }
@@ -241,7 +239,7 @@ impl Budget {
     /// Grants nothing: for a backend that has left the table.
     #[must_use]
     pub fn empty() -> Self {
-        Self { share: 0, reserve: 0, hedges: 0, reserve_max: 0, reserve_per_second: 0, at: MonoTime::ZERO }
+        Self { share: 0, reserve: 0, hedges: 0, reserve_per_second: 0, at: MonoTime::ZERO }
     }
 
     /// One request has been started: its share goes in.
@@ -289,15 +287,20 @@ impl Budget {
         let passed = passed.min(MEMORY_NS * 10);
         let faded = u128::from(self.share) * u128::from(passed) / u128::from(MEMORY_NS);
         self.share = self.share.saturating_sub(u64::try_from(faded).unwrap_or(u64::MAX));
+        let reserve_max = reserve_max(self.reserve_per_second);
         let grown = self.reserve_per_second * (passed / 1_000) / 1_000_000;
-        self.reserve = (self.reserve + grown).min(self.reserve_max);
+        self.reserve = (self.reserve + grown).min(reserve_max);
         let faded = u128::from(self.hedges) * u128::from(passed) / u128::from(MEMORY_NS);
         let kept = self.hedges.saturating_sub(u64::try_from(faded).unwrap_or(u64::MAX));
         // Fading takes the share's half; the reserve's half grows back.
-        let least =
-            (self.hedges.min(self.reserve_max / 2) + grown / 2).min((self.reserve_max / 2).max(RETRY));
+        let least = (self.hedges.min(reserve_max / 2) + grown / 2).min((reserve_max / 2).max(RETRY));
         self.hedges = kept.max(least);
     }
+}
+
+/// One second's worth, or what one exchange needs. Nothing for a backend that left.
+fn reserve_max(reserve_per_second: u64) -> u64 {
+    if reserve_per_second == 0 { 0 } else { reserve_per_second.max(RESERVE_MIN * RETRY) }
 }
 
 #[cfg(test)]

@@ -299,11 +299,11 @@ fn explain_endpoints(
             (None, _) => Why::Lost("its cluster is not chosen".into()),
             (Some(_), Tier::Terminating) => Why::Lost("terminating".into()),
             (Some(_), Tier::Ready | Tier::Suspect | Tier::Ejected | Tier::Unreachable) => {
-                let state = slot.verdict.state();
+                let state = slot.state;
                 Why::Lost(if state == State::Healthy { slot.health.to_string() } else { state.to_string() })
             }
         };
-        let state = slot.verdict.state();
+        let state = slot.state;
         EndpointCandidate { addr: slot.addr, health: slot.health, state, in_flight: slot.in_flight, why }
     });
     let [ready, terminating, suspect, ejected, unreachable] = group.counts;

@@ -12,13 +12,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::detector::{self, Detector, Verdict};
+use super::detector::Detector;
 use super::{EndpointKey, HealthEvent};
 use crate::balance::{hash, sticky};
 use crate::chunks::{ChainIndex, Chunks};
 use crate::failover::{Counts, TIERS, Tier, Tried};
-use crate::health::board::{Board, Subject};
+use crate::health::board::{Board, Subject, Word};
 use crate::health::endpoint::{Health, Outcome};
+use crate::health::state::State;
 use crate::id::{BackendId, ClusterId, EndpointId, NodeId, ZoneId};
 use crate::model::{BackendLimits, BackendSpec, Condition, EndpointSpec, HashRing, OutlierPolicy, StatSlot};
 use crate::retry::Budget;
@@ -50,8 +51,6 @@ pub(crate) enum Life {
 pub(crate) struct Slot {
     pub(crate) addr: SocketAddr,
     pub(crate) health: Health,
-    /// The detector's.
-    pub(crate) verdict: Verdict,
     pub(crate) affinity: u64,
     pub(crate) turn: u32,
     pub(crate) id: EndpointId,
@@ -64,6 +63,10 @@ pub(crate) struct Slot {
     pub(crate) zone: ZoneId,
     pub(crate) condition: Condition,
     pub(crate) life: Life,
+    /// What the detector says.
+    pub(crate) state: State,
+    /// What the detector knows besides; 0 = nothing.
+    pub(crate) pulse: u32,
 }
 
 impl Default for Slot {
@@ -71,7 +74,6 @@ impl Default for Slot {
         Self {
             addr: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
             health: Health::default(),
-            verdict: Verdict::default(),
             affinity: 0,
             turn: 0,
             id: EndpointId(0),
@@ -83,6 +85,8 @@ impl Default for Slot {
             zone: ZoneId(0),
             condition: Condition::Ready,
             life: Life::Free,
+            state: State::Healthy,
+            pulse: 0,
         }
     }
 }
@@ -94,7 +98,7 @@ impl Slot {
             (false, Condition::Ready) => Tier::Ready,
             (false, Condition::Terminating) => Tier::Terminating,
         };
-        tier.max(Tier::of(self.verdict.state()))
+        tier.max(Tier::of(self.state))
     }
 }
 
@@ -107,8 +111,9 @@ pub(crate) struct Group {
     pub(crate) members: Vec<u32>,
     /// How many members are in each of [`TIERS`].
     pub(crate) counts: Counts,
-    /// The detector's.
-    pub(crate) verdict: Verdict,
+    /// The detector's verdict on them together, and whether it is only this worker's.
+    pub(crate) word: Word,
+    pub(crate) local: bool,
     /// The detector's evidence plus one; 0 = not used yet.
     pub(crate) part: u32,
     /// Where round robin stands.
@@ -181,7 +186,6 @@ impl Group {
 #[derive(Debug, Default)]
 pub(crate) struct BackendEntry {
     /// `None` while no spec of it is in the table: it serves nothing.
-    pub(crate) limits: Option<BackendLimits>,
     pub(crate) spec: Option<Arc<BackendSpec>>,
     /// Nothing of it was usable, and too little is yet.
     pub(crate) outage: bool,
@@ -193,6 +197,11 @@ pub(crate) struct BackendEntry {
 }
 
 impl BackendEntry {
+    /// What one worker may send to it at once.
+    pub(crate) fn limits(&self) -> BackendLimits {
+        self.spec.as_ref().map(|spec| spec.limits).unwrap_or_default()
+    }
+
     pub(crate) fn group(&self, cluster: ClusterId) -> Option<&Group> {
         let place = self.groups.binary_search_by_key(&cluster, |group| group.cluster).ok()?;
         Some(&self.groups[place])
@@ -207,9 +216,9 @@ impl BackendEntry {
         let place = match self.groups.binary_search_by_key(&cluster, |group| group.cluster) {
             Ok(place) => place,
             Err(place) => {
-                let name = self.spec.as_ref().map_or("", |spec| &spec.name);
-                let verdict = Verdict::new(detector::tag(name.as_bytes(), cluster.0.into()));
-                self.groups.insert(place, Group { cluster, stat, verdict, ..Group::default() });
+                // Clusters of a backend are few, and backends many.
+                self.groups.reserve_exact(1);
+                self.groups.insert(place, Group { cluster, stat, ..Group::default() });
                 place
             }
         };
@@ -296,7 +305,6 @@ impl Live {
         self.slots[index as usize] = Slot {
             addr: spec.addr,
             health: Health::default(),
-            verdict: Verdict::new(detector::endpoint_tag(affinity, spec.backend)),
             affinity,
             turn,
             id,
@@ -308,6 +316,8 @@ impl Live {
             zone: spec.zone,
             condition: spec.condition,
             life: Life::Live,
+            state: State::Healthy,
+            pulse: 0,
         };
         self.by_id.grow_to_hold(id.index());
         self.by_id[id.index()] = index + 1;
@@ -316,7 +326,7 @@ impl Live {
         let backend = &mut self.backends[spec.backend.index()];
         let is_new = backend.group(spec.cluster).is_none();
         backend.group_or_new(spec.cluster, stat).add(&mut self.slots, index);
-        self.detector.add_endpoint(index, self.key(index), spec.cluster);
+        self.detector.add_endpoint(self.key(index), spec.cluster);
         self.plan_check(index, now);
         if is_new {
             self.copy(Subject::Backend(spec.backend, spec.cluster), now);
@@ -328,12 +338,13 @@ impl Live {
     /// Takes an endpoint out of every choice. Its slot stays until its last attempt ends.
     pub(crate) fn remove_endpoint(&mut self, id: EndpointId) -> Option<EndpointKey> {
         let index = self.slot_of(id)?;
+        let state = self.slots[index as usize].state;
         self.by_id[id.index()] = 0;
         let key = self.key(index);
         let slot = &mut self.slots[index as usize];
         slot.life = Life::Leaving;
         let (backend, cluster, in_flight) = (slot.backend, slot.cluster, slot.in_flight);
-        self.detector.remove_endpoint(index, Subject::Endpoint(id), slot.verdict, cluster);
+        self.detector.remove_endpoint(slot.pulse, Subject::Endpoint(id), state, cluster);
         self.by_affinity.remove(affinity_hash(backend, slot.affinity), index);
         let entry = &mut self.backends[backend.index()];
         // Its attempts no longer count for the backend: the id may belong to another one when they end.
@@ -361,6 +372,7 @@ impl Live {
     fn free_slot(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
         slot.life = Life::Free;
+        self.detector.free_pulse(std::mem::take(&mut slot.pulse));
         // Keys of the endpoint that was here name nothing from now on.
         slot.turn = slot.turn.wrapping_add(1);
         slot.position = self.free;
@@ -398,7 +410,6 @@ impl Live {
     ) -> &mut BackendEntry {
         self.backends.grow_to_hold(id.index());
         let entry = &mut self.backends[id.index()];
-        entry.limits = spec.map(|spec| spec.limits);
         let old = std::mem::replace(&mut entry.spec, spec.map(Arc::clone));
         let is_same = |spec: &BackendSpec| old.as_ref().is_some_and(|old| old.name == spec.name);
         if let Some(spec) = spec.filter(|spec| !is_same(spec)) {
@@ -406,7 +417,7 @@ impl Live {
             for nth in 0..self.backends[id.index()].groups.len() {
                 self.forget_group(id, nth);
                 let group = &mut self.backends[id.index()].groups[nth];
-                group.verdict = Verdict::new(detector::tag(spec.name.as_bytes(), group.cluster.0.into()));
+                (group.word, group.local) = (Word::default(), false);
             }
         }
         if spec.is_some_and(|spec| spec.detection.check.is_some()) {
@@ -424,7 +435,7 @@ impl Live {
     fn forget_if_gone(&mut self, id: BackendId) {
         let entry = &self.backends[id.index()];
         let empty = |group: &Group| group.members.is_empty() && group.ring.is_none();
-        if entry.limits.is_some() || !entry.groups.iter().all(empty) {
+        if entry.spec.is_some() || !entry.groups.iter().all(empty) {
             return;
         }
         for nth in 0..self.backends[id.index()].groups.len() {
@@ -436,11 +447,11 @@ impl Live {
     /// What the detector knows of a backend in a cluster is no longer about it.
     fn forget_group(&mut self, id: BackendId, nth: usize) {
         let group = &mut self.backends[id.index()].groups[nth];
-        let (cluster, verdict) = (group.cluster, group.verdict);
+        let (cluster, word) = (group.cluster, group.word);
         if let Some(part) = std::mem::take(&mut group.part).checked_sub(1) {
             self.detector.free_part(part);
         }
-        self.detector.forget(Subject::Backend(id, cluster), verdict);
+        self.detector.forget(Subject::Backend(id, cluster), word.state());
     }
 
     /// Sets or removes a ring; the one that it replaces comes back.

@@ -12,11 +12,11 @@ use super::{NoEndpoint, OverloadBound, Pick};
 use crate::balance::weighted::Reservoir;
 use crate::balance::{hash, p2c, sticky};
 use crate::failover::{self, Offer, Panic, Rank, Spilled, Tier, Tried, Weights};
+use crate::health::board::Word;
 use crate::health::state::State;
 use crate::id::{BackendId, ClusterId};
 use crate::model::{Balance, ClusterShare, HashKey, Policy, WeightedBackend, WriteFence};
 use crate::subject::Subject;
-use crate::table::detector::Verdict;
 use crate::time::MonoTime;
 
 /// Endpoints that a choice looks at when the balancer's first choice is full or was tried.
@@ -213,7 +213,7 @@ impl Live {
     // ------------------------------------------------------------ which cluster
 
     pub(crate) fn backend(&self, backend: BackendId) -> Option<&BackendEntry> {
-        self.backends.get(backend.index()).filter(|entry| entry.limits.is_some())
+        self.backends.get(backend.index()).filter(|entry| entry.spec.is_some())
     }
 
     /// What one cluster of the plan has to offer.
@@ -231,19 +231,20 @@ impl Live {
 
     /// Where the verdicts on a cluster and on a backend there put all its endpoints, for this request.
     fn verdict_tier(&self, ask: &Ask<'_>, backend: BackendId, group: &Group) -> Tier {
-        let cluster = self.detector.cluster(group.cluster).map(|entry| entry.verdict).unwrap_or_default();
-        let tier = |verdict: Verdict| match verdict.state() {
-            State::Ramp if !self.is_ramped(ask, backend, verdict) => Tier::Suspect,
+        let cluster =
+            self.detector.cluster(group.cluster).map(|entry| entry.verdict.word).unwrap_or_default();
+        let tier = |word: Word| match word.state() {
+            State::Ramp if !self.is_ramped(ask, backend, word) => Tier::Suspect,
             state => Tier::of(state),
         };
-        tier(cluster).max(tier(group.verdict))
+        tier(cluster).max(tier(group.word))
     }
 
     /// Has the share of something that ramps up grown so far that this request is in it?
-    pub(super) fn is_ramped(&self, ask: &Ask<'_>, backend: BackendId, verdict: Verdict) -> bool {
+    pub(super) fn is_ramped(&self, ask: &Ask<'_>, backend: BackendId, word: Word) -> bool {
         let spec = self.backends.get(backend.index()).and_then(|entry| entry.spec.as_ref());
         let ramp = spec.map(|spec| spec.detection.failback.ramp).unwrap_or_default();
-        let grown = ask.now.since(verdict.word.since()).as_nanos() << 32;
+        let grown = ask.now.since(word.since()).as_nanos() << 32;
         grown >= ramp.as_nanos() * u128::from(ask.coins.0)
     }
 
@@ -302,7 +303,7 @@ impl Live {
         rng: &mut SmallRng,
     ) -> Result<(u32, Tier), NoEndpoint> {
         let entry = self.backend(backend).ok_or(NoEndpoint::NoUsableEndpoint)?;
-        let limits = entry.limits.unwrap_or_default();
+        let limits = entry.limits();
         if limits.backend_in_flight_max != 0 && entry.in_flight >= limits.backend_in_flight_max {
             return Err(NoEndpoint::Overloaded { bound: OverloadBound::BackendInFlight });
         }
@@ -403,7 +404,7 @@ impl Live {
             let best = self.best_rank(ask, backend, scope)?;
             let in_scope = scope == Scope::All || scope == Scope::Only(cluster);
             let own = self.best_rank(ask, backend, Scope::Only(cluster));
-            let limits = self.backend(backend)?.limits.unwrap_or_default();
+            let limits = self.backend(backend)?.limits();
             let in_flight_all = self.backends[backend.index()].in_flight;
             let full = limits.endpoint_in_flight_max != 0 && in_flight >= limits.endpoint_in_flight_max
                 || limits.backend_in_flight_max != 0 && in_flight_all >= limits.backend_in_flight_max;
@@ -499,8 +500,8 @@ impl Choice<'_> {
 
     /// Does this endpoint ramp up, and is the request not in its share yet?
     fn is_held(&self, live: &Live, index: u32) -> bool {
-        let verdict = live.slots[index as usize].verdict;
-        verdict.state() == State::Ramp && !live.is_ramped(self.ask, self.backend, verdict)
+        let slot = &live.slots[index as usize];
+        slot.state == State::Ramp && !live.is_ramped(self.ask, self.backend, live.pulse_word(slot))
     }
 
     /// The first endpoint of this tier at or after the key's place on the ring that is neither full nor tried.

@@ -105,10 +105,10 @@ impl Live {
     fn doubt_stalled(&mut self, pick: &Pick, now: MonoTime) {
         let Some(slot) = self.slot(pick.endpoint).filter(|slot| slot.life == Life::Live) else { return };
         let subject = Subject::Endpoint(slot.id);
-        let pulse = &self.detector.pulses[pick.endpoint.slot as usize];
+        let pulse = self.pulse(pick.endpoint.slot);
         // An endpoint that has answered others meanwhile lives.
         if now.since(pulse.heard) >= self.endpoint_threshold(pick.endpoint.slot).suspicious {
-            let since = self.detector.pulses[pick.endpoint.slot as usize].links.since;
+            let since = self.pulse(pick.endpoint.slot).links.since;
             self.inquire(subject, since, now);
         }
     }
@@ -122,7 +122,7 @@ impl Live {
                 return false;
             }
             let verdict = self.detector.cluster(share.cluster).map(|entry| entry.verdict.state());
-            let tier = Tier::of(verdict.unwrap_or_default()).max(Tier::of(group.verdict.state()));
+            let tier = Tier::of(verdict.unwrap_or_default()).max(Tier::of(group.word.state()));
             let good: u32 = group.counts[..=Tier::Terminating as usize].iter().sum();
             if tier > Tier::Terminating {
                 return false;

@@ -45,7 +45,7 @@ impl Live {
         let entry = &self.slots[slot as usize];
         let Some(check) = self.spec_of(entry).and_then(|spec| spec.detection.check.as_ref()) else { return };
         if entry.id.0 % u32::from(self.detector.workers) != u32::from(self.detector.worker)
-            || self.detector.pulses[slot as usize].is_checked
+            || self.pulse(slot).is_checked
         {
             return;
         }
@@ -53,7 +53,7 @@ impl Live {
         // Evenly over the interval by the endpoint's number, wherever a batch of them begins.
         let share = crate::balance::hash::finish(u64::from(entry.id.0)) >> 48;
         let first = interval.mul_f64(f64::from(u32::try_from(share).unwrap_or_default()) / 65_536.0);
-        self.detector.pulses[slot as usize].is_checked = true;
+        self.use_pulse(slot).is_checked = true;
         let key = self.key(slot);
         self.detector.checks.due.push(Reverse((now + first, key)));
     }
@@ -68,7 +68,7 @@ impl Live {
             let Some(slot) = self.slot(key).filter(|slot| slot.life == Life::Live) else { continue };
             let (subject, spec) = (Subject::Endpoint(slot.id), self.spec_of(slot));
             let Some(check) = spec.and_then(|spec| spec.detection.check.clone()) else {
-                self.detector.pulses[key.slot as usize].is_checked = false;
+                self.use_pulse(key.slot).is_checked = false;
                 continue;
             };
             let ask = ask_of(&check.probe);
@@ -98,7 +98,7 @@ impl Live {
                 false
             }
         };
-        let pulse = &mut self.detector.pulses[probe.endpoint.slot as usize];
+        let pulse = self.use_pulse(probe.endpoint.slot);
         if is_good {
             pulse.check_failed = 0;
             return;

@@ -22,6 +22,8 @@ const REFUSED_WINDOW: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy)]
 pub(super) struct Site {
     pub(super) slot: u32,
+    /// In the detector; 0 = not used yet.
+    pulse: u32,
     pub(super) cluster: ClusterId,
     pub(super) part: Option<u32>,
     pub(super) is_live: bool,
@@ -37,6 +39,7 @@ impl Live {
         let group = entry.and_then(|entry| entry.group(slot.cluster)).filter(|_| slot.life == Life::Live);
         Some(Site {
             slot: key.slot,
+            pulse: slot.pulse,
             cluster: slot.cluster,
             is_live: slot.life == Life::Live,
             part: group.and_then(|group| group.part.checked_sub(1)),
@@ -49,11 +52,15 @@ impl Live {
         if site.part.is_none() && site.is_live {
             site.part = self.use_part(site.slot);
         }
+        if site.pulse == 0 {
+            self.use_pulse(site.slot);
+            site.pulse = self.slots[site.slot as usize].pulse;
+        }
         let detector = &mut self.detector;
-        let pulse = &mut detector.pulses[site.slot as usize];
+        let pulse = &mut detector.pulses[site.pulse as usize];
         pulse.outstanding += 1;
         if pulse.outstanding == 1 && site.is_live {
-            detector.quiet_endpoints.touch(&mut detector.pulses, site.slot, now);
+            detector.quiet_endpoints.touch(&mut detector.pulses, site.pulse, now);
         }
         if let Some(at) = site.part {
             let part = &mut detector.parts[at as usize];
@@ -91,8 +98,10 @@ impl Live {
     /// A sign of life.
     fn heard(&mut self, site: Site, now: MonoTime) {
         let detector = &mut self.detector;
-        let pulse = &mut detector.pulses[site.slot as usize];
-        pulse.heard = now;
+        let pulse = &mut detector.pulses[site.pulse as usize];
+        if site.pulse != 0 {
+            pulse.heard = now;
+        }
         if pulse.outstanding > 0 && pulse.links.is_listed() {
             let gap = now.since(pulse.links.since).as_micros();
             let gap = u32::try_from(gap).unwrap_or(u32::MAX).max(1);
@@ -101,7 +110,7 @@ impl Live {
             pulse.gaps = pulse.gaps.saturating_add(1);
         }
         if pulse.outstanding > 0 && site.is_live {
-            detector.quiet_endpoints.touch(&mut detector.pulses, site.slot, now);
+            detector.quiet_endpoints.touch(&mut detector.pulses, site.pulse, now);
         }
         if let Some(at) = site.part {
             let flow = &mut detector.parts[at as usize].flow;
@@ -130,7 +139,7 @@ impl Live {
     fn subjects(&self, site: Site) -> [Option<Subject>; 3] {
         let slot = &self.slots[site.slot as usize];
         let is_live = slot.life == Life::Live;
-        let endpoint = (is_live && !slot.verdict.word.is_healthy()).then_some(Subject::Endpoint(slot.id));
+        let endpoint = (is_live && slot.state != State::Healthy).then_some(Subject::Endpoint(slot.id));
         if self.detector.wide == 0 {
             return [endpoint, None, None];
         }
@@ -234,31 +243,28 @@ impl Live {
         let ratio = self
             .spec_of(&self.slots[site.slot as usize])
             .map_or(Detection::default().errors, |spec| spec.detection.errors);
-        let detector = &mut self.detector;
         let window_ms = u32::try_from(now.0 / 1_000_000 & u64::from(u32::MAX)).unwrap_or_default();
-        let pulse = &mut detector.pulses[site.slot as usize];
+        let pulse = self.use_pulse(site.slot);
         if u128::from(window_ms.wrapping_sub(pulse.window_ms)) >= ratio.window.as_millis() {
             (pulse.window_ms, pulse.failed, pulse.good) = (window_ms, 0, 0);
         }
-        let part = &mut detector.parts[at as usize];
         if is_good {
             pulse.good = pulse.good.saturating_add(1);
+            let part = &mut self.detector.parts[at as usize];
             part.errors.good(now, &ratio);
             part.hedges.answered(now);
             return;
         }
         let first = if pulse.failed == 0 { First::Yes } else { First::No };
         pulse.failed = pulse.failed.saturating_add(1);
+        let (good, failed) = (u32::from(pulse.good), u32::from(pulse.failed));
+        let own = crate::health::evidence::Tally { good, failed, endpoints: 1 };
+        let part = &mut self.detector.parts[at as usize];
         part.errors.failed(first, now, &ratio);
-        if let Some(entry) = detector.clusters.get_mut(site.cluster.index()) {
+        let tally = part.errors.tally();
+        if let Some(entry) = self.detector.clusters.get_mut(site.cluster.index()) {
             entry.errors += 1;
         }
-        let own = crate::health::evidence::Tally {
-            good: u32::from(detector.pulses[site.slot as usize].good),
-            failed: u32::from(detector.pulses[site.slot as usize].failed),
-            endpoints: 1,
-        };
-        let tally = detector.parts[at as usize].errors.tally();
         let slot = &self.slots[site.slot as usize];
         let (endpoint, backend) = (Subject::Endpoint(slot.id), Subject::Backend(slot.backend, slot.cluster));
         // Endpoints that are out already had their chance to fail.
@@ -294,7 +300,7 @@ impl Live {
 
     /// The attempt has ended, whatever is known of it: nothing of it may be left in the counts.
     pub(crate) fn settle(&mut self, key: EndpointKey, in_flight: u32) {
-        let outstanding = self.detector.pulses[key.slot as usize].outstanding;
+        let outstanding = self.pulse(key.slot).outstanding;
         if outstanding <= in_flight {
             return;
         }
@@ -316,10 +322,10 @@ pub(super) enum Throttle {
 
 impl Detector {
     fn ended(&mut self, site: Site, sent: Option<MonoTime>, now: MonoTime) {
-        let pulse = &mut self.pulses[site.slot as usize];
+        let pulse = &mut self.pulses[site.pulse as usize];
         pulse.outstanding = pulse.outstanding.saturating_sub(1);
         if pulse.outstanding == 0 {
-            self.quiet_endpoints.remove(&mut self.pulses, site.slot);
+            self.quiet_endpoints.remove(&mut self.pulses, site.pulse);
         }
         if let Some(at) = site.part {
             let waiting = &mut self.parts[at as usize].flow.waiting;
@@ -419,7 +425,7 @@ impl Live {
             }
             Subject::Endpoint(id) => {
                 let Some(slot) = self.slot_of(id) else { return Evidence::default() };
-                let pulse = &self.detector.pulses[slot as usize];
+                let pulse = self.pulse(slot);
                 let waits = pulse.outstanding > 0;
                 let silence =
                     if waits { self.detector.lags.awake(pulse.links.since, now) } else { Duration::ZERO };

@@ -117,7 +117,7 @@ impl Live {
             return;
         }
         let subject = Subject::Endpoint(entry.id);
-        match entry.verdict.state() {
+        match entry.state {
             State::Healthy | State::Ramp | State::Probation => self.inquire(subject, now, now),
             State::Suspect | State::Down(_) => {}
         }
@@ -311,7 +311,7 @@ impl Live {
             let Some(reason) = asked.failed() else { continue };
             let Some(slot) = self.slot(asked.key).filter(|slot| slot.life == Life::Live) else { continue };
             let endpoint = Subject::Endpoint(slot.id);
-            let waits = self.detector.pulses[asked.key.slot as usize].outstanding > 0;
+            let waits = self.pulse(asked.key.slot).outstanding > 0;
             if endpoint == subject || !waits || self.heard_since(endpoint, silent_since, now) {
                 continue;
             }
@@ -328,10 +328,7 @@ impl Live {
                 .detector
                 .part_of(&self.backends, backend, cluster)
                 .is_some_and(|at| self.detector.parts[at as usize].flow.last_rx > since),
-            Subject::Endpoint(id) => self.slot_of(id).is_some_and(|slot| {
-                let pulse = &self.detector.pulses[slot as usize];
-                pulse.heard > since
-            }),
+            Subject::Endpoint(id) => self.slot_of(id).is_some_and(|slot| self.pulse(slot).heard > since),
         }
     }
 
@@ -354,7 +351,7 @@ impl Live {
             }
             Subject::Endpoint(id) => match self.slot_of(id) {
                 Some(slot) => {
-                    let waits = self.detector.pulses[slot as usize].outstanding;
+                    let waits = self.pulse(slot).outstanding;
                     (waits, Some(self.endpoint_threshold(slot)))
                 }
                 None => (0, None),

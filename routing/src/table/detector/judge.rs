@@ -274,22 +274,22 @@ impl Live {
     fn judge_endpoints(&mut self, now: MonoTime) {
         let mut next = self.detector.quiet_endpoints.first();
         for _ in 0..LOOKS_MAX {
-            let Some(slot) = next else { return };
-            let since = self.detector.pulses[slot as usize].links.since;
+            let Some(at) = next else { return };
+            let since = self.detector.pulses[at as usize].links.since;
             if now.since(since) < SILENCE_FLOOR {
                 return;
             }
-            next = self.detector.quiet_endpoints.after(&self.detector.pulses, slot);
+            next = self.detector.quiet_endpoints.after(&self.detector.pulses, at);
             if now.since(since) > FORGOTTEN {
-                self.detector.quiet_endpoints.remove(&mut self.detector.pulses, slot);
+                self.detector.quiet_endpoints.remove(&mut self.detector.pulses, at);
             } else {
-                self.judge_endpoint(slot, since, now);
+                self.judge_endpoint(self.detector.pulses[at as usize].slot, since, now);
             }
         }
     }
 
     fn judge_endpoint(&mut self, slot: u32, since: MonoTime, now: MonoTime) {
-        if self.detector.pulses[slot as usize].outstanding < OUTSTANDING_MIN {
+        if self.pulse(slot).outstanding < OUTSTANDING_MIN {
             return;
         }
         let threshold = self.endpoint_threshold(slot);
@@ -318,7 +318,7 @@ impl Live {
         let flow = part.map(|at| &self.detector.parts[at as usize].flow);
         let median = flow.and_then(|flow| flow.median());
         let floor = median.map_or(SILENCE_CAP, |median| SILENCE_FLOOR.max(median * 2));
-        let pulse = &self.detector.pulses[slot as usize];
+        let pulse = self.pulse(slot);
         let gap = Duration::from_micros(u64::from(pulse.gap_us)) * GAPS_SUSPECT;
         let known = pulse.gaps >= GAPS_MIN;
         let suspicious = floor.max(if known { gap } else { SILENCE_CAP });

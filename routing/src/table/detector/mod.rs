@@ -43,8 +43,11 @@ use crate::id::{BackendId, ClusterId};
 use crate::model::{BackendSpec, ClusterSpec, Failback};
 use crate::time::MonoTime;
 
-/// Pairs of backend and cluster whose evidence has room before the first request: one chunk.
-const PARTS_READY: usize = 1;
+/// Pairs of backend and cluster whose evidence gets room at once: the first before the first request.
+const PARTS_CHUNK: usize = 16;
+
+/// Endpoints whose evidence has room before their first request. Beyond it room is made for 256 at a time.
+const PULSES_READY: usize = 1024;
 
 /// How often a line on the board is written at most.
 const LINE_INTERVAL: Duration = Duration::from_micros(250);
@@ -129,10 +132,16 @@ impl Linked for Part {
     }
 }
 
-/// What is known about one endpoint beyond its slot.
+/// What is known about one endpoint beyond its slot. Exists once the endpoint has been used, is checked, or has a
+/// verdict; the first stands for all that have none.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse {
     links: Links,
+    /// The verdict; its tag is made of the slot.
+    word: Word,
+    local: bool,
+    /// Whose it is. While it is nobody's: the next free one, 0 = none.
+    slot: u32,
     /// The latest sign of life.
     heard: MonoTime,
     /// Mean gap between two signs of life while something waits, in microseconds; 0 = not known.
@@ -170,9 +179,10 @@ pub(crate) struct Detector {
     /// Changes on the board that have been copied.
     seen: u64,
     pub(crate) clusters: Vec<ClusterEvidence>,
-    pub(crate) parts: Chunks<Part>,
+    pub(crate) parts: Chunks<Part, PARTS_CHUNK>,
     free_part: u32,
     pub(crate) pulses: Chunks<Pulse>,
+    free_pulse: u32,
     quiet_endpoints: QuietList,
     quiet_parts: QuietList,
     lags: Lags,
@@ -189,6 +199,8 @@ pub(crate) struct Detector {
     pub(crate) wide: u32,
     /// Endpoints, parts and clusters in ramp.
     pub(crate) ramps: u32,
+    /// Endpoints in the table.
+    endpoints: usize,
     /// What waits for single real requests.
     pub(crate) probation: Vec<Subject>,
     /// Single requests of this worker.
@@ -208,6 +220,7 @@ impl Detector {
             parts: Chunks::default(),
             free_part: 0,
             pulses: Chunks::default(),
+            free_pulse: 0,
             quiet_endpoints: QuietList::default(),
             quiet_parts: QuietList::default(),
             lags: Lags::default(),
@@ -220,6 +233,7 @@ impl Detector {
             overflows: 0,
             wide: 0,
             ramps: 0,
+            endpoints: 0,
             probation: Vec::with_capacity(keep::KEEPS_MAX),
             pace: Pace::default(),
             ticked: MonoTime::ZERO,
@@ -249,7 +263,7 @@ impl Detector {
                 region,
                 ..ClusterEvidence::default()
             };
-            self.forget(Subject::Cluster(id), old);
+            self.forget(Subject::Cluster(id), old.state());
         }
     }
 
@@ -258,17 +272,27 @@ impl Detector {
     }
 
     /// An endpoint's slot was given out.
-    pub(crate) fn add_endpoint(&mut self, slot: u32, key: EndpointKey, cluster: ClusterId) {
-        self.pulses.grow_to_hold(slot as usize);
-        self.quiet_endpoints.remove(&mut self.pulses, slot);
-        self.pulses[slot as usize] = Pulse::default();
+    pub(crate) fn add_endpoint(&mut self, key: EndpointKey, cluster: ClusterId) {
+        self.endpoints += 1;
+        // Room before the first request needs it: one chunk at a time, up to a bound.
+        if self.pulses.len() <= self.endpoints.min(PULSES_READY) {
+            let from = self.pulses.len();
+            self.pulses.fill_chunk();
+            for at in (from.max(1)..self.pulses.len()).rev() {
+                let at = u32::try_from(at).expect("endpoints are fewer than 2^32");
+                self.pulses[at as usize].slot = self.free_pulse;
+                self.free_pulse = at;
+            }
+        }
         if self.clusters.len() <= cluster.index() {
             self.clusters.resize_with(cluster.index() + 1, ClusterEvidence::default);
         }
         if self.parts.len() == 0 {
-            // Room for the first pairs before the first request needs it.
-            self.parts.grow_to_hold(PARTS_READY - 1);
-            self.free_part = 1;
+            self.parts.fill_chunk();
+            for at in (0..PARTS_CHUNK).rev() {
+                self.parts[at].next_free = self.free_part;
+                self.free_part = u32::try_from(at + 1).expect("one chunk");
+            }
         }
         let entry = &mut self.clusters[cluster.index()];
         entry.endpoints += 1;
@@ -276,28 +300,45 @@ impl Detector {
     }
 
     /// An endpoint left every choice.
-    pub(crate) fn remove_endpoint(
-        &mut self,
-        slot: u32,
-        subject: Subject,
-        verdict: Verdict,
-        cluster: ClusterId,
-    ) {
-        self.quiet_endpoints.remove(&mut self.pulses, slot);
+    pub(crate) fn remove_endpoint(&mut self, pulse: u32, subject: Subject, state: State, cluster: ClusterId) {
+        self.endpoints -= 1;
+        self.quiet_endpoints.remove(&mut self.pulses, pulse);
         if let Some(entry) = self.clusters.get_mut(cluster.index()) {
             entry.endpoints = entry.endpoints.saturating_sub(1);
         }
-        self.forget(subject, verdict);
+        self.forget(subject, state);
     }
 
     /// Nothing more is done about it: it left the table, or is another by now.
-    pub(crate) fn forget(&mut self, subject: Subject, verdict: Verdict) {
-        if verdict.word.is_healthy() && self.inquiries.is_empty() {
+    pub(crate) fn forget(&mut self, subject: Subject, state: State) {
+        if state == State::Healthy && self.inquiries.is_empty() {
             return;
         }
-        self.count(subject, verdict.state(), State::Healthy);
+        self.count(subject, state, State::Healthy);
         self.inquiries.retain(|inquiry| inquiry.subject != subject);
         self.keeps.retain(|keep| keep.subject != subject);
+    }
+
+    fn take_pulse(&mut self, slot: u32) -> u32 {
+        let at = if self.free_pulse == 0 {
+            self.pulses.grow_to_hold(0);
+            u32::try_from(self.pulses.push(Pulse::default())).expect("endpoints are fewer than 2^32")
+        } else {
+            let at = self.free_pulse;
+            self.free_pulse = self.pulses[at as usize].slot;
+            at
+        };
+        self.pulses[at as usize] = Pulse { slot, ..Pulse::default() };
+        at
+    }
+
+    /// A slot is free: so is what was known about its endpoint.
+    pub(crate) fn free_pulse(&mut self, at: u32) {
+        if at != 0 {
+            self.quiet_endpoints.remove(&mut self.pulses, at);
+            self.pulses[at as usize] = Pulse { slot: self.free_pulse, ..Pulse::default() };
+            self.free_pulse = at;
+        }
     }
 
     /// Evidence of a pair that is used for the first time.
@@ -377,12 +418,30 @@ impl Live {
         self.sync(now);
     }
 
+    /// What is known about an endpoint; nothing at all while it has not been used.
+    pub(crate) fn pulse(&self, slot: u32) -> &Pulse {
+        &self.detector.pulses[self.slots[slot as usize].pulse as usize]
+    }
+
+    pub(crate) fn pulse_word(&self, slot: &Slot) -> Word {
+        self.detector.pulses[slot.pulse as usize].word
+    }
+
+    /// The same, to be written.
+    pub(crate) fn use_pulse(&mut self, slot: u32) -> &mut Pulse {
+        let entry = &mut self.slots[slot as usize];
+        if entry.pulse == 0 {
+            entry.pulse = self.detector.take_pulse(slot);
+        }
+        &mut self.detector.pulses[entry.pulse as usize]
+    }
+
     /// Does any of a slot's three verdicts say that nothing answers there, or what else is wrong?
     pub(crate) fn worst(&self, slot: &Slot) -> [State; 3] {
         let cluster = self.detector.cluster(slot.cluster).map(|entry| entry.verdict.state());
         let group = self.backends.get(slot.backend.index()).and_then(|entry| entry.group(slot.cluster));
-        let part = group.map(|group| group.verdict.state());
-        [cluster.unwrap_or_default(), part.unwrap_or_default(), slot.verdict.state()]
+        let part = group.map(|group| group.word.state());
+        [cluster.unwrap_or_default(), part.unwrap_or_default(), slot.state]
     }
 }
 

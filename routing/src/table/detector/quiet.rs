@@ -42,7 +42,12 @@ impl QuietList {
     }
 
     /// Moves a member to the end; adds it when it is none.
-    pub(crate) fn touch<T: Linked + Default>(&mut self, items: &mut Chunks<T>, at: u32, now: MonoTime) {
+    pub(crate) fn touch<T: Linked + Default, const N: usize>(
+        &mut self,
+        items: &mut Chunks<T, N>,
+        at: u32,
+        now: MonoTime,
+    ) {
         if self.tail != at + 1 {
             self.remove(items, at);
             let tail = self.tail;
@@ -57,7 +62,7 @@ impl QuietList {
     }
 
     /// Takes a member out; nothing when it is none.
-    pub(crate) fn remove<T: Linked + Default>(&mut self, items: &mut Chunks<T>, at: u32) {
+    pub(crate) fn remove<T: Linked + Default, const N: usize>(&mut self, items: &mut Chunks<T, N>, at: u32) {
         let links = *items[at as usize].links();
         if !links.listed {
             return;
@@ -79,7 +84,11 @@ impl QuietList {
     }
 
     /// The member that is next after `at`.
-    pub(crate) fn after<T: Linked + Default>(&self, items: &Chunks<T>, at: u32) -> Option<u32> {
+    pub(crate) fn after<T: Linked + Default, const N: usize>(
+        &self,
+        items: &Chunks<T, N>,
+        at: u32,
+    ) -> Option<u32> {
         items[at as usize].links().next.checked_sub(1)
     }
 }
@@ -107,7 +116,7 @@ mod tests {
 
     #[test]
     fn members_stand_in_the_order_of_their_last_sign_of_life() {
-        let (mut list, mut items) = (QuietList::default(), Chunks::default());
+        let (mut list, mut items) = (QuietList::default(), Chunks::<Item>::default());
         items.grow_to_hold(9);
         for (now, at) in (1..).zip([3, 5, 7, 3, 7, 7, 0, 5]) {
             list.touch(&mut items, at, MonoTime(now));

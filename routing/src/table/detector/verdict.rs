@@ -17,14 +17,31 @@ impl Live {
         match subject {
             Subject::Cluster(cluster) => Some(self.detector.cluster(cluster)?.verdict),
             Subject::Backend(backend, cluster) => {
-                Some(self.backends.get(backend.index())?.group(cluster)?.verdict)
+                let entry = self.backends.get(backend.index())?;
+                let group = entry.group(cluster)?;
+                let name = entry.spec.as_ref().map_or("", |spec| &spec.name);
+                let tag = super::tag(name.as_bytes(), cluster.0.into());
+                Some(Verdict { word: group.word, tag, local: group.local })
             }
-            Subject::Endpoint(id) => Some(self.slots[self.slot_of(id)? as usize].verdict),
+            Subject::Endpoint(id) => {
+                let slot = &self.slots[self.slot_of(id)? as usize];
+                let pulse = &self.detector.pulses[slot.pulse as usize];
+                let tag = super::endpoint_tag(slot.affinity, slot.backend);
+                Some(Verdict { word: pulse.word, tag, local: pulse.local })
+            }
         }
     }
 
     pub(crate) fn state(&self, subject: Subject) -> State {
-        self.verdict(subject).map(|verdict| verdict.state()).unwrap_or_default()
+        match subject {
+            Subject::Cluster(cluster) => self.detector.cluster(cluster).map(|entry| entry.verdict.state()),
+            Subject::Backend(backend, cluster) => {
+                let group = self.backends.get(backend.index()).and_then(|entry| entry.group(cluster));
+                group.map(|group| group.word.state())
+            }
+            Subject::Endpoint(id) => self.slot_of(id).map(|slot| self.slots[slot as usize].state),
+        }
+        .unwrap_or_default()
     }
 
     pub(super) fn scope_of(&self, subject: Subject) -> Option<Scope> {
@@ -126,7 +143,13 @@ impl Live {
         let place = Place { subject, tag: verdict.tag };
         // Another subject's word says nothing about this one.
         let word = self.detector.board.read(place).unwrap_or_default();
-        if word == verdict.word {
+        let is_unused = match subject {
+            Subject::Endpoint(id) => {
+                self.slot_of(id).is_some_and(|slot| self.slots[slot as usize].pulse == 0)
+            }
+            Subject::Cluster(_) | Subject::Backend(..) => false,
+        };
+        if word == verdict.word || is_unused && word.is_healthy() {
             return;
         }
         if word.state() == verdict.state() {
@@ -183,12 +206,14 @@ impl Live {
             Subject::Backend(backend, cluster) => {
                 let entry = self.backends.get_mut(backend.index());
                 if let Some(group) = entry.and_then(|entry| entry.group_mut(cluster)) {
-                    group.verdict = verdict;
+                    (group.word, group.local) = (verdict.word, verdict.local);
                 }
             }
             Subject::Endpoint(id) => {
                 if let Some(slot) = self.slot_of(id) {
-                    self.update(slot, |slot| slot.verdict = verdict);
+                    let pulse = self.use_pulse(slot);
+                    (pulse.word, pulse.local) = (verdict.word, verdict.local);
+                    self.update(slot, |slot| slot.state = verdict.state());
                 }
             }
         }
@@ -205,7 +230,7 @@ impl Live {
             }
             Subject::Endpoint(id) => {
                 if let Some(slot) = self.slot_of(id) {
-                    let pulse = &mut self.detector.pulses[slot as usize];
+                    let pulse = self.use_pulse(slot);
                     (pulse.failed, pulse.good, pulse.check_failed) = (0, 0, 0);
                 }
             }
