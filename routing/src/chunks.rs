@@ -6,23 +6,23 @@
 
 use std::ops::{Index, IndexMut};
 
-/// Elements of one chunk: for 96-byte slots 24 KiB, small beside a worker's buffers and large beside malloc's cost.
-const CHUNK: usize = 256;
+/// Elements of one chunk, unless its owner says otherwise: for 96-byte slots 24 KiB, small beside a worker's buffers and large beside malloc's cost.
+const CHUNK_LEN: usize = 256;
 
 /// A vector in chunks: elements stay where they are, growth allocates one chunk.
 #[derive(Debug)]
-pub(crate) struct Chunks<T> {
+pub(crate) struct Chunks<T, const CHUNK: usize = CHUNK_LEN> {
     chunks: Vec<Box<[T]>>,
     len: usize,
 }
 
-impl<T> Default for Chunks<T> {
+impl<T, const CHUNK: usize> Default for Chunks<T, CHUNK> {
     fn default() -> Self {
         Self { chunks: Vec::new(), len: 0 }
     }
 }
 
-impl<T: Default> Chunks<T> {
+impl<T: Default, const CHUNK: usize> Chunks<T, CHUNK> {
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -43,6 +43,12 @@ impl<T: Default> Chunks<T> {
         self.len = self.len.max(index + 1);
     }
 
+    /// Makes every index of the last chunk valid, or of one chunk more when it is full.
+    pub(crate) fn fill_chunk(&mut self) {
+        self.grow_to_hold(self.len);
+        self.len = self.chunks.len() * CHUNK;
+    }
+
     pub(crate) fn push(&mut self, value: T) -> usize {
         let index = self.len;
         self.grow_to_hold(index);
@@ -55,7 +61,7 @@ impl<T: Default> Chunks<T> {
     }
 }
 
-impl<T: Default> Index<usize> for Chunks<T> {
+impl<T: Default, const CHUNK: usize> Index<usize> for Chunks<T, CHUNK> {
     type Output = T;
 
     fn index(&self, index: usize) -> &T {
@@ -63,7 +69,7 @@ impl<T: Default> Index<usize> for Chunks<T> {
     }
 }
 
-impl<T: Default> IndexMut<usize> for Chunks<T> {
+impl<T: Default, const CHUNK: usize> IndexMut<usize> for Chunks<T, CHUNK> {
     fn index_mut(&mut self, index: usize) -> &mut T {
         &mut self.chunks[index / CHUNK][index % CHUNK]
     }
@@ -207,7 +213,7 @@ mod tests {
 
     #[test]
     fn elements_keep_their_place_while_the_vector_grows() {
-        let mut chunks = Chunks::default();
+        let mut chunks: Chunks<u32> = Chunks::default();
         chunks.push(7u32);
         let place = std::ptr::from_ref(&chunks[0]);
         for value in 0..10_000 {

@@ -206,7 +206,8 @@ pub struct Budget {
     share: u64,
     /// Millionths of a retry.
     reserve: u64,
-    reserve_max: u64,
+    /// What of both hedges may use: half of what goes in. Millionths of a retry.
+    hedges: u64,
     reserve_per_second: u64,
     at: MonoTime,
 }
@@ -225,20 +226,38 @@ impl Budget {
     #[must_use]
     pub fn new(workers: u16) -> Self {
         let reserve_per_second = RESERVE_PER_SECOND * RETRY / u64::from(workers.max(1));
-        let reserve_max = reserve_per_second.max(RESERVE_MIN * RETRY);
-        Self { share: 0, reserve: reserve_max, reserve_max, reserve_per_second, at: MonoTime::ZERO }
+        let reserve_max = reserve_max(reserve_per_second);
+        Self {
+            share: 0,
+            reserve: reserve_max,
+            hedges: (reserve_max / 2).max(RETRY),
+            reserve_per_second,
+            at: MonoTime::ZERO,
+        }
     }
 
     /// Grants nothing: for a backend that has left the table.
     #[must_use]
     pub fn empty() -> Self {
-        Self { share: 0, reserve: 0, reserve_max: 0, reserve_per_second: 0, at: MonoTime::ZERO }
+        Self { share: 0, reserve: 0, hedges: 0, reserve_per_second: 0, at: MonoTime::ZERO }
     }
 
     /// One request has been started: its share goes in.
     pub fn deposit(&mut self, percent: u8, now: MonoTime) {
         self.advance(now);
-        self.share = self.share.saturating_add(u64::from(percent) * (RETRY / 100));
+        let deposit = u64::from(percent) * (RETRY / 100);
+        self.share = self.share.saturating_add(deposit);
+        self.hedges = self.hedges.saturating_add(deposit / 2);
+    }
+
+    /// Takes one hedge out: it costs what a retry costs, and all hedges together get at most half.
+    pub fn spend_hedge(&mut self, now: MonoTime) -> Spend {
+        self.advance(now);
+        if self.hedges < RETRY || self.spend(now) == Spend::Refused {
+            return Spend::Refused;
+        }
+        self.hedges -= RETRY;
+        Spend::Paid
     }
 
     /// Takes one retry out.
@@ -268,9 +287,20 @@ impl Budget {
         let passed = passed.min(MEMORY_NS * 10);
         let faded = u128::from(self.share) * u128::from(passed) / u128::from(MEMORY_NS);
         self.share = self.share.saturating_sub(u64::try_from(faded).unwrap_or(u64::MAX));
+        let reserve_max = reserve_max(self.reserve_per_second);
         let grown = self.reserve_per_second * (passed / 1_000) / 1_000_000;
-        self.reserve = (self.reserve + grown).min(self.reserve_max);
+        self.reserve = (self.reserve + grown).min(reserve_max);
+        let faded = u128::from(self.hedges) * u128::from(passed) / u128::from(MEMORY_NS);
+        let kept = self.hedges.saturating_sub(u64::try_from(faded).unwrap_or(u64::MAX));
+        // Fading takes the share's half; the reserve's half grows back.
+        let least = (self.hedges.min(reserve_max / 2) + grown / 2).min((reserve_max / 2).max(RETRY));
+        self.hedges = kept.max(least);
     }
+}
+
+/// One second's worth, or what one exchange needs. Nothing for a backend that left.
+fn reserve_max(reserve_per_second: u64) -> u64 {
+    if reserve_per_second == 0 { 0 } else { reserve_per_second.max(RESERVE_MIN * RETRY) }
 }
 
 #[cfg(test)]
@@ -366,6 +396,37 @@ mod tests {
         assert!((1_900..=2_100).contains(&budget.left()), "{}", budget.left());
         budget.deposit(0, now + Duration::from_secs(2));
         assert_eq!(budget.left(), 2, "only the reserve of a quarter node is left");
+    }
+
+    #[test]
+    fn hedges_get_half_and_leave_the_rest_to_retries() {
+        let mut budget = Budget::new(1);
+        let mut now = MonoTime::ZERO;
+        for _ in 0..2_000 {
+            now = now + Duration::from_micros(500);
+            budget.deposit(20, now);
+        }
+        let before = budget.left();
+        let mut hedges = 0;
+        while budget.spend_hedge(now) == Spend::Paid {
+            hedges += 1;
+        }
+        assert!(hedges * 2 <= before && hedges * 2 >= before * 8 / 10, "{hedges} of {before}");
+        assert_eq!(budget.left(), before - hedges);
+        assert_eq!(budget.spend(now), Spend::Paid);
+    }
+
+    #[test]
+    fn hedges_in_a_long_storm_stay_below_half_of_the_share() {
+        let mut budget = Budget::new(1);
+        let (mut now, mut hedges) = (MonoTime::ZERO, 0u64);
+        for _ in 0..60_000 {
+            now = now + Duration::from_micros(500);
+            budget.deposit(20, now);
+            hedges += u64::from(budget.spend_hedge(now) == Spend::Paid);
+        }
+        assert!(hedges * 100 <= 60_000 * 10 + 100 * (5 * 30 + 10), "{hedges}");
+        assert!(hedges * 100 >= 60_000 * 9, "{hedges}");
     }
 
     #[test]

@@ -584,7 +584,7 @@ fn explain_names_the_rule_the_shares_and_why_the_others_lost() {
     for part in [
         "rule Ingress default/web rules[0]",
         "backend default/b0:80 weight 1 (100.0 %): chosen",
-        "cluster alpha priority 0 weight 1 (100.0 %), 3 ready, 0 terminating, 1 ejected: chosen",
+        "cluster alpha priority 0 weight 1 (100.0 %), 3 ready, 0 terminating, 1 out: chosen",
         "10.0.0.2:8080 ejected, 1 times in a row, 0 in flight: lost",
         "cluster beta priority 1 weight 1 (0.0 %), 4 ready, 0 terminating, 0 ejected: lost: ready, weight",
     ] {

@@ -33,9 +33,9 @@ pub struct BoardLimits {
     pub workers: u16,
     /// Clusters with a shared verdict and evidence lines: 128 bytes per worker and cluster. Default 64.
     pub clusters: u16,
-    /// Words for (backend, cluster) pairs, by hash: 24 bytes each. Default 8,192.
+    /// Words for (backend, cluster) pairs, by hash: 32 bytes each. Default 8,192.
     pub backends: u32,
-    /// Words for endpoints, by hash: 24 bytes each. Default 32,768.
+    /// Words for endpoints, by hash: 32 bytes each. Default 32,768.
     pub endpoints: u32,
 }
 
@@ -100,6 +100,9 @@ struct Words {
 struct Desk {
     keeper: AtomicU64,
     trial: AtomicU64,
+    /// On probation: when the first of the good answers in a row was asked for, or when the latest bad one came.
+    /// Healthy: when it recovered. In nanoseconds.
+    streak: AtomicU64,
 }
 
 impl Words {
@@ -331,6 +334,16 @@ impl Board {
         let pack = |(next, good): (MonoTime, u8)| (next.0 >> TIME_SHIFT & TIME_MASK) << 20 | u64::from(good);
         let Some((_, desk)) = self.find(subject) else { return true };
         desk.trial.compare_exchange(pack(old), pack(new), Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    pub(crate) fn streak(&self, subject: Subject) -> MonoTime {
+        self.find(subject).map_or(MonoTime::ZERO, |(_, desk)| MonoTime(desk.streak.load(Ordering::Acquire)))
+    }
+
+    pub(crate) fn set_streak(&self, subject: Subject, at: MonoTime) {
+        if let Some((_, desk)) = self.find(subject) {
+            desk.streak.store(at.0, Ordering::Release);
+        }
     }
 }
 

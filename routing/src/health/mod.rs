@@ -8,4 +8,6 @@
 pub mod action;
 pub mod board;
 pub mod endpoint;
+pub(crate) mod evidence;
+pub(crate) mod histogram;
 pub mod state;

@@ -116,7 +116,12 @@ impl State {
             (Self::Down(was), Signal::Doubt | Signal::Answer | Signal::Trusted | Signal::Ramped) => {
                 Self::Down(was)
             }
-            (Self::Probation, Signal::Proof(reason)) => Self::Down(reason),
+            // Failures and slow answers of single requests are what probation is for: they only end a streak.
+            (Self::Probation, Signal::Proof(Reason::Errors | Reason::Slow)) => Self::Probation,
+            (
+                Self::Probation,
+                Signal::Proof(reason @ (Reason::Refused | Reason::Silent | Reason::Hang | Reason::Check)),
+            ) => Self::Down(reason),
             (Self::Probation, Signal::Trusted) => Self::Ramp,
             (Self::Probation, Signal::Doubt | Signal::Answer | Signal::Returned | Signal::Ramped) => {
                 Self::Probation
@@ -230,6 +235,15 @@ mod tests {
             for (signal, expected) in signals.into_iter().zip(row) {
                 assert_eq!(state.next(signal), expected, "{state} {signal:?}");
             }
+        }
+    }
+
+    #[test]
+    fn probation_bears_failures_and_slowness_and_nothing_worse() {
+        for reason in Reason::ALL {
+            let stays = matches!(reason, Reason::Errors | Reason::Slow);
+            let expected = if stays { P } else { State::Down(reason) };
+            assert_eq!(P.next(Signal::Proof(reason)), expected, "{reason}");
         }
     }
 

@@ -9,9 +9,11 @@ use super::live::Life;
 use super::world::{ClusterEntry, stat};
 use super::{EndpointKey, Table};
 use crate::delta::{Change, HealthDelta, TableDelta, Update};
+use crate::health::board::Subject;
 use crate::id::{BackendId, BindId, ClusterId, EndpointId, Generation, ListenerId};
 use crate::model::{BackendSpec, ClusterSpec, HashRing, HostKey, HostRules, ListenerSpec, Protocol};
 use crate::retry::Budget;
+use crate::time::MonoTime;
 
 /// What an update changed outside the table: for the worker to act on.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -71,18 +73,18 @@ impl Retired {
 }
 
 impl Table {
-    pub(super) fn apply_update(&mut self, update: &Update) -> Result<Applied, OutOfStep> {
+    pub(super) fn apply_update(&mut self, update: &Update, now: MonoTime) -> Result<Applied, OutOfStep> {
         match &update.change {
             Change::Table(delta) => {
                 if update.base_generation != self.generation {
                     return Err(OutOfStep { have: self.generation, base: update.base_generation });
                 }
                 self.generation = update.generation;
-                Ok(self.apply_delta(delta))
+                Ok(self.apply_delta(delta, now))
             }
             Change::Snapshot(delta) => {
                 self.generation = update.generation;
-                Ok(self.apply_snapshot(delta))
+                Ok(self.apply_snapshot(delta, now))
             }
             Change::Health(delta) => {
                 // Evidence is absolute: it counts whatever table we run. Only in step does the number follow.
@@ -95,13 +97,13 @@ impl Table {
         }
     }
 
-    fn apply_delta(&mut self, delta: &TableDelta) -> Applied {
+    fn apply_delta(&mut self, delta: &TableDelta, now: MonoTime) -> Applied {
         let mut applied = Applied::default();
         for (id, spec) in &delta.clusters {
-            self.set_cluster(*id, spec.as_ref());
+            self.set_cluster(*id, spec.as_ref(), now);
         }
         for (id, spec) in &delta.backends {
-            self.set_backend(*id, spec.as_ref());
+            self.set_backend(*id, spec.as_ref(), now);
         }
         for (id, spec) in &delta.endpoints {
             let live = self.live.get_mut();
@@ -109,7 +111,7 @@ impl Table {
                 None => live.remove_endpoint(*id),
                 Some(spec) => {
                     let name = self.world.cluster_name(spec.cluster);
-                    live.set_endpoint(*id, spec, name, self.world.stat(spec.backend, spec.cluster))
+                    live.set_endpoint(*id, spec, name, self.world.stat(spec.backend, spec.cluster), now)
                 }
             };
             applied.removed.extend(removed);
@@ -126,21 +128,27 @@ impl Table {
         applied
     }
 
-    fn set_cluster(&mut self, id: ClusterId, spec: Option<&Arc<ClusterSpec>>) {
+    fn set_cluster(&mut self, id: ClusterId, spec: Option<&Arc<ClusterSpec>>, now: MonoTime) {
         if self.world.clusters.len() <= id.index() {
             self.world.clusters.resize_with(id.index() + 1, || None);
         }
-        self.world.clusters[id.index()] =
-            spec.map(|spec| ClusterEntry { spec: Arc::clone(spec), drain_percent: spec.drain_percent });
+        self.world.clusters[id.index()] = spec.map(|spec| ClusterEntry {
+            spec: Arc::clone(spec),
+            drain_percent: spec.drain_percent,
+            promoted: spec.promoted,
+        });
         self.world.note_drains();
+        let live = self.live.get_mut();
+        live.detector.set_cluster(id, spec.map(|spec| &**spec));
+        live.copy(Subject::Cluster(id), now);
     }
 
-    fn set_backend(&mut self, id: BackendId, spec: Option<&Arc<BackendSpec>>) {
+    fn set_backend(&mut self, id: BackendId, spec: Option<&Arc<BackendSpec>>, now: MonoTime) {
         if self.world.backends.len() <= id.index() {
             self.world.backends.resize_with(id.index() + 1, || None);
         }
         let old = std::mem::replace(&mut self.world.backends[id.index()], spec.map(Arc::clone));
-        let entry = self.live.get_mut().set_backend(id, spec.map(|spec| spec.limits));
+        let entry = self.live.get_mut().set_backend(id, spec, now);
         let Some(spec) = spec else { return };
         // Another Service under a used id starts with a budget of its own.
         if entry.budget.is_none() || old.is_some_and(|old| old.name != spec.name) {
@@ -191,10 +199,15 @@ impl Table {
             }
         }
         self.world.note_drains();
+        for (id, promoted) in &delta.promoted {
+            if let Some(Some(entry)) = self.world.clusters.get_mut(id.index()) {
+                entry.promoted = *promoted;
+            }
+        }
     }
 
     /// The whole world at once: what it does not list goes, what it lists and is here already stays as it is.
-    fn apply_snapshot(&mut self, snapshot: &TableDelta) -> Applied {
+    fn apply_snapshot(&mut self, snapshot: &TableDelta, now: MonoTime) -> Applied {
         let mut whole = self.removals(snapshot);
         whole.clusters.extend_from_slice(&snapshot.clusters);
         whole.backends.extend_from_slice(&snapshot.backends);
@@ -202,7 +215,7 @@ impl Table {
         whole.rings.extend_from_slice(&snapshot.rings);
         whole.listeners.extend_from_slice(&snapshot.listeners);
         whole.hosts.extend_from_slice(&snapshot.hosts);
-        self.apply_delta(&whole)
+        self.apply_delta(&whole, now)
     }
 
     /// Removes everything that is here and not in `snapshot`. Used once per snapshot: it looks at everything.

@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
-use super::{EndpointKey, Pick, Table};
+use super::{EndpointKey, HealthEvent, Pick, Table};
 use crate::failover::Tried;
 use crate::health::action::{Action, Advice, ProbeResult, ProbeToken};
 use crate::id::BackendId;
-use crate::model::{OutlierPolicy, Policy};
+use crate::model::{HedgeMode, OutlierPolicy, Policy};
 use crate::retry::Spend;
 use crate::time::MonoTime;
 
@@ -20,30 +20,34 @@ impl Table {
     ///
     /// It waits until the one [`Table::on_outcome`] that every `on_sent` is followed by.
     pub fn on_sent(&self, pick: &Pick, now: MonoTime) {
-        let _ = (pick, now);
+        self.live.borrow_mut().on_sent(pick.endpoint, now);
     }
 
     /// A byte came from this endpoint: of any connection, also of an attempt that was given up and only listened
     /// to. A connect that was accepted counts, too.
     pub fn on_bytes(&self, endpoint: EndpointKey, now: MonoTime) {
-        let _ = (endpoint, now);
+        self.live.borrow_mut().on_bytes(endpoint, now);
     }
 
     /// A connect to this endpoint took this long: what a probe of its cluster may take is measured by it.
     pub fn on_connected(&self, endpoint: EndpointKey, took: Duration, now: MonoTime) {
-        let _ = took;
-        self.on_bytes(endpoint, now);
+        self.live.borrow_mut().on_connected(endpoint, took, now);
     }
 
     /// The connection broke after the response had begun: a failure of the endpoint, of an attempt whose outcome
     /// has been reported.
-    pub fn on_cut(&self, endpoint: EndpointKey, now: MonoTime, policy: &OutlierPolicy) {
-        let _ = (endpoint, now, policy);
+    pub fn on_cut(
+        &self,
+        endpoint: EndpointKey,
+        now: MonoTime,
+        policy: &OutlierPolicy,
+    ) -> Option<HealthEvent> {
+        self.live.borrow_mut().on_cut(endpoint, now, policy)
     }
 
     /// A second attempt was started because of this one ([`Advice::Hedge`], [`Advice::Leave`]).
     pub fn on_hedge(&self, pick: &Pick, now: MonoTime) {
-        let _ = (pick, now);
+        self.live.borrow_mut().on_hedge(pick.endpoint, now);
     }
 
     /// Evaluates silence, slowness, errors and what is on its way back. To be called at [`Table::next_tick`].
@@ -52,45 +56,53 @@ impl Table {
     /// from every silence that it falls into. Up to 1 ms it does not count. After a standstill, call this before
     /// reporting the bytes that waited.
     pub fn tick(&self, now: MonoTime, lag: Duration) {
-        let _ = lag;
-        self.live.borrow_mut().restore_due(now);
+        self.live.borrow_mut().tick(now, lag);
     }
 
     /// When [`Table::tick`] is due; `None` while nothing waits for an answer, nothing is suspected, nothing is on its
     /// way back and no check is scheduled. May come earlier after any other call: ask again after each batch.
     #[must_use]
     pub fn next_tick(&self) -> Option<MonoTime> {
-        self.next_return()
+        self.live.borrow().next_tick()
     }
 
     /// What the detector wants done next. To be drained after `tick`, `on_outcome`, `on_probe`, `look` and `advise`;
     /// one `bool` test while there is nothing.
     #[must_use]
     pub fn next_action(&self) -> Option<Action> {
-        None
+        self.live.borrow_mut().detector.actions.next()
     }
 
     /// Actions that could not be queued. Wakes and rings are never lost: they are merged.
     #[must_use]
     pub fn actions_lost(&self) -> u64 {
-        0
+        self.live.borrow().detector.actions.lost
     }
 
     /// Verdicts that are not shared because the board has no room for them (`BoardLimits`).
     #[must_use]
     pub fn verdicts_local(&self) -> u64 {
-        0
+        self.live.borrow().detector.verdicts_local
+    }
+
+    /// Probes, suspicions and verdicts that were given up because too many were under way: 256 probes in flight, 64
+    /// suspicions, 1,024 verdicts.
+    #[must_use]
+    pub fn detector_overflows(&self) -> u64 {
+        self.live.borrow().detector.overflows
     }
 
     /// The result of a probe; exactly one for each. Late ones and those of an endpoint that left are ignored.
     pub fn on_probe(&self, token: ProbeToken, result: ProbeResult, now: MonoTime) {
-        let _ = (token, result, now);
+        let mut live = self.live.borrow_mut();
+        live.sync(now);
+        live.on_probe(token, result, now);
     }
 
     /// Copies what other workers changed on the board; yields a wake for each verdict that concerns attempts in flight.
     /// To be called when a peer rang. `pick` and `tick` do the same.
     pub fn look(&self, now: MonoTime) {
-        let _ = now;
+        self.live.borrow_mut().sync(now);
     }
 
     /// Should an attempt in flight go on waiting?
@@ -106,18 +118,19 @@ impl Table {
         policy: &Policy,
         tried: &Tried,
     ) -> Advice {
-        let _ = (pick, sent_at, now, policy, tried);
-        Advice::Stay { again: None }
+        self.live.borrow_mut().advise(&self.world, pick, sent_at, now, policy, tried.len())
     }
 
     /// Takes one hedge from the backend's budget, of which hedges may use half.
     #[must_use]
     pub fn may_hedge(&self, backend: BackendId, policy: &Policy, now: MonoTime) -> bool {
-        let _ = policy;
+        if policy.hedge == HedgeMode::Disabled {
+            return false;
+        }
         let mut live = self.live.borrow_mut();
         let entry = live.backends.get_mut(backend.index());
         match entry.and_then(|entry| entry.budget.as_mut()) {
-            Some(budget) => budget.spend(now) == Spend::Paid,
+            Some(budget) => budget.spend_hedge(now) == Spend::Paid,
             None => false,
         }
     }

@@ -13,6 +13,7 @@ use super::world::DrainLot;
 use super::{NoRoute, RuleRef, Table};
 use crate::failover::{self, Rank, TIERS, Tier, Tried};
 use crate::health::endpoint::Health;
+use crate::health::state::State;
 use crate::id::{BackendId, ClusterId, Generation};
 use crate::matcher::{self, Mismatch};
 use crate::model::{ClusterShare, Target, WeightedBackend};
@@ -94,8 +95,10 @@ pub struct ClusterCandidate {
     pub priority: u8,
     /// Its weight in the plan.
     pub weight: Option<u32>,
-    /// Ready, terminating and ejected endpoints.
+    /// Ready, terminating and other endpoints: suspected, ejected or unreachable.
     pub counts: [u32; 3],
+    /// What the detector says of the cluster, and of the backend there.
+    pub states: (State, State),
     /// Where it stands; `None` without an endpoint. Lower is better.
     pub rank: Option<Rank>,
     /// Probability within its backend, 0 to 1.
@@ -115,6 +118,8 @@ pub struct EndpointCandidate {
     pub addr: SocketAddr,
     /// What its attempts say.
     pub health: Health,
+    /// What the detector says.
+    pub state: State,
     /// Its load, the balancer's score: attempts in flight from this worker.
     pub in_flight: u32,
     /// Does it take part?
@@ -142,7 +147,8 @@ impl Table {
         let mut live = self.live.borrow_mut();
         live.restore_due(now);
         let tried = Tried::new();
-        let ask = Ask::new(&self.world, rule.policy(), subject, &tried, DrainLot::HIGHEST);
+        live.sync(now);
+        let ask = Ask::new(&self.world, rule.policy(), subject, &tried, DrainLot::HIGHEST, now);
         let pin = failover::pin(rule.policy(), subject);
         let strict = match pin {
             Some(pin) if pin.strict => Scope::Only(pin.cluster),
@@ -232,21 +238,30 @@ impl Table {
         let judge = |share: &ClusterShare| {
             let offer = live.offer(ask, backend, share)?;
             let rank = failover::rank(&offer, ask.weights)?;
-            Some((rank, failover::weight(&offer, rank, ask.weights)))
+            let endpoints = offer.members().map_or(0, |tier| offer.counts[tier as usize]);
+            Some((rank, failover::weight(&offer.share, endpoints, ask.weights)))
         };
         let in_scope = |share: &ClusterShare| scope == Scope::All || scope == Scope::Only(share.cluster);
         let wins = |share: &ClusterShare| match judge(share) {
-            Some((rank, weight)) if in_scope(share) && Some(rank) == best => Some(weight),
+            Some((rank, weight)) if in_scope(share) && !ask.is_fenced(share) && Some(rank) == best => {
+                Some(weight)
+            }
             Some(_) | None => None,
         };
         let total: u64 = ask.policy.clusters.iter().filter_map(wins).sum();
         let candidates = ask.policy.clusters.iter().map(|share| {
             let judged = judge(share);
+            let states = live.states(backend, share.cluster);
             let why = match (wins(share), judged) {
                 (Some(_), _) => Why::Chosen,
                 (None, None) => Why::Lost("no endpoint".into()),
                 (None, Some(_)) if !in_scope(share) => Why::Lost("pinned elsewhere".into()),
-                (None, Some((rank, _))) => Why::Lost(format!("{rank}: another cluster ranks higher")),
+                (None, Some(_)) if ask.is_fenced(share) => {
+                    Why::Lost("a standby that is not promoted: writes do not follow".into())
+                }
+                (None, Some((rank, _))) => {
+                    Why::Lost(format!("{}{rank}: another cluster ranks higher", verdicts(states)))
+                }
             };
             let tier = judged.filter(|_| why == Why::Chosen).map(|(rank, _)| rank.tier);
             let (counts, endpoints) = explain_endpoints(live, backend, share, tier);
@@ -256,6 +271,7 @@ impl Table {
                 priority: share.priority,
                 weight: share.weight,
                 counts,
+                states,
                 rank: judged.map(|(rank, _)| rank),
                 probability: wins(share).map_or(0.0, |weight| part(weight, total)),
                 why,
@@ -281,15 +297,29 @@ fn explain_endpoints(
         let slot = &live.slots[slot as usize];
         let why = match (chosen, tier) {
             (Some(chosen), tier) if chosen == tier => Why::Chosen,
-            (None, Tier::Ready | Tier::Terminating | Tier::Ejected) => {
-                Why::Lost("its cluster is not chosen".into())
-            }
+            (None, _) => Why::Lost("its cluster is not chosen".into()),
             (Some(_), Tier::Terminating) => Why::Lost("terminating".into()),
-            (Some(_), Tier::Ready | Tier::Ejected) => Why::Lost(slot.health.to_string()),
+            (Some(_), Tier::Ready | Tier::Suspect | Tier::Ejected | Tier::Unreachable) => {
+                let state = slot.state;
+                Why::Lost(if state == State::Healthy { slot.health.to_string() } else { state.to_string() })
+            }
         };
-        EndpointCandidate { addr: slot.addr, health: slot.health, in_flight: slot.in_flight, why }
+        let state = slot.state;
+        EndpointCandidate { addr: slot.addr, health: slot.health, state, in_flight: slot.in_flight, why }
     });
-    (group.counts, endpoints.collect())
+    let [ready, terminating, suspect, ejected, unreachable] = group.counts;
+    ([ready, terminating, suspect + ejected + unreachable], endpoints.collect())
+}
+
+/// The verdicts that are not "healthy", for a reason.
+fn verdicts((cluster, backend): (State, State)) -> String {
+    let mut text = String::new();
+    for (of, state) in [("cluster", cluster), ("backend", backend)] {
+        if state != State::Healthy {
+            text.push_str(&format!("{of} {state}, "));
+        }
+    }
+    text
 }
 
 /// Has an earlier rule won?
@@ -377,12 +407,16 @@ impl fmt::Display for ClusterCandidate {
         }
         writeln!(
             f,
-            " ({percent:.1} %), {ready} ready, {terminating} terminating, {ejected} ejected: {}",
+            " ({percent:.1} %), {ready} ready, {terminating} terminating, {ejected} out: {}",
             self.why
         )?;
         for endpoint in &self.endpoints {
-            let EndpointCandidate { addr, health, in_flight, why } = endpoint;
-            writeln!(f, "    {addr} {health}, {in_flight} in flight: {why}")?;
+            let EndpointCandidate { addr, health, state, in_flight, why } = endpoint;
+            write!(f, "    {addr} {health}")?;
+            if *state != State::Healthy {
+                write!(f, ", {state}")?;
+            }
+            writeln!(f, ", {in_flight} in flight: {why}")?;
         }
         if self.endpoints_left_out > 0 {
             writeln!(f, "    … and {} more endpoints", self.endpoints_left_out)?;

@@ -1,7 +1,8 @@
 //! A worker's mutable half of the table: endpoints in slots, grouped by (backend, cluster), with their health,
 //! load and budgets.
 //!
-//! Every group keeps its members sorted by [`Tier`]: ready ones in front, then terminating ones, then ejected ones.
+//! Every group keeps its members sorted by [`Tier`]: ready ones in front, then terminating, suspected, ejected and
+//! unreachable ones.
 //! A change of health moves one member over one or two borders by swapping, so a pick knows at once how many
 //! endpoints are usable and takes any of them without looking at the others.
 
@@ -9,14 +10,18 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::detector::Detector;
 use super::{EndpointKey, HealthEvent};
 use crate::balance::{hash, sticky};
 use crate::chunks::{ChainIndex, Chunks};
-use crate::failover::{TIERS, Tier, Tried};
+use crate::failover::{Counts, TIERS, Tier, Tried};
+use crate::health::board::{Board, Subject, Word};
 use crate::health::endpoint::{Health, Outcome};
+use crate::health::state::State;
 use crate::id::{BackendId, ClusterId, EndpointId, NodeId, ZoneId};
-use crate::model::{BackendLimits, Condition, EndpointSpec, HashRing, OutlierPolicy, StatSlot};
+use crate::model::{BackendLimits, BackendSpec, Condition, EndpointSpec, HashRing, OutlierPolicy, StatSlot};
 use crate::retry::Budget;
 use crate::time::MonoTime;
 
@@ -25,6 +30,9 @@ const RETURNS_RESERVED: usize = 1024;
 
 /// Restorations that wait for [`Table::next_event`](super::Table::next_event); later ones are dropped and counted.
 pub(crate) const EVENTS_MAX: usize = 256;
+
+/// Members come and go at the end.
+const LAST: Tier = TIERS[TIERS.len() - 1];
 
 /// Is a slot in use?
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +63,10 @@ pub(crate) struct Slot {
     pub(crate) zone: ZoneId,
     pub(crate) condition: Condition,
     pub(crate) life: Life,
+    /// What the detector says.
+    pub(crate) state: State,
+    /// What the detector knows besides; 0 = nothing.
+    pub(crate) pulse: u32,
 }
 
 impl Default for Slot {
@@ -73,17 +85,20 @@ impl Default for Slot {
             zone: ZoneId(0),
             condition: Condition::Ready,
             life: Life::Free,
+            state: State::Healthy,
+            pulse: 0,
         }
     }
 }
 
 impl Slot {
-    fn tier(&self) -> Tier {
-        match (self.health.is_ejected(), self.condition) {
+    pub(crate) fn tier(&self) -> Tier {
+        let tier = match (self.health.is_ejected(), self.condition) {
             (true, Condition::Ready | Condition::Terminating) => Tier::Ejected,
             (false, Condition::Ready) => Tier::Ready,
             (false, Condition::Terminating) => Tier::Terminating,
-        }
+        };
+        tier.max(Tier::of(self.state))
     }
 }
 
@@ -95,7 +110,12 @@ pub(crate) struct Group {
     /// Slots, sorted by tier.
     pub(crate) members: Vec<u32>,
     /// How many members are in each of [`TIERS`].
-    pub(crate) counts: [u32; 3],
+    pub(crate) counts: Counts,
+    /// The detector's verdict on them together, and whether it is only this worker's.
+    pub(crate) word: Word,
+    pub(crate) local: bool,
+    /// The detector's evidence plus one; 0 = not used yet.
+    pub(crate) part: u32,
     /// Where round robin stands.
     pub(crate) cursor: u32,
     pub(crate) ring: Option<Arc<HashRing>>,
@@ -104,8 +124,13 @@ pub(crate) struct Group {
 impl Group {
     /// The members of `tier`.
     pub(crate) fn tier(&self, tier: Tier) -> &[u32] {
-        let start = self.start(tier);
-        &self.members[start..start + self.counts[tier as usize] as usize]
+        self.span(tier, tier)
+    }
+
+    /// The members of all tiers from `from` to `to`.
+    pub(crate) fn span(&self, from: Tier, to: Tier) -> &[u32] {
+        let end = self.start(to) + self.counts[to as usize] as usize;
+        &self.members[self.start(from)..end]
     }
 
     fn start(&self, tier: Tier) -> usize {
@@ -142,18 +167,18 @@ impl Group {
     fn add(&mut self, slots: &mut Chunks<Slot>, slot: u32) {
         slots[slot as usize].position = to_u32(self.members.len());
         self.members.push(slot);
-        self.counts[Tier::Ejected as usize] += 1;
+        self.counts[LAST as usize] += 1;
         let tier = slots[slot as usize].tier();
-        self.shift(slots, slot, Tier::Ejected, tier);
+        self.shift(slots, slot, LAST, tier);
     }
 
     fn remove(&mut self, slots: &mut Chunks<Slot>, slot: u32) {
         let tier = slots[slot as usize].tier();
-        self.shift(slots, slot, tier, Tier::Ejected);
+        self.shift(slots, slot, tier, LAST);
         let last = self.members.len() - 1;
         self.swap(slots, slots[slot as usize].position as usize, last);
         self.members.pop();
-        self.counts[Tier::Ejected as usize] -= 1;
+        self.counts[LAST as usize] -= 1;
     }
 }
 
@@ -161,7 +186,9 @@ impl Group {
 #[derive(Debug, Default)]
 pub(crate) struct BackendEntry {
     /// `None` while no spec of it is in the table: it serves nothing.
-    pub(crate) limits: Option<BackendLimits>,
+    pub(crate) spec: Option<Arc<BackendSpec>>,
+    /// Nothing of it was usable, and too little is yet.
+    pub(crate) outage: bool,
     pub(crate) budget: Option<Budget>,
     /// Attempts in flight on endpoints that are in the table.
     pub(crate) in_flight: u32,
@@ -170,12 +197,17 @@ pub(crate) struct BackendEntry {
 }
 
 impl BackendEntry {
+    /// What one worker may send to it at once.
+    pub(crate) fn limits(&self) -> BackendLimits {
+        self.spec.as_ref().map(|spec| spec.limits).unwrap_or_default()
+    }
+
     pub(crate) fn group(&self, cluster: ClusterId) -> Option<&Group> {
         let place = self.groups.binary_search_by_key(&cluster, |group| group.cluster).ok()?;
         Some(&self.groups[place])
     }
 
-    fn group_mut(&mut self, cluster: ClusterId) -> Option<&mut Group> {
+    pub(crate) fn group_mut(&mut self, cluster: ClusterId) -> Option<&mut Group> {
         let place = self.groups.binary_search_by_key(&cluster, |group| group.cluster).ok()?;
         Some(&mut self.groups[place])
     }
@@ -184,19 +216,13 @@ impl BackendEntry {
         let place = match self.groups.binary_search_by_key(&cluster, |group| group.cluster) {
             Ok(place) => place,
             Err(place) => {
+                // Clusters of a backend are few, and backends many.
+                self.groups.reserve_exact(1);
                 self.groups.insert(place, Group { cluster, stat, ..Group::default() });
                 place
             }
         };
         &mut self.groups[place]
-    }
-
-    /// Gives the memory of a removed backend back, once nothing is left in it.
-    fn forget_if_gone(&mut self) {
-        let empty = |group: &Group| group.members.is_empty() && group.ring.is_none();
-        if self.limits.is_none() && self.groups.iter().all(empty) {
-            *self = Self::default();
-        }
     }
 }
 
@@ -216,10 +242,11 @@ pub(crate) struct Live {
     returns: BinaryHeap<Return>,
     pub(crate) events: VecDeque<HealthEvent>,
     pub(crate) events_lost: u64,
+    pub(crate) detector: Detector,
 }
 
 impl Live {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(board: Arc<Board>, worker: u16, workers: u16) -> Self {
         Self {
             slots: Chunks::default(),
             free: 0,
@@ -229,6 +256,7 @@ impl Live {
             returns: BinaryHeap::with_capacity(RETURNS_RESERVED),
             events: VecDeque::with_capacity(EVENTS_MAX),
             events_lost: 0,
+            detector: Detector::new(board, worker, workers),
         }
     }
 
@@ -256,6 +284,7 @@ impl Live {
         spec: &EndpointSpec,
         cluster_name: &str,
         stat: StatSlot,
+        now: MonoTime,
     ) -> Option<EndpointKey> {
         let mut left = None;
         if let Some(index) = self.slot_of(id) {
@@ -287,24 +316,35 @@ impl Live {
             zone: spec.zone,
             condition: spec.condition,
             life: Life::Live,
+            state: State::Healthy,
+            pulse: 0,
         };
         self.by_id.grow_to_hold(id.index());
         self.by_id[id.index()] = index + 1;
         self.by_affinity.insert(affinity_hash(spec.backend, affinity), index);
         self.backends.grow_to_hold(spec.backend.index());
         let backend = &mut self.backends[spec.backend.index()];
+        let is_new = backend.group(spec.cluster).is_none();
         backend.group_or_new(spec.cluster, stat).add(&mut self.slots, index);
+        self.detector.add_endpoint(self.key(index), spec.cluster);
+        self.plan_check(index, now);
+        if is_new {
+            self.copy(Subject::Backend(spec.backend, spec.cluster), now);
+        }
+        self.copy(Subject::Endpoint(id), now);
         left
     }
 
     /// Takes an endpoint out of every choice. Its slot stays until its last attempt ends.
     pub(crate) fn remove_endpoint(&mut self, id: EndpointId) -> Option<EndpointKey> {
         let index = self.slot_of(id)?;
+        let state = self.slots[index as usize].state;
         self.by_id[id.index()] = 0;
         let key = self.key(index);
         let slot = &mut self.slots[index as usize];
         slot.life = Life::Leaving;
         let (backend, cluster, in_flight) = (slot.backend, slot.cluster, slot.in_flight);
+        self.detector.remove_endpoint(slot.pulse, Subject::Endpoint(id), state, cluster);
         self.by_affinity.remove(affinity_hash(backend, slot.affinity), index);
         let entry = &mut self.backends[backend.index()];
         // Its attempts no longer count for the backend: the id may belong to another one when they end.
@@ -312,7 +352,7 @@ impl Live {
         if let Some(group) = entry.group_mut(cluster) {
             group.remove(&mut self.slots, index);
         }
-        entry.forget_if_gone();
+        self.forget_if_gone(backend);
         if in_flight == 0 {
             self.free_slot(index);
         }
@@ -332,6 +372,7 @@ impl Live {
     fn free_slot(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
         slot.life = Life::Free;
+        self.detector.free_pulse(std::mem::take(&mut slot.pulse));
         // Keys of the endpoint that was here name nothing from now on.
         slot.turn = slot.turn.wrapping_add(1);
         slot.position = self.free;
@@ -339,7 +380,7 @@ impl Live {
     }
 
     /// Changes a live slot and moves it to the tier where it now belongs.
-    fn update(&mut self, index: u32, change: impl FnOnce(&mut Slot)) {
+    pub(crate) fn update(&mut self, index: u32, change: impl FnOnce(&mut Slot)) {
         let slot = &mut self.slots[index as usize];
         let before = slot.tier();
         change(slot);
@@ -361,12 +402,56 @@ impl Live {
 
     // ------------------------------------------------------------ backends
 
-    pub(crate) fn set_backend(&mut self, id: BackendId, limits: Option<BackendLimits>) -> &mut BackendEntry {
+    pub(crate) fn set_backend(
+        &mut self,
+        id: BackendId,
+        spec: Option<&Arc<BackendSpec>>,
+        now: MonoTime,
+    ) -> &mut BackendEntry {
         self.backends.grow_to_hold(id.index());
         let entry = &mut self.backends[id.index()];
-        entry.limits = limits;
-        entry.forget_if_gone();
-        entry
+        let old = std::mem::replace(&mut entry.spec, spec.map(Arc::clone));
+        let is_same = |spec: &BackendSpec| old.as_ref().is_some_and(|old| old.name == spec.name);
+        if let Some(spec) = spec.filter(|spec| !is_same(spec)) {
+            // Another Service under this id: what was known is not about it.
+            for nth in 0..self.backends[id.index()].groups.len() {
+                self.forget_group(id, nth);
+                let group = &mut self.backends[id.index()].groups[nth];
+                (group.word, group.local) = (Word::default(), false);
+            }
+        }
+        if spec.is_some_and(|spec| spec.detection.check.is_some()) {
+            for nth in 0..self.backends[id.index()].groups.len() {
+                for at in 0..self.backends[id.index()].groups[nth].members.len() {
+                    self.plan_check(self.backends[id.index()].groups[nth].members[at], now);
+                }
+            }
+        }
+        self.forget_if_gone(id);
+        &mut self.backends[id.index()]
+    }
+
+    /// Gives the memory of a removed backend back, once nothing is left in it.
+    fn forget_if_gone(&mut self, id: BackendId) {
+        let entry = &self.backends[id.index()];
+        let empty = |group: &Group| group.members.is_empty() && group.ring.is_none();
+        if entry.spec.is_some() || !entry.groups.iter().all(empty) {
+            return;
+        }
+        for nth in 0..self.backends[id.index()].groups.len() {
+            self.forget_group(id, nth);
+        }
+        self.backends[id.index()] = BackendEntry::default();
+    }
+
+    /// What the detector knows of a backend in a cluster is no longer about it.
+    fn forget_group(&mut self, id: BackendId, nth: usize) {
+        let group = &mut self.backends[id.index()].groups[nth];
+        let (cluster, word) = (group.cluster, group.word);
+        if let Some(part) = std::mem::take(&mut group.part).checked_sub(1) {
+            self.detector.free_part(part);
+        }
+        self.detector.forget(Subject::Backend(id, cluster), word.state());
     }
 
     /// Sets or removes a ring; the one that it replaces comes back.
@@ -383,7 +468,7 @@ impl Live {
             return None;
         }
         let old = std::mem::replace(&mut entry.group_or_new(cluster, stat).ring, ring);
-        entry.forget_if_gone();
+        self.forget_if_gone(backend);
         old
     }
 
@@ -394,6 +479,9 @@ impl Live {
         let slot = &mut self.slots[index as usize];
         slot.in_flight += 1;
         self.backends[slot.backend.index()].in_flight += 1;
+        if let Some(entry) = self.detector.clusters.get_mut(slot.cluster.index()) {
+            entry.in_flight += 1;
+        }
     }
 
     /// The end of an attempt. A key that names nothing changes nothing.
@@ -403,6 +491,12 @@ impl Live {
         }
         let slot = &mut self.slots[key.slot as usize];
         slot.in_flight = slot.in_flight.saturating_sub(1);
+        let (cluster, in_flight) = (slot.cluster, slot.in_flight);
+        if let Some(entry) = self.detector.clusters.get_mut(cluster.index()) {
+            entry.in_flight = entry.in_flight.saturating_sub(1);
+        }
+        self.settle(key, in_flight);
+        let slot = &self.slots[key.slot as usize];
         match slot.life {
             Life::Live => {
                 let entry = &mut self.backends[slot.backend.index()];
@@ -417,10 +511,24 @@ impl Live {
         &mut self,
         key: EndpointKey,
         outcome: Outcome,
+        latency: Option<Duration>,
         now: MonoTime,
         policy: &OutlierPolicy,
     ) -> Option<HealthEvent> {
         self.restore_due(now);
+        self.sync(now);
+        self.learn(key, outcome, latency, now);
+        self.eject(key, outcome, now, policy)
+    }
+
+    /// Failures in a row.
+    pub(crate) fn eject(
+        &mut self,
+        key: EndpointKey,
+        outcome: Outcome,
+        now: MonoTime,
+        policy: &OutlierPolicy,
+    ) -> Option<HealthEvent> {
         let slot = self.slot(key).filter(|slot| slot.life == Life::Live)?;
         let (before, endpoint) = (slot.health, slot.id);
         let after = before.on_outcome(outcome, now, policy);
@@ -464,8 +572,8 @@ impl Live {
     }
 
     /// How many endpoints of `group`, by tier, this exchange has tried.
-    pub(crate) fn tried_in(&self, backend: BackendId, cluster: ClusterId, tried: &Tried) -> [u32; 3] {
-        let mut counts = [0; 3];
+    pub(crate) fn tried_in(&self, backend: BackendId, cluster: ClusterId, tried: &Tried) -> Counts {
+        let mut counts = Counts::default();
         for (nth, entry) in tried.endpoints().iter().enumerate() {
             let again = tried.endpoints()[..nth].iter().any(|other| other.endpoint == entry.endpoint);
             if entry.backend != backend || entry.cluster != cluster || again {

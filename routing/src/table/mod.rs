@@ -9,10 +9,12 @@
 
 mod apply;
 mod detect;
+mod detector;
 mod explain;
 mod hosts;
 mod live;
 mod pick;
+mod shed;
 mod view;
 mod world;
 
@@ -31,7 +33,9 @@ pub use self::explain::{
     BackendCandidate, ClusterCandidate, EXPLAIN_ITEMS_MAX, EndpointCandidate, Explanation, RuleCandidate,
     Strictness, Why,
 };
-pub use self::view::{BackendView, ClusterView, EndpointView, HealthCounts, HostView, ListenerView};
+pub use self::view::{
+    BackendView, ClusterView, EndpointView, HealthCounts, HostView, ListenerView, VerdictView,
+};
 
 use self::apply::Retired;
 use self::hosts::HostEntry;
@@ -262,11 +266,13 @@ impl Table {
     /// The empty table, generation 0.
     #[must_use]
     pub fn new(settings: TableSettings) -> Self {
+        let board = Arc::clone(&settings.board);
+        let live = Live::new(board, settings.worker, settings.workers);
         Self {
             settings,
             generation: Generation(0),
             world: World::default(),
-            live: RefCell::new(Live::new()),
+            live: RefCell::new(live),
             retired: RefCell::new(Retired::default()),
         }
     }
@@ -290,7 +296,7 @@ impl Table {
     /// [`Change::Health`] are always accepted.
     pub fn apply(&mut self, update: &Update, now: MonoTime) -> Result<Applied, OutOfStep> {
         self.live.get_mut().restore_due(now);
-        self.apply_update(update)
+        self.apply_update(update, now)
     }
 
     /// Payloads that this table has let go of and no request holds any more, as an update to be sent home with
@@ -348,8 +354,9 @@ impl Table {
         let Target::Forward(refs) = &rule.action().target else { return Err(NoEndpoint::NoBackend) };
         let mut live = self.live.borrow_mut();
         live.restore_due(now);
+        live.sync(now);
         let lot = DrainLot::draw(&self.world, rng);
-        live.pick(&Ask::new(&self.world, rule.policy(), subject, tried, lot), refs, rng)
+        live.pick(&mut Ask::new(&self.world, rule.policy(), subject, tried, lot, now), refs, rng)
     }
 
     /// What an attempt taught about its endpoint. Nothing, when the endpoint has left the table.
@@ -364,8 +371,7 @@ impl Table {
         now: MonoTime,
         policy: &OutlierPolicy,
     ) -> Option<HealthEvent> {
-        let _ = latency;
-        self.live.borrow_mut().on_outcome(endpoint, outcome, now, policy)
+        self.live.borrow_mut().on_outcome(endpoint, outcome, latency, now, policy)
     }
 
     /// The end of an attempt: exactly once for each pick. Frees the slot of a removed endpoint at its last one.

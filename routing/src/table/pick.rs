@@ -1,16 +1,23 @@
-//! One pick: backend by weight, pin, cluster by rank and weight, then cookie, hash or balancer.
+//! One pick: backend by weight, pin, cluster by verdict, rank and weight, then cookie, hash or balancer.
+//!
+//! While nothing is wrong anywhere, the verdicts cost one comparison (`Detector::wide`).
 
+use rand::RngCore;
 use rand::rngs::SmallRng;
 
 use super::live::{BackendEntry, Group, Live};
+use super::shed::Shares;
 use super::world::{DrainLot, World};
 use super::{NoEndpoint, OverloadBound, Pick};
 use crate::balance::weighted::Reservoir;
 use crate::balance::{hash, p2c, sticky};
-use crate::failover::{self, Offer, Rank, Tier, Tried, Weights};
+use crate::failover::{self, Offer, Panic, Rank, Spilled, Tier, Tried, Weights};
+use crate::health::board::Word;
+use crate::health::state::State;
 use crate::id::{BackendId, ClusterId};
-use crate::model::{Balance, ClusterShare, HashKey, Policy, WeightedBackend};
+use crate::model::{Balance, ClusterShare, HashKey, Policy, WeightedBackend, WriteFence};
 use crate::subject::Subject;
+use crate::time::MonoTime;
 
 /// Endpoints that a choice looks at when the balancer's first choice is full or was tried.
 ///
@@ -41,6 +48,11 @@ pub(crate) struct Ask<'a> {
     pub(crate) subject: &'a Subject<'a>,
     pub(crate) tried: &'a Tried,
     pub(crate) lot: DrainLot,
+    pub(crate) now: MonoTime,
+    /// Thrown once for the whole pick, and only while something ramps up or may spill: (ramp, spill).
+    pub(crate) coins: (u32, u32),
+    /// The priority above which clusters that are not promoted take no part: writes do not follow a failover.
+    pub(crate) fence: Option<u8>,
 }
 
 impl<'a> Ask<'a> {
@@ -50,21 +62,35 @@ impl<'a> Ask<'a> {
         subject: &'a Subject<'a>,
         tried: &'a Tried,
         lot: DrainLot,
+        now: MonoTime,
     ) -> Self {
-        Self { world, policy, weights: Weights::of(policy), subject, tried, lot }
+        let fence = match policy.write_fence {
+            WriteFence::UntilPromoted if !subject.http().head.method.is_safe() => {
+                policy.clusters.iter().map(|share| share.priority).min()
+            }
+            WriteFence::UntilPromoted | WriteFence::Disabled => None,
+        };
+        let weights = Weights::of(policy);
+        Self { world, policy, weights, subject, tried, lot, now, coins: (0, 0), fence }
+    }
+
+    /// Does the fence keep this request out of a cluster of the plan?
+    pub(crate) fn is_fenced(&self, share: &ClusterShare) -> bool {
+        let is_promoted = || self.world.cluster(share.cluster).is_some_and(|entry| entry.promoted);
+        self.fence.is_some_and(|home| share.priority > home && !is_promoted())
     }
 }
 
 /// A cluster that a choice leaves out because every endpoint that it saw there is full. Indexes of the plan.
 #[derive(Clone, Copy, Default)]
-struct Full(u64);
+pub(super) struct Full(u64);
 
 impl Full {
-    fn contains(self, index: usize) -> bool {
+    pub(super) fn contains(self, index: usize) -> bool {
         index < 64 && self.0 & 1 << index != 0
     }
 
-    fn add(&mut self, index: usize) {
+    pub(super) fn add(&mut self, index: usize) {
         self.0 |= 1u64.checked_shl(u32::try_from(index).unwrap_or(u32::MAX)).unwrap_or(0);
     }
 }
@@ -72,10 +98,14 @@ impl Full {
 impl Live {
     pub(crate) fn pick(
         &mut self,
-        ask: &Ask<'_>,
+        ask: &mut Ask<'_>,
         refs: &[WeightedBackend],
         rng: &mut SmallRng,
     ) -> Result<Pick, NoEndpoint> {
+        if self.detector.ramps > 0 || ask.policy.spill_percent > 0 {
+            ask.coins = (rng.next_u32(), rng.next_u32());
+        }
+        let ask = &*ask;
         let pin = failover::pin(ask.policy, ask.subject);
         let strict = match pin {
             Some(pin) if pin.strict => Scope::Only(pin.cluster),
@@ -87,7 +117,12 @@ impl Live {
         let index = self.choose_ref(ask, refs, strict, rng).ok_or(NoEndpoint::NoBackend)?;
         let backend = refs[index].backend.ok_or(NoEndpoint::NoBackend)?;
         let scope = self.scope(ask, backend, pin.map(|pin| pin.cluster), strict);
-        let (slot, panic) = self.choose_endpoint(ask, backend, scope, rng).map_err(|none| match none {
+        if !self.detector.probation.is_empty()
+            && let Some(slot) = self.trial(ask, backend, scope, rng)
+        {
+            return Ok(Pick { trial: true, ..self.begin_pick(ask, slot, index, Tier::Ready) });
+        }
+        let (slot, verdict) = self.choose_endpoint(ask, backend, scope, rng).map_err(|none| match none {
             NoEndpoint::NoUsableEndpoint => match strict {
                 Scope::Only(cluster) => NoEndpoint::PinnedClusterUnavailable { cluster },
                 Scope::All => NoEndpoint::NoUsableEndpoint,
@@ -97,15 +132,13 @@ impl Live {
             | NoEndpoint::Overloaded { .. }
             | NoEndpoint::Fenced { .. } => none,
         })?;
-        let mut pick = self.begin_pick(slot, index, panic);
-        if ask.policy.affinity.is_some() {
-            pick.set_cookie = Some(self.slots[slot as usize].affinity);
-        }
-        Ok(pick)
+        Ok(self.begin_pick(ask, slot, index, verdict))
     }
 
-    fn begin_pick(&mut self, index: u32, backend_ref: usize, tier: Tier) -> Pick {
+    /// `verdict` = where its cluster's verdicts put it.
+    fn begin_pick(&mut self, ask: &Ask<'_>, index: u32, backend_ref: usize, verdict: Tier) -> Pick {
         self.begin(index);
+        let tier = self.tier_of(index).max(verdict);
         let slot = &self.slots[index as usize];
         let group = self.backends[slot.backend.index()].group(slot.cluster);
         Pick {
@@ -118,8 +151,8 @@ impl Live {
             node: slot.node,
             backend_ref: u16::try_from(backend_ref).unwrap_or(u16::MAX),
             stat: group.map(|group| group.stat).unwrap_or_default(),
-            set_cookie: None,
-            panic: tier == Tier::Ejected,
+            set_cookie: ask.policy.affinity.is_some().then_some(slot.affinity),
+            panic: !tier.is_usable(),
             trial: false,
         }
     }
@@ -173,8 +206,8 @@ impl Live {
     /// How well a backend can serve; lower is better.
     pub(crate) fn ability(&self, ask: &Ask<'_>, backend: BackendId, scope: Scope) -> Ability {
         match self.best_rank(ask, backend, scope).map(|rank| rank.tier) {
-            Some(Tier::Ready | Tier::Terminating) => Ability::Healthy,
-            Some(Tier::Ejected) => Ability::Ejected,
+            Some(Tier::Ready | Tier::Terminating | Tier::Suspect) => Ability::Healthy,
+            Some(Tier::Ejected | Tier::Unreachable) => Ability::Ejected,
             None => Ability::None,
         }
     }
@@ -182,7 +215,7 @@ impl Live {
     // ------------------------------------------------------------ which cluster
 
     pub(crate) fn backend(&self, backend: BackendId) -> Option<&BackendEntry> {
-        self.backends.get(backend.index()).filter(|entry| entry.limits.is_some())
+        self.backends.get(backend.index()).filter(|entry| entry.spec.is_some())
     }
 
     /// What one cluster of the plan has to offer.
@@ -190,12 +223,34 @@ impl Live {
         let group = self.backend(backend)?.group(share.cluster)?;
         let drain = ask.world.drain(share.cluster, ask.lot)?;
         let tried =
-            if ask.tried.is_empty() { [0; 3] } else { self.tried_in(backend, share.cluster, ask.tried) };
+            if ask.tried.is_empty() { [0; 5] } else { self.tried_in(backend, share.cluster, ask.tried) };
         let implicated = ask.tried.implicates(share.cluster);
-        Some(Offer { share: *share, drain, counts: group.counts, tried, implicated })
+        let verdict =
+            if self.detector.wide == 0 { Tier::Ready } else { self.verdict_tier(ask, backend, group) };
+        let spilled = Spilled::No;
+        Some(Offer { share: *share, drain, counts: group.counts, tried, implicated, verdict, spilled })
     }
 
-    fn ranks<'b>(
+    /// Where the verdicts on a cluster and on a backend there put all its endpoints, for this request.
+    fn verdict_tier(&self, ask: &Ask<'_>, backend: BackendId, group: &Group) -> Tier {
+        let cluster =
+            self.detector.cluster(group.cluster).map(|entry| entry.verdict.word).unwrap_or_default();
+        let tier = |word: Word| match word.state() {
+            State::Ramp if !self.is_ramped(ask, backend, word) => Tier::Suspect,
+            state => Tier::of(state),
+        };
+        tier(cluster).max(tier(group.word))
+    }
+
+    /// Has the share of something that ramps up grown so far that this request is in it?
+    pub(super) fn is_ramped(&self, ask: &Ask<'_>, backend: BackendId, word: Word) -> bool {
+        let spec = self.backends.get(backend.index()).and_then(|entry| entry.spec.as_ref());
+        let ramp = spec.map(|spec| spec.detection.failback.ramp).unwrap_or_default();
+        let grown = ask.now.since(word.since()).as_nanos() << 32;
+        grown >= ramp.as_nanos() * u128::from(ask.coins.0)
+    }
+
+    pub(super) fn ranks<'b>(
         &'b self,
         ask: &'b Ask<'_>,
         backend: BackendId,
@@ -206,8 +261,12 @@ impl Live {
             Scope::All => true,
             Scope::Only(cluster) => share.cluster == cluster,
         });
-        in_scope.filter_map(move |(index, share)| {
-            let offer = self.offer(ask, backend, share)?;
+        let spilled = if ask.policy.spill_percent == 0 { None } else { self.spilled(ask, backend) };
+        in_scope.filter(|(_, share)| !ask.is_fenced(share)).filter_map(move |(index, share)| {
+            let mut offer = self.offer(ask, backend, share)?;
+            if spilled.is_some_and(|priority| share.priority <= priority) {
+                offer.spilled = Spilled::Yes;
+            }
             Some((index, offer, failover::rank(&offer, ask.weights)?))
         })
     }
@@ -237,6 +296,7 @@ impl Live {
         }
     }
 
+    /// The endpoint, and where its cluster's verdicts put it.
     fn choose_endpoint(
         &mut self,
         ask: &Ask<'_>,
@@ -245,33 +305,81 @@ impl Live {
         rng: &mut SmallRng,
     ) -> Result<(u32, Tier), NoEndpoint> {
         let entry = self.backend(backend).ok_or(NoEndpoint::NoUsableEndpoint)?;
-        let limits = entry.limits.unwrap_or_default();
+        let limits = entry.limits();
         if limits.backend_in_flight_max != 0 && entry.in_flight >= limits.backend_in_flight_max {
             return Err(NoEndpoint::Overloaded { bound: OverloadBound::BackendInFlight });
+        }
+        if ask.fence.is_some() {
+            self.check_fence(ask, backend, scope)?;
         }
         let cap = match limits.endpoint_in_flight_max {
             0 => u32::MAX,
             max => max,
         };
-        let mut full = Full::default();
-        let mut none = NoEndpoint::NoUsableEndpoint;
-        // Each round leaves one cluster out; the last 64 of a longer plan would be asked twice, not for ever.
-        for _ in 0..=ask.policy.clusters.len().min(64) {
+        let (mut full, mut none, mut panic) = (Full::default(), NoEndpoint::NoUsableEndpoint, None);
+        // Each round leaves one cluster out; the last 64 of a longer plan would be asked twice, not for ever. One round
+        // more where a panic begins.
+        for _ in 0..=ask.policy.clusters.len().min(64) + 1 {
             let mut choice = Reservoir::new();
+            let mut shares = Shares::default();
             for (index, offer, rank) in self.ranks(ask, backend, scope) {
-                if !full.contains(index) {
-                    choice.offer(rank, failover::weight(&offer, rank, ask.weights), (index, offer), rng);
+                shares.add(&offer);
+                let is_shed = none == OVER_CAPACITY && !rank.tier.is_usable();
+                if !full.contains(index) && !is_shed {
+                    self.offer_cluster(ask, panic, (index, offer, rank), &mut choice, rng);
                 }
             }
-            let Some((rank, (index, offer))) = choice.take() else { break };
-            let chosen = Choice { ask, backend, cluster: offer.share.cluster, tier: rank.tier, cap };
+            if panic.is_none() {
+                let decided = self.panic(ask, backend, scope, shares);
+                panic = Some(decided);
+                if decided != Panic::No {
+                    continue;
+                }
+            }
+            let Some((_, (index, offer))) = choice.take() else { break };
+            let members = match panic.unwrap_or(Panic::No) {
+                Panic::No => offer.members().map(|tier| (tier, tier)),
+                Panic::Answering => Some((Tier::Ready, Tier::Ejected)),
+                Panic::All => Some((Tier::Ready, Tier::Unreachable)),
+            };
+            let Some(members) = members else { break };
+            full.add(index);
+            if self.is_over_capacity(ask, backend, &offer) {
+                none = OVER_CAPACITY;
+                continue;
+            }
+            let chosen = Choice { ask, backend, cluster: offer.share.cluster, members, cap };
             if let Some(slot) = chosen.slot(self, rng) {
-                return Ok((slot, rank.tier));
+                return Ok((slot, offer.verdict));
             }
             none = NoEndpoint::Overloaded { bound: OverloadBound::EndpointInFlight };
-            full.add(index);
         }
         Err(none)
+    }
+
+    fn offer_cluster(
+        &self,
+        ask: &Ask<'_>,
+        panic: Option<Panic>,
+        (index, offer, rank): (usize, Offer, Rank),
+        choice: &mut Reservoir<Rank, (usize, Offer)>,
+        rng: &mut SmallRng,
+    ) {
+        let panic = panic.unwrap_or(Panic::No);
+        let (rank, endpoints) = match panic {
+            Panic::No => {
+                let members = offer.members().map_or(0, |tier| offer.counts[tier as usize]);
+                (Some(rank), members)
+            }
+            Panic::Answering | Panic::All => {
+                let rank = failover::panic_rank(&offer, ask.weights, panic);
+                (rank, failover::panic_count(&offer, panic))
+            }
+        };
+        if let Some(rank) = rank {
+            let weight = failover::weight(&offer.share, endpoints, ask.weights);
+            choice.offer(rank, weight, (index, offer), rng);
+        }
     }
 
     // ------------------------------------------------------------ cookie
@@ -298,12 +406,12 @@ impl Live {
             let best = self.best_rank(ask, backend, scope)?;
             let in_scope = scope == Scope::All || scope == Scope::Only(cluster);
             let own = self.best_rank(ask, backend, Scope::Only(cluster));
-            let limits = self.backend(backend)?.limits.unwrap_or_default();
+            let limits = self.backend(backend)?.limits();
             let in_flight_all = self.backends[backend.index()].in_flight;
             let full = limits.endpoint_in_flight_max != 0 && in_flight >= limits.endpoint_in_flight_max
                 || limits.backend_in_flight_max != 0 && in_flight_all >= limits.backend_in_flight_max;
-            if in_scope && own == Some(best) && self.tier_of(slot) == best.tier && !full {
-                return Some(self.begin_pick(slot, index, best.tier));
+            if in_scope && own == Some(best) && self.tier_of(slot) <= best.tier && !full {
+                return Some(Pick { set_cookie: None, ..self.begin_pick(ask, slot, index, best.tier) });
             }
         }
         None
@@ -323,23 +431,27 @@ pub(crate) enum Ability {
 
 // ---------------------------------------------------------------- which endpoint
 
-/// The last step: an endpoint of this tier in this cluster.
-struct Choice<'a> {
-    ask: &'a Ask<'a>,
-    backend: BackendId,
-    cluster: ClusterId,
-    tier: Tier,
+/// Is the target of a failover full?
+const OVER_CAPACITY: NoEndpoint = NoEndpoint::Overloaded { bound: OverloadBound::ClusterCapacity };
+
+/// The last step: an endpoint of these tiers in this cluster.
+pub(super) struct Choice<'a> {
+    pub(super) ask: &'a Ask<'a>,
+    pub(super) backend: BackendId,
+    pub(super) cluster: ClusterId,
+    /// From the first to the second.
+    pub(super) members: (Tier, Tier),
     /// Attempts in flight at which an endpoint is full.
-    cap: u32,
+    pub(super) cap: u32,
 }
 
 impl Choice<'_> {
     /// `None` when every endpoint that was looked at is full.
-    fn slot(&self, live: &mut Live, rng: &mut SmallRng) -> Option<u32> {
+    pub(super) fn slot(&self, live: &mut Live, rng: &mut SmallRng) -> Option<u32> {
         let entry = live.backends.get(self.backend.index())?;
         let group = entry.group(self.cluster)?;
-        let members = group.tier(self.tier);
-        let count = u32::try_from(members.len()).ok()?;
+        let members = group.span(self.members.0, self.members.1);
+        let count = u32::try_from(members.len()).ok().filter(|count| *count > 0)?;
         let load = |position: u32| live.slots[members[position as usize] as usize].in_flight;
         let first = match &self.ask.policy.balance {
             Balance::LeastRequest => {
@@ -353,7 +465,8 @@ impl Choice<'_> {
                 None => p2c::one(count, rng),
             },
         };
-        let chosen = if self.ask.tried.is_empty() && load(first) < self.cap {
+        let is_held = live.detector.ramps > 0 && self.is_held(live, members[first as usize]);
+        let chosen = if self.ask.tried.is_empty() && load(first) < self.cap && !is_held {
             Some(members[first as usize])
         } else {
             self.in_window(live, members, first as usize)
@@ -381,9 +494,16 @@ impl Choice<'_> {
                 self.ask.tried.contains(live.key(*index)),
                 slot.node.0 != 0 && same_cluster().any(|other| other.node == slot.node),
                 slot.zone.0 != 0 && tried.iter().any(|other| other.zone == slot.zone),
+                self.is_held(live, *index),
                 slot.in_flight,
             )
         })
+    }
+
+    /// Does this endpoint ramp up, and is the request not in its share yet?
+    fn is_held(&self, live: &Live, index: u32) -> bool {
+        let slot = &live.slots[index as usize];
+        slot.state == State::Ramp && !live.is_ramped(self.ask, self.backend, live.pulse_word(slot))
     }
 
     /// The first endpoint of this tier at or after the key's place on the ring that is neither full nor tried.
@@ -398,7 +518,7 @@ impl Choice<'_> {
             // Rings travel apart from endpoints: an id may name another endpoint by now.
             slot.backend == self.backend
                 && slot.cluster == self.cluster
-                && live.tier_of(*index) == self.tier
+                && (self.members.0..=self.members.1).contains(&live.tier_of(*index))
                 && slot.in_flight < self.cap
                 && !self.ask.tried.contains(live.key(*index))
         })

@@ -4,11 +4,16 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::live::{Life, Slot};
+use super::live::{Life, Live};
 use super::{EndpointKey, Table};
+use crate::failover::Counts;
+use crate::health::action::Evidence;
+use crate::health::board::Subject;
 use crate::health::endpoint::Health;
+use crate::health::state::State;
 use crate::id::{BackendId, ClusterId, EndpointId, ListenerId, NodeId, ZoneId};
 use crate::model::{Condition, HostKey, HostRules, ListenerSpec, StatSlot};
+use crate::time::MonoTime;
 
 /// One endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +36,23 @@ pub struct EndpointView {
     pub condition: Condition,
     /// What its attempts say.
     pub health: Health,
+    /// What the detector says.
+    pub verdict: VerdictView,
     /// Attempts in flight from this worker.
     pub in_flight: u32,
     /// Counters of its (backend, cluster).
     pub stat: StatSlot,
+}
+
+/// What the detector says of a cluster, a backend in a cluster, or an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerdictView {
+    /// The state; its reason is [`State::reason`].
+    pub state: State,
+    /// Since when, to 16 µs; zero = always.
+    pub since: MonoTime,
+    /// What this worker's traffic says at its latest tick.
+    pub evidence: Evidence,
 }
 
 /// How many endpoints are in which state.
@@ -44,18 +62,21 @@ pub struct HealthCounts {
     pub ready: u32,
     /// Terminating.
     pub terminating: u32,
-    /// Ejected.
+    /// Suspected, or not yet trusted again.
+    pub suspect: u32,
+    /// Ejected, or down.
     pub ejected: u32,
     /// Attempts in flight from this worker.
     pub in_flight: u32,
 }
 
 impl HealthCounts {
-    fn add(&mut self, counts: [u32; 3], in_flight: u32) {
-        let [ready, terminating, ejected] = counts;
+    fn add(&mut self, counts: Counts, in_flight: u32) {
+        let [ready, terminating, suspect, ejected, unreachable] = counts;
         self.ready += ready;
         self.terminating += terminating;
-        self.ejected += ejected;
+        self.suspect += suspect;
+        self.ejected += ejected + unreachable;
         self.in_flight += in_flight;
     }
 }
@@ -71,6 +92,10 @@ pub struct ClusterView {
     pub region: Arc<str>,
     /// The share of its requests that an operator keeps away, in percent; 100 = drained.
     pub drain_percent: u8,
+    /// May it take writes although it is a standby?
+    pub promoted: bool,
+    /// What the detector says of the whole cluster.
+    pub verdict: VerdictView,
     /// Its endpoints, over all backends.
     pub endpoints: HealthCounts,
 }
@@ -84,6 +109,8 @@ pub struct BackendView {
     pub name: Arc<str>,
     /// Its endpoints in each cluster that has any.
     pub clusters: Vec<(ClusterId, HealthCounts)>,
+    /// What the detector says of it in each of them, in the same order.
+    pub verdicts: Vec<VerdictView>,
     /// Attempts in flight from this worker, on endpoints that are in the table.
     pub in_flight: u32,
     /// Whole retries that its budget would grant now.
@@ -114,12 +141,14 @@ impl Table {
     /// The endpoint that `key` names; `None` once it has left and its last attempt has ended.
     #[must_use]
     pub fn endpoint(&self, key: EndpointKey) -> Option<EndpointView> {
-        let live = self.live.borrow();
-        let slot = live.slot(key)?;
-        Some(self.endpoint_view(key, slot))
+        let mut live = self.live.borrow_mut();
+        live.slot(key)?;
+        Some(self.endpoint_view(&mut live, key))
     }
 
-    pub(super) fn endpoint_view(&self, key: EndpointKey, slot: &Slot) -> EndpointView {
+    fn endpoint_view(&self, live: &mut Live, key: EndpointKey) -> EndpointView {
+        let verdict = live.verdict_view(Subject::Endpoint(live.slots[key.slot as usize].id));
+        let slot = &live.slots[key.slot as usize];
         EndpointView {
             key,
             id: slot.id,
@@ -130,6 +159,7 @@ impl Table {
             node: slot.node,
             condition: slot.condition,
             health: slot.health,
+            verdict,
             in_flight: slot.in_flight,
             stat: self.world.stat(slot.backend, slot.cluster),
         }
@@ -151,7 +181,8 @@ impl Table {
     #[must_use]
     pub fn clusters(&self) -> Vec<ClusterView> {
         let mut counts = vec![HealthCounts::default(); self.world.clusters.len()];
-        let live = self.live.borrow();
+        let mut live = self.live.borrow_mut();
+        live.sync_for_view();
         for group in live.backends.iter().flat_map(|entry| &entry.groups) {
             if let Some(counts) = counts.get_mut(group.cluster.index()) {
                 counts.add(group.counts, 0);
@@ -170,6 +201,8 @@ impl Table {
                 name: Arc::clone(&entry.spec.name),
                 region: Arc::clone(&entry.spec.region),
                 drain_percent: entry.drain_percent,
+                promoted: entry.promoted,
+                verdict: live.verdict_view(Subject::Cluster(ClusterId(id))),
                 endpoints,
             })
         });
@@ -179,11 +212,16 @@ impl Table {
     /// Every backend with what it has.
     #[must_use]
     pub fn backends(&self) -> Vec<BackendView> {
-        let live = self.live.borrow();
+        let mut live = self.live.borrow_mut();
+        live.sync_for_view();
         let specs = (0u32..).zip(&self.world.backends);
         let views = specs.filter_map(|(id, spec)| {
             let (id, spec) = (BackendId(id), spec.as_ref()?);
-            let entry = live.backends.get(id.index())?;
+            let here: Vec<ClusterId> =
+                live.backends.get(id.index())?.groups.iter().map(|group| group.cluster).collect();
+            let verdicts = here.into_iter().map(|cluster| live.verdict_view(Subject::Backend(id, cluster)));
+            let verdicts = verdicts.collect();
+            let entry = &live.backends[id.index()];
             let clusters = entry.groups.iter().map(|group| {
                 let mut counts = HealthCounts::default();
                 let members = group.members.iter();
@@ -194,6 +232,7 @@ impl Table {
                 id,
                 name: Arc::clone(&spec.name),
                 clusters: clusters.collect(),
+                verdicts,
                 in_flight: entry.in_flight,
                 retries_left: entry.budget.map_or(0, |budget| budget.left()),
             })
@@ -204,10 +243,15 @@ impl Table {
     /// The endpoints of one backend.
     #[must_use]
     pub fn endpoints(&self, backend: BackendId) -> Vec<EndpointView> {
-        let live = self.live.borrow();
+        let mut live = self.live.borrow_mut();
+        live.sync_for_view();
         let Some(entry) = live.backends.get(backend.index()) else { return Vec::new() };
-        let slots = entry.groups.iter().flat_map(|group| &group.members);
-        slots.map(|slot| self.endpoint_view(live.key(*slot), &live.slots[*slot as usize])).collect()
+        let slots: Vec<u32> = entry.groups.iter().flat_map(|group| &group.members).copied().collect();
+        let views = slots.into_iter().map(|slot| {
+            let key = live.key(slot);
+            self.endpoint_view(&mut live, key)
+        });
+        views.collect()
     }
 
     /// Every host pattern with its rules, in no order.
@@ -226,5 +270,13 @@ impl Table {
         listeners
             .map(|(id, spec)| ListenerView { id, spec, hosts: hosts.get(&id).copied().unwrap_or(0) })
             .collect()
+    }
+}
+
+impl Live {
+    fn verdict_view(&mut self, subject: Subject) -> VerdictView {
+        let Some(verdict) = self.verdict(subject) else { return VerdictView::default() };
+        let evidence = self.evidence_now(subject);
+        VerdictView { state: verdict.state(), since: verdict.word.since(), evidence }
     }
 }

@@ -16,6 +16,8 @@ pub(crate) struct ClusterEntry {
     pub(crate) spec: Arc<ClusterSpec>,
     /// By the spec, or by later operator evidence: [`ClusterSpec::drain_percent`].
     pub(crate) drain_percent: u8,
+    /// By the spec, or by later operator evidence: it may take writes although it is a standby.
+    pub(crate) promoted: bool,
 }
 
 #[derive(Debug, Default)]

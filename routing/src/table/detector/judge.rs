@@ -1,0 +1,344 @@
+//! A tick: who has been silent for too long, and is it they, or we?
+//!
+//! Looks at every cluster with requests that wait, and at the front of the lists of quiet backends and endpoints. A
+//! backend or an endpoint is only judged while others of its cluster answer: else the cluster is judged.
+
+use std::time::Duration;
+
+use super::events::{Throttle, line_of};
+use super::probes::Ask;
+use super::{Detector, TICK};
+use crate::health::board::Subject;
+use crate::health::evidence::{OUTSTANDING_MIN, SILENCE_CAP, SILENCE_FLOOR, Threshold};
+use crate::health::state::{Signal, State};
+use crate::id::ClusterId;
+use crate::table::live::Live;
+use crate::time::MonoTime;
+
+/// A line of another worker that is older than this is not evidence of what waits: that worker is not running, or has
+/// nothing to say. Its receptions count all the same.
+const LINE_STALE: Duration = Duration::from_millis(3);
+
+/// Backends and endpoints that one tick looks at, each.
+const LOOKS_MAX: usize = 64;
+
+/// What has been quiet for longer leaves its list until its next sign of life.
+const FORGOTTEN: Duration = Duration::from_secs(1);
+
+/// Clusters that fall silent within this of each other, with nothing else to be heard: that is us.
+const BLIND_WINDOW: Duration = Duration::from_millis(10);
+
+/// An endpoint is suspected after so many times its usual gap: phi 3 where signs of life come at random.
+const GAPS_SUSPECT: u32 = 7;
+
+/// Signs of life below which an endpoint's usual gap is not believed.
+const GAPS_MIN: u8 = 32;
+
+/// Between two inquiries about few requests: at least this, doubled each time up to the second value.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(40), Duration::from_secs(1));
+
+/// What all workers together know of a cluster.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct All {
+    pub(super) outstanding: u32,
+    pub(super) last_rx: MonoTime,
+    pub(super) oldest: Option<MonoTime>,
+    /// Since when what waits has heard nothing; `None` when nothing waits.
+    pub(super) silent_since: Option<MonoTime>,
+}
+
+impl Detector {
+    pub(super) fn over_all(&mut self, cluster: ClusterId, now: MonoTime) -> All {
+        let Some(entry) = self.clusters.get_mut(cluster.index()) else { return All::default() };
+        let own = line_of(entry, now);
+        let mut all = All { outstanding: own.outstanding, last_rx: own.last_rx, ..All::default() };
+        all.oldest = (own.outstanding > 0).then_some(own.oldest);
+        for worker in (0..self.workers).filter(|worker| *worker != self.worker) {
+            let Some(line) = self.board.line(worker, cluster) else { break };
+            all.last_rx = all.last_rx.max(line.last_rx);
+            if line.outstanding > 0 && now.since(line.written) <= LINE_STALE {
+                all.outstanding += line.outstanding;
+                all.oldest = Some(all.oldest.map_or(line.oldest, |oldest| oldest.min(line.oldest)));
+            }
+        }
+        all.silent_since = all.oldest.map(|oldest| oldest.max(all.last_rx));
+        all
+    }
+
+    /// How long a probe of this cluster may take.
+    pub(super) fn patience(&self, cluster: ClusterId, ask: Ask) -> Duration {
+        const BELIEVED: u32 = 8;
+        let Some(entry) = self.cluster(cluster) else { return Duration::from_millis(250) };
+        let (floor, known, guess) = match ask {
+            // A round trip is at most as long as the fastest answers.
+            Ask::Connect => {
+                let fastest = entry.flow.latencies.quantile(50, 20).map(|latency| latency * 4);
+                (Duration::from_millis(3), &entry.round_trips, fastest)
+            }
+            Ask::App => {
+                let usual = entry.flow.median().map(|latency| latency * 3);
+                (Duration::from_millis(6), &entry.app_answers, usual)
+            }
+        };
+        let known = known.quantile(990, BELIEVED).map(|usual| usual * 4);
+        let patience = known.or(guess).unwrap_or(Duration::from_millis(250));
+        patience.clamp(floor, Duration::from_secs(1))
+    }
+}
+
+impl Live {
+    pub(crate) fn tick(&mut self, now: MonoTime, lag: Duration) {
+        self.detector.lags.note(now, lag);
+        self.detector.ticked = now;
+        self.detector.due = None;
+        self.sync(now);
+        self.restore_due(now);
+        while let Some(token) = self.detector.probes.overdue(now) {
+            self.on_probe(token, crate::health::action::ProbeResult::TimedOut, now);
+        }
+        self.judge_clusters(now);
+        self.judge_parts(now);
+        self.judge_endpoints(now);
+        self.pursue_all(now);
+        self.tend_all(now);
+        self.check_due(now);
+    }
+
+    pub(crate) fn next_tick(&self) -> Option<MonoTime> {
+        let detector = &self.detector;
+        let waits = !detector.quiet_endpoints.is_empty()
+            || detector.clusters.iter().any(|entry| entry.flow.waiting.total() > 0);
+        let tick = waits.then(|| {
+            let tick = detector.ticked + TICK;
+            detector.due.map_or(tick, |due| tick.min(due))
+        });
+        let inquiries = detector.inquiries.iter().map(|inquiry| inquiry.next_at);
+        let keeps = detector.keeps.iter().map(|keep| keep.next_at);
+        let later = [tick, detector.checks.next_due(), self.next_return(), detector.probes.next_overdue()];
+        inquiries.chain(keeps).chain(later.into_iter().flatten()).min()
+    }
+
+    // ------------------------------------------------------------ clusters
+
+    fn judge_clusters(&mut self, now: MonoTime) {
+        for index in 0..self.detector.clusters.len() {
+            let cluster = ClusterId(u16::try_from(index).unwrap_or(u16::MAX));
+            let entry = &mut self.detector.clusters[index];
+            if entry.flow.waiting.total() == 0 && entry.line_written == MonoTime::ZERO {
+                continue;
+            }
+            if entry.flow.waiting.count(now) > 0 {
+                self.detector.write_line(cluster, now, Throttle::No);
+                self.judge_cluster(cluster, now);
+            } else if entry.line_written != MonoTime::ZERO {
+                self.detector.write_line(cluster, now, Throttle::No);
+                self.detector.clusters[index].line_written = MonoTime::ZERO;
+            }
+        }
+    }
+
+    fn judge_cluster(&mut self, cluster: ClusterId, now: MonoTime) {
+        let subject = Subject::Cluster(cluster);
+        let entry = &mut self.detector.clusters[cluster.index()];
+        let Some(own) = entry.flow.silent_since(now) else { return };
+        // Peers can only make a silence shorter: most ticks end here, without a look at their lines.
+        let quiet_ns = now.since(own);
+        let threshold = entry.flow.threshold();
+        if quiet_ns < threshold.suspicious.min(SILENCE_FLOOR) {
+            return self.detector.wake_at(own + threshold.suspicious);
+        }
+        match self.state(subject) {
+            State::Healthy | State::Ramp | State::Probation => {}
+            State::Suspect | State::Down(_) => return,
+        }
+        let all = self.detector.over_all(cluster, now);
+        let Some(since) = all.silent_since else { return };
+        let silence = self.detector.lags.awake(since, now);
+        if all.outstanding >= OUTSTANDING_MIN && silence >= threshold.suspicious {
+            if !self.is_blind(cluster, now) {
+                let evidence = self.evidence(subject, now);
+                self.signal(subject, Signal::Doubt, evidence, now);
+                self.inquire(subject, since, now);
+            }
+            return;
+        }
+        if self.is_pursued(subject) {
+            return self.detector.wake_at(since + threshold.suspicious);
+        }
+        self.judge_few(cluster, silence, since, now);
+        self.detector.wake_at(since + threshold.suspicious);
+    }
+
+    /// At a low rate three requests never wait together: the first that is overdue starts the probes.
+    fn judge_few(&mut self, cluster: ClusterId, silence: Duration, since: MonoTime, now: MonoTime) {
+        let entry = &mut self.detector.clusters[cluster.index()];
+        let Some(overdue) = entry.flow.overdue() else { return };
+        if silence < overdue || now.since(entry.asked) < entry.patience {
+            let due = (since + overdue).max(entry.asked + entry.patience);
+            return self.detector.wake_at(due);
+        }
+        entry.asked = now;
+        entry.patience = (entry.patience * 2).clamp(PATIENCE.0, PATIENCE.1);
+        self.inquire(Subject::Cluster(cluster), since, now);
+    }
+
+    /// Did this and another, unrelated cluster fall silent together, and is nothing else to be heard?
+    ///
+    /// Then it is our own link or machine: no verdict, everything stays in use. Clusters of one region may well fail
+    /// together. A cluster that answers proves that we hear.
+    pub(super) fn is_blind(&mut self, cluster: ClusterId, now: MonoTime) -> bool {
+        let Some(since) = self.detector.over_all(cluster, now).silent_since else { return false };
+        let region = self.detector.cluster(cluster).map(|entry| entry.region.clone()).unwrap_or_default();
+        let mut blind = false;
+        for index in (0..self.detector.clusters.len()).filter(|index| *index != cluster.index()) {
+            let other = ClusterId(u16::try_from(index).unwrap_or(u16::MAX));
+            let all = self.detector.over_all(other, now);
+            if all.last_rx > since {
+                return false;
+            }
+            let entry = &self.detector.clusters[index];
+            let is_related = !region.is_empty() && entry.region == region;
+            let Some(other_since) = all.silent_since.filter(|_| !is_related) else { continue };
+            let apart = other_since.since(since).max(since.since(other_since));
+            let silence = self.detector.lags.awake(other_since, now);
+            blind |= apart <= BLIND_WINDOW && silence >= entry.flow.threshold().suspicious;
+        }
+        blind
+    }
+
+    // ------------------------------------------------------------ backends
+
+    fn judge_parts(&mut self, now: MonoTime) {
+        let mut next = self.detector.quiet_parts.first();
+        for _ in 0..LOOKS_MAX {
+            let Some(at) = next else { return };
+            let since = self.detector.parts[at as usize].links.since;
+            if now.since(since) < SILENCE_FLOOR {
+                return;
+            }
+            next = self.detector.quiet_parts.after(&self.detector.parts, at);
+            if now.since(since) > FORGOTTEN {
+                self.detector.quiet_parts.remove(&mut self.detector.parts, at);
+            } else {
+                self.judge_part(at, now);
+            }
+        }
+    }
+
+    fn judge_part(&mut self, at: u32, now: MonoTime) {
+        let part = &mut self.detector.parts[at as usize];
+        let subject = Subject::Backend(part.backend, part.cluster);
+        let cluster = part.cluster;
+        let (waits, threshold) = (part.flow.waiting.count(now), part.flow.threshold());
+        let Some(since) = part.flow.silent_since(now) else { return };
+        let (overdue, asked) = (part.flow.overdue(), part.asked);
+        let silence = self.detector.lags.awake(since, now);
+        let Some(doubtful) = self.doubtful(subject, cluster, since, threshold) else { return };
+        if waits >= OUTSTANDING_MIN && silence >= threshold.suspicious {
+            if doubtful == Doubtful::Yes {
+                let evidence = self.evidence(subject, now);
+                self.signal(subject, Signal::Doubt, evidence, now);
+            }
+            self.inquire(subject, since, now);
+        } else if overdue.is_some_and(|overdue| silence >= overdue) && now.since(asked) >= PATIENCE.0 {
+            self.detector.parts[at as usize].asked = now;
+            self.inquire(subject, since, now);
+        }
+    }
+
+    /// Is it worth while to judge this part of a cluster by itself? Only while other parts answer.
+    fn doubtful(
+        &self,
+        subject: Subject,
+        cluster: ClusterId,
+        since: MonoTime,
+        threshold: Threshold,
+    ) -> Option<Doubtful> {
+        let heard = self.detector.cluster(cluster)?.flow.last_rx;
+        if heard <= since + threshold.suspicious / 2 || self.is_pursued(subject) {
+            return None;
+        }
+        match self.state(Subject::Cluster(cluster)) {
+            State::Healthy | State::Ramp | State::Probation => {}
+            State::Suspect | State::Down(_) => return None,
+        }
+        match self.state(subject) {
+            State::Healthy => Some(Doubtful::Yes),
+            State::Ramp | State::Probation => Some(Doubtful::No),
+            State::Suspect | State::Down(_) => None,
+        }
+    }
+
+    // ------------------------------------------------------------ endpoints
+
+    fn judge_endpoints(&mut self, now: MonoTime) {
+        let mut next = self.detector.quiet_endpoints.first();
+        for _ in 0..LOOKS_MAX {
+            let Some(at) = next else { return };
+            let since = self.detector.pulses[at as usize].links.since;
+            if now.since(since) < SILENCE_FLOOR {
+                return;
+            }
+            next = self.detector.quiet_endpoints.after(&self.detector.pulses, at);
+            if now.since(since) > FORGOTTEN {
+                self.detector.quiet_endpoints.remove(&mut self.detector.pulses, at);
+            } else {
+                self.judge_endpoint(self.detector.pulses[at as usize].slot, since, now);
+            }
+        }
+    }
+
+    fn judge_endpoint(&mut self, slot: u32, since: MonoTime, now: MonoTime) {
+        if self.pulse(slot).outstanding < OUTSTANDING_MIN {
+            return;
+        }
+        let threshold = self.endpoint_threshold(slot);
+        if self.detector.lags.awake(since, now) < threshold.suspicious {
+            return;
+        }
+        let entry = &self.slots[slot as usize];
+        let (subject, cluster) = (Subject::Endpoint(entry.id), entry.cluster);
+        match self.state(Subject::Backend(entry.backend, entry.cluster)) {
+            State::Healthy | State::Ramp | State::Probation => {}
+            State::Suspect | State::Down(_) => return,
+        }
+        let Some(doubtful) = self.doubtful(subject, cluster, since, threshold) else { return };
+        if doubtful == Doubtful::Yes {
+            let evidence = self.evidence(subject, now);
+            self.signal(subject, Signal::Doubt, evidence, now);
+        }
+        self.inquire(subject, since, now);
+    }
+
+    /// An endpoint's own: gaps by their mean, latency by its backend's.
+    pub(super) fn endpoint_threshold(&self, slot: u32) -> Threshold {
+        let entry = &self.slots[slot as usize];
+        let group = self.backends.get(entry.backend.index()).and_then(|backend| backend.group(entry.cluster));
+        let part = group.and_then(|group| group.part.checked_sub(1));
+        let flow = part.map(|at| &self.detector.parts[at as usize].flow);
+        let median = flow.and_then(|flow| flow.median());
+        let floor = median.map_or(SILENCE_CAP, |median| SILENCE_FLOOR.max(median * 2));
+        let pulse = self.pulse(slot);
+        let gap = Duration::from_micros(u64::from(pulse.gap_us)) * GAPS_SUSPECT;
+        let known = pulse.gaps >= GAPS_MIN;
+        let suspicious = floor.max(if known { gap } else { SILENCE_CAP });
+        let tail = flow.and_then(|flow| flow.stalled()).unwrap_or(suspicious * 2);
+        Threshold { suspicious, unheard_of: suspicious.max(tail) }
+    }
+}
+
+/// May a suspicion be raised, or only an inquiry be made?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doubtful {
+    Yes,
+    No,
+}
+
+impl Detector {
+    /// The next tick is not later than this.
+    fn wake_at(&mut self, at: MonoTime) {
+        // Never closer than a quarter of a tick: a worker must not spin on what a peer will decide.
+        let at = at.max(self.ticked + TICK / 4);
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+}
