@@ -77,7 +77,8 @@ fn every_row_says_what_it_claims() {
 /// The arguments that name a proxy which this machine has; `None`, with a line that says why, where no lab can be.
 fn lab_or_reason(test: &str) -> Option<Vec<String>> {
     // Past the test harness, which keeps what a test prints for itself unless it fails.
-    let skip = |why: &str| writeln!(std::io::stderr(), "SKIPPED {test}: {why}").unwrap();
+    let skip =
+        |why: &str| std::io::stderr().write_all(format!("SKIPPED {test}: {why}\n").as_bytes()).unwrap();
     let own = Path::new(env!("CARGO_BIN_EXE_loadtest"));
     // Built by the same command into the same folder, when the whole workspace is tested.
     let ringway = own.with_file_name("ringway");
