@@ -79,6 +79,9 @@ pub(crate) struct Options {
     /// Folder for report.md, runs.csv and a plot of each row.
     #[arg(long, default_value = "target/failover")]
     out: PathBuf,
+    /// Do not wait for other benchmarks on this machine to end: for trying out, not for figures.
+    #[arg(long)]
+    beside_others: bool,
     /// Print the rows with what they claim, and do nothing.
     #[arg(long)]
     list: bool,
@@ -141,7 +144,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let doing = || format!("create {}", options.out.display());
     fs::create_dir_all(&options.out).map_err(BenchError::io(doing()))?;
     let table = Table { options, programs, contenders, dir: WorkDir::create()?, stop };
-    let _turn = Turn::wait(&table.stop)?;
+    let _turn = if options.beside_others { None } else { Some(Turn::wait(&table.stop)?) };
     let _first = Autogroup::first();
     let mut out = Output::create(&options.out)?;
     out.tell(&table.facts())?;

@@ -85,13 +85,13 @@ fn legend(out: &mut String) {
         (Mark::Failed, "failed (at the time of failure)"),
     ];
     for (mark, text) in entries {
-        dots(out, mark, &format!("M{:.1} 44h0", x + 5.0), &[(x + 5.0, 44.0)]);
+        dots(out, mark, &format!("M{:.1} 44h.01", x + 5.0), &[(x + 5.0, 44.0)]);
         writeln!(out, "<text x=\"{:.1}\" y=\"48\">{text}</text>", x + 16.0).expect("writing to a string");
         x += 200.0;
     }
     writeln!(
         out,
-        "<path d=\"M{x} 44h24\" stroke=\"#444\" stroke-dasharray=\"5 4\"/><text x=\"{}\" y=\"48\">healthy maximum</text>",
+        "<path d=\"M{x} 44h24\" stroke=\"#444\" stroke-dasharray=\"5 4\"/><text x=\"{}\" y=\"48\">affected above</text>",
         x + 30.0
     )
     .expect("writing to a string");
@@ -148,7 +148,7 @@ fn draw(out: &mut String, panel: &Panel<'_>, top: f64, slow: Duration) {
             .collect();
         let mut path = String::new();
         for (x, y) in &points {
-            write!(path, "M{x:.1} {y:.1}h0").expect("writing to a string");
+            write!(path, "M{x:.1} {y:.1}h.01").expect("writing to a string");
         }
         dots(out, mark, &path, &points);
     }
@@ -158,10 +158,16 @@ fn draw(out: &mut String, panel: &Panel<'_>, top: f64, slow: Duration) {
 fn dots(out: &mut String, mark: Mark, path: &str, points: &[(f64, f64)]) {
     match mark {
         Mark::Active => {
-            writeln!(out, "<path d=\"{path}\" stroke=\"#0b6\" stroke-width=\"3\" stroke-linecap=\"round\"/>")
+            writeln!(
+                out,
+                "<path d=\"{path}\" stroke=\"#6bbf8a\" stroke-width=\"3\" stroke-linecap=\"round\"/>"
+            )
         }
         Mark::Standby => {
-            writeln!(out, "<path d=\"{path}\" stroke=\"#36c\" stroke-width=\"3\" stroke-linecap=\"square\"/>")
+            writeln!(
+                out,
+                "<path d=\"{path}\" stroke=\"#14387f\" stroke-width=\"3\" stroke-linecap=\"square\"/>"
+            )
         }
         Mark::Failed => {
             let crosses: String =
@@ -247,7 +253,7 @@ mod tests {
         let svg = svg("t", Duration::from_millis(45), &[panel]);
         // One of each in the legend.
         let count = |text: &str| svg.matches(text).count();
-        assert_eq!(count("h0"), 2 + 2, "a disc and a square, and the legend's");
+        assert_eq!(count("h.01"), 2 + 2, "a disc and a square, and the legend's");
         assert_eq!(count("l6 6m0 -6l-6 6"), 1 + 1);
         assert!(svg.contains("x&lt;y") && svg.contains("1 &amp; 2") && svg.trim_end().ends_with("</svg>"));
     }

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::str::FromStr;
@@ -185,7 +186,7 @@ impl Pod {
         let log = folder.join(format!("{name}.log"));
         let doing = || format!("write {}", log.display());
         let log = File::options().create(true).append(true).open(&log).map_err(BenchError::io(doing()))?;
-        let mut command = inside(plan, Host::Cluster(spec.cluster));
+        let mut command = inside(plan, Host::Cluster(spec.cluster), "KILL");
         command.arg(own).arg("pod");
         command.args(["--listen", &Plan::pod(spec.cluster, spec.index, spec.backend).to_string()]);
         command.args(["--cluster", spec.cluster.name(), "--endpoint", &name]);
@@ -246,13 +247,15 @@ pub(crate) fn journal_path(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.journal"))
 }
 
-/// The beginning of a command line that runs in a host's namespace, before others on its core, and dies with us.
-pub(crate) fn inside(plan: &Plan, host: Host) -> Command {
+/// The beginning of a command line that runs in a host's namespace, before others on its core, and gets `last` (a
+/// signal's name) when we die: SIGTERM where it has children to end, SIGKILL where it may be stopped.
+pub(crate) fn inside(plan: &Plan, host: Host, last: &str) -> Command {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/sbin:/sbin");
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "nice", "-n", NICENESS, "ip", "netns", "exec"]);
-    command.arg(plan.namespace(host)).env("PATH", path);
+    command.args(["--pdeathsig", last, "nice", "-n", NICENESS, "ip", "netns", "exec"]);
+    // Not in the terminal's group: Ctrl-C is for the lab, which then ends everything in order.
+    command.arg(plan.namespace(host)).env("PATH", path).process_group(0);
     command
 }
 

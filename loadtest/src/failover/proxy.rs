@@ -132,7 +132,7 @@ impl Contender {
         let log = folder.join(format!("{}.log", self.name()));
         let file = File::create(&log).map_err(BenchError::io(format!("create {}", log.display())))?;
         let again = file.try_clone().map_err(BenchError::io("duplicate a descriptor"))?;
-        let mut command = inside(plan, Host::Gateway);
+        let mut command = inside(plan, Host::Gateway, "TERM");
         command.args(line).env("NO_COLOR", "1").stdin(Stdio::null()).stdout(file).stderr(again);
         Ok(Running { child: Child::spawn(&self.name(), &mut command)?, log, manifests })
     }
@@ -179,6 +179,8 @@ fn fill(text: &str, row: &Row, folder: &Path, uneject: &str) -> String {
         ("LISTEN_PORT", listen.port().to_string()),
         ("DIR", folder.display().to_string()),
         ("UNEJECT", uneject.to_owned()),
+        ("TRY_MS", row.try_timeout().as_millis().to_string()),
+        ("TRY_SECONDS", row.try_timeout().as_secs_f64().to_string()),
     ];
     template::fill(text, &backends, &values)
 }

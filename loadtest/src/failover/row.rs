@@ -149,6 +149,16 @@ impl Row {
         self
     }
 
+    /// What a peer must be told that one try may take: it must not give up on answers that are only rarely slow, or
+    /// large. Ringway is told nothing of the kind.
+    pub(crate) fn try_timeout(&self) -> Duration {
+        match (self.rare, self.bulk) {
+            (0, 0) => Duration::from_millis(100),
+            (0, _) => Duration::from_millis(500),
+            (_, _) => Duration::from_millis(1_200),
+        }
+    }
+
     /// Whether it compares the two hedge modes instead of looking at a fault.
     pub(crate) fn compares_hedging(&self) -> bool {
         self.name == "peace"
@@ -180,7 +190,8 @@ impl Row {
         );
         rows.extend(EIGHT.iter().map(|(name, kind, about)| {
             Self { method: Method::Post, ..Self::new(&format!("post-{name}"), about, *kind) }
-                .claiming([Claim::never(Metric::Twice)])
+                // What was never sent goes to the standby, as soon as the fault is known.
+                .claiming([Claim::never(Metric::Twice), Claim::at_most(Metric::LastAffectedMs, 100.0)])
         }));
         let down = "every endpoint of both clusters answers 503";
         rows.push(

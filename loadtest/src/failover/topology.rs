@@ -12,8 +12,10 @@
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::bench::{BenchError, Result, process};
@@ -167,11 +169,6 @@ impl Plan {
         lines.iter().map(|line| words(line)).collect()
     }
 
-    /// Removes every namespace, and with it its interfaces.
-    pub(crate) fn tear_down(&self) -> Vec<Arguments> {
-        Host::ALL.iter().map(|host| words(&format!("netns del {}", self.namespace(*host)))).collect()
-    }
-
     /// Drops packets silently in both directions, each where it arrives: no socket on either side is told anything,
     /// as when a cable is cut far away.
     pub(crate) fn drop_rules(&self, cluster: Cluster, cut: Cut, turn: Turn) -> Vec<Arguments> {
@@ -263,10 +260,8 @@ impl Topology {
 
 impl Drop for Topology {
     fn drop(&mut self) {
-        for arguments in self.plan.tear_down() {
-            if let Err(why) = ip(&arguments) {
-                eprintln!("cleaning up: {why}");
-            }
+        for host in Host::ALL {
+            remove(&self.plan.namespace(host));
         }
     }
 }
@@ -295,6 +290,8 @@ pub(crate) fn ip(arguments: &[String]) -> Result<()> {
     let output = Command::new("ip")
         .args(arguments)
         .stdin(Stdio::null())
+        // Ctrl-C must not hit what cleans up after it.
+        .process_group(0)
         .output()
         .map_err(BenchError::io("start ip"))?;
     if output.status.success() {
@@ -308,11 +305,23 @@ pub(crate) fn ip(arguments: &[String]) -> Result<()> {
 fn sweep() {
     let Ok(entries) = fs::read_dir(NAMESPACES) else { return };
     for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
-        if owner(&name).is_some_and(|pid| !fs::exists(format!("/proc/{pid}")).unwrap_or(true))
-            && let Err(why) = ip(&words(&format!("netns del {name}")))
-        {
-            eprintln!("{name}, left by a killed run, stays: {why}");
+        if owner(&name).is_some_and(|pid| !fs::exists(format!("/proc/{pid}")).unwrap_or(true)) {
+            remove(&name);
         }
+    }
+}
+
+/// Removes one of our namespaces, and with it its interfaces. What still runs in it is killed: a server that was
+/// killed itself may have left its workers.
+fn remove(namespace: &str) {
+    let pids = Command::new("ip").args(["netns", "pids", namespace]).stdin(Stdio::null()).output();
+    let pids = pids.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    for pid in pids.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)) {
+        // Fails only when it has ended meanwhile.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    if let Err(why) = ip(&words(&format!("netns del {namespace}"))) {
+        eprintln!("cleaning up: {why}");
     }
 }
 
@@ -326,18 +335,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_set_up_is_torn_down_and_stays_inside_of_its_own_namespaces() {
+    fn a_lab_stays_inside_of_its_own_namespaces() {
         let plan = Plan::new(42, 2);
+        let ours = Host::ALL.map(|host| plan.namespace(host));
         let set_up = plan.set_up();
-        let made: Vec<_> = set_up.iter().filter(|line| line.starts_with(&words("netns add"))).collect();
-        let removed: Vec<_> = plan.tear_down().iter().map(|line| line[2].clone()).collect();
-        assert_eq!(made.iter().map(|line| line[2].clone()).collect::<Vec<_>>(), removed);
         for line in &set_up {
-            assert!(line[0] == "netns" || (line[0] == "-n" && removed.contains(&line[1])), "{line:?}");
+            let name = if line[0] == "netns" { &line[2] } else { &line[1] };
+            assert!(matches!(line[0].as_str(), "netns" | "-n") && ours.contains(name), "{line:?}");
         }
-        assert!(removed.iter().all(|name| owner(name) == Some(42)));
-        let pids = [Plan::new(1, 1).tear_down(), Plan::new(2, 1).tear_down()];
-        assert!(pids[0].iter().all(|line| !pids[1].contains(line)));
+        assert_eq!(set_up.iter().filter(|line| line[0] == "netns").count(), ours.len());
+        assert!(ours.iter().all(|name| owner(name) == Some(42)));
+        let others = Host::ALL.map(|host| Plan::new(43, 2).namespace(host));
+        assert!(ours.iter().all(|name| !others.contains(name)), "two runs do not meet");
     }
 
     #[test]
