@@ -24,7 +24,7 @@ impl Table {
     }
 
     /// A byte came from this endpoint: of any connection, also of an attempt that was given up and only listened
-    /// to. A connect that was accepted counts, too.
+    /// to. A connect that was accepted is no byte: a kernel accepts for an application that hangs.
     pub fn on_bytes(&self, endpoint: EndpointKey, now: MonoTime) {
         self.live.borrow_mut().on_bytes(endpoint, now);
     }

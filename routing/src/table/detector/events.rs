@@ -147,10 +147,10 @@ impl Live {
         [endpoint, backend, Some(Subject::Cluster(slot.cluster))]
     }
 
+    /// No sign of life: a kernel accepts connections for an application that hangs.
     pub(crate) fn on_connected(&mut self, key: EndpointKey, took: Duration, now: MonoTime) {
         let Some(site) = self.site(key) else { return };
         self.detector.round_trip(site.cluster, Ask::Connect, took, now);
-        self.heard(site, now);
     }
 
     pub(crate) fn on_hedge(&mut self, key: EndpointKey, now: MonoTime) {
