@@ -478,9 +478,10 @@ pub struct OutlierPolicy {
     /// Consecutive failures (connect failure, reset, no answer, 5xx where `retry.statuses` says so). Default 3;
     /// 0 = never ejected.
     pub consecutive_failures: u8,
-    /// How long the first ejection lasts; doubles each time in a row. Default 1 s.
+    /// How long the first ejection lasts; doubles each time in a row. Default 100 ms: a single request that finds the
+    /// endpoint still failing is tried elsewhere, and costs nobody a second.
     pub base: Duration,
-    /// The longest an ejection lasts. Default 30 s.
+    /// The longest an ejection lasts. Default 10 s.
     pub max: Duration,
 }
 
@@ -506,8 +507,8 @@ impl Default for Policy {
             },
             outlier: OutlierPolicy {
                 consecutive_failures: 3,
-                base: Duration::from_secs(1),
-                max: Duration::from_secs(30),
+                base: Duration::from_millis(100),
+                max: Duration::from_secs(10),
             },
             hedge: HedgeMode::default(),
             spill_percent: 0,
