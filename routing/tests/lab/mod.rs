@@ -112,6 +112,7 @@ pub(crate) struct Lab {
     pub(crate) picks: Vec<(MonoTime, usize, Pick)>,
     pub(crate) probes: u64,
     pub(crate) executions: u64,
+    pub(crate) arrived: u64,
     /// Requests a second; 0 = none.
     pub(crate) rate: f64,
     /// Round trip to any endpoint.
@@ -134,16 +135,7 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 impl Lab {
     pub(crate) fn new(world: &RouteTable, workers: u16, seed: u64) -> Self {
         let board = Arc::new(Board::new(BoardLimits { workers, ..BoardLimits::default() }));
-        let new = |worker| {
-            let board = Arc::clone(&board);
-            let mut table = Table::new(TableSettings { workers, worker, board, ..TableSettings::default() });
-            let change = Change::Snapshot(snapshot(world));
-            let (generation, base_generation) = (Generation(1), Generation(0));
-            let update = Update { generation, base_generation, observed_ns: 0, change };
-            table.apply(&update, MonoTime(SECOND.as_nanos() as u64)).unwrap();
-            Worker { table, tick: None, ticked: MonoTime::ZERO, stalled: MonoTime::ZERO }
-        };
-        let workers = (0..workers).map(new).collect();
+        let workers = (0..workers).map(|worker| Self::worker(world, &board, worker, workers)).collect();
         Self {
             now: MonoTime(SECOND.as_nanos() as u64 * 1_000),
             workers,
@@ -155,6 +147,7 @@ impl Lab {
             picks: Vec::new(),
             probes: 0,
             executions: 0,
+            arrived: 0,
             rate: 2_000.0,
             rtt: Duration::from_micros(100),
             think: ms(2),
@@ -164,6 +157,16 @@ impl Lab {
             count: 0,
             ids: world.endpoints.iter().map(|(id, spec)| (spec.addr, *id)).collect(),
         }
+    }
+
+    fn worker(world: &RouteTable, board: &Arc<Board>, worker: u16, workers: u16) -> Worker {
+        let board = Arc::clone(board);
+        let mut table = Table::new(TableSettings { workers, worker, board, ..TableSettings::default() });
+        let change = Change::Snapshot(snapshot(world));
+        let (generation, base_generation) = (Generation(1), Generation(0));
+        let update = Update { generation, base_generation, observed_ns: 0, change };
+        table.apply(&update, MonoTime(SECOND.as_nanos() as u64)).unwrap();
+        Worker { table, tick: None, ticked: MonoTime::ZERO, stalled: MonoTime::ZERO }
     }
 
     /// Requests alternate between these.
@@ -244,6 +247,7 @@ impl Lab {
         let worker = match event {
             Event::Arrive => {
                 self.arrive_later();
+                self.arrived += 1;
                 let worker = self.rng.random_range(0..self.workers.len());
                 let exchange = Exchange {
                     arrived: self.now,
@@ -612,6 +616,47 @@ impl Lab {
     ) -> Option<MonoTime> {
         let changes = self.log.iter().filter(|change| change.at >= since && change.scope == scope);
         changes.filter(|change| to(change.to)).map(|change| change.at).min()
+    }
+
+    /// Forgets what is over: for runs of minutes.
+    pub(crate) fn tidy(&mut self) {
+        self.picks.clear();
+        if self.attempts.iter().all(|attempt| attempt.phase == Phase::Done)
+            && self.exchanges.iter().all(|exchange| exchange.ended.is_some())
+        {
+            self.attempts.clear();
+            self.exchanges.clear();
+            self.events.retain(|Reverse((_, _, event))| {
+                !matches!(event, Event::Answer(_) | Event::Advise(..) | Event::GiveUp(_))
+            });
+        }
+    }
+
+    /// A worker dies, with all that it knew, and another takes its place.
+    pub(crate) fn restart(&mut self, world: &RouteTable, worker: usize) {
+        for at in 0..self.attempts.len() {
+            if self.attempts[at].worker == worker && self.attempts[at].phase != Phase::Done {
+                self.attempts[at].phase = Phase::Done;
+                let nth = self.attempts[at].exchange;
+                self.exchanges[nth].ended.get_or_insert((self.now, 200));
+            }
+        }
+        self.events.retain(|Reverse((_, _, event))| match event {
+            Event::Probe(of, ..) | Event::Tick(of) | Event::Ring(of) => *of != worker,
+            Event::Arrive | Event::Answer(_) | Event::Advise(..) | Event::GiveUp(_) => true,
+        });
+        let workers = u16::try_from(self.workers.len()).unwrap();
+        self.workers[worker] = Self::worker(world, &self.board, u16::try_from(worker).unwrap(), workers);
+        self.drain(worker);
+    }
+
+    /// Share of the picks in a span that went to a cluster.
+    pub(crate) fn share_until(&self, cluster: u16, since: MonoTime, until: MonoTime) -> f64 {
+        let picks = self.picks.iter().filter(|(at, _, _)| *at >= since && *at < until);
+        let (here, all) = picks.fold((0u32, 0u32), |(here, all), (_, _, pick)| {
+            (here + u32::from(pick.cluster == ClusterId(cluster)), all + 1)
+        });
+        f64::from(here) / f64::from(all.max(1))
     }
 
     /// Share of the picks since then that went to a cluster.
