@@ -240,7 +240,7 @@ fn consecutive_failures_eject_an_endpoint_and_probation_brings_it_back() {
             },
         );
     let well = Backend::named("well");
-    let gateway = start(world(&[sick.addr, well.addr]).policy(|policy| {
+    let gateway = start(world(&[sick.addr, well.addr]).undetected().policy(|policy| {
         policy.retry.budget_percent = 100;
         policy.balance = Balance::RoundRobin;
         policy.outlier.consecutive_failures = 3;

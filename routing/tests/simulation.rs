@@ -47,6 +47,7 @@ enum Step {
         balance: u8,
         weights: bool,
         standby: bool,
+        panic: bool,
     },
 }
 
@@ -59,12 +60,12 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0u32..10, 0u16..3, 0u32..30, prop::bool::weighted(0.8))
             .prop_map(|(id, cluster, n, ready)| Step::Add { id, cluster, n, ready }),
         2 => (0u32..10).prop_map(|id| Step::Remove { id }),
-        1 => (0u8..4, any::<bool>(), any::<bool>())
-            .prop_map(|(balance, weights, standby)| Step::Replan { balance, weights, standby }),
+        1 => (0u8..4, any::<bool>(), any::<bool>(), any::<bool>())
+            .prop_map(|(balance, weights, standby, panic)| Step::Replan { balance, weights, standby, panic }),
     ]
 }
 
-fn policy(balance: u8, weights: bool, standby: bool) -> Policy {
+fn policy(balance: u8, weights: bool, standby: bool, panic: bool) -> Policy {
     let weight = |weight| weights.then_some(weight);
     let balance = match balance {
         0 => Balance::LeastRequest,
@@ -74,7 +75,7 @@ fn policy(balance: u8, weights: bool, standby: bool) -> Policy {
     };
     let outlier = OutlierPolicy { consecutive_failures: 2, ..Policy::default().outlier };
     let shares = plan(&[(0, 0, weight(3)), (1, 0, weight(1)), (2, u8::from(standby), weight(0))]);
-    Policy { balance, outlier, ..shares }
+    Policy { balance, outlier, panic_percent: if panic { 50 } else { 0 }, ..shares }
 }
 
 struct Life {
@@ -124,8 +125,8 @@ impl Life {
                 world.endpoints.insert(EndpointId(id), spec);
             }
             Step::Remove { id } => drop(world.endpoints.remove(&EndpointId(id))),
-            Step::Replan { balance, weights, standby } => {
-                self.policy = policy(balance, weights, standby);
+            Step::Replan { balance, weights, standby, panic } => {
+                self.policy = policy(balance, weights, standby, panic);
                 let action = action("r", 0, forward(&[(0, 1)]), Arc::new(self.policy.clone()));
                 let rules = HostRules::new([Rule { matches: prefix("/"), action }]);
                 world.hosts.insert(key(0, HostPattern::Any), Arc::new(rules));
@@ -171,6 +172,14 @@ impl Life {
                 let view = views[&pick.id];
                 let same_priority =
                     || views.values().filter(|other| priority(other.cluster) == priority(pick.cluster));
+                let usable = views.values().filter(|view| !view.health.is_ejected()).count();
+                let panics = usable * 100 < views.len() * usize::from(self.policy.panic_percent);
+                if pick.trial || panics && tried.is_empty() {
+                    // A single request on trial, or all are tried because too few are left.
+                    prop_assert!(!pick.trial || view.health.is_ejected());
+                    self.in_flight.push(pick);
+                    return Ok(());
+                }
                 if view.health.is_ejected() {
                     prop_assert!(views.values().all(|other| other.health.is_ejected()));
                     prop_assert!(pick.panic);
@@ -222,7 +231,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
     #[test]
     fn invariants_hold_whatever_happens(steps in vec(step(), 1..300), seed in any::<u64>()) {
-        let policy = policy(0, false, true);
+        let policy = policy(0, false, true, true);
         let start = world(&["alpha", "beta", "gamma"], &[(0, 1)], policy.clone());
         let worker = Worker::new(&start);
         let mut life =

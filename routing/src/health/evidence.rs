@@ -23,7 +23,7 @@ pub(crate) const OUTSTANDING_MIN: u32 = 3;
 const GAPS_MIN: u32 = 64;
 
 /// What comes closer together was received at once: several calls for one reception.
-const GAP_MIN: Duration = Duration::from_micros(20);
+pub(crate) const GAP_MIN: Duration = Duration::from_micros(20);
 
 /// Answers below which their latency is not believed.
 const LATENCIES_MIN: u32 = 20;

@@ -412,7 +412,7 @@ impl Live {
         let entry = &mut self.backends[id.index()];
         let old = std::mem::replace(&mut entry.spec, spec.map(Arc::clone));
         let is_same = |spec: &BackendSpec| old.as_ref().is_some_and(|old| old.name == spec.name);
-        if let Some(spec) = spec.filter(|spec| !is_same(spec)) {
+        if spec.is_some_and(|spec| !is_same(spec)) {
             // Another Service under this id: what was known is not about it.
             for nth in 0..self.backends[id.index()].groups.len() {
                 self.forget_group(id, nth);
@@ -539,9 +539,28 @@ impl Live {
         match after {
             Health::Ejected { until, .. } => {
                 self.returns.push(Reverse((until, key)));
+                self.detector_ejected(key, now);
                 Some(HealthEvent::Ejected { endpoint, lasts: until.since(now) })
             }
             Health::Healthy { .. } | Health::Probation { .. } => None,
+        }
+    }
+
+    /// Real requests were answered well: an ejection ends before its time. The next failure ejects for longer.
+    pub(crate) fn restore_early(&mut self, key: EndpointKey) {
+        let Some(slot) = self.slot(key) else { return };
+        let (health, endpoint) = (slot.health, slot.id);
+        if let Health::Ejected { times, .. } = health {
+            self.update(key.slot, |slot| slot.health = Health::Probation { times });
+            self.tell(HealthEvent::Restored { endpoint });
+        }
+    }
+
+    fn tell(&mut self, event: HealthEvent) {
+        if self.events.len() < EVENTS_MAX {
+            self.events.push_back(event);
+        } else {
+            self.events_lost += 1;
         }
     }
 
@@ -559,11 +578,7 @@ impl Live {
                 continue;
             }
             self.update(key.slot, |slot| slot.health = after);
-            if self.events.len() < EVENTS_MAX {
-                self.events.push_back(HealthEvent::Restored { endpoint });
-            } else {
-                self.events_lost += 1;
-            }
+            self.tell(HealthEvent::Restored { endpoint });
         }
     }
 

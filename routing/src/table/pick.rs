@@ -117,10 +117,10 @@ impl Live {
         let index = self.choose_ref(ask, refs, strict, rng).ok_or(NoEndpoint::NoBackend)?;
         let backend = refs[index].backend.ok_or(NoEndpoint::NoBackend)?;
         let scope = self.scope(ask, backend, pin.map(|pin| pin.cluster), strict);
-        if !self.detector.probation.is_empty()
+        if !(self.detector.probation.is_empty() && self.detector.ejected.is_empty())
             && let Some(slot) = self.trial(ask, backend, scope, rng)
         {
-            return Ok(Pick { trial: true, ..self.begin_pick(ask, slot, index, Tier::Ready) });
+            return Ok(Pick { trial: true, panic: false, ..self.begin_pick(ask, slot, index, Tier::Ready) });
         }
         let (slot, verdict) = self.choose_endpoint(ask, backend, scope, rng).map_err(|none| match none {
             NoEndpoint::NoUsableEndpoint => match strict {

@@ -175,7 +175,17 @@ impl Live {
             self.detector.pace = Pace { picks: 0, last: ask.now };
             return Some(slot);
         }
-        None
+        let slot = self.ejected_to_try(backend, turn as usize, ask.now)?;
+        let only = Scope::Only(self.slots[slot as usize].cluster);
+        if scope != Scope::All && scope != only {
+            return None;
+        }
+        let (_, offer, rank) = self.ranks(ask, backend, only).next()?;
+        if rank.standing != Standing::Normal || rank.priority > best.priority || !offer.verdict.is_usable() {
+            return None;
+        }
+        self.detector.pace = Pace { picks: 0, last: ask.now };
+        Some(slot)
     }
 
     fn try_one(

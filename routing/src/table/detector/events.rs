@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::probes::Ask;
 use super::{ClusterEvidence, Detector, LINE_INTERVAL};
-use crate::health::action::Evidence;
+use crate::health::action::{Evidence, ProbeResult};
 use crate::health::board::{LineView, Subject};
 use crate::health::endpoint::Outcome;
-use crate::health::evidence::{First, OUTSTANDING_MIN};
+use crate::health::evidence::{First, GAP_MIN, OUTSTANDING_MIN};
 use crate::health::state::{Reason, Signal, State};
 use crate::id::ClusterId;
 use crate::model::{Detection, OutlierPolicy};
@@ -93,6 +93,7 @@ impl Live {
     pub(crate) fn on_bytes(&mut self, key: EndpointKey, now: MonoTime) {
         let Some(site) = self.site(key) else { return };
         self.heard(site, now);
+        self.clear(site, now);
     }
 
     /// A sign of life.
@@ -126,6 +127,10 @@ impl Live {
             }
         }
         detector.heard_cluster(site.cluster, now);
+    }
+
+    /// Real traffic is answered: that, and nothing else, clears a suspicion.
+    fn clear(&mut self, site: Site, now: MonoTime) {
         let subjects = self.subjects(site);
         for subject in subjects.into_iter().flatten() {
             if self.state(subject) == State::Suspect {
@@ -154,7 +159,11 @@ impl Live {
     }
 
     pub(crate) fn on_hedge(&mut self, key: EndpointKey, now: MonoTime) {
-        let Some(at) = self.site(key).and_then(|site| site.part) else { return };
+        let Some(site) = self.site(key) else { return };
+        // What is hedged because it is suspected already proves nothing new.
+        let is_well = |state| matches!(state, State::Healthy | State::Ramp);
+        let states = self.worst(&self.slots[site.slot as usize]);
+        let Some(at) = site.part.filter(|_| states.into_iter().all(is_well)) else { return };
         let part = &mut self.detector.parts[at as usize];
         part.hedges.hedged(now);
         let subject = Subject::Backend(part.backend, part.cluster);
@@ -190,6 +199,7 @@ impl Live {
         match outcome {
             Outcome::Success => {
                 self.heard(site, now);
+                self.clear(site, now);
                 if let Some(entry) = self.detector.clusters.get_mut(site.cluster.index()) {
                     entry.last_good = now;
                 }
@@ -203,12 +213,15 @@ impl Live {
                     self.detector.answered(site, latency, now);
                 }
             }
-            Outcome::ServerError(_) | Outcome::Unlisted(_) => self.heard(site, now),
+            Outcome::ServerError(_) | Outcome::Unlisted(_) => {
+                self.heard(site, now);
+                self.clear(site, now);
+            }
             Outcome::Closed => {
                 self.heard(site, now);
                 self.doubt_endpoint(site.slot, now);
             }
-            Outcome::Refused => self.refused(site.slot, now),
+            Outcome::Refused => self.refused(site.slot, None, now),
             Outcome::ConnectFailed | Outcome::Timeout => self.doubt_endpoint(site.slot, now),
         }
         self.credit(site, outcome, latency, now);
@@ -279,10 +292,10 @@ impl Live {
     }
 
     /// One event is enough for an endpoint; a cluster needs more than half of its endpoints, and no answer meanwhile.
-    pub(super) fn refused(&mut self, slot: u32, now: MonoTime) {
+    pub(super) fn refused(&mut self, slot: u32, probe: Option<ProbeResult>, now: MonoTime) {
         let (id, cluster) = (self.slots[slot as usize].id, self.slots[slot as usize].cluster);
         let subject = Subject::Endpoint(id);
-        let evidence = self.evidence(subject, now);
+        let evidence = Evidence { probe, ..self.evidence(subject, now) };
         if !self.signal(subject, Signal::Proof(Reason::Refused), evidence, now) {
             return;
         }
@@ -350,10 +363,12 @@ impl Detector {
 
     fn heard_cluster(&mut self, cluster: ClusterId, now: MonoTime) {
         let Some(entry) = self.clusters.get_mut(cluster.index()) else { return };
-        entry.receptions = entry.receptions.wrapping_add(1);
+        if now.since(entry.flow.last_rx) >= GAP_MIN {
+            entry.receptions = entry.receptions.wrapping_add(1);
+        }
         // With peers, every so many-th gap is measured over all workers: an even sample, at the price of one line
         // read for each reception.
-        if entry.receptions % u32::from(self.workers) == 0 {
+        if entry.receptions % u32::from(self.workers) == 0 && now.since(entry.flow.last_rx) >= GAP_MIN {
             let all = self.over_all(cluster, now);
             let entry = &mut self.clusters[cluster.index()];
             if all.outstanding >= OUTSTANDING_MIN

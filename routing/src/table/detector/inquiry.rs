@@ -118,8 +118,10 @@ impl Live {
         }
         let subject = Subject::Endpoint(entry.id);
         match entry.state {
-            State::Healthy | State::Ramp | State::Probation => self.inquire(subject, now, now),
-            State::Suspect | State::Down(_) => {}
+            State::Healthy | State::Suspect | State::Ramp | State::Probation => {
+                self.inquire(subject, now, now);
+            }
+            State::Down(_) => {}
         }
     }
 
@@ -179,7 +181,7 @@ impl Live {
         }
         let is_there = self.slot(probe.endpoint).is_some_and(|slot| slot.life == Life::Live);
         if result == ProbeResult::Refused && is_there {
-            self.refused(probe.endpoint.slot, now);
+            self.refused(probe.endpoint.slot, Some(result), now);
         }
     }
 
@@ -299,7 +301,14 @@ impl Live {
         }
         let evidence = Evidence { probe, ..self.evidence(subject, now) };
         self.detector.inquiries.remove(at);
-        self.signal(subject, Signal::Proof(reason), evidence, now);
+        match (subject, reason) {
+            (Subject::Endpoint(id), Reason::Refused) => {
+                if let Some(slot) = self.slot_of(id) {
+                    self.refused(slot, probe, now);
+                }
+            }
+            (_, _) => drop(self.signal(subject, Signal::Proof(reason), evidence, now)),
+        }
     }
 
     /// Of a cluster or backend that lives, those endpoints that did not answer are down by themselves: they are

@@ -255,12 +255,12 @@ impl Live {
         threshold: Threshold,
     ) -> Option<Doubtful> {
         let heard = self.detector.cluster(cluster)?.flow.last_rx;
-        if heard <= since + threshold.suspicious / 2 || self.is_pursued(subject) {
+        if heard <= since + threshold.suspicious / 2 {
             return None;
         }
         match self.state(Subject::Cluster(cluster)) {
-            State::Healthy | State::Ramp | State::Probation => {}
-            State::Suspect | State::Down(_) => return None,
+            State::Healthy | State::Ramp => {}
+            State::Suspect | State::Down(_) | State::Probation => return None,
         }
         match self.state(subject) {
             State::Healthy => Some(Doubtful::Yes),
@@ -293,24 +293,31 @@ impl Live {
             return;
         }
         let threshold = self.endpoint_threshold(slot);
-        if self.detector.lags.awake(since, now) < threshold.suspicious {
+        let silence = self.detector.lags.awake(since, now);
+        if silence < threshold.suspicious {
             return;
         }
         let entry = &self.slots[slot as usize];
         let (subject, cluster) = (Subject::Endpoint(entry.id), entry.cluster);
         match self.state(Subject::Backend(entry.backend, entry.cluster)) {
-            State::Healthy | State::Ramp | State::Probation => {}
-            State::Suspect | State::Down(_) => return,
+            State::Healthy | State::Ramp => {}
+            State::Suspect | State::Down(_) | State::Probation => return,
         }
         let Some(doubtful) = self.doubtful(subject, cluster, since, threshold) else { return };
-        if doubtful == Doubtful::Yes {
+        // The balancer turns away from an endpoint that is busy with slow requests: then it is quiet, and well.
+        if doubtful == Doubtful::Yes && silence >= threshold.unheard_of / 2 {
             let evidence = self.evidence(subject, now);
             self.signal(subject, Signal::Doubt, evidence, now);
         }
-        self.inquire(subject, since, now);
+        if now.since(self.pulse(slot).asked) >= PATIENCE.0 {
+            self.use_pulse(slot).asked = now;
+            self.inquire(subject, since, now);
+        }
     }
 
     /// An endpoint's own: gaps by their mean, latency by its backend's.
+    ///
+    /// It is asked after the first time, and suspected after half of the second: twice the 99.9th percentile.
     pub(super) fn endpoint_threshold(&self, slot: u32) -> Threshold {
         let entry = &self.slots[slot as usize];
         let group = self.backends.get(entry.backend.index()).and_then(|backend| backend.group(entry.cluster));
@@ -322,8 +329,8 @@ impl Live {
         let gap = Duration::from_micros(u64::from(pulse.gap_us)) * GAPS_SUSPECT;
         let known = pulse.gaps >= GAPS_MIN;
         let suspicious = floor.max(if known { gap } else { SILENCE_CAP });
-        let tail = flow.and_then(|flow| flow.stalled()).unwrap_or(suspicious * 2);
-        Threshold { suspicious, unheard_of: suspicious.max(tail) }
+        let tail = flow.and_then(|flow| flow.stalled()).map_or(FORGOTTEN, |tail| tail * 2);
+        Threshold { suspicious, unheard_of: (suspicious * 2).max(tail) }
     }
 }
 

@@ -15,6 +15,8 @@ use crate::health::action::{Evidence, ProbeResult};
 use crate::health::board::{Keeper, Subject};
 use crate::health::endpoint::Outcome;
 use crate::health::state::{Reason, Signal, State};
+use crate::id::BackendId;
+use crate::table::EndpointKey;
 use crate::table::live::Life;
 use crate::time::MonoTime;
 
@@ -46,6 +48,9 @@ const LEASE: Duration = Duration::from_millis(500);
 
 /// The longest hold-off, and how long health lasts until earlier failures are forgotten.
 const HOLD_OFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
+
+/// An ejected endpoint gets its first single request after this.
+const EJECTED_REST: Duration = Duration::from_millis(50);
 
 /// More is down than this: the probes of each become rarer in proportion.
 const KEEPS_FAST: usize = 32;
@@ -373,7 +378,8 @@ impl Live {
     /// An attempt ended: does it count for something on probation?
     pub(super) fn credit(&mut self, site: Site, outcome: Outcome, latency: Option<Duration>, now: MonoTime) {
         let slot = &self.slots[site.slot as usize];
-        if self.detector.probation.is_empty() || slot.life != Life::Live {
+        let is_tried = !self.detector.probation.is_empty() || !self.detector.ejected.is_empty();
+        if !is_tried || slot.life != Life::Live {
             return;
         }
         let sent = latency.map_or(now, |latency| now - latency);
@@ -396,12 +402,62 @@ impl Live {
             Subject::Backend(slot.backend, slot.cluster),
             Subject::Cluster(slot.cluster),
         ];
+        if !self.detector.ejected.is_empty() {
+            self.credit_ejected(site.slot, is_good, sent);
+        }
         for subject in subjects {
             let Some(verdict) = self.verdict(subject) else { continue };
             // What was sent before says nothing about now.
             if verdict.state() == State::Probation && sent >= verdict.word.since() {
                 self.credit_one(subject, verdict.local, is_good, sent, now);
             }
+        }
+    }
+
+    /// An endpoint was ejected by failures in a row. Single requests may end that early: nobody else asks it.
+    pub(crate) fn detector_ejected(&mut self, key: EndpointKey, now: MonoTime) {
+        let pulse = self.use_pulse(key.slot);
+        (pulse.trials, pulse.next_trial, pulse.ejected) = (0, now + EJECTED_REST, now);
+        let ejected = &mut self.detector.ejected;
+        if ejected.len() < KEEPS_MAX && !ejected.contains(&key) {
+            ejected.push(key);
+        }
+    }
+
+    /// An ejected endpoint of `backend` that a single request may be sent to now. Looks at a few of them.
+    pub(crate) fn ejected_to_try(&mut self, backend: BackendId, turn: usize, now: MonoTime) -> Option<u32> {
+        /// Of all that are ejected.
+        const LOOKS: usize = 8;
+        for nth in 0..LOOKS.min(self.detector.ejected.len()) {
+            let at = (turn + nth) % self.detector.ejected.len();
+            let key = self.detector.ejected[at];
+            let slot = self.slot(key).filter(|slot| slot.life == Life::Live && slot.health.is_ejected());
+            let Some(slot) = slot else {
+                self.detector.ejected.swap_remove(at);
+                return None;
+            };
+            if slot.backend == backend
+                && slot.state == State::Healthy
+                && now >= self.pulse(key.slot).next_trial
+            {
+                let pulse = self.use_pulse(key.slot);
+                pulse.next_trial = now + TRIAL_INTERVAL[usize::from(pulse.trials > 0)];
+                return Some(key.slot);
+            }
+        }
+        None
+    }
+
+    fn credit_ejected(&mut self, slot: u32, is_good: bool, sent: MonoTime) {
+        let is_ejected = self.slots[slot as usize].health.is_ejected();
+        let key = self.key(slot);
+        let pulse = self.use_pulse(slot);
+        if !is_ejected || sent <= pulse.ejected {
+            return;
+        }
+        pulse.trials = if is_good { pulse.trials.saturating_add(1) } else { 0 };
+        if pulse.trials >= GOOD_TRIALS {
+            self.restore_early(key);
         }
     }
 

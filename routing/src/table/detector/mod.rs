@@ -47,7 +47,7 @@ use crate::time::MonoTime;
 const PARTS_CHUNK: usize = 16;
 
 /// Endpoints whose evidence has room before their first request. Beyond it room is made for 256 at a time.
-const PULSES_READY: usize = 1024;
+const PULSES_READY: usize = 512;
 
 /// How often a line on the board is written at most.
 const LINE_INTERVAL: Duration = Duration::from_micros(250);
@@ -144,9 +144,15 @@ pub(crate) struct Pulse {
     slot: u32,
     /// The latest sign of life.
     heard: MonoTime,
+    /// When it was last asked because it was quiet.
+    asked: MonoTime,
     /// Mean gap between two signs of life while something waits, in microseconds; 0 = not known.
     gap_us: u32,
     pub(crate) outstanding: u32,
+    /// While it is ejected: since when, good answers in a row, and when the next single request may go.
+    ejected: MonoTime,
+    next_trial: MonoTime,
+    trials: u8,
     /// Failures and good answers since `window`, for the endpoint's own error ratio.
     failed: u16,
     good: u16,
@@ -203,6 +209,8 @@ pub(crate) struct Detector {
     endpoints: usize,
     /// What waits for single real requests.
     pub(crate) probation: Vec<Subject>,
+    /// Endpoints that failures in a row took out; what is over is dropped when it is met.
+    pub(crate) ejected: Vec<EndpointKey>,
     /// Single requests of this worker.
     pub(crate) pace: Pace,
     ticked: MonoTime,
@@ -235,6 +243,7 @@ impl Detector {
             ramps: 0,
             endpoints: 0,
             probation: Vec::with_capacity(keep::KEEPS_MAX),
+            ejected: Vec::with_capacity(keep::KEEPS_MAX),
             pace: Pace::default(),
             ticked: MonoTime::ZERO,
             due: None,
