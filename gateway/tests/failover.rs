@@ -23,7 +23,7 @@ fn start(world: World) -> Gateway {
 
 /// Never ejects and always may retry: for claims about single requests.
 fn patient(world: World) -> World {
-    world.policy(|policy| {
+    world.undetected().policy(|policy| {
         policy.outlier.consecutive_failures = 0;
         policy.retry.budget_percent = 100;
         policy.balance = Balance::RoundRobin;

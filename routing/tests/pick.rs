@@ -325,7 +325,7 @@ fn ejection_ends_at_its_deadline_on_probation_and_the_next_one_lasts_twice_as_lo
     let outcome = |outcome, now| worker.table.on_outcome(key, outcome, None, now, &policy);
     assert_eq!(outcome(Outcome::Closed, T0), None);
     assert_eq!(outcome(Outcome::Timeout, T0), None);
-    let lasts = Duration::from_secs(1);
+    let lasts = policy.base;
     assert_eq!(
         outcome(Outcome::ServerError(503), T0),
         Some(HealthEvent::Ejected { endpoint: EndpointId(0), lasts })
@@ -363,8 +363,9 @@ fn pick_itself_ends_an_ejection_that_is_over() {
         });
         ids.flatten().collect::<std::collections::BTreeSet<_>>().len()
     };
-    assert_eq!(seen(T0 + Duration::from_millis(999)), 1);
-    assert_eq!(seen(T0 + Duration::from_secs(1)), 2);
+    let base = Policy::default().outlier.base;
+    assert_eq!(seen(T0 + base - Duration::from_millis(1)), 1);
+    assert_eq!(seen(T0 + base), 2);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use routing::health::action::Advice;
 use routing::health::endpoint::Outcome;
-use routing::model::RetryPolicy;
+use routing::model::{HedgeMode, RetryPolicy};
 use routing::retry::{Body, Failure, FailureKind, Response, Sent};
 use routing::table::Pick;
 use routing::time::MonoTime;
@@ -98,10 +98,13 @@ pub(super) fn consider(flow: &mut Flow<'_>, now: MonoTime) -> Option<MonoTime> {
     again
 }
 
-/// Starts the second attempt that a trial is tied to. Costs nothing: trials are few.
+/// Starts the second attempt that a trial is tied to, where the budget has one.
 pub(super) fn tie(flow: &mut Flow<'_>, now: MonoTime) {
-    if may_repeat(flow) {
-        let pick = flow.held.pick;
+    let (pick, policy) = (flow.held.pick, flow.rule.policy());
+    if policy.hedge != HedgeMode::Disabled
+        && may_repeat(flow)
+        && flow.worker.table.borrow().may_hedge(pick.backend, policy, now)
+    {
         start(flow, &pick, now);
     }
 }

@@ -15,6 +15,8 @@ pub struct Connection {
     pub raw: Vec<u8>,
     /// What this backend takes for requests.
     pub requests: Vec<Request>,
+    /// Is it a probe's of the failure detector? Answered as any other, and counted nowhere.
+    pub is_probe: bool,
 }
 
 /// One request as the backend reads it.
@@ -173,9 +175,10 @@ impl Backend {
         self.shared.requests.load(Ordering::SeqCst)
     }
 
-    /// How many connections came.
+    /// How many connections came that anything was sent on, probes apart.
     pub fn connections(&self) -> usize {
-        self.shared.log.lock().unwrap().len()
+        let log = self.shared.log.lock().unwrap();
+        log.iter().filter(|connection| !connection.is_probe && !connection.raw.is_empty()).count()
     }
 
     /// How many bytes came.
@@ -244,8 +247,13 @@ impl Peer {
                 request.trailers += "\n";
             }
         }
-        self.shared.log.lock().unwrap()[self.number].requests.push(request.clone());
-        self.shared.requests.fetch_add(1, Ordering::SeqCst);
+        let is_probe = request.one("user-agent") == Some("ringway-probe");
+        let connection = &mut self.shared.log.lock().unwrap()[self.number];
+        connection.is_probe |= is_probe;
+        if !is_probe {
+            connection.requests.push(request.clone());
+            self.shared.requests.fetch_add(1, Ordering::SeqCst);
+        }
         Some(request)
     }
 

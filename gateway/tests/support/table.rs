@@ -12,6 +12,7 @@ pub struct World {
     pub policy: Policy,
     pub action: RuleAction,
     pub limits: BackendLimits,
+    pub detection: Detection,
     clusters: Vec<Vec<SocketAddr>>,
     shares: Vec<ClusterShare>,
     rules: Vec<(RuleMatch, RuleAction)>,
@@ -28,6 +29,7 @@ impl World {
             policy: Policy::default(),
             action: action(forward(0)),
             limits: BackendLimits::default(),
+            detection: Detection::default(),
             clusters: Vec::new(),
             shares: Vec::new(),
             rules: Vec::new(),
@@ -57,6 +59,14 @@ impl World {
         self
     }
 
+    /// Traffic raises no verdicts and starts no second attempts: what is tested is the attempt after a failure.
+    pub fn undetected(mut self) -> Self {
+        self.detection.silence = false;
+        self.detection.errors.percent = 0;
+        self.policy.hedge = HedgeMode::Disabled;
+        self
+    }
+
     /// A rule beside the one for everything.
     pub fn rule(mut self, path: PathMatch, edit: impl FnOnce(&mut RuleAction)) -> Self {
         let mut action = action(forward(0));
@@ -81,8 +91,12 @@ impl World {
                 endpoint += 1;
             }
         }
-        let backend =
-            BackendSpec { name: "default/web:80".into(), limits: self.limits, ..BackendSpec::default() };
+        let backend = BackendSpec {
+            name: "default/web:80".into(),
+            limits: self.limits,
+            detection: self.detection.clone(),
+            ..BackendSpec::default()
+        };
         table.backends.insert(BackendId(0), Arc::new(backend));
         let listener = ListenerSpec {
             bind: BindId(0),
