@@ -134,6 +134,18 @@ impl Waiting {
         }
     }
 
+    /// Takes out what another one counts, request by request.
+    pub(crate) fn subtract(&mut self, other: &Self, now: MonoTime) {
+        for (place, count) in other.counts.iter().enumerate() {
+            let newest = Self::place(other.head);
+            let age = (newest + AGES - place) % AGES;
+            let at = MonoTime(other.head.saturating_sub(age as u64) * (AGE_NS << other.scale));
+            for _ in 0..*count {
+                self.ended(Some(at), now);
+            }
+        }
+    }
+
     /// How many young requests wait.
     pub(crate) fn count(&mut self, now: MonoTime) -> u32 {
         self.advance(now);
@@ -352,7 +364,7 @@ impl Tally {
 const HEDGES_MIN: u32 = 6;
 
 /// See [`HEDGES_MIN`].
-const HEDGE_WINDOW: Duration = Duration::from_millis(20);
+pub(crate) const HEDGE_WINDOW: Duration = Duration::from_millis(20);
 
 /// Hedges and ordinary answers of the last 20 ms.
 #[derive(Clone, Copy, Debug, Default)]

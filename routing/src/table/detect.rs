@@ -121,6 +121,13 @@ impl Table {
         self.live.borrow_mut().advise(&self.world, pick, sent_at, now, policy, tried.len())
     }
 
+    /// Is the late answer of an attempt that lost to another still evidence? Then listen on, for at most a second,
+    /// and report what comes; else cancel it at once. In both cases one [`Table::on_outcome`] ends it.
+    #[must_use]
+    pub fn listens_on(&self, pick: &Pick) -> bool {
+        pick.trial || self.live.borrow().is_suspected(pick.endpoint)
+    }
+
     /// Takes one hedge from the backend's budget, of which hedges may use half.
     #[must_use]
     pub fn may_hedge(&self, backend: BackendId, policy: &Policy, now: MonoTime) -> bool {

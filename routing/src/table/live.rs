@@ -326,7 +326,7 @@ impl Live {
         let backend = &mut self.backends[spec.backend.index()];
         let is_new = backend.group(spec.cluster).is_none();
         backend.group_or_new(spec.cluster, stat).add(&mut self.slots, index);
-        self.detector.add_endpoint(self.key(index), spec.cluster);
+        self.detector.add_endpoint(self.key(index), spec.backend, spec.cluster);
         self.plan_check(index, now);
         if is_new {
             self.copy(Subject::Backend(spec.backend, spec.cluster), now);
@@ -530,6 +530,11 @@ impl Live {
         policy: &OutlierPolicy,
     ) -> Option<HealthEvent> {
         let slot = self.slot(key).filter(|slot| slot.life == Life::Live)?;
+        match slot.state {
+            // The detector leads it back: what fails on the way says nothing new.
+            State::Down(_) | State::Probation => return None,
+            State::Healthy | State::Suspect | State::Ramp => {}
+        }
         let (before, endpoint) = (slot.health, slot.id);
         let after = before.on_outcome(outcome, now, policy);
         if after == before {

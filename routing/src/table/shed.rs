@@ -204,7 +204,7 @@ impl Live {
             Subject::Endpoint(id) => {
                 let slot = self.slot_of(id)?;
                 let entry = &self.slots[slot as usize];
-                (entry.cluster, Some(slot).filter(|_| entry.backend == backend && !entry.health.is_ejected()))
+                (entry.cluster, Some(slot).filter(|_| entry.backend == backend))
             }
         };
         if matches!(subject, Subject::Endpoint(_)) && endpoint.is_none() {

@@ -493,6 +493,10 @@ impl Lab {
         let attempts = self.exchanges[nth].attempts;
         let method = subject.http().head.method;
         let decision = table.retry(pick.backend, attempts, &policy.retry, &failure, method, self.now);
+        if self.is_waited_for(nth) {
+            // The other of a pair goes on.
+            return;
+        }
         self.exchanges[nth].tried.note(&pick);
         match decision {
             Decision::Again { .. } => self.start(nth),
@@ -557,8 +561,7 @@ impl Lab {
             if attempt.phase != Phase::Waiting {
                 continue;
             }
-            let suspected = self.board.cluster(attempt.pick.cluster).0 != State::Healthy;
-            if suspected || attempt.pick.trial {
+            if self.workers[attempt.worker].table.listens_on(&attempt.pick) {
                 self.attempts[at].phase = Phase::Detached;
                 self.schedule(self.now + SECOND, Event::GiveUp(at));
             } else {

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::probes::Ask;
-use super::{ClusterEvidence, Detector, LINE_INTERVAL};
+use super::{ClusterEvidence, Detector, LINE_INTERVAL, NEVER_COUNTED};
 use crate::health::action::{Evidence, ProbeResult};
 use crate::health::board::{LineView, Subject};
 use crate::health::endpoint::Outcome;
-use crate::health::evidence::{First, GAP_MIN, OUTSTANDING_MIN};
+use crate::health::evidence::{First, GAP_MIN, HEDGE_WINDOW, OUTSTANDING_MIN};
 use crate::health::state::{Reason, Signal, State};
-use crate::id::ClusterId;
+use crate::id::{BackendId, ClusterId};
 use crate::model::{Detection, OutlierPolicy};
 use crate::table::live::{Life, Live};
 use crate::table::{EndpointKey, HealthEvent};
@@ -25,6 +25,7 @@ pub(super) struct Site {
     /// In the detector; 0 = not used yet.
     pulse: u32,
     pub(super) cluster: ClusterId,
+    backend: BackendId,
     pub(super) part: Option<u32>,
     pub(super) is_live: bool,
     /// Does its backend's traffic count for the cluster's silence?
@@ -41,6 +42,7 @@ impl Live {
             slot: key.slot,
             pulse: slot.pulse,
             cluster: slot.cluster,
+            backend: slot.backend,
             is_live: slot.life == Life::Live,
             part: group.and_then(|group| group.part.checked_sub(1)),
             silence: spec.is_none_or(|spec| spec.detection.silence),
@@ -58,13 +60,17 @@ impl Live {
         }
         let detector = &mut self.detector;
         let pulse = &mut detector.pulses[site.pulse as usize];
+        let mut is_counted = pulse.uncounted != NEVER_COUNTED;
         pulse.outstanding += 1;
         if pulse.outstanding == 1 && site.is_live {
             detector.quiet_endpoints.touch(&mut detector.pulses, site.pulse, now);
         }
         if let Some(at) = site.part {
             let part = &mut detector.parts[at as usize];
-            part.flow.waiting.sent(now);
+            if is_counted {
+                part.flow.waiting.sent(now);
+            }
+            is_counted &= part.uncounted != NEVER_COUNTED;
             if part.recent[0] != key {
                 part.recent = [key, part.recent[0]];
             }
@@ -73,12 +79,10 @@ impl Live {
             }
         }
         let Some(entry) = detector.clusters.get_mut(site.cluster.index()) else { return };
-        if site.silence {
+        if site.silence && is_counted {
             entry.flow.waiting.sent(now);
         }
-        if entry.recent[0] != key {
-            entry.recent = [key, entry.recent[0]];
-        }
+        entry.used(key, site.backend);
         detector.write_line(site.cluster, now, Throttle::Yes);
     }
 
@@ -166,17 +170,14 @@ impl Live {
         let Some(at) = site.part.filter(|_| states.into_iter().all(is_well)) else { return };
         let part = &mut self.detector.parts[at as usize];
         part.hedges.hedged(now);
+        let is_slow = part.hedges.is_slow();
         let subject = Subject::Backend(part.backend, part.cluster);
-        if part.hedges.is_slow() && self.group_size(subject) > 0 {
+        // While nothing at all is heard it is not this backend that is slow.
+        let heard = self.detector.clusters.iter().map(|entry| entry.flow.last_rx).max().unwrap_or_default();
+        if is_slow && now.since(heard) < HEDGE_WINDOW {
             let evidence = self.evidence(subject, now);
             self.signal(subject, Signal::Proof(Reason::Slow), evidence, now);
         }
-    }
-
-    pub(super) fn group_size(&self, subject: Subject) -> u32 {
-        let Subject::Backend(backend, cluster) = subject else { return 0 };
-        let group = self.backends.get(backend.index()).and_then(|entry| entry.group(cluster));
-        group.map_or(0, |group| u32::try_from(group.members.len()).unwrap_or(u32::MAX))
     }
 
     // ------------------------------------------------------------ outcomes
@@ -336,19 +337,57 @@ pub(super) enum Throttle {
 impl Detector {
     fn ended(&mut self, site: Site, sent: Option<MonoTime>, now: MonoTime) {
         let pulse = &mut self.pulses[site.pulse as usize];
+        let at_latest = sent.unwrap_or(now);
+        let mut is_counted = at_latest > pulse.uncounted;
         pulse.outstanding = pulse.outstanding.saturating_sub(1);
         if pulse.outstanding == 0 {
             self.quiet_endpoints.remove(&mut self.pulses, site.pulse);
         }
         if let Some(at) = site.part {
-            let waiting = &mut self.parts[at as usize].flow.waiting;
-            waiting.ended(sent, now);
-            if waiting.total() == 0 {
+            let part = &mut self.parts[at as usize];
+            if is_counted {
+                part.flow.waiting.ended(sent, now);
+            }
+            is_counted &= at_latest > part.uncounted;
+            if part.flow.waiting.total() == 0 {
                 self.quiet_parts.remove(&mut self.parts, at);
             }
         }
-        if let Some(entry) = self.clusters.get_mut(site.cluster.index()).filter(|_| site.silence) {
+        let counts = site.silence && is_counted;
+        if let Some(entry) = self.clusters.get_mut(site.cluster.index()).filter(|_| counts) {
             entry.flow.waiting.ended(sent, now);
+        }
+    }
+
+    /// A backend in a cluster went down, or came back from it: what waits there says nothing about the cluster.
+    pub(super) fn discount_part(&mut self, at: u32, is_down: bool, now: MonoTime) {
+        let part = &mut self.parts[at as usize];
+        if !is_down {
+            part.uncounted = now;
+            return;
+        }
+        part.uncounted = NEVER_COUNTED;
+        let (cluster, waits) = (part.cluster, part.flow.waiting.clone());
+        if let Some(entry) = self.clusters.get_mut(cluster.index()) {
+            entry.flow.waiting.subtract(&waits, now);
+        }
+    }
+
+    /// The same of an endpoint, for its backend and its cluster.
+    pub(super) fn discount_pulse(&mut self, at: u32, part: Option<u32>, cluster: ClusterId, now: MonoTime) {
+        let pulse = &mut self.pulses[at as usize];
+        pulse.uncounted = NEVER_COUNTED;
+        let outstanding = pulse.outstanding;
+        for _ in 0..outstanding {
+            let mut is_counted = true;
+            if let Some(part) = part {
+                let part = &mut self.parts[part as usize];
+                part.flow.waiting.ended(None, now);
+                is_counted = part.uncounted != NEVER_COUNTED;
+            }
+            if let Some(entry) = self.clusters.get_mut(cluster.index()).filter(|_| is_counted) {
+                entry.flow.waiting.ended(None, now);
+            }
         }
     }
 

@@ -11,11 +11,12 @@
 
 use std::time::Duration;
 
+use super::judge::Witness;
 use super::probes::{Ask, InFlight, Purpose};
 use super::{Detector, Live};
 use crate::health::action::{Evidence, ProbeResult, ProbeToken};
 use crate::health::board::Subject;
-use crate::health::evidence::{LAG_MIN, Threshold};
+use crate::health::evidence::{LAG_MIN, OUTSTANDING_MIN, Threshold};
 use crate::health::state::{Reason, Signal, State};
 use crate::id::ClusterId;
 use crate::table::EndpointKey;
@@ -65,6 +66,8 @@ pub(super) struct Inquiry {
     /// When the silence began that raised it: a sign of life after that ends it.
     silent_since: MonoTime,
     asked: [Option<Asked>; 2],
+    /// One that was asked is down by itself.
+    has_blamed: bool,
     probe: Option<ProbeResult>,
     pub(super) next_at: MonoTime,
 }
@@ -105,7 +108,8 @@ impl Live {
         }
         if asked.iter().any(Option::is_some) {
             let next_at = now + LOOK_AGAIN;
-            let inquiry = Inquiry { subject, began: now, silent_since, asked, probe: None, next_at };
+            let (began, has_blamed, probe) = (now, false, None);
+            let inquiry = Inquiry { subject, began, silent_since, asked, has_blamed, probe, next_at };
             self.detector.inquiries.push(inquiry);
         }
     }
@@ -142,7 +146,7 @@ impl Live {
             }
             Subject::Cluster(cluster) => {
                 let recent = self.detector.cluster(cluster).map(|entry| entry.recent).unwrap_or_default();
-                let mut found = [live(&recent[0]), live(&recent[1])];
+                let mut found = [live(&recent[0].0), live(&recent[1].0)];
                 if found[0] == found[1] {
                     found[1] = None;
                 }
@@ -248,14 +252,20 @@ impl Live {
                 let Some(at) = found else { return };
                 let waited = self.detector.lags.awake(began, now);
                 let state = self.state(subject);
-                if waited >= SUSPECT_MAX
-                    || waited >= SLOW_AFTER && self.is_unheard_of(subject, silent_since, now)
-                {
+                let is_explained =
+                    self.detector.inquiries[at].has_blamed && self.waits(subject, now) < OUTSTANDING_MIN;
+                let is_slow = waited >= SLOW_AFTER && self.is_unheard_of(subject, silent_since, now);
+                if !is_explained && (is_slow || waited >= SUSPECT_MAX) {
                     return self.prove(at, Reason::Slow, now);
                 }
-                if state != State::Suspect && waited >= SLOW_AFTER {
+                if waited >= SLOW_AFTER && state != State::Suspect {
                     // Few requests, or one event: it lives, and that was the question.
                     self.detector.inquiries.remove(at);
+                } else if is_explained {
+                    // What raised it is explained by a verdict below it. Not the probes clear it: there is nothing
+                    // left of it.
+                    let evidence = Evidence { probe, ..self.evidence(subject, now) };
+                    self.signal(subject, Signal::Answer, evidence, now);
                 }
             }
         }
@@ -293,11 +303,14 @@ impl Live {
     fn prove(&mut self, at: usize, reason: Reason, now: MonoTime) {
         let inquiry = &self.detector.inquiries[at];
         let (subject, probe) = (inquiry.subject, inquiry.probe);
-        if let Subject::Cluster(cluster) = subject
-            && self.is_blind(cluster, now)
-        {
-            self.detector.inquiries[at].ask_again();
-            return;
+        let since = inquiry.silent_since;
+        match self.witness_of(subject, since, now) {
+            Witness::Hears => {}
+            Witness::NotYet if reason != Reason::Refused => return,
+            Witness::Blind if reason != Reason::Refused => {
+                return self.detector.inquiries[at].ask_again();
+            }
+            Witness::NotYet | Witness::Blind => {}
         }
         let evidence = Evidence { probe, ..self.evidence(subject, now) };
         self.detector.inquiries.remove(at);
@@ -326,6 +339,10 @@ impl Live {
             }
             let evidence = Evidence { probe: Some(ProbeResult::TimedOut), ..self.evidence(endpoint, now) };
             self.signal(endpoint, Signal::Proof(reason), evidence, now);
+            let inquiry = self.detector.inquiries.iter_mut().find(|inquiry| inquiry.subject == subject);
+            if let Some(inquiry) = inquiry {
+                inquiry.has_blamed = true;
+            }
         }
     }
 
@@ -341,35 +358,33 @@ impl Live {
         }
     }
 
-    /// Is such a silence longer than any that its traffic ever showed, and does something wait for an answer?
-    fn is_unheard_of(&mut self, subject: Subject, since: MonoTime, now: MonoTime) -> bool {
-        let (waits, threshold) = match subject {
-            Subject::Cluster(cluster) => {
-                let waits = self.detector.over_all(cluster, now).outstanding;
-                let threshold = self.detector.cluster(cluster).map(|entry| entry.flow.threshold());
-                (waits, threshold)
-            }
+    /// Requests that wait for `subject` and count as evidence.
+    fn waits(&mut self, subject: Subject, now: MonoTime) -> u32 {
+        match subject {
+            Subject::Cluster(cluster) => self.detector.over_all(cluster, now).outstanding,
             Subject::Backend(backend, cluster) => {
-                match self.detector.part_of(&self.backends, backend, cluster) {
-                    Some(at) => {
-                        let flow = &mut self.detector.parts[at as usize].flow;
-                        (flow.waiting.count(now), Some(flow.threshold()))
-                    }
-                    None => (0, None),
-                }
+                let part = self.detector.part_of(&self.backends, backend, cluster);
+                part.map_or(0, |at| self.detector.parts[at as usize].flow.waiting.count(now))
             }
-            Subject::Endpoint(id) => match self.slot_of(id) {
-                Some(slot) => {
-                    let waits = self.pulse(slot).outstanding;
-                    (waits, Some(self.endpoint_threshold(slot)))
-                }
-                None => (0, None),
-            },
+            Subject::Endpoint(id) => self.slot_of(id).map_or(0, |slot| self.pulse(slot).outstanding),
+        }
+    }
+
+    /// Is such a silence longer than any that its traffic ever showed?
+    fn is_unheard_of(&mut self, subject: Subject, since: MonoTime, now: MonoTime) -> bool {
+        let threshold = match subject {
+            Subject::Cluster(cluster) => self.detector.cluster(cluster).map(|entry| entry.flow.threshold()),
+            Subject::Backend(backend, cluster) => {
+                let part = self.detector.part_of(&self.backends, backend, cluster);
+                part.map(|at| self.detector.parts[at as usize].flow.threshold())
+            }
+            Subject::Endpoint(id) => self.slot_of(id).map(|slot| self.endpoint_threshold(slot)),
         };
         let silence = self.detector.lags.awake(since, now);
         let is_long = |threshold: Threshold| silence >= threshold.unheard_of;
         self.state(subject) != State::Probation
-            && waits >= crate::health::evidence::OUTSTANDING_MIN
+            // Those that were hedged may have been let go meanwhile; they had waited all the same.
+            && (self.state(subject) == State::Suspect || self.waits(subject, now) >= OUTSTANDING_MIN)
             && threshold.is_some_and(is_long)
     }
 }

@@ -155,7 +155,7 @@ impl Live {
         let Some(since) = all.silent_since else { return };
         let silence = self.detector.lags.awake(since, now);
         if all.outstanding >= OUTSTANDING_MIN && silence >= threshold.suspicious {
-            if !self.is_blind(cluster, now) {
+            if self.witness(cluster, since, now) != Witness::Blind {
                 let evidence = self.evidence(subject, now);
                 self.signal(subject, Signal::Doubt, evidence, now);
                 self.inquire(subject, since, now);
@@ -182,28 +182,56 @@ impl Live {
         self.inquire(Subject::Cluster(cluster), since, now);
     }
 
-    /// Did this and another, unrelated cluster fall silent together, and is nothing else to be heard?
+    /// As [`Live::witness`], of anything: what a cluster says is also heard while one of its parts is silent.
+    pub(super) fn witness_of(&mut self, subject: Subject, since: MonoTime, now: MonoTime) -> Witness {
+        let cluster = match subject {
+            Subject::Cluster(cluster) => return self.witness(cluster, since, now),
+            Subject::Backend(_, cluster) => cluster,
+            Subject::Endpoint(id) => match self.slot_of(id) {
+                Some(slot) => self.slots[slot as usize].cluster,
+                None => return Witness::Hears,
+            },
+        };
+        let heard = self.detector.over_all(cluster, now).last_rx;
+        let threshold = self.detector.cluster(cluster).map(|entry| entry.flow.threshold().suspicious);
+        if threshold.is_some_and(|threshold| self.detector.lags.awake(heard, now) < threshold) {
+            return Witness::Hears;
+        }
+        self.witness(cluster, since.max(heard), now)
+    }
+
+    /// Do we hear anything else?
     ///
-    /// Then it is our own link or machine: no verdict, everything stays in use. Clusters of one region may well fail
-    /// together. A cluster that answers proves that we hear.
-    pub(super) fn is_blind(&mut self, cluster: ClusterId, now: MonoTime) -> bool {
-        let Some(since) = self.detector.over_all(cluster, now).silent_since else { return false };
-        let region = self.detector.cluster(cluster).map(|entry| entry.region.clone()).unwrap_or_default();
-        let mut blind = false;
+    /// Two unrelated clusters that fall silent together, with nothing else to be heard, are our own link or machine: no
+    /// verdict, everything stays in use. Clusters of one region may well fail together. A cluster that answers proves
+    /// that we hear; one that is to answer and has not yet, nothing.
+    pub(super) fn witness(&mut self, cluster: ClusterId, since: MonoTime, now: MonoTime) -> Witness {
+        let Some(entry) = self.detector.cluster(cluster) else { return Witness::Hears };
+        let region = entry.region.clone();
+        // What was heard before that may have been heard before our own silence began, too.
+        let heard = since + entry.flow.threshold().suspicious;
+        let own = [since, self.detector.over_all(cluster, now).last_rx];
+        let mut witness = Witness::Hears;
         for index in (0..self.detector.clusters.len()).filter(|index| *index != cluster.index()) {
             let other = ClusterId(u16::try_from(index).unwrap_or(u16::MAX));
             let all = self.detector.over_all(other, now);
-            if all.last_rx > since {
-                return false;
+            if all.last_rx > heard {
+                return Witness::Hears;
             }
             let entry = &self.detector.clusters[index];
             let is_related = !region.is_empty() && entry.region == region;
             let Some(other_since) = all.silent_since.filter(|_| !is_related) else { continue };
-            let apart = other_since.since(since).max(since.since(other_since));
+            // By the latest byte, or by the first request since: whichever is nearer.
+            let apart = own.iter().flat_map(|own| [other_since, all.last_rx].map(|other| apart(*own, other)));
+            let together = apart.min().is_some_and(|apart| apart <= BLIND_WINDOW);
             let silence = self.detector.lags.awake(other_since, now);
-            blind |= apart <= BLIND_WINDOW && silence >= entry.flow.threshold().suspicious;
+            if silence < entry.flow.threshold().suspicious {
+                witness = witness.max(Witness::NotYet);
+            } else if together {
+                witness = Witness::Blind;
+            }
         }
-        blind
+        witness
     }
 
     // ------------------------------------------------------------ backends
@@ -332,6 +360,21 @@ impl Live {
         let tail = flow.and_then(|flow| flow.stalled()).map_or(FORGOTTEN, |tail| tail * 2);
         Threshold { suspicious, unheard_of: (suspicious * 2).max(tail) }
     }
+}
+
+fn apart(a: MonoTime, b: MonoTime) -> Duration {
+    a.since(b).max(b.since(a))
+}
+
+/// Is a silence theirs, or ours?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Witness {
+    /// Something else answers, or nothing else is to answer: theirs.
+    Hears,
+    /// Something else is to answer, and has had no time yet.
+    NotYet,
+    /// Something else is to answer, and is as silent: ours.
+    Blind,
 }
 
 /// May a suspicion be raised, or only an inquiry be made?

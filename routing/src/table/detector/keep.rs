@@ -449,7 +449,8 @@ impl Live {
     }
 
     fn credit_ejected(&mut self, slot: u32, is_good: bool, sent: MonoTime) {
-        let is_ejected = self.slots[slot as usize].health.is_ejected();
+        let entry = &self.slots[slot as usize];
+        let is_ejected = entry.health.is_ejected() && entry.state == State::Healthy;
         let key = self.key(slot);
         let pulse = self.use_pulse(slot);
         if !is_ejected || sent <= pulse.ejected {

@@ -49,6 +49,9 @@ const PARTS_CHUNK: usize = 16;
 /// Endpoints whose evidence has room before their first request. Beyond it room is made for 256 at a time.
 const PULSES_READY: usize = 512;
 
+/// While something is down, nothing that was sent there counts for what is above it.
+const NEVER_COUNTED: MonoTime = MonoTime(u64::MAX);
+
 /// How often a line on the board is written at most.
 const LINE_INTERVAL: Duration = Duration::from_micros(250);
 
@@ -84,8 +87,8 @@ pub(crate) struct ClusterEvidence {
     pub(crate) round_trips: Histogram,
     /// Answers of probes by the application.
     pub(crate) app_answers: Histogram,
-    /// Two endpoints that were used lately: the first to be asked.
-    pub(crate) recent: [EndpointKey; 2],
+    /// Two endpoints that were used lately, of two backends if there are two: the first to be asked.
+    pub(crate) recent: [(EndpointKey, BackendId); 2],
     pub(crate) region: Arc<str>,
     /// Endpoints of all backends.
     pub(crate) endpoints: u32,
@@ -107,6 +110,18 @@ pub(crate) struct ClusterEvidence {
     pub(crate) highest: (u8, MonoTime),
 }
 
+impl ClusterEvidence {
+    /// The next to be asked: this one, and the latest of another backend, or at least another one.
+    pub(crate) fn used(&mut self, key: EndpointKey, backend: BackendId) {
+        let [(latest, latest_of), (_, other_of)] = self.recent;
+        if latest == key {
+            return;
+        }
+        let keeps_other = latest_of == backend && other_of != backend;
+        self.recent = [(key, backend), if keeps_other { self.recent[1] } else { self.recent[0] }];
+    }
+}
+
 /// What is known about one backend in one cluster. Exists once the pair has been used.
 #[derive(Debug, Default)]
 pub(crate) struct Part {
@@ -118,6 +133,8 @@ pub(crate) struct Part {
     pub(crate) hedges: HedgeWindow,
     pub(crate) recent: [EndpointKey; 2],
     asked: MonoTime,
+    /// What was sent until then is not counted for its cluster: it was down. [`NEVER_COUNTED`] while it is.
+    uncounted: MonoTime,
     /// The next free part, plus one, while this is free.
     next_free: u32,
 }
@@ -146,6 +163,8 @@ pub(crate) struct Pulse {
     heard: MonoTime,
     /// When it was last asked because it was quiet.
     asked: MonoTime,
+    /// What was sent until then is not counted for its backend and cluster: it was down.
+    uncounted: MonoTime,
     /// Mean gap between two signs of life while something waits, in microseconds; 0 = not known.
     gap_us: u32,
     pub(crate) outstanding: u32,
@@ -281,7 +300,7 @@ impl Detector {
     }
 
     /// An endpoint's slot was given out.
-    pub(crate) fn add_endpoint(&mut self, key: EndpointKey, cluster: ClusterId) {
+    pub(crate) fn add_endpoint(&mut self, key: EndpointKey, backend: BackendId, cluster: ClusterId) {
         self.endpoints += 1;
         // Room before the first request needs it: one chunk at a time, up to a bound.
         if self.pulses.len() <= self.endpoints.min(PULSES_READY) {
@@ -305,7 +324,7 @@ impl Detector {
         }
         let entry = &mut self.clusters[cluster.index()];
         entry.endpoints += 1;
-        entry.recent = [key, entry.recent[0]];
+        entry.used(key, backend);
     }
 
     /// An endpoint left every choice.
@@ -443,6 +462,12 @@ impl Live {
             entry.pulse = self.detector.take_pulse(slot);
         }
         &mut self.detector.pulses[entry.pulse as usize]
+    }
+
+    /// Is anything wrong where this endpoint is?
+    pub(crate) fn is_suspected(&self, key: EndpointKey) -> bool {
+        let states = self.slot(key).map(|slot| self.worst(slot)).unwrap_or_default();
+        states.into_iter().any(|state| state != State::Healthy)
     }
 
     /// Does any of a slot's three verdicts say that nothing answers there, or what else is wrong?

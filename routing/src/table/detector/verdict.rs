@@ -179,6 +179,9 @@ impl Live {
         if to == State::Ramp {
             self.forgive(subject);
         }
+        if is_out(from) != is_out(to) {
+            self.discount(subject, is_out(to), now);
+        }
         if origin == Origin::Own {
             evidence.times = self.detector.claim(subject, from, to, new.local, now);
         }
@@ -219,6 +222,29 @@ impl Live {
         }
     }
 
+    /// What waits for something that is down is no evidence of what is above it.
+    fn discount(&mut self, subject: Subject, is_down: bool, now: MonoTime) {
+        match subject {
+            Subject::Cluster(_) => {}
+            Subject::Backend(backend, cluster) => {
+                if let Some(at) = self.detector.part_of(&self.backends, backend, cluster) {
+                    self.detector.discount_part(at, is_down, now);
+                }
+            }
+            Subject::Endpoint(id) => {
+                let Some(slot) = self.slot_of(id) else { return };
+                if !is_down {
+                    self.use_pulse(slot).uncounted = now;
+                    return;
+                }
+                let entry = &self.slots[slot as usize];
+                let (backend, cluster, pulse) = (entry.backend, entry.cluster, entry.pulse);
+                let part = self.detector.part_of(&self.backends, backend, cluster);
+                self.detector.discount_pulse(pulse, part, cluster, now);
+            }
+        }
+    }
+
     /// Failures of before it was trusted again say nothing about its ramp.
     fn forgive(&mut self, subject: Subject) {
         match subject {
@@ -232,6 +258,7 @@ impl Live {
                 if let Some(slot) = self.slot_of(id) {
                     let pulse = self.use_pulse(slot);
                     (pulse.failed, pulse.good, pulse.check_failed) = (0, 0, 0);
+                    self.restore_early(self.key(slot));
                 }
             }
         }
@@ -263,6 +290,14 @@ impl Live {
         } else {
             detector.overflows += 1;
         }
+    }
+}
+
+/// Does it get single requests at most? They are evidence of nothing else.
+fn is_out(state: State) -> bool {
+    match state {
+        State::Down(_) | State::Probation => true,
+        State::Healthy | State::Suspect | State::Ramp => false,
     }
 }
 
