@@ -17,6 +17,7 @@ use crate::net::wake;
 use crate::observe::access_log::{LogChannel, LogWriter};
 use crate::observe::stats::WorkerStats;
 use crate::worker::drill::Drill;
+use crate::worker::finding::{FINDINGS_CAP, Finding};
 use crate::worker::inbox::Inbox;
 use crate::worker::peers::{Peers, Postbox};
 use crate::worker::supervise::{self, Charter};
@@ -37,6 +38,7 @@ pub struct Node {
     /// What the workers report.
     pub reports: Receiver<Report>,
     reporter: Sender<Report>,
+    findings: Receiver<Finding>,
     mailboxes: Vec<(Sender<Mail>, OwnedFd)>,
     configs: Vec<Sender<Arc<Config>>>,
     drills: Vec<Sender<Option<Drill>>>,
@@ -65,6 +67,7 @@ impl Node {
             count => count as usize,
         };
         let (reports_in, reports) = bounded(REPORTS_CAP);
+        let (findings_in, findings) = bounded(FINDINGS_CAP);
         let mut mailboxes = Vec::with_capacity(count);
         let mut inboxes = Vec::with_capacity(count);
         let mut configs = Vec::with_capacity(count);
@@ -87,6 +90,7 @@ impl Node {
             stats: Vec::new(),
             reports,
             reporter: reports_in.clone(),
+            findings,
             mailboxes,
             configs,
             drills,
@@ -105,6 +109,7 @@ impl Node {
                 peers: Arc::clone(&node.peers),
                 stats: Arc::clone(&stats),
                 reports: reports_in.clone(),
+                findings: findings_in.clone(),
                 log: log_maker(log_batches.as_ref(), stats),
             };
             let name = format!("worker-{index}");
@@ -126,6 +131,13 @@ impl Node {
     #[must_use]
     pub fn reporter(&self) -> Sender<Report> {
         self.reporter.clone()
+    }
+
+    /// For the admin thread: what the workers found out, with the numbers that led to it. One reader: a finding is
+    /// read once.
+    #[must_use]
+    pub fn findings(&self) -> Receiver<Finding> {
+        self.findings.clone()
     }
 
     /// Puts the live keys of a configuration in force.

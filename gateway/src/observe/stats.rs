@@ -98,11 +98,13 @@ pub enum Limit {
     Detached,
     /// `capacity.maxInFlight` of a `FailoverPolicy`.
     ClusterCapacity,
+    /// The channel of verdicts' evidence to the admin thread.
+    Findings,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 25] = [
+    pub const ALL: [(Self, &'static str); 26] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -128,6 +130,7 @@ impl Limit {
         (Self::Probes, "probes"),
         (Self::Detached, "detached"),
         (Self::ClusterCapacity, "cluster_in_flight"),
+        (Self::Findings, "findings"),
     ];
 }
 

@@ -12,6 +12,7 @@ use routing::health::state::State;
 use routing::table::{EndpointKey, Pick};
 use routing::time::MonoTime;
 
+use super::finding::Finding;
 use super::{Deadline, Worker, clock};
 use crate::net::wake::Timer;
 use crate::upstream::probe;
@@ -183,6 +184,9 @@ impl Worker {
                 tracing::debug!(worker = self.id, %scope, %cluster, %from, %to, "a peer's verdict");
                 return;
             }
+        }
+        if let Some(finding) = Finding::of(change, &self.table.borrow()) {
+            self.publish(finding);
         }
         match to {
             State::Suspect => {

@@ -7,6 +7,7 @@ pub mod binds;
 pub mod clock;
 pub mod detect;
 pub mod drill;
+pub mod finding;
 pub mod idle;
 pub mod inbox;
 pub mod peers;
@@ -36,6 +37,7 @@ use crate::observe::stats::{Limit, WorkerStats};
 use crate::upstream::pool::Pool;
 use detect::Detect;
 use drill::DrillSlot;
+use finding::Finding;
 use idle::IdleList;
 use peers::Peers;
 use rebalance::Rebalance;
@@ -78,6 +80,7 @@ pub struct Worker {
     /// Least number of free runners since the last trim: those were never needed.
     runners_low: Cell<usize>,
     reports: Sender<Report>,
+    findings: Sender<Finding>,
     wheel: RefCell<Wheel>,
     idle: RefCell<IdleList>,
     timer: Timer,
@@ -106,6 +109,8 @@ pub struct Parts {
     pub settings: Settings,
     /// To the controller.
     pub reports: Sender<Report>,
+    /// To the admin thread.
+    pub findings: Sender<Finding>,
 }
 
 impl Worker {
@@ -133,6 +138,7 @@ impl Worker {
             runners: RefCell::default(),
             runners_low: Cell::new(0),
             reports: parts.reports,
+            findings: parts.findings,
             wheel: RefCell::new(Wheel::new(clock::now())),
             idle: RefCell::default(),
             timer: Timer::new()?,
@@ -157,6 +163,13 @@ impl Worker {
     pub fn report(&self, report: Report) {
         if self.reports.try_send(report).is_err() {
             self.stats.hit(Limit::Reports);
+        }
+    }
+
+    /// Tells the admin thread what was found out. Dropped and counted when it does not listen.
+    fn publish(&self, finding: Finding) {
+        if self.findings.try_send(finding).is_err() {
+            self.stats.hit(Limit::Findings);
         }
     }
 

@@ -20,6 +20,7 @@ use routing::id::Generation;
 use routing::table::{Table, TableSettings};
 
 use super::binds::Binds;
+use super::finding::Finding;
 use super::inbox::Inbox;
 use super::peers::Peers;
 use super::settings::Settings;
@@ -52,6 +53,8 @@ pub struct Charter {
     pub stats: Arc<WorkerStats>,
     /// To the controller.
     pub reports: Sender<Report>,
+    /// To the admin thread.
+    pub findings: Sender<Finding>,
     /// Makes its part of the access log.
     pub log: Box<dyn Fn() -> LogWriter + Send>,
 }
@@ -132,6 +135,7 @@ async fn serve(charter: &Charter, binds: &Binds, first: bool, life: &OnceCell<Rc
         log: (charter.log)(),
         settings: Settings::new(&charter.inbox.config_in_force(&charter.config)),
         reports: charter.reports.clone(),
+        findings: charter.findings.clone(),
     })?;
     let _ = life.set(Rc::clone(&worker));
     // Not guarded: a worker without time or housekeeping is not one; its panic restarts the worker.

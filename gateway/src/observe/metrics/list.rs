@@ -127,6 +127,16 @@ pub const METRICS: &[Metric] = &[
         "cluster",
         "1 while an operator keeps requests away from a member cluster",
     ),
+    gauge(
+        "ringway_cluster_state",
+        "cluster, state",
+        "1 for the state that the failure detector sees a member cluster in: healthy, suspect, probation, ramp, down_REASON",
+    ),
+    gauge(
+        "ringway_cluster_backends",
+        "cluster, state",
+        "Backends of a member cluster by the state that the failure detector sees them in",
+    ),
     counter(
         "ringway_route_responses_total",
         "route, class",
