@@ -73,7 +73,7 @@ impl Room {
         let own = self.verdict(Whose::Backend(view.id, id), view.verdicts[nth]);
         let of_its_cluster = || {
             let whole = cluster?;
-            let reason = format!("its cluster is {}: {}", whole.state, whole.reason);
+            let reason = format!("cluster {}: {}", whole.state, whole.reason);
             let reason = reason.trim_end_matches(": ").to_owned();
             Some(HealthState { reason, ..whole.clone() })
         };

@@ -500,6 +500,7 @@ mod tests {
             settings: Settings::new(&Config::default()),
             reports: crossbeam_channel::bounded(1).0,
             findings: crossbeam_channel::bounded(1).0,
+            recorder: crate::observe::recorder::Recorder::default(),
         })
         .unwrap()
     }

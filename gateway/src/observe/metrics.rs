@@ -273,6 +273,7 @@ impl Scrape {
             "ringway_hedges_won_total" => sum(|stats| &stats.hedges_won_total),
             "ringway_attempts_detached_total" => sum(|stats| &stats.detached_total),
             "ringway_probes_total" => sum(|stats| &stats.probes_total),
+            "ringway_recordings_total" => sum(|stats| &stats.recordings_total),
             "ringway_drill_faults_total" => sum(|stats| &stats.drill_faults_total),
             "ringway_buffer_bytes" => sum(|stats| &stats.buffer_bytes),
             "ringway_access_log_lines_lost_total" => sum(|stats| &stats.log_lines_lost_total),

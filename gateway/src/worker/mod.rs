@@ -12,6 +12,7 @@ pub mod idle;
 pub mod inbox;
 pub mod peers;
 pub mod rebalance;
+pub mod record;
 pub mod settings;
 pub mod supervise;
 pub mod wheel;
@@ -33,6 +34,7 @@ use crate::downstream::h1::Runner;
 use crate::exchange::scratch::Scratch;
 use crate::net::wake::Timer;
 use crate::observe::access_log::LogWriter;
+use crate::observe::recorder::Recorder;
 use crate::observe::stats::{Limit, WorkerStats};
 use crate::upstream::pool::Pool;
 use detect::Detect;
@@ -81,6 +83,8 @@ pub struct Worker {
     runners_low: Cell<usize>,
     reports: Sender<Report>,
     findings: Sender<Finding>,
+    /// Its last decisions.
+    pub recorder: Recorder,
     wheel: RefCell<Wheel>,
     idle: RefCell<IdleList>,
     timer: Timer,
@@ -111,6 +115,8 @@ pub struct Parts {
     pub reports: Sender<Report>,
     /// To the admin thread.
     pub findings: Sender<Finding>,
+    /// For its last decisions.
+    pub recorder: Recorder,
 }
 
 impl Worker {
@@ -139,6 +145,7 @@ impl Worker {
             runners_low: Cell::new(0),
             reports: parts.reports,
             findings: parts.findings,
+            recorder: parts.recorder,
             wheel: RefCell::new(Wheel::new(clock::now())),
             idle: RefCell::default(),
             timer: Timer::new()?,
