@@ -236,11 +236,12 @@ impl Config {
     /// in the table that the other checks read.
     fn check_paths(&self) -> Result<(), ConfigError> {
         let mut invalid = Vec::new();
-        let may_be_empty = |key: &str| key.starts_with("admin.");
+        let may_be_empty = |key: &str| key != "manifests";
         for (key, path) in [
             ("manifests", self.manifests.path()),
             ("admin.socket", &self.admin.socket),
             ("admin.state_dir", &self.admin.state_dir),
+            ("observe.recorder_dir", &self.observe.recorder_dir),
         ] {
             if path.to_str().is_none_or(|path| path.is_empty() && !may_be_empty(key)) {
                 let empty = if may_be_empty(key) { "or empty: none" } else { "not empty" };

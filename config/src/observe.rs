@@ -40,6 +40,13 @@ pub struct Observe {
     /// Series of one metric that has a label from configuration (route, backend, cluster). Default 4,096. Beyond it
     /// the rest is summed under `other` and counted as `metrics_series`. Not live.
     pub metrics_series_max: u32,
+    /// Decisions that each worker's flight recorder remembers, 64 bytes each. Default 4,096; 0 = no recorder. Not live.
+    pub recorder_entries: u32,
+    /// Where the recordings of verdicts are written. Default empty: `recordings` in `admin.state_dir`, and nowhere when
+    /// that is empty, too: then there is no recorder. Made when there is something to write. Not live.
+    pub recorder_dir: PathBuf,
+    /// Recordings that are kept; the oldest goes when one more comes. Default 16. Not live.
+    pub recorder_files: u32,
 }
 
 /// Where the access log goes.
@@ -143,6 +150,9 @@ impl Default for Observe {
             access_log_bytes_max: ByteSize::mib(1),
             log_level: LogLevel::Info,
             metrics_series_max: 4_096,
+            recorder_entries: 4_096,
+            recorder_dir: PathBuf::new(),
+            recorder_files: 16,
         }
     }
 }

@@ -15,8 +15,10 @@ use routing::delta::{Mail, Report};
 
 use crate::net::wake;
 use crate::observe::access_log::{LogChannel, LogWriter};
+use crate::observe::recording::{Shelf, WINDOWS_CAP, Window};
 use crate::observe::stats::WorkerStats;
 use crate::worker::drill::Drill;
+use crate::worker::finding::{FINDINGS_CAP, Finding};
 use crate::worker::inbox::Inbox;
 use crate::worker::peers::{Peers, Postbox};
 use crate::worker::supervise::{self, Charter};
@@ -37,11 +39,13 @@ pub struct Node {
     /// What the workers report.
     pub reports: Receiver<Report>,
     reporter: Sender<Report>,
+    findings: Receiver<Finding>,
     mailboxes: Vec<(Sender<Mail>, OwnedFd)>,
     configs: Vec<Sender<Arc<Config>>>,
     drills: Vec<Sender<Option<Drill>>>,
     workers: Vec<JoinHandle<io::Result<()>>>,
     log: Option<LogThread>,
+    recorder: Option<RecorderThread>,
 }
 
 struct LogThread {
@@ -50,6 +54,12 @@ struct LogThread {
     /// everything in it.
     ended: Sender<()>,
     reopen: Arc<AtomicBool>,
+}
+
+struct RecorderThread {
+    thread: JoinHandle<()>,
+    /// Dropped when the last window has been sent; as of the access log.
+    ended: Sender<()>,
 }
 
 impl Node {
@@ -65,6 +75,7 @@ impl Node {
             count => count as usize,
         };
         let (reports_in, reports) = bounded(REPORTS_CAP);
+        let (findings_in, findings) = bounded(FINDINGS_CAP);
         let mut mailboxes = Vec::with_capacity(count);
         let mut inboxes = Vec::with_capacity(count);
         let mut configs = Vec::with_capacity(count);
@@ -82,16 +93,19 @@ impl Node {
             mailboxes.iter().map(|(sender, bell)| Ok(Postbox::new(sender.clone(), bell.try_clone()?)));
         let peers = Peers::new(boxes.collect::<io::Result<Vec<_>>>()?);
         let (log, log_batches) = start_log(config, count)?;
+        let (recorder, windows) = start_recorder(config)?;
         let mut node = Self {
             peers,
             stats: Vec::new(),
             reports,
             reporter: reports_in.clone(),
+            findings,
             mailboxes,
             configs,
             drills,
             workers: Vec::new(),
             log,
+            recorder,
         };
         for (index, inbox) in inboxes.into_iter().enumerate() {
             let stats = Arc::new(WorkerStats::new(config.observe.metrics_series_max as usize + 1));
@@ -105,6 +119,8 @@ impl Node {
                 peers: Arc::clone(&node.peers),
                 stats: Arc::clone(&stats),
                 reports: reports_in.clone(),
+                findings: findings_in.clone(),
+                windows: windows.clone(),
                 log: log_maker(log_batches.as_ref(), stats),
             };
             let name = format!("worker-{index}");
@@ -126,6 +142,13 @@ impl Node {
     #[must_use]
     pub fn reporter(&self) -> Sender<Report> {
         self.reporter.clone()
+    }
+
+    /// For the admin thread: what the workers found out, with the numbers that led to it. One reader: a finding is
+    /// read once.
+    #[must_use]
+    pub fn findings(&self) -> Receiver<Finding> {
+        self.findings.clone()
     }
 
     /// Puts the live keys of a configuration in force.
@@ -167,7 +190,7 @@ impl Node {
     /// # Errors
     /// What ended a worker: io_uring is not there, or not allowed.
     pub fn join(self) -> io::Result<()> {
-        let Self { workers, log, mailboxes, configs, .. } = self;
+        let Self { workers, log, recorder, mailboxes, configs, .. } = self;
         drop((mailboxes, configs));
         let mut result = Ok(());
         for worker in workers {
@@ -178,6 +201,10 @@ impl Node {
             drop(log.ended);
             // A panic there has lost lines and nothing else.
             let _ = log.thread.join();
+        }
+        if let Some(recorder) = recorder {
+            drop(recorder.ended);
+            let _ = recorder.thread.join();
         }
         result
     }
@@ -207,6 +234,18 @@ pub fn allowed_cores() -> Vec<usize> {
         Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect(),
         Err(_) => vec![0],
     }
+}
+
+// ---------------------------------------------------------------- flight recorder
+
+fn start_recorder(config: &Config) -> io::Result<(Option<RecorderThread>, Option<Sender<Window>>)> {
+    let Some(shelf) = Shelf::new(config) else { return Ok((None, None)) };
+    let (windows_in, windows) = bounded(WINDOWS_CAP);
+    let (ended, has_ended) = bounded::<()>(0);
+    let thread = std::thread::Builder::new()
+        .name("recorder".into())
+        .spawn(move || shelf.serve(&windows, &has_ended))?;
+    Ok((Some(RecorderThread { thread, ended }), Some(windows_in)))
 }
 
 // ---------------------------------------------------------------- access log

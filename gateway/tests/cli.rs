@@ -76,9 +76,9 @@ GET http://shop.example:8080/cart
   action      forward to default/web:80
 
 Backend default/web:80, weight 1, 100.0 % of the rule: chosen
-  CLUSTER    SHARE  PRIORITY   WEIGHT  READY  TERMINATING  VERDICT
-  alpha    100.0 %         0  by pods      2            0  chosen
-  beta       0.0 %         1  by pods      1            0  lost: ready, priority 1: another cluster ranks higher
+  CLUSTER    SHARE  PRIORITY   WEIGHT  READY  TERMINATING  OUT  DETECTOR  VERDICT
+  alpha    100.0 %         0  by pods      2            0    0  healthy   chosen
+  beta       0.0 %         1  by pods      1            0    0  healthy   lost: ready, priority 1: another cluster ranks higher
   ENDPOINT       CLUSTER  VERDICT
   10.1.0.1:8080  alpha    chosen
   10.1.0.2:8080  alpha    chosen

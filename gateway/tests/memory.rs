@@ -51,6 +51,8 @@ impl Counted {
             bell,
             peers: Arc::clone(&peers),
             stats: Arc::clone(&stats),
+            findings: crossbeam_channel::bounded(1).0,
+            windows: Some(crossbeam_channel::bounded(1).0),
             reports: reports_in,
             log: {
                 let stats = Arc::clone(&stats);

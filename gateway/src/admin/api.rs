@@ -102,13 +102,15 @@ impl Activity {
 /// What is known of the health of a cluster, or of its part of a backend, and why.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HealthState {
-    /// One word.
+    /// One word. By traffic and operators: `up`, `failing`, `leaving`, `draining`, `drained`, `down`; by the failure
+    /// detector: `suspect`, `down`, `probation`, `ramp`.
     pub state: String,
-    /// Why it is in this state; empty where that needs no reason.
+    /// Why it is in this state; empty where that needs no reason. Of a verdict: `refused`, `silent`, `hang`, `errors`,
+    /// `slow`, `check`.
     pub reason: String,
     /// Since when; `None` = since the start, or not known.
     pub since_seconds: Option<f64>,
-    /// What was counted.
+    /// What was counted; of a verdict: the numbers that led to it.
     pub evidence: String,
 }
 
@@ -227,6 +229,8 @@ pub struct EndpointState {
     pub cluster: String,
     /// `ready` or `terminating`.
     pub condition: String,
+    /// How it is by itself, and why; its backend or its cluster may be worse.
+    pub health: HealthState,
 }
 
 /// `GET /api/v1/routes`

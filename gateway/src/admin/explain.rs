@@ -137,6 +137,15 @@ pub struct ClusterAnswer {
     pub ready: u32,
     /// Terminating endpoints.
     pub terminating: u32,
+    /// Endpoints that are suspected, ejected or down.
+    #[serde(default)]
+    pub out: u32,
+    /// What the failure detector says of the cluster: `healthy`, `suspect`, `down (REASON)`, `probation`, `ramp`.
+    #[serde(default)]
+    pub cluster_state: String,
+    /// What it says of the backend in this cluster.
+    #[serde(default)]
+    pub backend_state: String,
     /// How likely an attempt on this backend goes here, percent.
     pub percent: f64,
     /// Does it take part?
@@ -337,14 +346,17 @@ fn backend(candidate: &BackendCandidate) -> BackendAnswer {
 
 fn cluster(candidate: &ClusterCandidate) -> ClusterAnswer {
     let (verdict, reason) = split(&candidate.why);
-    // A table that serves no traffic ejects nothing: the third count is always 0 here.
-    let [ready, terminating, _] = candidate.counts;
+    let [ready, terminating, out] = candidate.counts;
+    let (cluster, backend) = candidate.states;
     ClusterAnswer {
         name: candidate.name.to_string(),
         priority: candidate.priority,
         weight: candidate.weight,
         ready,
         terminating,
+        out,
+        cluster_state: cluster.to_string(),
+        backend_state: backend.to_string(),
         percent: candidate.probability * 100.0,
         verdict,
         reason,

@@ -4,8 +4,9 @@
 //! ([`operate`], [`drill`]) is served on a Unix socket, beside all of that. It subscribes to the broadcast like a worker and keeps its own copy of the table; of the workers it reads counters, of the controller what
 //! [`Controller`] gives. It is never on the path of a request: when it hangs or dies, traffic does not notice.
 //!
-//! Health is each worker's own: a worker that ejects an endpoint acts alone and at once. What is shown here is what
-//! all workers' counters say together over the last [`window::SPAN`].
+//! Verdicts of the failure detector are read from the board that all workers share, and are shown with the evidence of
+//! the worker that decided. Ejections are each worker's own: they show in the counters only, which are summed over
+//! the last [`window::SPAN`].
 //!
 //! ```text
 //! server (connections, limits) -> guard (Host, method) -> pages (metrics, explain, JSON) -> Desk -> Room
@@ -47,6 +48,7 @@ use self::socket::Socket;
 use crate::net::wake;
 use crate::node::{DrillBoard, INBOX_CAP, Node};
 use crate::observe::stats::WorkerStats;
+use crate::worker::finding::Finding;
 use crate::worker::peers::Peers;
 
 /// How much nicer than a worker this thread is: a scrape must not take a core from traffic.
@@ -72,6 +74,7 @@ pub(crate) struct Sources {
     pub(crate) mail: Receiver<Mail>,
     pub(crate) reports: Sender<Report>,
     pub(crate) drills: DrillBoard,
+    pub(crate) findings: Receiver<Finding>,
 }
 
 impl Admin {
@@ -98,6 +101,7 @@ impl Admin {
             mail,
             reports: node.reporter(),
             drills: node.drill_board(),
+            findings: node.findings(),
         };
         let socket = operators_socket(config);
         let (stop, stopped) = oneshot::channel();

@@ -9,11 +9,13 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use routing::model::{Condition, Protocol, StatSlot};
+use routing::table::{BackendView, EndpointView};
 use serde::Serialize;
 
 use super::api::{
     Activity, BackendPart, BackendState, Backends, ClusterState, Clusters, EndpointState, GenerationState,
-    LIMIT, LIMIT_MAX, Latency, ListenerState, Listeners, NodeState, Routes, RuleState, Standing, Verdicts,
+    HealthState, LIMIT, LIMIT_MAX, Latency, ListenerState, Listeners, NodeState, Routes, RuleState, Standing,
+    Verdicts,
 };
 use super::explain::{self, Question};
 use super::health;
@@ -22,6 +24,7 @@ use super::room::{Desk, Room};
 use super::server::problem;
 use crate::observe::metrics::{self, TallySum};
 use crate::worker::clock;
+use crate::worker::finding::Whose;
 
 // ---------------------------------------------------------------- routes
 
@@ -176,6 +179,7 @@ impl Room {
         let workers = &self.sources.stats;
         let recent = self.recent();
         let standings = self.sources.controller.standings();
+        let backends = self.table.backends();
         let mut clusters = Vec::new();
         for view in self.table.clusters() {
             let count = recent.cluster(view.id);
@@ -196,7 +200,13 @@ impl Room {
                 name: view.name.to_string(),
                 region: view.region.to_string(),
                 state,
-                health: health::of_cluster(&view, state, &standing, (responses, failures), recent.span),
+                health: self.cluster_health(
+                    &view,
+                    &backends,
+                    (state, &standing),
+                    (responses, failures),
+                    recent.span,
+                ),
                 standing,
                 ready: view.endpoints.ready,
                 terminating: view.endpoints.terminating,
@@ -234,39 +244,56 @@ impl Room {
     }
 
     fn backends(&self, limit: usize, name: Option<&str>) -> Backends {
-        let workers = &self.sources.stats;
         let mut views = self.table.backends();
         views.retain(|view| name.is_none_or(|name| name == &*view.name));
         views.sort_by(|a, b| a.name.cmp(&b.name));
         let left_out = views.len().saturating_sub(limit);
+        let clusters = self.table.clusters().into_iter().map(|view| {
+            let health = self.verdict(Whose::Cluster(view.id), view.verdict);
+            (view.id, health)
+        });
+        let clusters: BTreeMap<_, _> = clusters.collect();
         let backends = views.iter().take(limit).map(|view| {
-            let parts = view.clusters.iter().map(|(cluster, counts)| {
-                let slot = self.names.backend_slot(view.id, *cluster);
-                let tally = slot.map(|(slot, base)| backend_sum(workers, slot).since(&base));
-                BackendPart {
-                    cluster: self.table.cluster_name(*cluster).to_owned(),
-                    health: health::of_part(counts, tally.as_ref()),
-                    ready: counts.ready,
-                    terminating: counts.terminating,
-                    responses: tally.as_ref().map(classes),
-                    failures: tally.map(|tally| tally.failures),
-                }
+            let parts = (0..view.clusters.len()).map(|nth| {
+                let of_cluster = clusters.get(&view.clusters[nth].0).and_then(Option::as_ref);
+                self.backend_part(view, nth, of_cluster)
             });
             let clusters = parts.collect();
             let all = name.map(|_| self.table.endpoints(view.id));
             let endpoints_left_out = all.as_ref().map_or(0, |all| all.len().saturating_sub(limit));
-            let state = |endpoint: routing::table::EndpointView| EndpointState {
-                addr: endpoint.addr.to_string(),
-                cluster: self.table.cluster_name(endpoint.cluster).to_owned(),
-                condition: match endpoint.condition {
-                    Condition::Ready => "ready".to_owned(),
-                    Condition::Terminating => "terminating".to_owned(),
-                },
-            };
+            let state = |endpoint: EndpointView| self.endpoint_state(&endpoint);
             let endpoints = all.map(|all| all.into_iter().take(limit).map(state).collect());
             BackendState { name: view.name.to_string(), clusters, endpoints, endpoints_left_out }
         });
         Backends { generation: self.table.generation().0, backends: backends.collect(), left_out }
+    }
+
+    fn backend_part(&self, view: &BackendView, nth: usize, of_cluster: Option<&HealthState>) -> BackendPart {
+        let (cluster, counts) = view.clusters[nth];
+        let slot = self.names.backend_slot(view.id, cluster);
+        let tally = slot.map(|(slot, base)| backend_sum(&self.sources.stats, slot).since(&base));
+        BackendPart {
+            cluster: self.table.cluster_name(cluster).to_owned(),
+            health: self.part_health(view, nth, of_cluster, tally.as_ref()),
+            ready: counts.ready,
+            terminating: counts.terminating,
+            responses: tally.as_ref().map(classes),
+            failures: tally.map(|tally| tally.failures),
+        }
+    }
+
+    fn endpoint_state(&self, endpoint: &EndpointView) -> EndpointState {
+        EndpointState {
+            addr: endpoint.addr.to_string(),
+            cluster: self.table.cluster_name(endpoint.cluster).to_owned(),
+            condition: match endpoint.condition {
+                Condition::Ready => "ready".to_owned(),
+                Condition::Terminating => "terminating".to_owned(),
+            },
+            health: self
+                .verdict(Whose::Endpoint(endpoint.id), endpoint.verdict)
+                .unwrap_or_else(health::quiet),
+        }
     }
 
     fn routes(&self, limit: usize) -> Routes {

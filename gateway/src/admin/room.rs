@@ -4,6 +4,7 @@
 //! and a table that cannot leave its thread does not have to.
 
 use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,6 +13,8 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use routing::delta::{Mail, Report};
+use routing::health::action::Evidence;
+use routing::health::state::State;
 use routing::id::ClusterId;
 use routing::table::{Table, TableSettings};
 use tokio::io::Interest;
@@ -26,12 +29,16 @@ use super::names::Names;
 use super::window::{INTERVAL, Recent, Window};
 use super::{Facts, Sources};
 use crate::worker::clock;
+use crate::worker::finding::Whose;
 use crate::worker::settings::Settings;
 
 /// Questions that wait; as many connections may be open.
 pub(super) const QUESTIONS_MAX: usize = super::server::CONNECTIONS_MAX;
 /// A worker that has not come round for this long is hung.
 const HUNG_AFTER_MS: u64 = 5_000;
+
+/// Verdicts whose evidence is kept. Beyond it a verdict is shown without.
+const EVIDENCE_MAX: usize = 4_096;
 
 type Question = Box<dyn FnOnce(&Room) + Send>;
 
@@ -63,6 +70,8 @@ pub(super) struct Room {
     pub(super) head_limits: HeadLimits,
     pub(super) drills: RefCell<Machine>,
     pub(super) reports: Reports,
+    /// The evidence of verdicts that stand; at most [`EVIDENCE_MAX`].
+    pub(super) evidence: BTreeMap<Whose, (State, Evidence)>,
     window: Window,
 }
 
@@ -82,6 +91,7 @@ impl Room {
             head_limits,
             drills: RefCell::default(),
             reports: Reports::new(&sources.config.admin.state_dir, sources.config.admin.drill_reports_kept),
+            evidence: BTreeMap::new(),
             window: Window::default(),
             sources,
         };
@@ -150,6 +160,45 @@ impl Room {
         if changed {
             self.names.refresh(&self.table, &self.sources.stats);
         }
+        self.read_verdicts();
+    }
+
+    /// Copies what the workers decided. This table decides nothing by itself: it sees no traffic and is never ticked.
+    fn read_verdicts(&mut self) {
+        self.table.look(clock::now());
+        // Waking, ringing and probing are the workers'.
+        while self.table.next_action().is_some() {}
+        for finding in self.sources.findings.try_iter() {
+            match finding.state {
+                State::Healthy => drop(self.evidence.remove(&finding.whose)),
+                state @ (State::Suspect | State::Down(_) | State::Probation | State::Ramp) => {
+                    self.evidence.insert(finding.whose, (state, finding.evidence));
+                }
+            }
+        }
+        if self.evidence.len() > EVIDENCE_MAX {
+            self.forget_evidence();
+        }
+        if self.evidence.len() > EVIDENCE_MAX {
+            self.evidence.clear();
+        }
+    }
+
+    /// What has left the table has no state any more, and nobody says that it is healthy.
+    fn forget_evidence(&mut self) {
+        let clusters: BTreeSet<_> = self.table.clusters().iter().map(|view| view.id).collect();
+        let backends = self.table.backends();
+        let parts: BTreeSet<_> = backends
+            .iter()
+            .flat_map(|view| view.clusters.iter().map(|(cluster, _)| (view.id, *cluster)))
+            .collect();
+        let endpoints: BTreeSet<_> =
+            backends.iter().flat_map(|view| self.table.endpoints(view.id)).map(|view| view.id).collect();
+        self.evidence.retain(|whose, _| match whose {
+            Whose::Cluster(cluster) => clusters.contains(cluster),
+            Whose::Backend(backend, cluster) => parts.contains(&(*backend, *cluster)),
+            Whose::Endpoint(endpoint) => endpoints.contains(endpoint),
+        });
     }
 
     fn apply(&mut self, update: &routing::delta::Update) {

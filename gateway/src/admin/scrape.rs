@@ -1,12 +1,15 @@
 //! Puts together what `/metrics` shows.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use routing::health::state::State;
+use routing::id::ClusterId;
 use routing::model::StatSlot;
 
 use super::names::{self, backend_sum, cluster_base, has_counters, route_sum};
 use super::room::Room;
-use crate::observe::metrics::{ClusterSeries, OTHER, Scrape, TallySum};
+use crate::observe::metrics::{ClusterSeries, OTHER, Scrape, StateCounts, TallySum};
 use crate::observe::stats::CLUSTERS_MAX;
 
 impl Room {
@@ -29,12 +32,14 @@ impl Room {
         let workers = &self.sources.stats;
         let mut all = Vec::new();
         let mut other: Option<ClusterSeries> = None;
+        let mut parts = self.part_states();
         for view in self.table.clusters() {
+            let backends = parts.remove(&view.id).unwrap_or_default();
             let (ready, terminating) =
                 (u64::from(view.endpoints.ready), u64::from(view.endpoints.terminating));
             if !has_counters(view.id) {
                 let shared = other.get_or_insert_with(|| {
-                    let last = routing::id::ClusterId(u16::try_from(CLUSTERS_MAX - 1).unwrap_or(u16::MAX));
+                    let last = ClusterId(u16::try_from(CLUSTERS_MAX - 1).unwrap_or(u16::MAX));
                     let sum = cluster_base(workers, last);
                     let in_flight = workers.iter().map(|stats| stats.cluster(last).in_flight.get()).sum();
                     ClusterSeries {
@@ -45,14 +50,19 @@ impl Room {
                         ready: 0,
                         terminating: 0,
                         drained: false,
+                        states: StateCounts::default(),
+                        backends: StateCounts::default(),
                     }
                 });
                 shared.ready += ready;
                 shared.terminating += terminating;
+                shared.states.add(view.verdict.state);
+                backends.into_iter().for_each(|state| shared.backends.add(state));
                 continue;
             }
             let names::ClusterBase { tally, latency } = cluster_base(workers, view.id);
             let base = self.names.cluster_base(view.id);
+            let states = counts([view.verdict.state]);
             all.push(ClusterSeries {
                 name: view.name,
                 tally: tally.since(&base.tally),
@@ -61,9 +71,22 @@ impl Room {
                 ready,
                 terminating,
                 drained: view.drain_percent == 100,
+                states,
+                backends: counts(backends),
             });
         }
         all.extend(other);
+        all
+    }
+
+    /// The states of each cluster's backends.
+    fn part_states(&self) -> BTreeMap<ClusterId, Vec<State>> {
+        let mut all: BTreeMap<ClusterId, Vec<State>> = BTreeMap::new();
+        for view in self.table.backends() {
+            for ((cluster, _), verdict) in view.clusters.iter().zip(&view.verdicts) {
+                all.entry(*cluster).or_default().push(verdict.state);
+            }
+        }
         all
     }
 
@@ -83,4 +106,10 @@ impl Room {
         let shared = (Arc::from(OTHER), Arc::from(OTHER), backend_sum(workers, StatSlot(0)));
         own.chain([shared]).collect()
     }
+}
+
+fn counts(states: impl IntoIterator<Item = State>) -> StateCounts {
+    let mut counts = StateCounts::default();
+    states.into_iter().for_each(|state| counts.add(state));
+    counts
 }

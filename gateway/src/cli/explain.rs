@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use gateway::admin::explain::{self, Answer, BackendAnswer, Question, Verdict};
+use gateway::admin::explain::{self, Answer, BackendAnswer, ClusterAnswer, Question, Verdict};
 use gateway::worker::clock;
 use gateway::worker::settings::Settings;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -170,7 +170,8 @@ fn write_backend(out: &mut String, backend: &BackendAnswer) -> std::fmt::Result 
         backend.percent,
         said(backend.verdict, &backend.reason)
     )?;
-    let title = ["CLUSTER", "SHARE", "PRIORITY", "WEIGHT", "READY", "TERMINATING", "VERDICT"];
+    let title =
+        ["CLUSTER", "SHARE", "PRIORITY", "WEIGHT", "READY", "TERMINATING", "OUT", "DETECTOR", "VERDICT"];
     let mut rows = vec![title.map(str::to_owned)];
     for cluster in &backend.clusters {
         rows.push([
@@ -180,11 +181,13 @@ fn write_backend(out: &mut String, backend: &BackendAnswer) -> std::fmt::Result 
             cluster.weight.map_or("by pods".to_owned(), |weight| weight.to_string()),
             cluster.ready.to_string(),
             cluster.terminating.to_string(),
+            cluster.out.to_string(),
+            detector(cluster),
             said(cluster.verdict, &cluster.reason),
         ]);
     }
-    let mut align = [Align::Right; 7];
-    (align[0], align[6]) = (Align::Left, Align::Left);
+    let mut align = [Align::Right; 9];
+    (align[0], align[7], align[8]) = (Align::Left, Align::Left, Align::Left);
     out.push_str(&table::render("  ", align, &rows));
     let mut rows = vec![["ENDPOINT", "CLUSTER", "VERDICT"].map(str::to_owned)];
     for cluster in &backend.clusters {
@@ -201,6 +204,16 @@ fn write_backend(out: &mut String, backend: &BackendAnswer) -> std::fmt::Result 
         out.push_str(&table::render("  ", [Align::Left; 3], &rows));
     }
     Ok(())
+}
+
+/// What the failure detector says: of the cluster, and of the backend there where that is something else.
+fn detector(cluster: &ClusterAnswer) -> String {
+    let (whole, part) = (cluster.cluster_state.as_str(), cluster.backend_state.as_str());
+    match (whole, part) {
+        ("healthy", part) if part != "healthy" => format!("backend {part}"),
+        (whole, part) if whole == part || part == "healthy" => whole.to_owned(),
+        (whole, part) => format!("{whole}, backend {part}"),
+    }
 }
 
 fn said(verdict: Verdict, reason: &str) -> String {

@@ -4,8 +4,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 use gateway::admin::api::{
-    Activity, Backends, ClusterState, Clusters, GenerationState, HealthState, Latency, Origin,
+    Activity, BackendState, Backends, ClusterState, Clusters, GenerationState, HealthState, Latency, Origin,
 };
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::client::{self, AdminUrl};
 use super::operate::age;
@@ -14,15 +16,18 @@ use super::table::{self, Align};
 /// Which node.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-Rates and latencies are those of the last 10 seconds. Health is each worker's own; what is shown is what all
-workers count together.
+Rates and latencies are those of the last 10 seconds, of all workers together.
 
-STATE of a cluster: up, failing (more than one attempt in ten ends without a response), draining, drained, down.
-Where operators have a say, WHY names who says so; `promoted` is a standby that may take writes.
+STATE of a cluster: up, failing (more than one attempt in ten ends without a response), draining, drained; and what
+the failure detector says: suspect, down, probation (single requests decide), ramp (its share grows back). WHY of
+down is refused, silent (no byte, connects unanswered), hang (connects answered, requests not), errors, slow or
+check (its health check fails), with the numbers that led to it. Where operators have a say, WHY names who says so;
+`promoted` is a standby that may take writes.
 
 Examples:
   ringway status
   ringway status --backends
+  ringway status --endpoints default/web:80
   watch -n1 ringway status --admin http://127.0.0.1:9901")]
 pub struct StatusArgs {
     /// The node's admin API.
@@ -31,6 +36,9 @@ pub struct StatusArgs {
     /// List every backend, not only those that are not up in some cluster.
     #[arg(long)]
     pub backends: bool,
+    /// List the endpoints of this backend, too.
+    #[arg(long, value_name = "NAMESPACE/SERVICE:PORT")]
+    pub endpoints: Option<String>,
 }
 
 /// Asks and prints.
@@ -40,6 +48,12 @@ pub fn main(args: &StatusArgs) -> Result<ExitCode, String> {
     let backends: Backends = client::get(args.admin, "/api/v1/backends")?;
     let mut out = render(&state, &tables);
     out.push_str(&render_backends(&backends, args.backends));
+    if let Some(name) = &args.endpoints {
+        let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
+        let one: Backends = client::get(args.admin, &format!("/api/v1/backends?name={name}"))?;
+        let backend = one.backends.first().ok_or_else(|| format!("no backend {:?}", args.endpoints))?;
+        out.push_str(&render_endpoints(backend));
+    }
     table::print(&out).map(|()| ExitCode::SUCCESS)
 }
 
@@ -104,6 +118,9 @@ fn why(cluster: &ClusterState) -> String {
     let mut parts = Vec::new();
     if !cluster.health.reason.is_empty() {
         parts.push(cluster.health.reason.clone());
+        if is_verdict(&cluster.health) {
+            parts.push(cluster.health.evidence.clone());
+        }
     } else if cluster.state == Activity::Idle {
         parts.push("idle".to_owned());
     }
@@ -115,6 +132,11 @@ fn why(cluster: &ClusterState) -> String {
         (false, Origin::Manifest) => {}
     }
     parts.join(", ")
+}
+
+/// Is it the failure detector that says so, and does it know why?
+fn is_verdict(health: &HealthState) -> bool {
+    ["suspect", "down", "probation", "ramp"].contains(&health.state.as_str()) && !health.evidence.is_empty()
 }
 
 fn since(health: &HealthState) -> String {
@@ -147,6 +169,30 @@ fn render_backends(backends: &Backends, all: bool) -> String {
     let mut out = format!("\n{}", table::render("", align, &rows));
     if backends.left_out > 0 {
         out.push_str(&format!("and {} more backends\n", backends.left_out));
+    }
+    out
+}
+
+fn render_endpoints(backend: &BackendState) -> String {
+    let title = ["ENDPOINT", "CLUSTER", "CONDITION", "STATE", "SINCE", "WHY", "EVIDENCE"];
+    let mut rows = vec![title.map(str::to_owned)];
+    for endpoint in backend.endpoints.iter().flatten() {
+        let health = &endpoint.health;
+        rows.push([
+            endpoint.addr.clone(),
+            endpoint.cluster.clone(),
+            endpoint.condition.clone(),
+            health.state.clone(),
+            since(health),
+            health.reason.clone(),
+            health.evidence.clone(),
+        ]);
+    }
+    let mut align = [Align::Left; 7];
+    align[4] = Align::Right;
+    let mut out = format!("\n{}", table::render("", align, &rows));
+    if backend.endpoints_left_out > 0 {
+        out.push_str(&format!("and {} more endpoints\n", backend.endpoints_left_out));
     }
     out
 }

@@ -499,6 +499,8 @@ mod tests {
             log: LogWriter::new(None, stats),
             settings: Settings::new(&Config::default()),
             reports: crossbeam_channel::bounded(1).0,
+            findings: crossbeam_channel::bounded(1).0,
+            recorder: crate::observe::recorder::Recorder::default(),
         })
         .unwrap()
     }

@@ -11,6 +11,7 @@ use routing::time::MonoTime;
 
 use super::Request;
 use super::attempt::{Blame, End, Failed};
+use crate::observe::recorder::{What, Whom, micros};
 use crate::worker::detect::WaitingId;
 use crate::worker::{Deadline, Worker, clock};
 
@@ -80,6 +81,7 @@ impl Held {
         deadline: &Deadline,
     ) -> Self {
         worker.stats.cluster(pick.cluster).in_flight.add(1);
+        worker.recorder.note(since, Whom::from(&pick), What::Pick { trial: pick.trial });
         worker.table.borrow().on_sent(&pick, since);
         let waits = Some(worker.waits(&pick, deadline));
         worker.heed();
@@ -151,7 +153,10 @@ impl Held {
         debug_assert!(!self.told, "one outcome for each attempt");
         self.told = true;
         self.waits_no_more();
-        let latency = Some(now.since(self.since));
+        let took = now.since(self.since);
+        let what = What::Outcome { outcome, took_us: micros(took) };
+        self.worker.recorder.note(now, Whom::from(&self.pick), what);
+        let latency = Some(took);
         let event =
             self.worker.table.borrow().on_outcome(self.pick.endpoint, outcome, latency, now, &self.outlier);
         if let Some(event) = event {

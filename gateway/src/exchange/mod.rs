@@ -32,6 +32,7 @@ use wire::head::{BodyLength, Persistence, RequestHead, RequestView};
 use crate::downstream::h1::Client;
 use crate::net::Buf;
 use crate::observe::access_log::Entry;
+use crate::observe::recorder::{What, Whom};
 use crate::observe::stats::Limit;
 use crate::worker::settings::Settings;
 use crate::worker::{Worker, clock};
@@ -318,6 +319,8 @@ impl Request<'_> {
         );
         match decision {
             Decision::Again { charge } => {
+                let what = What::Retry { failure: failed.failure.kind, charge };
+                self.worker.recorder.note(self.work.seen, Whom::from(pick), what);
                 match charge {
                     Charge::Budget => self.worker.stats.retries_total.inc(),
                     Charge::Free => self.worker.stats.moves_total.inc(),
@@ -375,6 +378,7 @@ impl Request<'_> {
     }
 
     fn no_endpoint(&self, none: NoEndpoint) -> Reply<'static> {
+        self.worker.recorder.note(self.work.seen, Whom::default(), What::Shed { why: none });
         if let NoEndpoint::Overloaded { bound } = none {
             self.worker.stats.hit(match bound {
                 OverloadBound::EndpointInFlight => Limit::EndpointInFlight,

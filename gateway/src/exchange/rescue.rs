@@ -26,6 +26,7 @@ use super::attempt::{Blame, Failed, Flow, Upstream, request_bytes};
 use super::scratch::Answer;
 use crate::net::conn::Conn;
 use crate::net::{self, Buf, Class, acquire};
+use crate::observe::recorder::{What, Whom};
 use crate::observe::stats::Limit;
 use crate::upstream::pool::RESPONSE_HEADROOM;
 use crate::worker::drill::Fault;
@@ -77,19 +78,19 @@ pub(super) fn consider(flow: &mut Flow<'_>, now: MonoTime) -> Option<MonoTime> {
     let again = match advice {
         Advice::Stay { again } => again,
         Advice::Hedge { again, .. } if !may_repeat(flow) => Some(again),
-        Advice::Hedge { again, .. } => {
+        Advice::Hedge { why, again } => {
             if !flow.worker.table.borrow().may_hedge(pick.backend, policy, now) {
                 flow.worker.stats.hit(Limit::RetryBudget);
                 Some(again)
-            } else if start(flow, &pick, now) {
+            } else if start(flow, &pick, What::Hedge { why, beside: pick.endpoint }, now) {
                 None
             } else {
                 Some(again)
             }
         }
-        Advice::Leave { .. } => {
+        Advice::Leave { reason } => {
             if may_repeat(flow) {
-                start(flow, &pick, now);
+                start(flow, &pick, What::Leave { reason, beside: pick.endpoint }, now);
             }
             None
         }
@@ -105,7 +106,7 @@ pub(super) fn tie(flow: &mut Flow<'_>, now: MonoTime) {
         && may_repeat(flow)
         && flow.worker.table.borrow().may_hedge(pick.backend, policy, now)
     {
-        start(flow, &pick, now);
+        start(flow, &pick, What::Tie { beside: pick.endpoint }, now);
     }
 }
 
@@ -121,8 +122,8 @@ fn may_repeat(flow: &Flow<'_>) -> bool {
         && head.upgrade.is_none()
 }
 
-/// Starts an attempt elsewhere. `false` when there is nothing better than what is under way.
-fn start(flow: &mut Flow<'_>, beside: &Pick, now: MonoTime) -> bool {
+/// Starts an attempt elsewhere, for the recorder's `what`. `false` when there is nothing better than what is under way.
+fn start(flow: &mut Flow<'_>, beside: &Pick, what: What, now: MonoTime) -> bool {
     flow.work.tried.note(beside);
     let subject = super::subject(flow.client, flow.view);
     let picked = {
@@ -141,6 +142,7 @@ fn start(flow: &mut Flow<'_>, beside: &Pick, now: MonoTime) -> bool {
     let Ok(request) = request_in_full(flow, &pick) else { return false };
     flow.worker.table.borrow().on_hedge(beside, now);
     flow.worker.stats.hedges_total.inc();
+    flow.worker.recorder.note(now, Whom::from(&pick), what);
     flow.attempt += 1;
     let flight = Box::pin(fly(Flight {
         worker: Rc::clone(flow.worker),

@@ -17,6 +17,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
+use routing::health::state::{Reason, State};
 use wire::error::WireError;
 
 pub use self::list::{Kind, METRICS, Metric};
@@ -84,6 +85,47 @@ pub struct ClusterSeries {
     pub terminating: u64,
     /// Does an operator keep requests away?
     pub drained: bool,
+    /// What the failure detector says of it: 1 for its state; clusters that share a series are summed.
+    pub states: StateCounts,
+    /// How many of its backends the detector sees in which state.
+    pub backends: StateCounts,
+}
+
+/// How many are in each state that the failure detector knows, in the order of [`STATE_NAMES`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateCounts([u64; STATE_NAMES.len()]);
+
+/// The values of the label `state`.
+const STATE_NAMES: [&str; 10] = [
+    "healthy",
+    "suspect",
+    "down_refused",
+    "down_silent",
+    "down_hang",
+    "down_errors",
+    "down_slow",
+    "down_check",
+    "probation",
+    "ramp",
+];
+
+impl StateCounts {
+    /// Counts one more.
+    pub fn add(&mut self, state: State) {
+        let place = match state {
+            State::Healthy => 0,
+            State::Suspect => 1,
+            State::Down(Reason::Refused) => 2,
+            State::Down(Reason::Silent) => 3,
+            State::Down(Reason::Hang) => 4,
+            State::Down(Reason::Errors) => 5,
+            State::Down(Reason::Slow) => 6,
+            State::Down(Reason::Check) => 7,
+            State::Probation => 8,
+            State::Ramp => 9,
+        };
+        self.0[place] += 1;
+    }
 }
 
 /// Everything that one scrape shows.
@@ -231,6 +273,7 @@ impl Scrape {
             "ringway_hedges_won_total" => sum(|stats| &stats.hedges_won_total),
             "ringway_attempts_detached_total" => sum(|stats| &stats.detached_total),
             "ringway_probes_total" => sum(|stats| &stats.probes_total),
+            "ringway_recordings_total" => sum(|stats| &stats.recordings_total),
             "ringway_drill_faults_total" => sum(|stats| &stats.drill_faults_total),
             "ringway_buffer_bytes" => sum(|stats| &stats.buffer_bytes),
             "ringway_access_log_lines_lost_total" => sum(|stats| &stats.log_lines_lost_total),
@@ -300,6 +343,8 @@ impl Scrape {
                 });
                 rows.collect()
             }
+            "ringway_cluster_state" => states(&self.clusters, |cluster| &cluster.states),
+            "ringway_cluster_backends" => states(&self.clusters, |cluster| &cluster.backends),
             "ringway_cluster_failures_total" => gauge(|cluster| cluster.tally.failures),
             "ringway_cluster_in_flight" => gauge(|cluster| cluster.in_flight),
             "ringway_cluster_drained" => gauge(|cluster| u64::from(cluster.drained)),
@@ -393,6 +438,14 @@ fn row<'a, const N: usize>(labels: [(&'static str, &'a str); N], value: u64) -> 
     Row { labels, value: Value::Count(value) }
 }
 
+fn states(clusters: &[ClusterSeries], of: fn(&ClusterSeries) -> &StateCounts) -> Vec<Row<'_>> {
+    let rows = clusters.iter().flat_map(|cluster| {
+        let counts = STATE_NAMES.into_iter().zip(of(cluster).0);
+        counts.map(|(state, count)| row([("cluster", &*cluster.name), ("state", state)], count))
+    });
+    rows.collect()
+}
+
 fn classes<'a>(labels: &[(&'static str, &'a str)], tally: &TallySum) -> impl Iterator<Item = Row<'a>> {
     ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(tally.classes).map(|(class, count)| {
         let labels = labels.iter().copied().chain([("class", class)]);
@@ -440,6 +493,8 @@ mod tests {
                 ready: 2,
                 terminating: 0,
                 drained: false,
+                states: StateCounts::default(),
+                backends: StateCounts::default(),
             }],
             routes: vec![("Ingress \"a\"\n\\b".into(), TallySum { classes: [0, 7, 0, 0, 0], failures: 0 })],
             backends: vec![("default/web:80".into(), "alpha".into(), TallySum::default())],

@@ -1,6 +1,9 @@
-//! What is counted and written down: statistics, the access log.
+//! What is counted and written down: statistics, the access log, the flight recorder.
 
 pub mod access_log;
 pub mod histogram;
 pub mod metrics;
+pub(crate) mod newest;
+pub mod recorder;
+pub mod recording;
 pub mod stats;

@@ -98,11 +98,15 @@ pub enum Limit {
     Detached,
     /// `capacity.maxInFlight` of a `FailoverPolicy`.
     ClusterCapacity,
+    /// The channel of verdicts' evidence to the admin thread.
+    Findings,
+    /// The channel of recordings to the thread that writes them.
+    Recordings,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 25] = [
+    pub const ALL: [(Self, &'static str); 27] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -128,6 +132,8 @@ impl Limit {
         (Self::Probes, "probes"),
         (Self::Detached, "detached"),
         (Self::ClusterCapacity, "cluster_in_flight"),
+        (Self::Findings, "findings"),
+        (Self::Recordings, "recordings"),
     ];
 }
 
@@ -215,6 +221,8 @@ pub struct WorkerStats {
     pub verdicts_total: Counter,
     /// Probes sent.
     pub probes_total: Counter,
+    /// Recordings of verdicts handed to the thread that writes them.
+    pub recordings_total: Counter,
     /// Attempts that were given up and listened to for their late answer.
     pub detached_total: Counter,
     /// Endpoints ejected.
@@ -280,6 +288,7 @@ impl WorkerStats {
             suspicions_total: Counter::default(),
             verdicts_total: Counter::default(),
             probes_total: Counter::default(),
+            recordings_total: Counter::default(),
             detached_total: Counter::default(),
             ejections_total: Counter::default(),
             restorations_total: Counter::default(),

@@ -11,6 +11,7 @@ use routing::time::MonoTime;
 
 use crate::net::conn::Conn;
 use crate::net::{self, Buf, Class, acquire};
+use crate::observe::recorder::{What, Whom};
 use crate::observe::stats::Limit;
 use crate::worker::drill::Fault;
 use crate::worker::{Deadline, Worker, clock, supervise};
@@ -33,7 +34,10 @@ pub fn send(worker: &Rc<Worker>, probe: Probe) {
     supervise::spawn_guarded(worker, async move {
         let result = ask(&owner, &probe).await;
         owner.detect.probes.set(owner.detect.probes.get() - 1);
-        owner.table.borrow().on_probe(probe.token, result, clock::now());
+        let now = clock::now();
+        let whom = Whom { endpoint: Some(probe.endpoint), ..Whom::default() };
+        owner.recorder.note(now, whom, What::Probe { result });
+        owner.table.borrow().on_probe(probe.token, result, now);
         owner.heed();
     });
 }

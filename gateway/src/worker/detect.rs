@@ -12,6 +12,7 @@ use routing::health::state::State;
 use routing::table::{EndpointKey, Pick};
 use routing::time::MonoTime;
 
+use super::finding::Finding;
 use super::{Deadline, Worker, clock};
 use crate::net::wake::Timer;
 use crate::upstream::probe;
@@ -132,6 +133,9 @@ impl Worker {
                 Action::Event(transition) => self.tell(&transition),
             }
         }
+        if self.recorder.is_full() {
+            self.record_if_due(clock::now());
+        }
         let next = self.table.borrow().next_tick();
         if let Some(next) = next
             && next.0 < self.detect.armed.get()
@@ -174,6 +178,7 @@ impl Worker {
 
     /// Tells the log and the statistics that a state has changed.
     fn tell(&self, change: &Transition) {
+        self.recorder.note_change(change);
         let (scope, cluster) = self.name_of(change.scope);
         let ms = change.at.since(change.since).as_millis();
         let (from, to, evidence) = (change.from, change.to, &change.evidence);
@@ -183,6 +188,9 @@ impl Worker {
                 tracing::debug!(worker = self.id, %scope, %cluster, %from, %to, "a peer's verdict");
                 return;
             }
+        }
+        if let Some(finding) = Finding::of(change, &self.table.borrow()) {
+            self.publish(finding);
         }
         match to {
             State::Suspect => {

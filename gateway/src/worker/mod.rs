@@ -7,10 +7,12 @@ pub mod binds;
 pub mod clock;
 pub mod detect;
 pub mod drill;
+pub mod finding;
 pub mod idle;
 pub mod inbox;
 pub mod peers;
 pub mod rebalance;
+pub mod record;
 pub mod settings;
 pub mod supervise;
 pub mod wheel;
@@ -32,10 +34,12 @@ use crate::downstream::h1::Runner;
 use crate::exchange::scratch::Scratch;
 use crate::net::wake::Timer;
 use crate::observe::access_log::LogWriter;
+use crate::observe::recorder::Recorder;
 use crate::observe::stats::{Limit, WorkerStats};
 use crate::upstream::pool::Pool;
 use detect::Detect;
 use drill::DrillSlot;
+use finding::Finding;
 use idle::IdleList;
 use peers::Peers;
 use rebalance::Rebalance;
@@ -78,6 +82,9 @@ pub struct Worker {
     /// Least number of free runners since the last trim: those were never needed.
     runners_low: Cell<usize>,
     reports: Sender<Report>,
+    findings: Sender<Finding>,
+    /// Its last decisions.
+    pub recorder: Recorder,
     wheel: RefCell<Wheel>,
     idle: RefCell<IdleList>,
     timer: Timer,
@@ -106,6 +113,10 @@ pub struct Parts {
     pub settings: Settings,
     /// To the controller.
     pub reports: Sender<Report>,
+    /// To the admin thread.
+    pub findings: Sender<Finding>,
+    /// For its last decisions.
+    pub recorder: Recorder,
 }
 
 impl Worker {
@@ -133,6 +144,8 @@ impl Worker {
             runners: RefCell::default(),
             runners_low: Cell::new(0),
             reports: parts.reports,
+            findings: parts.findings,
+            recorder: parts.recorder,
             wheel: RefCell::new(Wheel::new(clock::now())),
             idle: RefCell::default(),
             timer: Timer::new()?,
@@ -157,6 +170,13 @@ impl Worker {
     pub fn report(&self, report: Report) {
         if self.reports.try_send(report).is_err() {
             self.stats.hit(Limit::Reports);
+        }
+    }
+
+    /// Tells the admin thread what was found out. Dropped and counted when it does not listen.
+    fn publish(&self, finding: Finding) {
+        if self.findings.try_send(finding).is_err() {
+            self.stats.hit(Limit::Findings);
         }
     }
 

@@ -20,6 +20,7 @@ use routing::id::Generation;
 use routing::table::{Table, TableSettings};
 
 use super::binds::Binds;
+use super::finding::Finding;
 use super::inbox::Inbox;
 use super::peers::Peers;
 use super::settings::Settings;
@@ -27,6 +28,8 @@ use super::{Parts, Worker, clock, rebalance};
 use crate::net::runtime::{self, RingFlags};
 use crate::net::wake::{Doorbell, Timer};
 use crate::observe::access_log::LogWriter;
+use crate::observe::recorder::Recorder;
+use crate::observe::recording::Window;
 use crate::observe::stats::WorkerStats;
 
 /// How long a worker rests that panicked within this time of its start.
@@ -52,6 +55,10 @@ pub struct Charter {
     pub stats: Arc<WorkerStats>,
     /// To the controller.
     pub reports: Sender<Report>,
+    /// To the admin thread.
+    pub findings: Sender<Finding>,
+    /// To the thread that writes recordings; `None` = no recorder.
+    pub windows: Option<Sender<Window>>,
     /// Makes its part of the access log.
     pub log: Box<dyn Fn() -> LogWriter + Send>,
 }
@@ -132,6 +139,8 @@ async fn serve(charter: &Charter, binds: &Binds, first: bool, life: &OnceCell<Rc
         log: (charter.log)(),
         settings: Settings::new(&charter.inbox.config_in_force(&charter.config)),
         reports: charter.reports.clone(),
+        findings: charter.findings.clone(),
+        recorder: Recorder::new(charter.config.observe.recorder_entries, charter.windows.clone()),
     })?;
     let _ = life.set(Rc::clone(&worker));
     // Not guarded: a worker without time or housekeeping is not one; its panic restarts the worker.
@@ -153,6 +162,7 @@ async fn serve(charter: &Charter, binds: &Binds, first: bool, life: &OnceCell<Rc
     let ended = charter.inbox.serve(&worker, binds, &bell).await;
     // Nobody keeps house any more: the last lines go now.
     worker.log.borrow_mut().flush();
+    worker.record();
     ended
 }
 
@@ -170,6 +180,7 @@ async fn keep_house(worker: Rc<Worker>) {
         let in_flight = u32::try_from(worker.stats.in_flight.get()).unwrap_or(u32::MAX);
         worker.rebalance.turn(worker.id, in_flight, &worker.peers, now);
         worker.log.borrow_mut().flush();
+        worker.record_if_due(now);
         loop {
             let event = worker.table.borrow().next_event(now);
             let Some(event) = event else { break };

@@ -54,6 +54,8 @@ pub fn config() -> Config {
     config.worker.pin = false;
     config.worker.ring_entries = 256;
     config.worker.cq_entries = 4096;
+    // No recordings of verdicts outside of the test that wants them.
+    config.admin.state_dir = std::path::PathBuf::new();
     config
 }
 

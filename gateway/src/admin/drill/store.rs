@@ -1,10 +1,10 @@
 //! Reports on disk: `STATE_DIR/drills/BEGAN_UNIX_MS-CLUSTER.json`, the newest so many.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Report;
+use crate::observe::newest;
 
 /// Where reports are kept.
 #[derive(Clone, Debug)]
@@ -23,25 +23,16 @@ impl Reports {
     /// Keeps a report; the oldest ones beyond the bound go. Where it is, if anywhere.
     pub(in crate::admin) fn keep(&self, report: &Report) -> io::Result<Option<PathBuf>> {
         let Some(dir) = &self.dir else { return Ok(None) };
-        fs::create_dir_all(dir)?;
         // A cluster id is a DNS label: it cannot lead out of the directory.
         let name = format!("{:013}-{}.json", report.began_unix_ms, report.cluster);
-        let (next, path) = (dir.join(".next"), dir.join(name));
-        fs::write(&next, serde_json::to_vec_pretty(report)?)?;
-        fs::rename(next, &path)?;
-        let mut all: Vec<PathBuf> = fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
-        all.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
-        // By name is by time: the number is padded.
-        all.sort();
-        for old in &all[..all.len().saturating_sub(self.kept)] {
-            fs::remove_file(old)?;
-        }
-        Ok(Some(path))
+        newest::keep(dir, &name, &serde_json::to_vec_pretty(report)?, self.kept).map(Some)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::{Figures, Outcome};
     use super::*;
 

@@ -83,6 +83,11 @@ pub const METRICS: &[Metric] = &[
         "Endpoints that a worker ejected; each worker decides for itself",
     ),
     counter("ringway_restorations_total", "worker", "Endpoints that a worker uses again after an ejection"),
+    counter(
+        "ringway_recordings_total",
+        "",
+        "Timelines of verdicts that the flight recorder handed to be written",
+    ),
     counter("ringway_drill_faults_total", "", "Attempts that a drill gave a fault to"),
     counter("ringway_limit_hits_total", "limit", "Bounds that were reached, by the bound's name"),
     gauge("ringway_buffer_bytes", "", "Memory that connection buffers hold now"),
@@ -126,6 +131,16 @@ pub const METRICS: &[Metric] = &[
         "ringway_cluster_drained",
         "cluster",
         "1 while an operator keeps requests away from a member cluster",
+    ),
+    gauge(
+        "ringway_cluster_state",
+        "cluster, state",
+        "1 for the state that the failure detector sees a member cluster in: healthy, suspect, probation, ramp, down_REASON",
+    ),
+    gauge(
+        "ringway_cluster_backends",
+        "cluster, state",
+        "Backends of a member cluster by the state that the failure detector sees them in",
     ),
     counter(
         "ringway_route_responses_total",
