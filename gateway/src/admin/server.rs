@@ -71,7 +71,7 @@ pub(super) async fn run(
         None => None,
     };
     let accepting = tokio::spawn(accept(listener, pages, desk));
-    let ended = Room::new(sources).serve(bell, questions, stopped).await;
+    let ended = Box::pin(Room::new(sources).serve(bell, questions, stopped)).await;
     accepting.abort();
     if let Some(operators) = operators {
         operators.abort();
