@@ -17,7 +17,7 @@ pub(crate) use super::group::Group;
 use super::{EndpointKey, HealthEvent};
 use crate::balance::{hash, sticky};
 use crate::chunks::{ChainIndex, Chunks};
-use crate::failover::{Counts, TIERS, Tier, Tried};
+use crate::failover::{Counts, Tier, Tried};
 use crate::health::board::{Board, Subject, Word};
 use crate::health::endpoint::{Health, Outcome};
 use crate::health::state::State;
