@@ -16,6 +16,7 @@
 mod common;
 mod exchange;
 mod node;
+mod scenarios;
 mod watch;
 mod world;
 

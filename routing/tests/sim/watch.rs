@@ -486,6 +486,8 @@ struct Choice {
     endpoints: Vec<EndpointView>,
     /// Verdicts on each cluster and on the backend there, and whether a write may go there.
     clusters: Vec<(State, State, bool)>,
+    /// Attempts in flight in each, of all backends.
+    in_flight: Vec<u32>,
     enough: u64,
 }
 
@@ -506,6 +508,7 @@ impl Choice {
         Self {
             endpoints: table.endpoints(backend),
             clusters: plan.policy.clusters.iter().map(of).collect(),
+            in_flight: clusters.iter().map(|view| view.endpoints.in_flight).collect(),
             enough: u64::from(plan.policy.panic_percent),
         }
     }
@@ -531,6 +534,6 @@ impl Choice {
     }
 
     fn in_flight(&self, cluster: u16) -> u32 {
-        self.endpoints.iter().filter(|view| view.cluster.0 == cluster).map(|view| view.in_flight).sum()
+        self.in_flight[usize::from(cluster)]
     }
 }
