@@ -408,7 +408,9 @@ impl Sim {
     }
 
     fn probed(&mut self, worker: usize, event: Event) -> Result<(), Failed> {
-        let Event::Probed { token, endpoint, app, sent, asked, timeout, reply } = event else { return Ok(()) };
+        let Event::Probed { token, endpoint, app, sent, asked, timeout, reply } = event else {
+            return Ok(());
+        };
         if !self.watch.first_result(worker, token) {
             return Ok(());
         }

@@ -327,7 +327,9 @@ impl Plan {
             Some(Kind::Refuse) => (at + 2 * way, Reply::Refused),
             Some(Kind::Silent | Kind::DeafToProbes) => (at, Reply::Lost),
             Some(Kind::Hang) if app => (at, Reply::Lost),
-            Some(Kind::Hang | Kind::Errors | Kind::Slow(_)) | None => (at + 2 * way + think, Reply::Connected),
+            Some(Kind::Hang | Kind::Errors | Kind::Slow(_)) | None => {
+                (at + 2 * way + think, Reply::Connected)
+            }
         }
     }
 }
@@ -345,7 +347,11 @@ pub(crate) enum Reply {
 
 /// One way through the network: messages overtake each other.
 fn way(rng: &mut SmallRng) -> Time {
-    if rng.random_bool(0.01) { rng.random_range(100 * US..600 * US) } else { rng.random_range(30 * US..120 * US) }
+    if rng.random_bool(0.01) {
+        rng.random_range(100 * US..600 * US)
+    } else {
+        rng.random_range(30 * US..120 * US)
+    }
 }
 
 pub(crate) fn path_of(backend: u32) -> String {

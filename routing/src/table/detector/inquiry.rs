@@ -15,7 +15,7 @@ use super::probes::{Ask, InFlight, Purpose};
 use super::{Detector, Live};
 use crate::health::action::{Evidence, ProbeResult, ProbeToken};
 use crate::health::board::Subject;
-use crate::health::evidence::{LAG_MIN, Threshold};
+use crate::health::evidence::{LAG_MIN, SILENCE_FLOOR, Threshold};
 use crate::health::state::{Reason, Signal, State};
 use crate::id::ClusterId;
 use crate::table::EndpointKey;
@@ -311,7 +311,10 @@ impl Live {
             let Some(reason) = asked.failed() else { continue };
             let Some(slot) = self.slot(asked.key).filter(|slot| slot.life == Life::Live) else { continue };
             let endpoint = Subject::Endpoint(slot.id);
-            let waits = self.pulse(asked.key.slot).outstanding > 0;
+            let pulse = self.pulse(asked.key.slot);
+            // A request that was sent there only now says nothing about it yet.
+            let silence = self.detector.lags.awake(pulse.links.since, now);
+            let waits = pulse.outstanding > 0 && silence >= SILENCE_FLOOR;
             if endpoint == subject || !waits || self.heard_since(endpoint, silent_since, now) {
                 continue;
             }
