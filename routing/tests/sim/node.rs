@@ -210,12 +210,8 @@ impl Sim {
         let resumes = self.nodes[worker].stalled_until;
         if !is_own && self.now < resumes {
             // What came meanwhile is seen in any order; at worst the timers first.
-            let first = self.plan.stall_at_probes
-                && match event {
-                    Event::Timer { .. } => true,
-                    Event::Probed { reply, .. } => reply == Reply::Lost,
-                    _ => false,
-                };
+            let is_timer = matches!(event, Event::Timer { .. } | Event::Probed { reply: Reply::Lost, .. });
+            let first = self.plan.stall_at_probes && is_timer;
             let after = if first { 0 } else { self.rng.random_range(US..100 * US) };
             self.push(resumes + after, worker, event);
             return Ok(());

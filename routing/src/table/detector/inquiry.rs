@@ -184,8 +184,9 @@ impl Live {
     }
 
     fn answer_inquiry(&mut self, probe: &InFlight, nth: usize, result: ProbeResult, now: MonoTime) {
-        let at = self.detector.inquiries.iter().position(|inquiry| inquiry.subject == probe.subject);
-        let Some(at) = at else { return };
+        // A probe of an inquiry that has ended says nothing about the silence of this one.
+        let is_of = |inquiry: &Inquiry| inquiry.subject == probe.subject && inquiry.began <= probe.sent;
+        let Some(at) = self.detector.inquiries.iter().position(is_of) else { return };
         let inquiry = &mut self.detector.inquiries[at];
         let Some(asked) = inquiry.asked[nth].as_mut().filter(|asked| asked.key == probe.endpoint) else {
             return;
