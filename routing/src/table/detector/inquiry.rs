@@ -16,7 +16,7 @@ use super::probes::{Ask, InFlight, Purpose};
 use super::{Detector, Live};
 use crate::health::action::{Evidence, ProbeResult, ProbeToken};
 use crate::health::board::Subject;
-use crate::health::evidence::{LAG_MIN, OUTSTANDING_MIN, Threshold};
+use crate::health::evidence::{LAG_MIN, OUTSTANDING_MIN, SILENCE_FLOOR, Threshold};
 use crate::health::state::{Reason, Signal, State};
 use crate::id::ClusterId;
 use crate::table::EndpointKey;
@@ -190,8 +190,9 @@ impl Live {
     }
 
     fn answer_inquiry(&mut self, probe: &InFlight, nth: usize, result: ProbeResult, now: MonoTime) {
-        let at = self.detector.inquiries.iter().position(|inquiry| inquiry.subject == probe.subject);
-        let Some(at) = at else { return };
+        // A probe of an inquiry that has ended says nothing about the silence of this one.
+        let is_of = |inquiry: &Inquiry| inquiry.subject == probe.subject && inquiry.began <= probe.sent;
+        let Some(at) = self.detector.inquiries.iter().position(is_of) else { return };
         let inquiry = &mut self.detector.inquiries[at];
         let Some(asked) = inquiry.asked[nth].as_mut().filter(|asked| asked.key == probe.endpoint) else {
             return;
@@ -333,7 +334,10 @@ impl Live {
             let Some(reason) = asked.failed() else { continue };
             let Some(slot) = self.slot(asked.key).filter(|slot| slot.life == Life::Live) else { continue };
             let endpoint = Subject::Endpoint(slot.id);
-            let waits = self.pulse(asked.key.slot).outstanding > 0;
+            let pulse = self.pulse(asked.key.slot);
+            // A request that was sent there only now says nothing about it yet.
+            let silence = self.detector.lags.awake(pulse.links.since, now);
+            let waits = pulse.outstanding > 0 && silence >= SILENCE_FLOOR;
             if endpoint == subject || !waits || self.heard_since(endpoint, silent_since, now) {
                 continue;
             }
