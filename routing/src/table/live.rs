@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::detector::Detector;
+use super::group::Group;
 use super::{EndpointKey, HealthEvent};
 use crate::balance::{hash, sticky};
 use crate::chunks::{ChainIndex, Chunks};
-use crate::failover::{Counts, TIERS, Tier, Tried};
+use crate::failover::{Counts, Tier, Tried};
 use crate::health::board::{Board, Subject, Word};
 use crate::health::endpoint::{Health, Outcome};
 use crate::health::state::State;
@@ -30,9 +31,6 @@ const RETURNS_RESERVED: usize = 1024;
 
 /// Restorations that wait for [`Table::next_event`](super::Table::next_event); later ones are dropped and counted.
 pub(crate) const EVENTS_MAX: usize = 256;
-
-/// Members come and go at the end.
-const LAST: Tier = TIERS[TIERS.len() - 1];
 
 /// Is a slot in use?
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +54,7 @@ pub(crate) struct Slot {
     pub(crate) id: EndpointId,
     pub(crate) backend: BackendId,
     /// Place in the group's members.
-    position: u32,
+    pub(super) position: u32,
     pub(crate) in_flight: u32,
     pub(crate) node: NodeId,
     pub(crate) cluster: ClusterId,
@@ -99,86 +97,6 @@ impl Slot {
             (false, Condition::Terminating) => Tier::Terminating,
         };
         tier.max(Tier::of(self.state))
-    }
-}
-
-/// The endpoints of one backend in one cluster.
-#[derive(Debug, Default)]
-pub(crate) struct Group {
-    pub(crate) cluster: ClusterId,
-    pub(crate) stat: StatSlot,
-    /// Slots, sorted by tier.
-    pub(crate) members: Vec<u32>,
-    /// How many members are in each of [`TIERS`].
-    pub(crate) counts: Counts,
-    /// The detector's verdict on them together, and whether it is only this worker's.
-    pub(crate) word: Word,
-    pub(crate) local: bool,
-    /// The detector's evidence plus one; 0 = not used yet.
-    pub(crate) part: u32,
-    /// Where round robin stands.
-    pub(crate) cursor: u32,
-    pub(crate) ring: Option<Arc<HashRing>>,
-}
-
-impl Group {
-    /// The members of `tier`.
-    pub(crate) fn tier(&self, tier: Tier) -> &[u32] {
-        self.span(tier, tier)
-    }
-
-    /// The members of all tiers from `from` to `to`.
-    pub(crate) fn span(&self, from: Tier, to: Tier) -> &[u32] {
-        let end = self.start(to) + self.counts[to as usize] as usize;
-        &self.members[self.start(from)..end]
-    }
-
-    fn start(&self, tier: Tier) -> usize {
-        self.counts[..tier as usize].iter().map(|count| *count as usize).sum()
-    }
-
-    fn swap(&mut self, slots: &mut Chunks<Slot>, a: usize, b: usize) {
-        self.members.swap(a, b);
-        for position in [a, b] {
-            slots[self.members[position] as usize].position = to_u32(position);
-        }
-    }
-
-    /// Moves a member of tier `from` to tier `to`, one border at a time.
-    fn shift(&mut self, slots: &mut Chunks<Slot>, slot: u32, from: Tier, to: Tier) {
-        let mut at = from as usize;
-        while at < to as usize {
-            // Behind the last of its tier, then the border moves before it.
-            let last = self.start(TIERS[at]) + self.counts[at] as usize - 1;
-            self.swap(slots, slots[slot as usize].position as usize, last);
-            self.counts[at] -= 1;
-            self.counts[at + 1] += 1;
-            at += 1;
-        }
-        while at > to as usize {
-            let first = self.start(TIERS[at]);
-            self.swap(slots, slots[slot as usize].position as usize, first);
-            self.counts[at] -= 1;
-            self.counts[at - 1] += 1;
-            at -= 1;
-        }
-    }
-
-    fn add(&mut self, slots: &mut Chunks<Slot>, slot: u32) {
-        slots[slot as usize].position = to_u32(self.members.len());
-        self.members.push(slot);
-        self.counts[LAST as usize] += 1;
-        let tier = slots[slot as usize].tier();
-        self.shift(slots, slot, LAST, tier);
-    }
-
-    fn remove(&mut self, slots: &mut Chunks<Slot>, slot: u32) {
-        let tier = slots[slot as usize].tier();
-        self.shift(slots, slot, tier, LAST);
-        let last = self.members.len() - 1;
-        self.swap(slots, slots[slot as usize].position as usize, last);
-        self.members.pop();
-        self.counts[LAST as usize] -= 1;
     }
 }
 
@@ -625,6 +543,6 @@ fn affinity_hash(backend: BackendId, affinity: u64) -> u32 {
 }
 
 /// Slots are numbered with 32 bits: 4 billion endpoints do not fit in memory.
-fn to_u32(value: usize) -> u32 {
+pub(super) fn to_u32(value: usize) -> u32 {
     u32::try_from(value).expect("endpoints are fewer than 2^32")
 }

@@ -11,6 +11,7 @@ mod apply;
 mod detect;
 mod detector;
 mod explain;
+mod group;
 mod hosts;
 mod live;
 mod pick;
