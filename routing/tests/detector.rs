@@ -65,7 +65,6 @@ fn silent_cluster_is_found_within_ten_milliseconds_and_costs_no_request_more_tha
         let began = lab.now;
         lab.break_all([0, 1], Fault::Drop);
         lab.run(SECOND);
-        let down = lab.downs(began);
         let found = lab.first(ALPHA, |to| to == State::Down(Reason::Silent), began);
         lab.story(began);
         took.borrow_mut().push(found.unwrap().since(began));
