@@ -6,6 +6,7 @@
 mod common;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::*;
 use divan::{Bencher, black_box};
@@ -123,6 +124,29 @@ fn attempt(bencher: Bencher<'_, '_>, per_backend: u32) {
         let pick = worker.table.pick(&rule, &subject, &tried, MonoTime::ZERO, &mut rng).expect("healthy");
         worker.table.on_outcome(pick.endpoint, Outcome::Success, None, MonoTime::ZERO, &policy);
         worker.table.release(pick.endpoint);
+        pick.addr
+    });
+}
+
+/// The same with all that the failure detector is told and asked: sent, advice, bytes, outcome with latency.
+#[divan::bench(args = [10, 1_000, 100_000], sample_size = 10_000)]
+fn tracked_attempt(bencher: Bencher<'_, '_>, per_backend: u32) {
+    let worker = crowd(100_000, per_backend);
+    let request = Request::get("h", "/");
+    let rule = single(&worker, &request);
+    let (mut rng, tried, policy) = (rng(1), Tried::new(), rule.policy().clone());
+    let mut now = MonoTime(1_000_000_000);
+    bencher.bench_local(move || {
+        let (subject, table) = (request.subject(), &worker.table);
+        let pick = table.pick(&rule, &subject, &tried, now, &mut rng).expect("healthy");
+        table.on_sent(&pick, now);
+        black_box(table.advise(&pick, now, now, &policy, &tried));
+        let sent = now;
+        now = now + Duration::from_micros(100);
+        table.on_bytes(pick.endpoint, now);
+        let took = Some(now.since(sent));
+        table.on_outcome(pick.endpoint, Outcome::Success, took, now, &policy.outlier);
+        table.release(pick.endpoint);
         pick.addr
     });
 }

@@ -9,6 +9,7 @@ use common::*;
 use routing::balance::{hash, sticky};
 use routing::delta::{Change, RouteTable, TableDelta, Update, snapshot};
 use routing::failover::Tried;
+use routing::health::action::{Action, Advice, ProbeResult};
 use routing::health::endpoint::Outcome;
 use routing::id::{BackendId, ClusterId, EndpointId, Generation};
 use routing::model::*;
@@ -71,8 +72,25 @@ fn request_path_allocates_nothing() {
                     let pick = worker.table.pick(&rule, &subject, &tried, now, &mut rng).unwrap();
                     worker.table.on_request(pick.backend, &retry, now);
                     let outcome = if nth % 3 == 0 { Outcome::Closed } else { Outcome::Success };
-                    worker.table.on_outcome(pick.endpoint, outcome, None, now, &outlier);
-                    worker.table.release(pick.endpoint);
+                    let table = &worker.table;
+                    table.on_sent(&pick, now);
+                    let advice = table.advise(&pick, now, now, rule.policy(), &tried);
+                    assert!(matches!(
+                        advice,
+                        Advice::Stay { .. } | Advice::Hedge { .. } | Advice::Leave { .. }
+                    ));
+                    let later = MonoTime(now.0 + 300_000);
+                    table.on_bytes(pick.endpoint, later);
+                    let took = Some(later.since(now));
+                    table.on_outcome(pick.endpoint, outcome, took, later, &outlier);
+                    table.release(pick.endpoint);
+                    table.tick(later, std::time::Duration::ZERO);
+                    while let Some(action) = table.next_action() {
+                        if let Action::Probe(probe) = action {
+                            let latency = std::time::Duration::from_micros(90);
+                            table.on_probe(probe.token, ProbeResult::Answered { latency }, later);
+                        }
+                    }
                     assert!(worker.table.endpoint(pick.endpoint).is_some());
                     tried.note(&pick);
                     assert_eq!(tried.len(), attempt);

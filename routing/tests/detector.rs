@@ -4,6 +4,7 @@
 mod common;
 mod lab;
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use common::*;
@@ -16,7 +17,7 @@ use routing::model::*;
 
 const ALPHA: Scope = Scope::Cluster(ClusterId(0));
 const BETA: Scope = Scope::Cluster(ClusterId(1));
-const SEEDS: u64 = 8;
+const SEEDS: u64 = 4;
 
 /// The healthy maximum: nothing that takes longer is as if nothing had happened.
 const HEALTHY_MAX: Duration = Duration::from_millis(40);
@@ -45,39 +46,33 @@ fn each(world: &RouteTable, run: impl Fn(&mut Lab)) {
     }
 }
 
+/// Half of them took no longer.
+fn median(mut took: Vec<Duration>) -> Duration {
+    took.sort_unstable();
+    println!("{took:?}");
+    took[took.len() / 2]
+}
+
 fn is_down(state: State) -> bool {
     matches!(state, State::Down(_))
 }
 
 #[test]
 fn silent_cluster_is_found_within_ten_milliseconds_and_costs_no_request_more_than_the_tail() {
+    let took = RefCell::new(Vec::new());
     each(&standby(2, policy()), |lab| {
         lab.run(SECOND * 3);
         let began = lab.now;
         lab.break_all([0, 1], Fault::Drop);
         lab.run(SECOND);
-        let down = lab.downs(began);
         let found = lab.first(ALPHA, |to| to == State::Down(Reason::Silent), began);
-        println!(
-            "  found after {:?}, slowest {:?}, {} probes",
-            found.map(|at| at.since(began)),
-            lab.slowest(began),
-            lab.probes
-        );
-        for change in &down {
-            println!(
-                "  {:?} {} -> {} at {:?}: {}",
-                change.scope,
-                change.from,
-                change.to,
-                change.at.since(began),
-                change.evidence
-            );
-        }
-        assert!(found.unwrap().since(began) <= ms(11));
+        lab.story(began);
+        took.borrow_mut().push(found.unwrap().since(began));
         assert_eq!(lab.failed(began), 0);
-        assert!(lab.slowest(began - ms(40)) <= ms(55), "{:?}", lab.slowest(began));
+        assert!(lab.slowest(began - ms(40)) <= ms(45), "{:?}", lab.slowest(began));
     });
+    assert!(took.borrow().iter().all(|took| *took <= ms(12)));
+    assert!(median(took.into_inner()) <= ms(10));
 }
 
 #[test]
@@ -88,17 +83,7 @@ fn hanging_cluster_is_found_within_fifteen_milliseconds() {
         lab.break_all([0, 1], Fault::Hang);
         lab.run(SECOND);
         let found = lab.first(ALPHA, is_down, began);
-        println!("  found after {:?}, slowest {:?}", found.map(|at| at.since(began)), lab.slowest(began));
-        for change in lab.downs(began) {
-            println!(
-                "  {:?} {} -> {} at {:?}: {}",
-                change.scope,
-                change.from,
-                change.to,
-                change.at.since(began),
-                change.evidence
-            );
-        }
+        lab.story(began);
         let first = lab.log.iter().find(|change| change.scope == ALPHA && is_down(change.to)).unwrap();
         assert_eq!(first.to, State::Down(Reason::Hang));
         assert!(found.unwrap().since(began) <= ms(16));
@@ -109,6 +94,7 @@ fn hanging_cluster_is_found_within_fifteen_milliseconds() {
 
 #[test]
 fn brownout_is_found_within_thirty_milliseconds_and_not_paid_twice() {
+    let took = RefCell::new(Vec::new());
     each(&standby(2, policy()), |lab| {
         lab.run(SECOND * 3);
         let (began, before, arrived) = (lab.now, lab.executions, lab.exchanges.len());
@@ -121,23 +107,16 @@ fn brownout_is_found_within_thirty_milliseconds_and_not_paid_twice() {
             found.map(|at| at.since(began)),
             lab.slowest(began)
         );
-        for change in lab.log.iter().filter(|change| change.at >= began).take(12) {
-            println!(
-                "  {:?} {} -> {} at {:?}: {}",
-                change.scope,
-                change.from,
-                change.to,
-                change.at.since(began),
-                change.evidence
-            );
-        }
+        lab.story(began);
         // A late answer of the tail may clear the first suspicion.
         assert!(found.unwrap().since(began) <= ms(60));
+        took.borrow_mut().push(found.unwrap().since(began));
         assert!(lab.affected(began, HEALTHY_MAX + ms(15)).len() <= 5);
         assert!(lab.slowest(began) <= ms(80));
         assert!(executed <= 1.10, "{executed}");
         assert_eq!(lab.failed(began), 0);
     });
+    assert!(median(took.into_inner()) <= ms(30));
 }
 
 #[test]
@@ -149,16 +128,7 @@ fn failures_with_good_probes_are_found_after_five_and_none_is_forwarded() {
         lab.run(SECOND * 3);
         let executed = (lab.executions - before) as f64 / (lab.exchanges.len() - arrived) as f64;
         println!("  {executed:.3} executions, {} failed", lab.failed(began));
-        for change in lab.log.iter().filter(|change| change.at >= began).take(12) {
-            println!(
-                "  {:?} {} -> {} at {:?}: {}",
-                change.scope,
-                change.from,
-                change.to,
-                change.at.since(began),
-                change.evidence
-            );
-        }
+        lab.story(began);
         assert_eq!(lab.failed(began), 0);
         assert!(executed <= 1.2);
     });
@@ -172,22 +142,7 @@ fn killed_cluster_costs_nothing() {
         lab.break_all([0, 1], Fault::Refuse);
         lab.run(SECOND);
         let found = lab.first(ALPHA, |to| to == State::Down(Reason::Refused), began);
-        println!(
-            "  found {:?}, {} failed, slowest {:?}",
-            found.map(|at| at.since(began)),
-            lab.failed(began),
-            lab.slowest(began)
-        );
-        for change in lab.log.iter().filter(|change| change.at >= began).take(12) {
-            println!(
-                "  {:?} {} -> {} at {:?}: {}",
-                change.scope,
-                change.from,
-                change.to,
-                change.at.since(began),
-                change.evidence
-            );
-        }
+        lab.story(began);
         assert!(found.unwrap().since(began) <= ms(5));
         assert_eq!(lab.failed(began), 0);
         assert!(lab.slowest(began) <= HEALTHY_MAX + ms(2));
@@ -240,16 +195,7 @@ fn one_of_four_endpoints_is_found_alone_and_its_cluster_keeps_its_share() {
                 lab.slowest(began),
                 lab.share(0, began)
             );
-            for change in lab.log.iter().filter(|change| change.at >= began).take(6) {
-                println!(
-                    "  {:?} {} -> {} at {:?}: {}",
-                    change.scope,
-                    change.from,
-                    change.to,
-                    change.at.since(began),
-                    change.evidence
-                );
-            }
+            lab.story(began);
             assert!(affected <= 5, "{fault:?} {affected}");
             assert!(lab.slowest(began) <= ms(85), "{fault:?} {:?}", lab.slowest(began));
             assert!(lab.share(0, began) > 0.97, "{fault:?} {}", lab.share(0, began));
@@ -278,16 +224,7 @@ fn one_of_two_backends_is_found_while_the_other_keeps_its_cluster() {
                 lab.slowest(began),
                 lab.share(0, began)
             );
-            for change in lab.log.iter().filter(|change| change.at >= began).take(6) {
-                println!(
-                    "  {:?} {} -> {} at {:?}: {}",
-                    change.scope,
-                    change.from,
-                    change.to,
-                    change.at.since(began),
-                    change.evidence
-                );
-            }
+            lab.story(began);
             assert!(affected <= 5, "{fault:?} {affected}");
             assert!(lab.slowest(began) <= ms(85), "{fault:?} {:?}", lab.slowest(began));
             assert_eq!(lab.failed(began), 0);
@@ -314,17 +251,7 @@ fn at_a_low_rate_the_first_request_that_is_overdue_is_enough() {
         let began = lab.now;
         lab.break_all([0, 1], Fault::Drop);
         lab.run(SECOND * 5);
-        println!("  slowest {:?}, failed {}", lab.slowest(began), lab.failed(began));
-        for change in lab.log.iter().filter(|change| change.at >= began).take(6) {
-            println!(
-                "  {:?} {} -> {} at {:?}: {}",
-                change.scope,
-                change.from,
-                change.to,
-                change.at.since(began),
-                change.evidence
-            );
-        }
+        lab.story(began);
         assert!(lab.slowest(began - ms(40)) <= HEALTHY_MAX + ms(30), "{:?}", lab.slowest(began));
         assert_eq!(lab.failed(began), 0);
     });
@@ -352,9 +279,7 @@ fn minutes_of_health_with_a_node_that_stands_still_every_second_bring_no_verdict
             lab.log.len() / 2,
             lab.probes
         );
-        for change in &down {
-            println!("  {:?} {} -> {}: {}", change.scope, change.from, change.to, change.evidence);
-        }
+        lab.story(routing::time::MonoTime::ZERO);
         assert!(down.is_empty(), "{}", down.len());
         assert!(lab.executions as f64 <= lab.arrived as f64 * 1.01);
     }
@@ -383,16 +308,7 @@ fn when_nothing_at_all_is_heard_it_is_our_own_fault_and_everything_stays_in_use(
         lab.run(ms(200));
         let found: Vec<_> =
             lab.downs(began).into_iter().filter(|change| matches!(change.scope, Scope::Cluster(_))).collect();
-        for change in lab.log.iter().filter(|change| change.at >= began).take(12) {
-            println!(
-                "  {:?} {} -> {} at {:?}: {}",
-                change.scope,
-                change.from,
-                change.to,
-                change.at.since(began),
-                change.evidence
-            );
-        }
+        lab.story(began);
         assert!(found.is_empty(), "{found:?}");
         lab.heal();
         let healed = lab.now;

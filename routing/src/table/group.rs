@@ -1,4 +1,4 @@
-//! The endpoints of one backend in one cluster, sorted by how willingly they are used.
+//! The endpoints of one backend in one cluster, sorted by [`Tier`].
 
 use std::sync::Arc;
 
@@ -43,11 +43,11 @@ impl Group {
         &self.members[self.start(from)..end]
     }
 
-    pub(super) fn start(&self, tier: Tier) -> usize {
+    fn start(&self, tier: Tier) -> usize {
         self.counts[..tier as usize].iter().map(|count| *count as usize).sum()
     }
 
-    pub(super) fn swap(&mut self, slots: &mut Chunks<Slot>, a: usize, b: usize) {
+    fn swap(&mut self, slots: &mut Chunks<Slot>, a: usize, b: usize) {
         self.members.swap(a, b);
         for position in [a, b] {
             slots[self.members[position] as usize].position = to_u32(position);

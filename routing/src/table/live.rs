@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::detector::Detector;
-pub(crate) use super::group::Group;
+use super::group::Group;
 use super::{EndpointKey, HealthEvent};
 use crate::balance::{hash, sticky};
 use crate::chunks::{ChainIndex, Chunks};

@@ -5,7 +5,8 @@
 use rand::RngCore;
 use rand::rngs::SmallRng;
 
-use super::live::{BackendEntry, Group, Live};
+use super::group::Group;
+use super::live::{BackendEntry, Live};
 use super::shed::Shares;
 use super::world::{DrainLot, World};
 use super::{NoEndpoint, OverloadBound, Pick};
@@ -235,9 +236,9 @@ impl Live {
     fn verdict_tier(&self, ask: &Ask<'_>, backend: BackendId, group: &Group) -> Tier {
         let cluster =
             self.detector.cluster(group.cluster).map(|entry| entry.verdict.word).unwrap_or_default();
-        let tier = |word: Word| match word.state() {
-            State::Ramp if !self.is_ramped(ask, backend, word) => Tier::Suspect,
-            state => Tier::of(state),
+        let tier = |word: Word| {
+            let is_held = word.state() == State::Ramp && !self.is_ramped(ask, backend, word);
+            if is_held { Tier::Suspect } else { Tier::of(word.state()) }
         };
         tier(cluster).max(tier(group.word))
     }

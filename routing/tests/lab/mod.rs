@@ -121,6 +121,8 @@ pub(crate) struct Lab {
     pub(crate) think: Duration,
     requests: Vec<Request>,
     attempts: Vec<Attempt>,
+    /// Those in flight, and some that are over.
+    active: Vec<usize>,
     events: BinaryHeap<Reverse<(MonoTime, u64, Event)>>,
     count: u64,
     ids: BTreeMap<std::net::SocketAddr, EndpointId>,
@@ -137,7 +139,7 @@ impl Lab {
         let board = Arc::new(Board::new(BoardLimits { workers, ..BoardLimits::default() }));
         let workers = (0..workers).map(|worker| Self::worker(world, &board, worker, workers)).collect();
         Self {
-            now: MonoTime(SECOND.as_nanos() as u64 * 1_000),
+            now: MonoTime(1_000_000_000_000),
             workers,
             board,
             rng: common::rng(seed),
@@ -153,6 +155,7 @@ impl Lab {
             think: ms(2),
             requests: vec![Request::get("h", "/")],
             attempts: Vec::new(),
+            active: Vec::new(),
             events: BinaryHeap::new(),
             count: 0,
             ids: world.endpoints.iter().map(|(id, spec)| (spec.addr, *id)).collect(),
@@ -165,7 +168,7 @@ impl Lab {
         let change = Change::Snapshot(snapshot(world));
         let (generation, base_generation) = (Generation(1), Generation(0));
         let update = Update { generation, base_generation, observed_ns: 0, change };
-        table.apply(&update, MonoTime(SECOND.as_nanos() as u64)).unwrap();
+        table.apply(&update, MonoTime(1_000_000_000)).unwrap();
         Worker { table, tick: None, ticked: MonoTime::ZERO, stalled: MonoTime::ZERO }
     }
 
@@ -245,31 +248,10 @@ impl Lab {
 
     fn handle(&mut self, event: Event) {
         let worker = match event {
-            Event::Arrive => {
-                self.arrive_later();
-                self.arrived += 1;
-                let worker = self.rng.random_range(0..self.workers.len());
-                let exchange = Exchange {
-                    arrived: self.now,
-                    worker,
-                    attempts: 0,
-                    ended: None,
-                    tried: Tried::new(),
-                    request: self.exchanges.len() % self.requests.len(),
-                    own: Vec::new(),
-                };
-                self.exchanges.push(exchange);
-                if self.now < self.workers[worker].stalled {
-                    // Not accepted while nobody listens; it arrives when somebody does.
-                    let nth = self.exchanges.len() - 1;
-                    let at = self.workers[worker].stalled;
-                    self.schedule(at, Event::GiveUp(usize::MAX - nth));
-                    return;
-                }
-                let nth = self.exchanges.len() - 1;
-                self.start(nth);
-                worker
-            }
+            Event::Arrive => match self.arrive() {
+                Some(worker) => worker,
+                None => return,
+            },
             Event::GiveUp(at) if at > usize::MAX / 2 => {
                 let nth = usize::MAX - at;
                 let worker = self.exchanges[nth].worker;
@@ -291,13 +273,7 @@ impl Lab {
                 if self.postpone(worker, event) {
                     return;
                 }
-                let result = match code {
-                    0 => ProbeResult::Answered { latency: self.rtt },
-                    1 => ProbeResult::Refused,
-                    2 => ProbeResult::TimedOut,
-                    _ => ProbeResult::BadStatus(503),
-                };
-                self.workers[worker].table.on_probe(token, result, self.now);
+                self.answer_probe(worker, token, code);
                 worker
             }
             Event::Tick(worker) => {
@@ -331,6 +307,40 @@ impl Lab {
             }
         };
         self.drain(worker);
+    }
+
+    /// A request comes; the worker that takes it, if it runs.
+    fn arrive(&mut self) -> Option<usize> {
+        self.arrive_later();
+        self.arrived += 1;
+        let (nth, worker) = (self.exchanges.len(), self.rng.random_range(0..self.workers.len()));
+        self.exchanges.push(Exchange {
+            arrived: self.now,
+            worker,
+            attempts: 0,
+            ended: None,
+            tried: Tried::new(),
+            request: nth % self.requests.len(),
+            own: Vec::new(),
+        });
+        if self.now < self.workers[worker].stalled {
+            // Not accepted while nobody listens.
+            let at = self.workers[worker].stalled;
+            self.schedule(at, Event::GiveUp(usize::MAX - nth));
+            return None;
+        }
+        self.start(nth);
+        Some(worker)
+    }
+
+    fn answer_probe(&mut self, worker: usize, token: ProbeToken, code: u8) {
+        let result = match code {
+            0 => ProbeResult::Answered { latency: self.rtt },
+            1 => ProbeResult::Refused,
+            2 => ProbeResult::TimedOut,
+            _ => ProbeResult::BadStatus(503),
+        };
+        self.workers[worker].table.on_probe(token, result, self.now);
     }
 
     fn drain(&mut self, worker: usize) {
@@ -372,7 +382,8 @@ impl Lab {
     }
 
     fn wake(&mut self, worker: usize, scope: Scope) {
-        for at in 0..self.attempts.len() {
+        self.active.retain(|at| self.attempts[*at].phase != Phase::Done);
+        for at in self.active.clone() {
             let attempt = &self.attempts[at];
             let is_meant = match scope {
                 Scope::All => true,
@@ -411,6 +422,7 @@ impl Lab {
                 table.on_sent(&pick, self.now);
                 let at = self.attempts.len();
                 self.exchanges[nth].own.push(at);
+                self.active.push(at);
                 let phase = Phase::Waiting;
                 let (sent, hedged) = (self.now, false);
                 self.attempts.push(Attempt {
@@ -604,6 +616,19 @@ impl Lab {
         arrived.filter(|exchange| exchange.ended.is_some()).map(Exchange::took).max().unwrap_or_default()
     }
 
+    /// What a test that fails wants to be read: the first changes of states since then.
+    pub(crate) fn story(&self, since: MonoTime) {
+        let (failed, slowest) = (self.failed(since), self.slowest(since));
+        println!(
+            "  {failed} failed, slowest {slowest:?}, {} executions, {} probes",
+            self.executions, self.probes
+        );
+        for change in self.log.iter().filter(|change| change.at >= since).take(12) {
+            let (scope, from, to) = (change.scope, change.from, change.to);
+            println!("  {:?} {scope:?} {from} -> {to}: {}", change.at.since(since), change.evidence);
+        }
+    }
+
     /// Changes into a down state since then.
     pub(crate) fn downs(&self, since: MonoTime) -> Vec<&Transition> {
         let down = |to| matches!(to, State::Down(_));
@@ -628,6 +653,7 @@ impl Lab {
             && self.exchanges.iter().all(|exchange| exchange.ended.is_some())
         {
             self.attempts.clear();
+            self.active.clear();
             self.exchanges.clear();
             self.events.retain(|Reverse((_, _, event))| {
                 !matches!(event, Event::Answer(_) | Event::Advise(..) | Event::GiveUp(_))

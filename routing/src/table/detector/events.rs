@@ -257,7 +257,7 @@ impl Live {
         let ratio = self
             .spec_of(&self.slots[site.slot as usize])
             .map_or(Detection::default().errors, |spec| spec.detection.errors);
-        let window_ms = u32::try_from(now.0 / 1_000_000 & u64::from(u32::MAX)).unwrap_or_default();
+        let window_ms = u32::try_from((now.0 / 1_000_000) & u64::from(u32::MAX)).unwrap_or_default();
         let pulse = self.use_pulse(site.slot);
         if u128::from(window_ms.wrapping_sub(pulse.window_ms)) >= ratio.window.as_millis() {
             (pulse.window_ms, pulse.failed, pulse.good) = (window_ms, 0, 0);
@@ -318,7 +318,7 @@ impl Live {
         if outstanding <= in_flight {
             return;
         }
-        let now = self.detector.ticked;
+        let now = self.detector.ticked.max(self.pulse(key.slot).links.since);
         for _ in in_flight..outstanding {
             if let Some(site) = self.site(key) {
                 self.detector.ended(site, None, now);

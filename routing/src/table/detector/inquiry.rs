@@ -35,12 +35,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// An inquiry without suspicion ends after this; a suspicion that nothing else ended becomes slowness.
 pub(super) const SUSPECT_MAX: Duration = Duration::from_secs(1);
 
+/// Times that one that is asked is asked again because we slept through its answer.
+const ASKED_AGAIN_MAX: u8 = 8;
+
 /// One of those that are asked.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Asked {
     pub(super) key: EndpointKey,
     connect: Answer,
     app: Answer,
+    /// Times that it was asked again because we slept.
+    again: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,7 +108,7 @@ impl Live {
             let Some(slot) = slot else { continue };
             if self.probe(slot, Ask::Connect, subject, Purpose::Inquiry(nth), now) {
                 let key = self.key(slot);
-                asked[nth] = Some(Asked { key, connect: Answer::Pending, app: Answer::NotAsked });
+                asked[nth] = Some(Asked { key, connect: Answer::Pending, app: Answer::NotAsked, again: 0 });
             }
         }
         if asked.iter().any(Option::is_some) {
@@ -284,7 +289,9 @@ impl Live {
             for (ask, answer) in [(Ask::Connect, &mut asked.connect), (Ask::App, &mut asked.app)] {
                 if let Answer::Failed { sent, at, timeout } = *answer {
                     // We slept through part of it: that is no answer.
-                    if self.detector.lags.awake(sent, at) + LAG_MIN / 2 < timeout {
+                    let awake = self.detector.lags.awake(sent, at);
+                    if awake + LAG_MIN / 2 < timeout && asked.again < ASKED_AGAIN_MAX {
+                        asked.again += 1;
                         *answer = Answer::NotAsked;
                     }
                 }

@@ -500,7 +500,7 @@ mod tests {
 
     #[test]
     fn hold_off_doubles_from_a_tenth_of_a_second_to_ten() {
-        let lasts: Vec<u64> = (0..12).map(|times| hold_off(times).as_millis() as u64).collect();
+        let lasts: Vec<u128> = (0..12).map(|times| hold_off(times).as_millis()).collect();
         assert_eq!(lasts, [0, 0, 100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000, 10_000]);
         assert_eq!(hold_off(u8::MAX), HOLD_OFF[1]);
     }
