@@ -156,12 +156,12 @@ fn a_body_within_the_bound_is_replayed_byte_for_byte() {
 
 #[test]
 fn a_body_over_the_bound_is_not_replayed_in_part() {
-    let (bad, good) = (resetting(), Backend::named("good"));
-    let gateway =
-        start(patient(World::new().cluster(0, &[bad.addr]).cluster(1, &[good.addr])).policy(|policy| {
-            policy.retry.body_bytes_max = 10_000;
-        }));
     for framing in ["Content-Length", "chunked"] {
+        let (bad, good) = (resetting(), Backend::named("good"));
+        let gateway =
+            start(patient(World::new().cluster(0, &[bad.addr]).cluster(1, &[good.addr])).policy(|policy| {
+                policy.retry.body_bytes_max = 10_000;
+            }));
         let mut client = Client::connect(gateway.addr);
         let body = "x".repeat(20_000);
         if framing == "chunked" {
@@ -173,9 +173,9 @@ fn a_body_over_the_bound_is_not_replayed_in_part() {
         }
         let response = client.response();
         assert_eq!(response.status, 502, "{framing}");
+        assert_eq!(good.count(), 0);
+        assert_eq!(gateway.hits(Limit::RetryBodyBytes), 1);
     }
-    assert_eq!(good.count(), 0);
-    assert_eq!(gateway.hits(Limit::RetryBodyBytes), 2);
 }
 
 /// A connect that fails has taken nothing: any body moves on, whatever the bounds on kept bodies.

@@ -224,7 +224,7 @@ pub struct Peer {
 impl Peer {
     /// The next request, or the end of the connection.
     pub fn request(&mut self) -> Option<Request> {
-        let mut request = self.head()?;
+        let mut request = self.any_head()?;
         if let Some(length) = request.one("content-length") {
             request.body = self.exactly(length.parse().ok()?)?;
         } else if request.one("transfer-encoding") == Some("chunked") {
@@ -257,8 +257,18 @@ impl Peer {
         Some(request)
     }
 
-    /// The next request's head; its body is left on the connection, and it is not counted.
+    /// The next request's head; its body is left on the connection, and it is not counted. A probe is answered here.
     pub fn head(&mut self) -> Option<Request> {
+        let head = self.any_head()?;
+        if head.one("user-agent") == Some("ringway-probe") {
+            self.shared.log.lock().unwrap()[self.number].is_probe = true;
+            respond(&mut self.stream, b"");
+            return None;
+        }
+        Some(head)
+    }
+
+    fn any_head(&mut self) -> Option<Request> {
         loop {
             if let Some(end) = find(&self.pending, b"\r\n\r\n") {
                 let head: Vec<u8> = self.pending.drain(..end + 4).collect();
