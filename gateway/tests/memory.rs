@@ -184,7 +184,8 @@ fn buffers_of_a_burst_go_back_to_the_system() {
     until("all are in flight", || worker.stats.in_flight.get() == 200);
     until("their buffers are counted", || {
         peak.fetch_max(worker.stats.buffer_bytes.get(), Ordering::Relaxed);
-        peak.load(Ordering::Relaxed) > 200 * 16 * 1024
+        // Half of them at once are a burst: on one hanging endpoint some are between two attempts.
+        peak.load(Ordering::Relaxed) > 100 * 16 * 1024
     });
     gate.store(true, Ordering::SeqCst);
     for client in &mut clients {
