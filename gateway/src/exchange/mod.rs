@@ -383,13 +383,8 @@ impl Request<'_> {
             }
             Outcome::Abandoned => {}
         }
-        let event = self.worker.table.borrow().on_outcome(
-            pick.endpoint,
-            outcome,
-            None,
-            self.work.seen,
-            &policy.outlier,
-        );
+        let (key, seen) = (pick.endpoint, self.work.seen);
+        let event = self.worker.table.borrow().on_outcome(key, outcome, None, seen, &policy.outlier);
         if let Some(event) = event {
             note_health(self.worker, event);
         }
