@@ -125,7 +125,7 @@ fn edit(world: &mut RouteTable, input: &mut Input<'_>) {
                 endpoint_in_flight_max: u32::from(endpoint),
                 backend_in_flight_max: u32::from(backend),
             };
-            set(&mut world.backends, id, remove, Arc::new(BackendSpec { name, limits, stats: Box::default() }));
+            set(&mut world.backends, id, remove, Arc::new(BackendSpec { name, limits, ..BackendSpec::default() }));
         }
         2 => {
             let id = EndpointId(u32::from(input.below(12)));

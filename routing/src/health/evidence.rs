@@ -34,6 +34,9 @@ const TAIL_MIN: u32 = 200;
 /// Standstills of our own up to this are ordinary scheduling.
 pub(crate) const LAG_MIN: Duration = Duration::from_millis(1);
 
+/// How old [`Delays`] may be while answers come.
+const DELAYS_AGE: Duration = Duration::from_millis(10);
+
 /// Hedge delay: four times the median, within these.
 pub(crate) const HEDGE_DELAY_MIN: Duration = Duration::from_millis(6);
 /// See [`HEDGE_DELAY_MIN`].
@@ -205,6 +208,18 @@ pub(crate) struct Flow {
     pub(crate) gaps: Histogram,
     pub(crate) latencies: Histogram,
     rescaled: MonoTime,
+    /// What every attempt asks for; a quantile is a walk over the histogram.
+    delays: Delays,
+    delays_at: MonoTime,
+}
+
+/// How long an attempt waits before somebody does something about it. `None` while too little is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Delays {
+    /// A second attempt is worth while (`hedge.mode: Always`): four times the median.
+    pub(crate) hedge: Option<Duration>,
+    /// No answer ever takes as long: the 99.9th percentile.
+    pub(crate) stalled: Option<Duration>,
 }
 
 /// What is usual for a flow.
@@ -231,6 +246,10 @@ impl Flow {
 
     pub(crate) fn answered(&mut self, latency: Duration, now: MonoTime) {
         self.latencies.record(latency, now);
+        if now.since(self.delays_at) >= DELAYS_AGE {
+            self.delays = Delays { hedge: self.hedge_delay(), stalled: self.stalled() };
+            self.delays_at = now;
+        }
         if now.since(self.rescaled) >= Duration::from_secs(1) {
             self.rescaled = now;
             if let Some(usual) = self.latencies.quantile(950, TAIL_MIN) {
@@ -263,13 +282,18 @@ impl Flow {
         Some(self.latencies.quantile(950, LATENCIES_MIN)?.max(SILENCE_FLOOR))
     }
 
+    /// As of a few milliseconds ago.
+    pub(crate) fn delays(&self) -> Delays {
+        self.delays
+    }
+
     /// How long an answer never takes: what waits longer is stalled.
     pub(crate) fn stalled(&self) -> Option<Duration> {
         Some(self.latencies.quantile(999, TAIL_MIN)?.max(self.hedge_delay()?))
     }
 
     /// After how long a second attempt is worth while (`hedge.mode: Always`).
-    pub(crate) fn hedge_delay(&self) -> Option<Duration> {
+    fn hedge_delay(&self) -> Option<Duration> {
         Some((self.median()? * 4).clamp(HEDGE_DELAY_MIN, HEDGE_DELAY_MAX))
     }
 
@@ -414,13 +438,14 @@ const LAGS: usize = 32;
 /// When this worker was not running: the world is not silent because we did not listen.
 #[derive(Clone, Debug)]
 pub(crate) struct Lags {
-    spans: [(MonoTime, MonoTime); LAGS],
+    /// On the heap: looked at only where a silence is.
+    spans: Box<[(MonoTime, MonoTime)]>,
     next: usize,
 }
 
 impl Default for Lags {
     fn default() -> Self {
-        Self { spans: [(MonoTime::ZERO, MonoTime::ZERO); LAGS], next: 0 }
+        Self { spans: [(MonoTime::ZERO, MonoTime::ZERO); LAGS].into(), next: 0 }
     }
 }
 

@@ -52,10 +52,10 @@ impl Live {
         {
             return Advice::Leave { reason };
         }
-        let (delay, stalled) = self.delays(pick, policy);
         if policy.hedge == HedgeMode::Disabled {
             return stay;
         }
+        let (delay, stalled) = self.delays(pick, policy);
         let again = now + AGAIN;
         let why = [cluster, part, endpoint].into_iter().find_map(|state| match state {
             State::Suspect => Some(HedgeWhy::Suspect),
@@ -94,11 +94,11 @@ impl Live {
     fn delays(&self, pick: &Pick, policy: &Policy) -> (Option<Duration>, Option<Duration>) {
         let part = self.detector.part_of(&self.backends, pick.backend, pick.cluster);
         let Some(flow) = part.map(|at| &self.detector.parts[at as usize].flow) else { return (None, None) };
-        let delay = match policy.hedge {
-            HedgeMode::Always => flow.hedge_delay(),
-            HedgeMode::Suspect | HedgeMode::Disabled => None,
-        };
-        (delay, flow.stalled())
+        let delays = flow.delays();
+        match policy.hedge {
+            HedgeMode::Always => (delays.hedge, delays.stalled),
+            HedgeMode::Suspect | HedgeMode::Disabled => (None, delays.stalled),
+        }
     }
 
     /// One connection stalls, or all of this endpoint: ask it, while others answer.
