@@ -136,6 +136,8 @@ pub struct Evidence {
     pub errors: u32,
     /// Answers in the error window, failures included.
     pub answers: u32,
+    /// Requests that should have been answered and wait, and their improbability: −log10, 0 where it is usual.
+    pub overdue: (u32, f32),
     /// Hedges in the last 20 ms.
     pub hedges: u32,
     /// The latest probe's result.
@@ -204,11 +206,13 @@ impl fmt::Display for Evidence {
         let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
         write!(
             f,
-            "silent {:.1} ms (phi {:.1}), {} outstanding, oldest {:.1} ms, {} errors of {}, {} hedges",
+            "silent {:.1} ms (phi {:.1}), {} outstanding, oldest {:.1} ms, {} overdue (phi {:.1}), {} errors of {}, {} hedges",
             ms(self.silence),
             self.phi,
             self.outstanding,
             ms(self.oldest),
+            self.overdue.0,
+            self.overdue.1,
             self.errors,
             self.answers,
             self.hedges

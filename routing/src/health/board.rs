@@ -72,6 +72,8 @@ struct Line {
     outstanding: AtomicU64,
     oldest: AtomicU64,
     errors: AtomicU64,
+    overdue: [AtomicU64; 3],
+    waits_for: AtomicU64,
 }
 
 /// One worker's evidence about one cluster.
@@ -87,6 +89,14 @@ pub struct LineView {
     pub oldest: MonoTime,
     /// Failures so far.
     pub errors: u64,
+    /// Requests that should have been answered and wait, …
+    pub overdue: u32,
+    /// … of so many that were sent in the same time, …
+    pub overdue_of: u32,
+    /// … of which so many would wait by what is usual, in millionths.
+    pub overdue_usual: u64,
+    /// The backend that all of them wait for: 0 = none waits, 1 + id, `u64::MAX` = several.
+    pub waits_for: u64,
 }
 
 #[derive(Debug)]
@@ -239,12 +249,17 @@ impl Board {
     pub fn line(&self, worker: u16, cluster: ClusterId) -> Option<LineView> {
         let line = self.line_of(worker, cluster)?;
         let time = |word: &AtomicU64| MonoTime(word.load(Ordering::Relaxed));
+        let count = |word: &AtomicU64| u32::try_from(word.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
         Some(LineView {
             written: time(&line.written),
             last_rx: time(&line.last_rx),
-            outstanding: u32::try_from(line.outstanding.load(Ordering::Relaxed)).unwrap_or(u32::MAX),
+            outstanding: count(&line.outstanding),
             oldest: time(&line.oldest),
             errors: line.errors.load(Ordering::Relaxed),
+            overdue: count(&line.overdue[0]),
+            overdue_of: count(&line.overdue[1]),
+            overdue_usual: line.overdue[2].load(Ordering::Relaxed),
+            waits_for: line.waits_for.load(Ordering::Relaxed),
         })
     }
 
@@ -254,6 +269,11 @@ impl Board {
         line.outstanding.store(u64::from(view.outstanding), Ordering::Relaxed);
         line.oldest.store(view.oldest.0, Ordering::Relaxed);
         line.errors.store(view.errors, Ordering::Relaxed);
+        line.waits_for.store(view.waits_for, Ordering::Relaxed);
+        let overdue = [view.overdue.into(), view.overdue_of.into(), view.overdue_usual];
+        for (word, value) in line.overdue.iter().zip(overdue) {
+            word.store(value, Ordering::Relaxed);
+        }
         line.written.store(view.written.0, Ordering::Relaxed);
     }
 

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use super::board::LineView;
 use super::histogram::Histogram;
 use crate::model::ErrorRatio;
 use crate::time::MonoTime;
@@ -59,6 +60,8 @@ pub(crate) struct Waiting {
     counts: [u16; AGES],
     /// When in its bucket the first and the last of them were sent, in 256ths.
     spans: [(u8, u8); AGES],
+    /// All that were sent, whether they wait or not.
+    sent: [u16; AGES],
     total: u32,
     /// Buckets are `AGE_NS << scale` wide.
     scale: u32,
@@ -68,7 +71,7 @@ pub(crate) struct Waiting {
 
 impl Default for Waiting {
     fn default() -> Self {
-        Self { counts: [0; AGES], spans: [(0, 0); AGES], total: 0, scale: 0, head: 0 }
+        Self { counts: [0; AGES], spans: [(0, 0); AGES], sent: [0; AGES], total: 0, scale: 0, head: 0 }
     }
 }
 
@@ -92,12 +95,10 @@ impl Waiting {
         if head <= self.head {
             return;
         }
-        if self.total > 0 {
-            for number in self.head + 1..=head.min(self.head + AGES as u64) {
-                let place = Self::place(number);
-                self.total -= u32::from(self.counts[place]);
-                self.counts[place] = 0;
-            }
+        for number in self.head + 1..=head.min(self.head + AGES as u64) {
+            let place = Self::place(number);
+            self.total -= u32::from(self.counts[place]);
+            (self.counts[place], self.sent[place]) = (0, 0);
         }
         self.head = head;
     }
@@ -111,6 +112,7 @@ impl Waiting {
             self.counts[place] += 1;
             self.total += 1;
         }
+        self.sent[place] = self.sent[place].saturating_add(1);
     }
 
     /// One that was sent at `at` waits no longer; `None` = the oldest.
@@ -177,9 +179,49 @@ impl Waiting {
         Some(MonoTime((number * width + into).min(now.0)))
     }
 
+    /// Of those that were sent before `until`, how many wait, against how many should: over the span that ends there
+    /// and says most. `share` is the share of answers that are not there yet of what was sent at a time.
+    #[allow(clippy::cast_precision_loss, reason = "counts of requests")]
+    pub(crate) fn overdue(&mut self, until: MonoTime, share: impl Fn(MonoTime) -> f32) -> Overdue {
+        let newest = self.number(until);
+        let oldest = (self.head + 1).saturating_sub(AGES as u64);
+        let (mut sum, mut best) = (Overdue::default(), Overdue::default());
+        for number in (oldest..=newest.min(self.head)).rev() {
+            let place = Self::place(number);
+            let (mut waiting, mut sent) = (u32::from(self.counts[place]), u32::from(self.sent[place]));
+            let mut latest = MonoTime((number + 1) * (AGE_NS << self.scale));
+            if number == newest {
+                waiting = self.waiting_before(place, self.fraction(until));
+                sent = (sent * (u32::from(self.fraction(until)) + 1)).div_ceil(256);
+                latest = until;
+            }
+            if sent > 0 {
+                sum.waiting += waiting;
+                sum.sent += sent.max(waiting);
+                sum.expected += sent.max(waiting) as f32 * share(latest);
+            }
+            if waiting > 0 && sum.phi() > best.phi() {
+                best = sum;
+            }
+        }
+        best
+    }
+
+    /// How many of a bucket's were sent before a part of it, if they are spread evenly.
+    fn waiting_before(&self, place: usize, fraction: u8) -> u32 {
+        let (first, last) = self.spans[place];
+        let count = u32::from(self.counts[place]);
+        match fraction {
+            fraction if fraction >= last => count,
+            fraction if fraction < first => 0,
+            fraction => count * u32::from(fraction - first) / u32::from(last - first),
+        }
+    }
+
     /// Forgets all: what it counted is no longer in flight.
     pub(crate) fn clear(&mut self) {
         self.counts = [0; AGES];
+        self.sent = [0; AGES];
         self.total = 0;
     }
 
@@ -193,6 +235,68 @@ impl Waiting {
         if scale != self.scale {
             self.clear();
             (self.scale, self.head) = (scale, 0);
+        }
+    }
+}
+
+// ---------------------------------------------------------------- who should have been answered
+
+/// Beyond the hedge delay, by which an answer is overdue: with it, a cluster is found slow within the hedge delay + 20 ms.
+const OVERDUE_AFTER: Duration = Duration::from_millis(12);
+
+/// Slowness is proven when so many overdue requests are as improbable as this, in powers of ten: six where one answer in
+/// a hundred takes that long, three where one in a thousand does.
+const PHI_SLOW: f32 = 8.0;
+
+/// Requests that should have been answered, and were not.
+///
+/// The proof of slowness. It counts requests and not time: at a low rate, or when a rate has just fallen, gaps are long
+/// although every answer is in time; and one answer in a thousand that takes a second hides nothing when ten requests in
+/// a row take longer than 99 in a hundred do.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Overdue {
+    /// That wait.
+    pub(crate) waiting: u32,
+    /// That were sent in the same time.
+    pub(crate) sent: u32,
+    /// That would wait by what is usual.
+    pub(crate) expected: f32,
+}
+
+impl Overdue {
+    /// How improbable it is that so many wait (Chernoff's bound); 0 when no more do than were answered.
+    #[allow(clippy::cast_precision_loss, reason = "counts of requests")]
+    pub(crate) fn phi(&self) -> f32 {
+        let waiting = self.waiting as f32;
+        if waiting <= self.expected || self.waiting * 2 <= self.sent {
+            return 0.0;
+        }
+        (self.expected - waiting + waiting * (waiting / self.expected).ln()) / std::f32::consts::LN_10
+    }
+
+    pub(crate) fn is_proof(&self) -> bool {
+        self.waiting >= OUTSTANDING_MIN && self.phi() >= PHI_SLOW
+    }
+
+    /// What is usual, as it lies on the board.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive figure")]
+    pub(crate) fn usual_millionths(&self) -> u64 {
+        (self.expected * 1e6) as u64
+    }
+
+    /// What another worker wrote there.
+    #[allow(clippy::cast_precision_loss, reason = "a figure to six digits")]
+    pub(crate) fn of_line(line: &LineView) -> Self {
+        let expected = line.overdue_usual as f32 / 1e6;
+        Self { waiting: line.overdue, sent: line.overdue_of, expected }
+    }
+
+    /// The same over two workers.
+    pub(crate) fn with(self, other: Self) -> Self {
+        Self {
+            waiting: self.waiting + other.waiting,
+            sent: self.sent + other.sent,
+            expected: self.expected + other.expected,
         }
     }
 }
@@ -258,6 +362,22 @@ impl Flow {
         }
     }
 
+    /// An attempt was given up after so long: it would have taken longer, as long as those do that take longer.
+    pub(crate) fn given_up(&mut self, age: Duration, now: MonoTime) {
+        self.answered(self.latencies.middle_above(age), now);
+    }
+
+    /// Requests that should have been answered by now.
+    pub(crate) fn overdue(&mut self, lags: &Lags, now: MonoTime) -> Overdue {
+        let Some(delay) = self.delays.hedge else { return Overdue::default() };
+        let after = delay + OVERDUE_AFTER;
+        if self.waiting.count(now) == 0 || self.waiting.oldest(now).is_none_or(|oldest| now.since(oldest) < after) {
+            return Overdue::default();
+        }
+        let latencies = &self.latencies;
+        self.waiting.overdue(lags.before(now, after), |sent| latencies.share_above(lags.awake(sent, now)))
+    }
+
     pub(crate) fn median(&self) -> Option<Duration> {
         self.latencies.quantile(500, LATENCIES_MIN)
     }
@@ -278,7 +398,7 @@ impl Flow {
     }
 
     /// How long the first of few requests may wait before somebody asks: the 95th percentile.
-    pub(crate) fn overdue(&self) -> Option<Duration> {
+    pub(crate) fn late_after(&self) -> Option<Duration> {
         Some(self.latencies.quantile(950, LATENCIES_MIN)?.max(SILENCE_FLOOR))
     }
 
@@ -425,7 +545,8 @@ impl HedgeWindow {
     }
 
     /// At least six, and more than were answered in the ordinary way.
-    pub(crate) fn is_slow(&self) -> bool {
+    pub(crate) fn is_slow(&mut self, now: MonoTime) -> bool {
+        self.advance(now);
         self.hedges() >= HEDGES_MIN && self.hedges() > self.answers.iter().sum()
     }
 }
@@ -456,6 +577,19 @@ impl Lags {
             self.spans[self.next] = (now - lag, now);
             self.next = (self.next + 1) % LAGS;
         }
+    }
+
+    /// The time since when it has been running for `awake`.
+    pub(crate) fn before(&self, now: MonoTime, awake: Duration) -> MonoTime {
+        let mut since = now - awake;
+        for _ in 0..LAGS {
+            let missing = awake.saturating_sub(self.awake(since, now));
+            if missing.is_zero() {
+                break;
+            }
+            since = since - missing;
+        }
+        since
     }
 
     /// How long it was running between two times.
@@ -568,11 +702,11 @@ mod tests {
         for _ in 0..6 {
             window.hedged(ms(100));
         }
-        assert!(window.is_slow());
+        assert!(window.is_slow(ms(101)));
         for _ in 0..6 {
             window.answered(ms(101));
         }
-        assert!(!window.is_slow());
+        assert!(!window.is_slow(ms(101)));
         window.hedged(ms(140));
         assert_eq!(window.hedges(), 1);
     }

@@ -79,6 +79,28 @@ impl Histogram {
         Some(units(lower_edge(BUCKETS)))
     }
 
+    /// The share of values that are at least `value`, rather too large than too small: one more than was seen, and
+    /// all of the bucket that `value` falls into.
+    #[allow(clippy::cast_precision_loss, reason = "a share to a few percent")]
+    pub(crate) fn share_above(&self, value: Duration) -> f32 {
+        let above: u32 = self.counts[bucket(value)..].iter().map(|count| u32::from(*count)).sum();
+        (above as f32 + 1.0) / (self.total as f32 + 1.0)
+    }
+
+    /// Where the middle of those values lies that are larger than `value`; twice `value` where none is.
+    pub(crate) fn middle_above(&self, value: Duration) -> Duration {
+        let first = bucket(value) + 1;
+        let above: u32 = self.counts[first.min(BUCKETS)..].iter().map(|count| u32::from(*count)).sum();
+        let mut below = 0;
+        for (bucket, count) in self.counts.iter().enumerate().skip(first) {
+            below += u32::from(*count);
+            if below * 2 > above {
+                return units(lower_edge(bucket));
+            }
+        }
+        value * 2
+    }
+
     /// −log10 of the share of values of at least `value`: how surprising it is. 0 while nothing is known.
     #[allow(clippy::cast_precision_loss, reason = "a figure for thresholds and people")]
     pub(crate) fn phi(&self, value: Duration) -> f32 {

@@ -88,7 +88,7 @@ pub enum Signal {
     Proof(Reason),
     /// Enough probes in a row were answered, the hold-off and `failback.delay` are over.
     Returned,
-    /// Enough real requests in a row were answered well.
+    /// Enough real requests in a row were answered well, or a suspicion came to nothing.
     Trusted,
     /// `failback.ramp` is over.
     Ramped,
@@ -106,10 +106,10 @@ impl State {
             }
             (Self::Suspect, Signal::Answer) => Self::Healthy,
             (Self::Suspect, Signal::Proof(reason)) => Self::Down(reason),
+            // Neither proof nor an answer in a long time: its own traffic decides, a growing share of it.
+            (Self::Suspect, Signal::Trusted) => Self::Ramp,
             // Answered probes never clear what traffic raised.
-            (Self::Suspect, Signal::Doubt | Signal::Returned | Signal::Trusted | Signal::Ramped) => {
-                Self::Suspect
-            }
+            (Self::Suspect, Signal::Doubt | Signal::Returned | Signal::Ramped) => Self::Suspect,
             (Self::Down(was), Signal::Proof(reason)) => Self::Down(was.with(reason)),
             (Self::Down(_), Signal::Returned) => Self::Probation,
             // An answer may be of a request sent before; only probes lead out.
@@ -226,7 +226,7 @@ mod tests {
         //         Doubt Answer Proof Returned Trusted Ramped
         let table = [
             (H, [S, H, X, H, H, H]),
-            (S, [S, H, X, S, S, S]),
+            (S, [S, H, X, S, R, S]),
             (D, [D, D, X, P, D, D]),
             (P, [P, P, X, P, R, P]),
             (R, [R, R, X, R, R, H]),

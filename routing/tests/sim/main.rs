@@ -54,7 +54,6 @@ fn var(name: &str) -> Option<u64> {
 }
 
 #[test]
-#[ignore = "open: since the last edits of the detector a healthy cluster can be called down; run with --ignored"]
 fn invariants_hold_for_every_seed() {
     let (first, count) = match var("SIM_SEED") {
         Some(seed) => (seed, 1),

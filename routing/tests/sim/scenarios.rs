@@ -44,7 +44,6 @@ fn hedges_stay_within_their_half_of_the_budget() {
 
 /// The worker stands still while its probes are in flight, and sees its timers before what came meanwhile.
 #[test]
-#[ignore = "open: since the last edits of the detector a healthy cluster can be called down; run with --ignored"]
 fn standstill_of_our_own_is_no_silence() {
     let summary = all(&Plan { stall_at_probes: true, gap: 4 * MS, until: 3_000 * MS, ..Plan::quiet() });
     assert!(summary.stalls > 0, "{summary:#?}");
@@ -90,7 +89,6 @@ fn answered_probes_clear_no_suspicion() {
 }
 
 #[test]
-#[ignore = "open: since the last edits of the detector a healthy cluster can be called down; run with --ignored"]
 fn write_that_may_have_been_processed_is_not_sent_again() {
     let killed = fault(Kind::Refuse, Where::Cluster(0), 300, 100);
     let summary = all(&Plan { faults: [killed].into(), posts: 100, ..Plan::quiet() });

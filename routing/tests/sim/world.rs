@@ -72,6 +72,11 @@ impl Where {
             Self::Endpoint(id) => site.id == id,
         }
     }
+
+    /// Is all of `inner` a part of this, and not the whole?
+    pub(crate) fn contains(self, plan: &Plan, inner: Self) -> bool {
+        self != inner && plan.sites.iter().all(|site| self.holds(*site) || !inner.holds(*site))
+    }
 }
 
 /// Everything that a seed decides before time begins.

@@ -7,7 +7,7 @@ use super::{ClusterEvidence, Detector, LINE_INTERVAL, NEVER_COUNTED};
 use crate::health::action::{Evidence, ProbeResult};
 use crate::health::board::{LineView, Subject};
 use crate::health::endpoint::Outcome;
-use crate::health::evidence::{First, GAP_MIN, HEDGE_WINDOW, OUTSTANDING_MIN};
+use crate::health::evidence::{First, GAP_MIN, OUTSTANDING_MIN};
 use crate::health::state::{Reason, Signal, State};
 use crate::id::{BackendId, ClusterId};
 use crate::model::{Detection, OutlierPolicy};
@@ -62,6 +62,9 @@ impl Live {
         let pulse = &mut detector.pulses[site.pulse as usize];
         let mut is_counted = pulse.uncounted != NEVER_COUNTED;
         pulse.outstanding += 1;
+        if pulse.outstanding == OUTSTANDING_MIN {
+            pulse.third = now;
+        }
         if pulse.outstanding == 1 && site.is_live {
             detector.quiet_endpoints.touch(&mut detector.pulses, site.pulse, now);
         }
@@ -105,7 +108,7 @@ impl Live {
         let detector = &mut self.detector;
         let pulse = &mut detector.pulses[site.pulse as usize];
         if site.pulse != 0 {
-            pulse.heard = now;
+            (pulse.heard, pulse.third) = (now, now);
         }
         if pulse.outstanding > 0 && pulse.links.is_listed() {
             let gap = now.since(pulse.links.since).as_micros();
@@ -170,13 +173,10 @@ impl Live {
         let Some(at) = site.part.filter(|_| states.into_iter().all(is_well)) else { return };
         let part = &mut self.detector.parts[at as usize];
         part.hedges.hedged(now);
-        let is_slow = part.hedges.is_slow();
         let subject = Subject::Backend(part.backend, part.cluster);
-        // While nothing at all is heard it is not this backend that is slow.
-        let heard = self.detector.clusters.iter().map(|entry| entry.flow.last_rx).max().unwrap_or_default();
-        if is_slow && now.since(heard) < HEDGE_WINDOW {
-            let evidence = self.evidence(subject, now);
-            self.signal(subject, Signal::Proof(Reason::Slow), evidence, now);
+        let since = part.flow.last_rx;
+        if self.is_slow(subject, now) {
+            self.inquire(subject, since, now);
         }
     }
 
@@ -210,8 +210,8 @@ impl Live {
             }
             // What comes late while something is wrong is no measure of what is usual.
             Outcome::Abandoned => {
-                if healthy && let Some(latency) = latency {
-                    self.detector.answered(site, latency, now);
+                if healthy && let Some(age) = latency {
+                    self.detector.given_up(site, age, now);
                 }
             }
             Outcome::ServerError(_) | Outcome::Unlisted(_) => {
@@ -400,6 +400,15 @@ impl Detector {
         }
     }
 
+    fn given_up(&mut self, site: Site, age: Duration, now: MonoTime) {
+        if let Some(at) = site.part {
+            self.parts[at as usize].flow.given_up(age, now);
+        }
+        if let Some(entry) = self.clusters.get_mut(site.cluster.index()) {
+            entry.flow.given_up(age, now);
+        }
+    }
+
     fn heard_cluster(&mut self, cluster: ClusterId, now: MonoTime) {
         let Some(entry) = self.clusters.get_mut(cluster.index()) else { return };
         if now.since(entry.flow.last_rx) >= GAP_MIN {
@@ -452,6 +461,10 @@ pub(super) fn line_of(entry: &mut ClusterEvidence, now: MonoTime) -> LineView {
         outstanding: entry.flow.waiting.count(now),
         oldest: entry.flow.waiting.oldest(now).unwrap_or(MonoTime::ZERO),
         errors: entry.errors,
+        overdue: entry.overdue.waiting,
+        overdue_of: entry.overdue.sent,
+        overdue_usual: entry.overdue.usual_millionths(),
+        waits_for: entry.waits_for,
     }
 }
 
@@ -463,12 +476,13 @@ impl Live {
                 let all = self.detector.over_all(cluster, now);
                 let Some(entry) = self.detector.cluster(cluster) else { return Evidence::default() };
                 let silence = all.silent_since.map(|since| self.detector.lags.awake(since, now));
-                let silence = silence.unwrap_or_default();
+                let (silence, overdue) = (silence.unwrap_or_default(), all.overdue);
                 return Evidence {
                     silence,
                     phi: entry.flow.gaps.phi(silence),
                     outstanding: all.outstanding,
                     oldest: all.oldest.map(|oldest| now.since(oldest)).unwrap_or_default(),
+                    overdue: (overdue.waiting, overdue.phi()),
                     errors: entry.refused,
                     ..Evidence::default()
                 };
@@ -493,6 +507,7 @@ impl Live {
             }
         };
         let Some(at) = at else { return Evidence::default() };
+        let overdue = self.detector.parts[at as usize].flow.overdue(&self.detector.lags, now);
         let part = &mut self.detector.parts[at as usize];
         let silence = part.flow.silent_since(now).map(|since| self.detector.lags.awake(since, now));
         let (tally, silence) = (part.errors.tally(), silence.unwrap_or_default());
@@ -501,6 +516,7 @@ impl Live {
             phi: part.flow.gaps.phi(silence),
             outstanding: part.flow.waiting.total(),
             oldest: part.flow.waiting.oldest(now).map(|oldest| now.since(oldest)).unwrap_or_default(),
+            overdue: (overdue.waiting, overdue.phi()),
             errors: tally.failed,
             answers: tally.failed + tally.good,
             hedges: part.hedges.hedges(),

@@ -6,17 +6,17 @@
 //! connect unanswered by all          -> Silent (Refused when refused)
 //! application unanswered by all      -> Hang
 //! answered by some                   -> those that did not are down alone
-//! answered, and silent for 16 ms yet -> Slow
+//! answered, and too much is overdue  -> Slow
 //! ```
 
 use std::time::Duration;
 
 use super::judge::Witness;
 use super::probes::{Ask, InFlight, Purpose};
-use super::{Detector, Live};
+use super::{Detector, Live, NEVER_COUNTED};
 use crate::health::action::{Evidence, ProbeResult, ProbeToken};
 use crate::health::board::Subject;
-use crate::health::evidence::{LAG_MIN, OUTSTANDING_MIN, SILENCE_FLOOR, Threshold};
+use crate::health::evidence::{Flow, LAG_MIN, OUTSTANDING_MIN, SILENCE_FLOOR};
 use crate::health::state::{Reason, Signal, State};
 use crate::id::ClusterId;
 use crate::table::EndpointKey;
@@ -26,17 +26,14 @@ use crate::time::MonoTime;
 /// Suspicions that one worker follows up at once.
 pub(super) const INQUIRIES_MAX: usize = 64;
 
-/// A silence that lasts this long although probes are answered is slowness.
-const SLOW_AFTER: Duration = Duration::from_millis(16);
+/// Probes are answered: what raised no suspicion until then is let be.
+const SETTLED_AFTER: Duration = Duration::from_millis(16);
 
 /// Between two looks at an inquiry whose probes are answered, or that must not decide.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// An inquiry without suspicion ends after this; a suspicion that nothing else ended becomes slowness.
+/// A suspicion that neither proof nor an answer ended until then came to nothing: traffic is let in by and by.
 pub(super) const SUSPECT_MAX: Duration = Duration::from_secs(1);
-
-/// Times that one that is asked is asked again because we slept through its answer.
-const ASKED_AGAIN_MAX: u8 = 8;
 
 /// One of those that are asked.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,8 +41,6 @@ pub(super) struct Asked {
     pub(super) key: EndpointKey,
     connect: Answer,
     app: Answer,
-    /// Times that it was asked again because we slept.
-    again: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,7 +103,7 @@ impl Live {
             let Some(slot) = slot else { continue };
             if self.probe(slot, Ask::Connect, subject, Purpose::Inquiry(nth), now) {
                 let key = self.key(slot);
-                asked[nth] = Some(Asked { key, connect: Answer::Pending, app: Answer::NotAsked, again: 0 });
+                asked[nth] = Some(Asked { key, connect: Answer::Pending, app: Answer::NotAsked });
             }
         }
         if asked.iter().any(Option::is_some) {
@@ -238,10 +233,10 @@ impl Live {
     /// Goes on with one inquiry: asks, waits, or decides.
     fn pursue(&mut self, at: usize, now: MonoTime) {
         let inquiry = &self.detector.inquiries[at];
-        let (subject, began, silent_since) = (inquiry.subject, inquiry.began, inquiry.silent_since);
-        let probe = inquiry.probe;
+        let (subject, silent_since, probe) = (inquiry.subject, inquiry.silent_since, inquiry.probe);
         self.detector.inquiries[at].next_at = now + LOOK_AGAIN;
-        if self.heard_since(subject, silent_since, now) {
+        let is_heard = self.heard_since(subject, silent_since, now);
+        if is_heard && !self.is_slow(subject, now) {
             let evidence = Evidence { probe, ..self.evidence(subject, now) };
             self.detector.inquiries.remove(at);
             self.signal(subject, Signal::Answer, evidence, now);
@@ -250,30 +245,39 @@ impl Live {
         self.ask_on(at, now);
         match self.detector.inquiries[at].finding() {
             Finding::Open => {}
+            Finding::Unreachable(_) if is_heard => drop(self.detector.inquiries.remove(at)),
             Finding::Unreachable(reason) => self.prove(at, reason, now),
-            Finding::Green => {
-                self.blame_those_that_failed(at, now);
-                // Verdicts on others may have ended inquiries before this one.
-                let found = self.detector.inquiries.iter().position(|inquiry| inquiry.subject == subject);
-                let Some(at) = found else { return };
-                let waited = self.detector.lags.awake(began, now);
-                let state = self.state(subject);
-                let is_explained =
-                    self.detector.inquiries[at].has_blamed && self.waits(subject, now) < OUTSTANDING_MIN;
-                let is_slow = waited >= SLOW_AFTER && self.is_unheard_of(subject, silent_since, now);
-                if !is_explained && (is_slow || waited >= SUSPECT_MAX) {
-                    return self.prove(at, Reason::Slow, now);
-                }
-                if waited >= SLOW_AFTER && state != State::Suspect {
-                    // Few requests, or one event: it lives, and that was the question.
+            Finding::Green => self.conclude(at, now),
+        }
+    }
+
+    /// Somebody there answers probes: is it slow, or is it well?
+    fn conclude(&mut self, at: usize, now: MonoTime) {
+        let subject = self.detector.inquiries[at].subject;
+        self.blame_those_that_failed(at, now);
+        // Verdicts on others may have ended inquiries before this one.
+        let found = self.detector.inquiries.iter().position(|inquiry| inquiry.subject == subject);
+        let Some(at) = found else { return };
+        let Inquiry { began, has_blamed, probe, .. } = self.detector.inquiries[at];
+        if self.is_slow(subject, now) {
+            return self.prove(at, Reason::Slow, now);
+        }
+        let waited = self.detector.lags.awake(began, now);
+        let (signal, is_over) = match self.state(subject) {
+            // What raised it is explained by a verdict below it. Not the probes clear it: there is nothing left of it.
+            State::Suspect if has_blamed && self.waits(subject, now) < OUTSTANDING_MIN => (Signal::Answer, true),
+            State::Suspect => (Signal::Trusted, waited >= SUSPECT_MAX),
+            // Few requests, or one event: it lives, and that was the question.
+            State::Healthy | State::Down(_) | State::Probation | State::Ramp => {
+                if waited >= SETTLED_AFTER {
                     self.detector.inquiries.remove(at);
-                } else if is_explained {
-                    // What raised it is explained by a verdict below it. Not the probes clear it: there is nothing
-                    // left of it.
-                    let evidence = Evidence { probe, ..self.evidence(subject, now) };
-                    self.signal(subject, Signal::Answer, evidence, now);
                 }
+                return;
             }
+        };
+        if is_over {
+            let evidence = Evidence { probe, ..self.evidence(subject, now) };
+            self.signal(subject, signal, evidence, now);
         }
     }
 
@@ -288,10 +292,9 @@ impl Live {
             }
             for (ask, answer) in [(Ask::Connect, &mut asked.connect), (Ask::App, &mut asked.app)] {
                 if let Answer::Failed { sent, at, timeout } = *answer {
-                    // We slept through part of it: that is no answer.
+                    // We slept through part of it: that is no answer, however often it happens.
                     let awake = self.detector.lags.awake(sent, at);
-                    if awake + LAG_MIN / 2 < timeout && asked.again < ASKED_AGAIN_MAX {
-                        asked.again += 1;
+                    if awake + LAG_MIN / 2 < timeout {
                         *answer = Answer::NotAsked;
                     }
                 }
@@ -381,22 +384,77 @@ impl Live {
         }
     }
 
-    /// Is such a silence longer than any that its traffic ever showed?
-    fn is_unheard_of(&mut self, subject: Subject, since: MonoTime, now: MonoTime) -> bool {
-        let threshold = match subject {
-            Subject::Cluster(cluster) => self.detector.cluster(cluster).map(|entry| entry.flow.threshold()),
-            Subject::Backend(backend, cluster) => {
-                let part = self.detector.part_of(&self.backends, backend, cluster);
-                part.map(|at| self.detector.parts[at as usize].flow.threshold())
+    /// Have so many requests waited for so long that it must be slow? A silence alone is no proof of that, and what
+    /// one endpoint owes is its own.
+    pub(super) fn is_slow(&mut self, subject: Subject, now: MonoTime) -> bool {
+        match self.state(subject) {
+            State::Healthy | State::Suspect | State::Ramp => {}
+            State::Down(_) | State::Probation => return false,
+        }
+        match subject {
+            Subject::Cluster(cluster) => {
+                self.detector.over_all(cluster, now).overdue.is_proof()
+                    && self.detector.sole_backend(cluster, now).is_none()
+                    && self.is_wide(subject, now)
             }
-            Subject::Endpoint(id) => self.slot_of(id).map(|slot| self.endpoint_threshold(slot)),
+            Subject::Backend(backend, cluster) => {
+                let Some(at) = self.detector.part_of(&self.backends, backend, cluster) else { return false };
+                let part = &mut self.detector.parts[at as usize];
+                let is_proof =
+                    part.flow.overdue(&self.detector.lags, now).is_proof() || part.hedges.is_slow(now);
+                is_proof && self.is_wide(subject, now)
+            }
+            Subject::Endpoint(id) => {
+                let Some(slot) = self.slot_of(id) else { return false };
+                let pulse = self.pulse(slot);
+                // Three that have all waited longer than one in a thousand does.
+                pulse.outstanding >= OUTSTANDING_MIN
+                    && self.detector.lags.awake(pulse.third, now) >= self.endpoint_threshold(slot).unheard_of
+            }
+        }
+    }
+
+    /// Is more than half of what is used there silent? Else its endpoints are to be judged one by one.
+    fn is_wide(&self, subject: Subject, now: MonoTime) -> bool {
+        /// Endpoints that are looked at.
+        const LOOKS: usize = 1_024;
+        let (mut silent, mut lively) = (0u32, 0u32);
+        let mut look = |slot: u32, floor: Duration| {
+            let pulse = self.pulse(slot);
+            // Those that are out are explained.
+            if pulse.uncounted == NEVER_COUNTED {
+                return;
+            }
+            if self.detector.lags.awake(pulse.heard, now) < floor {
+                lively += 1;
+            } else if pulse.outstanding > 0 && self.detector.lags.awake(pulse.links.since, now) >= floor {
+                silent += 1;
+            }
         };
-        let silence = self.detector.lags.awake(since, now);
-        let is_long = |threshold: Threshold| silence >= threshold.unheard_of;
-        self.state(subject) != State::Probation
-            // Those that were hedged may have been let go meanwhile; they had waited all the same.
-            && (self.state(subject) == State::Suspect || self.waits(subject, now) >= OUTSTANDING_MIN)
-            && threshold.is_some_and(is_long)
+        let floor = |flow: &Flow| flow.median().map_or(SILENCE_FLOOR, |median| SILENCE_FLOOR.max(median * 2));
+        match subject {
+            Subject::Cluster(cluster) => {
+                let Some(entry) = self.detector.cluster(cluster) else { return false };
+                let floor = floor(&entry.flow);
+                let here = (0..self.slots.len()).filter(|at| {
+                    let slot = &self.slots[*at];
+                    slot.life == Life::Live && slot.cluster == cluster && slot.pulse != 0
+                });
+                for at in here.take(LOOKS) {
+                    look(u32::try_from(at).unwrap_or(u32::MAX), floor);
+                }
+            }
+            Subject::Backend(backend, cluster) => {
+                let Some(at) = self.detector.part_of(&self.backends, backend, cluster) else { return false };
+                let floor = floor(&self.detector.parts[at as usize].flow);
+                let group = self.backends.get(backend.index()).and_then(|entry| entry.group(cluster));
+                for slot in group.into_iter().flat_map(|group| &group.members).take(LOOKS) {
+                    look(*slot, floor);
+                }
+            }
+            Subject::Endpoint(_) => return true,
+        }
+        silent > lively
     }
 }
 
@@ -451,7 +509,7 @@ impl Inquiry {
         for asked in self.asked.iter_mut().flatten() {
             (asked.connect, asked.app) = (Answer::NotAsked, Answer::NotAsked);
         }
-        self.next_at = self.next_at + SLOW_AFTER;
+        self.next_at = self.next_at + SETTLED_AFTER;
     }
 }
 

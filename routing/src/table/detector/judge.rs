@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::events::{Throttle, line_of};
 use super::probes::Ask;
-use super::{Detector, TICK};
+use super::{Detector, NEVER_COUNTED, TICK};
 use crate::health::board::Subject;
-use crate::health::evidence::{OUTSTANDING_MIN, SILENCE_CAP, SILENCE_FLOOR, Threshold};
+use crate::health::evidence::{OUTSTANDING_MIN, Overdue, SILENCE_CAP, SILENCE_FLOOR, Threshold};
 use crate::health::state::{Signal, State};
-use crate::id::ClusterId;
+use crate::id::{BackendId, ClusterId};
 use crate::table::live::Live;
 use crate::time::MonoTime;
 
@@ -24,6 +24,9 @@ const LOOKS_MAX: usize = 64;
 
 /// What has been quiet for longer leaves its list until its next sign of life.
 const FORGOTTEN: Duration = Duration::from_secs(1);
+
+/// A backend that was heard within this is in use.
+const IN_USE: Duration = Duration::from_secs(1);
 
 /// Clusters that fall silent within this of each other, with nothing else to be heard: that is us.
 const BLIND_WINDOW: Duration = Duration::from_millis(10);
@@ -45,6 +48,10 @@ pub(super) struct All {
     pub(super) oldest: Option<MonoTime>,
     /// Since when what waits has heard nothing; `None` when nothing waits.
     pub(super) silent_since: Option<MonoTime>,
+    /// What should have been answered, as of each worker's latest tick.
+    pub(super) overdue: Overdue,
+    /// The backend that all of it waits for, as a line tells it.
+    waits_for: u64,
 }
 
 impl Detector {
@@ -53,16 +60,47 @@ impl Detector {
         let own = line_of(entry, now);
         let mut all = All { outstanding: own.outstanding, last_rx: own.last_rx, ..All::default() };
         all.oldest = (own.outstanding > 0).then_some(own.oldest);
+        (all.overdue, all.waits_for) = (entry.overdue, entry.waits_for);
         for worker in (0..self.workers).filter(|worker| *worker != self.worker) {
             let Some(line) = self.board.line(worker, cluster) else { break };
             all.last_rx = all.last_rx.max(line.last_rx);
             if line.outstanding > 0 && now.since(line.written) <= LINE_STALE {
                 all.outstanding += line.outstanding;
+                all.overdue = all.overdue.with(Overdue::of_line(&line));
+                all.waits_for = both(all.waits_for, line.waits_for);
                 all.oldest = Some(all.oldest.map_or(line.oldest, |oldest| oldest.min(line.oldest)));
             }
         }
         all.silent_since = all.oldest.map(|oldest| oldest.max(all.last_rx));
         all
+    }
+
+    /// The backend that everything here waits for, as a line tells it.
+    fn waits_for(&mut self, cluster: ClusterId, now: MonoTime) -> u64 {
+        let mut waits_for = 0;
+        let mut next = self.quiet_parts.first();
+        for _ in 0..LOOKS_MAX {
+            let Some(at) = next else { break };
+            next = self.quiet_parts.after(&self.parts, at);
+            let part = &mut self.parts[at as usize];
+            if part.cluster == cluster && part.uncounted != NEVER_COUNTED && part.flow.waiting.count(now) > 0 {
+                waits_for = both(waits_for, u64::from(part.backend.0) + 1);
+            }
+        }
+        waits_for
+    }
+
+    /// The only backend that anything waits for here, while others here were in use until a moment ago: then the
+    /// silence is that backend's until a request of another is silent, too.
+    pub(super) fn sole_backend(&mut self, cluster: ClusterId, now: MonoTime) -> Option<BackendId> {
+        /// Parts that are looked at.
+        const LOOKS: usize = 1_024;
+        let waits_for = self.over_all(cluster, now).waits_for;
+        let backend = BackendId(u32::try_from(waits_for.checked_sub(1)?).ok()?);
+        let mut others = self.parts.iter().take(LOOKS).filter(|part| {
+            part.cluster == cluster && part.backend != backend && part.flow.last_rx > MonoTime::ZERO
+        });
+        others.any(|part| now.since(part.flow.last_rx) < IN_USE).then_some(backend)
     }
 
     /// How long a probe of this cluster may take.
@@ -127,6 +165,12 @@ impl Live {
             if entry.flow.waiting.total() == 0 && entry.line_written == MonoTime::ZERO {
                 continue;
             }
+            entry.overdue = entry.flow.overdue(&self.detector.lags, now);
+            // Of interest only in a silence.
+            let is_quiet = now.since(entry.flow.last_rx) >= SILENCE_FLOOR / 2;
+            let waits_for = if is_quiet { self.detector.waits_for(cluster, now) } else { u64::MAX };
+            let entry = &mut self.detector.clusters[index];
+            entry.waits_for = waits_for;
             if entry.flow.waiting.count(now) > 0 {
                 self.detector.write_line(cluster, now, Throttle::No);
                 self.judge_cluster(cluster, now);
@@ -141,6 +185,11 @@ impl Live {
         let subject = Subject::Cluster(cluster);
         let entry = &mut self.detector.clusters[cluster.index()];
         let Some(own) = entry.flow.silent_since(now) else { return };
+        // However much else is heard meanwhile.
+        if entry.overdue.waiting > 0 && self.is_slow(subject, now) {
+            self.inquire(subject, own, now);
+        }
+        let entry = &mut self.detector.clusters[cluster.index()];
         // Peers can only make a silence shorter: most ticks end here, without a look at their lines.
         let quiet_ns = now.since(own);
         let threshold = entry.flow.threshold();
@@ -155,11 +204,21 @@ impl Live {
         let Some(since) = all.silent_since else { return };
         let silence = self.detector.lags.awake(since, now);
         if all.outstanding >= OUTSTANDING_MIN && silence >= threshold.suspicious {
-            if self.witness(cluster, since, now) != Witness::Blind {
-                let evidence = self.evidence(subject, now);
-                self.signal(subject, Signal::Doubt, evidence, now);
-                self.inquire(subject, since, now);
+            if self.witness(cluster, since, now) == Witness::Blind {
+                return;
             }
+            // All that waits is one backend's, and others are there: what is usual for it decides, not what is usual for
+            // all together; its cluster is only asked about.
+            let doubtful = match self.detector.sole_backend(cluster, now) {
+                Some(backend) => Subject::Backend(backend, cluster),
+                None => subject,
+            };
+            if self.state(doubtful) == State::Healthy && silence >= self.suspicious(doubtful) {
+                let evidence = self.evidence(doubtful, now);
+                self.signal(doubtful, Signal::Doubt, evidence, now);
+                self.inquire(doubtful, since, now);
+            }
+            self.inquire(subject, since, now);
             return;
         }
         if self.is_pursued(subject) {
@@ -169,12 +228,25 @@ impl Live {
         self.detector.wake_at(since + threshold.suspicious);
     }
 
+    /// Which silence of a cluster or of a backend there is suspicious, by what this worker knows of it.
+    fn suspicious(&self, subject: Subject) -> Duration {
+        let flow = match subject {
+            Subject::Cluster(cluster) => self.detector.cluster(cluster).map(|entry| &entry.flow),
+            Subject::Backend(backend, cluster) => {
+                let part = self.detector.part_of(&self.backends, backend, cluster);
+                part.map(|at| &self.detector.parts[at as usize].flow)
+            }
+            Subject::Endpoint(_) => None,
+        };
+        flow.map_or(SILENCE_CAP, |flow| flow.threshold().suspicious)
+    }
+
     /// At a low rate three requests never wait together: the first that is overdue starts the probes.
     fn judge_few(&mut self, cluster: ClusterId, silence: Duration, since: MonoTime, now: MonoTime) {
         let entry = &mut self.detector.clusters[cluster.index()];
-        let Some(overdue) = entry.flow.overdue() else { return };
-        if silence < overdue || now.since(entry.asked) < entry.patience {
-            let due = (since + overdue).max(entry.asked + entry.patience);
+        let Some(late) = entry.flow.late_after() else { return };
+        if silence < late || now.since(entry.asked) < entry.patience {
+            let due = (since + late).max(entry.asked + entry.patience);
             return self.detector.wake_at(due);
         }
         entry.asked = now;
@@ -259,16 +331,19 @@ impl Live {
         let cluster = part.cluster;
         let (waits, threshold) = (part.flow.waiting.count(now), part.flow.threshold());
         let Some(since) = part.flow.silent_since(now) else { return };
-        let (overdue, asked) = (part.flow.overdue(), part.asked);
+        let (late, asked) = (part.flow.late_after(), part.asked);
         let silence = self.detector.lags.awake(since, now);
         let Some(doubtful) = self.doubtful(subject, cluster, since, threshold) else { return };
+        if self.is_slow(subject, now) {
+            self.inquire(subject, since, now);
+        }
         if waits >= OUTSTANDING_MIN && silence >= threshold.suspicious {
             if doubtful == Doubtful::Yes {
                 let evidence = self.evidence(subject, now);
                 self.signal(subject, Signal::Doubt, evidence, now);
             }
             self.inquire(subject, since, now);
-        } else if overdue.is_some_and(|overdue| silence >= overdue) && now.since(asked) >= PATIENCE.0 {
+        } else if late.is_some_and(|late| silence >= late) && now.since(asked) >= PATIENCE.0 {
             self.detector.parts[at as usize].asked = now;
             self.inquire(subject, since, now);
         }
@@ -359,6 +434,15 @@ impl Live {
         let suspicious = floor.max(if known { gap } else { SILENCE_CAP });
         let tail = flow.and_then(|flow| flow.stalled()).map_or(FORGOTTEN, |tail| tail * 2);
         Threshold { suspicious, unheard_of: (suspicious * 2).max(tail) }
+    }
+}
+
+/// Two lines' words for what is waited for.
+fn both(a: u64, b: u64) -> u64 {
+    match (a, b) {
+        (0, other) | (other, 0) => other,
+        (a, b) if a == b => a,
+        (_, _) => u64::MAX,
     }
 }
 

@@ -260,9 +260,9 @@ impl Live {
         keep.next_at = now + LEASE / 5;
         let (subject, since) = (keep.subject, keep.since);
         if now.since(since) > SUSPECT_MAX + LEASE {
-            // Its inquiry found no room, or nobody to ask: probation will show.
+            // Its inquiry found no room, or nobody to ask: traffic will show.
             let evidence = self.evidence(subject, now);
-            self.signal(subject, Signal::Proof(Reason::Slow), evidence, now);
+            self.signal(subject, Signal::Trusted, evidence, now);
         } else if !self.is_pursued(subject) {
             self.inquire(subject, since, now);
         }

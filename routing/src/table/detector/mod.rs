@@ -36,7 +36,7 @@ use super::shed::Pace;
 use crate::chunks::Chunks;
 use crate::health::action::Evidence;
 use crate::health::board::{Board, Subject, Word};
-use crate::health::evidence::{ErrorWindow, Flow, HedgeWindow, Lags};
+use crate::health::evidence::{ErrorWindow, Flow, HedgeWindow, Lags, Overdue};
 use crate::health::histogram::Histogram;
 use crate::health::state::{Reason, State};
 use crate::id::{BackendId, ClusterId};
@@ -100,6 +100,10 @@ pub(crate) struct ClusterEvidence {
     /// The latest good answer.
     last_good: MonoTime,
     errors: u64,
+    /// Of this worker, as of the latest tick.
+    overdue: Overdue,
+    /// Of this worker, as of the latest tick: the backend that everything waits for, as a line tells it.
+    waits_for: u64,
     line_written: MonoTime,
     /// Receptions, to sample gaps over all workers.
     receptions: u32,
@@ -172,6 +176,8 @@ pub(crate) struct Pulse {
     ejected: MonoTime,
     next_trial: MonoTime,
     trials: u8,
+    /// When the third of those that wait was sent, or the latest sign of life came.
+    third: MonoTime,
     /// Failures and good answers since `window`, for the endpoint's own error ratio.
     failed: u16,
     good: u16,
