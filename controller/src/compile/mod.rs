@@ -33,6 +33,7 @@ pub mod gateway_api;
 mod gateways;
 pub mod ids;
 pub mod ingress;
+pub mod namespaces;
 pub mod order;
 pub mod policy;
 pub mod route;
@@ -217,6 +218,7 @@ impl Compiler {
                 | Spec::Service(_)
                 | Spec::EndpointSlice(_)
                 | Spec::Node(_)
+                | Spec::Namespace(_)
                 | Spec::Other => None,
             }
         });
