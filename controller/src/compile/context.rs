@@ -279,7 +279,8 @@ impl Context {
             for (index, target) in policy.spec.target_refs.iter().enumerate() {
                 let field = format!("spec.targetRefs[{index}]");
                 let Some(kind) = target_kind(&target.group, &target.kind) else {
-                    let allowed = "allowed: Ingress, HTTPRoute, Gateway, Service, ServiceImport (with their groups)";
+                    let allowed =
+                        "allowed: Ingress, HTTPRoute, Gateway, Service, ServiceImport (with their groups)";
                     notes.refused_part(field, format!("{} {}", target.group, target.kind), allowed);
                     continue;
                 };

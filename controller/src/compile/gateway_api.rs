@@ -230,12 +230,8 @@ fn compile_rule(
             shared = Some(action.clone());
             for listener in attachment.ids {
                 for pattern in &attachment.hosts {
-                    builder.row(Row {
-                        key: HostKey { listener: *listener, pattern: pattern.clone() },
-                        rank: Rank::Rule,
-                        matches: matched.clone(),
-                        action: action.clone(),
-                    });
+                    let key = HostKey { listener: *listener, pattern: pattern.clone() };
+                    builder.row(Row::new(key, Rank::Rule, matched.clone(), action.clone()));
                 }
             }
         }
@@ -435,7 +431,8 @@ fn resolve(
     let kind = (given.group.as_deref().unwrap_or(""), given.kind.as_deref().unwrap_or("Service"));
     // Namespace sameness makes them one: what an import names is the Services of that name in all members.
     if !matches!(kind, ("", "Service") | (MCS_GROUP, "ServiceImport")) {
-        let reason = format!("InvalidKind: only Service and {MCS_GROUP} ServiceImport are supported; {share}");
+        let reason =
+            format!("InvalidKind: only Service and {MCS_GROUP} ServiceImport are supported; {share}");
         builder.out.notes.refused_part(field, format!("{} {}", kind.0, kind.1), reason);
         return None;
     }

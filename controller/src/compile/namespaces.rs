@@ -130,8 +130,16 @@ mod tests {
             (r#"{"matchLabels": {"team": "web"}}"#, true, false),
             (r#"{"matchLabels": {"team": "db"}}"#, false, false),
             (r#"{"matchLabels": {"kubernetes.io/metadata.name": "bare"}}"#, false, true),
-            (r#"{"matchExpressions": [{"key": "team", "operator": "In", "values": ["a", "web"]}]}"#, true, false),
-            (r#"{"matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["web"]}]}"#, false, true),
+            (
+                r#"{"matchExpressions": [{"key": "team", "operator": "In", "values": ["a", "web"]}]}"#,
+                true,
+                false,
+            ),
+            (
+                r#"{"matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["web"]}]}"#,
+                false,
+                true,
+            ),
             (r#"{"matchExpressions": [{"key": "team", "operator": "Exists"}]}"#, true, false),
             (r#"{"matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]}"#, false, true),
             (

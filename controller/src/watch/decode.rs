@@ -218,12 +218,14 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
         Kind::EndpointSlice => member(value, id, notes, slice),
         Kind::Node => member(value, id, notes, node),
         Kind::Other(_) => {
-            let is_import = value.get("apiVersion").and_then(Value::as_str).is_some_and(|version| {
-                version.split_once('/').is_some_and(|(group, _)| group == MCS_GROUP)
-            });
+            let is_import = value
+                .get("apiVersion")
+                .and_then(Value::as_str)
+                .is_some_and(|version| version.split_once('/').is_some_and(|(group, _)| group == MCS_GROUP));
             match versions {
                 None if is_import => {
-                    let reason = "needs no object: its name stands for the Services of that name in all members";
+                    let reason =
+                        "needs no object: its name stands for the Services of that name in all members";
                     notes.info("kind", id.kind.as_str(), reason);
                 }
                 Some(allowed) => notes.refused("apiVersion", "", format!("this kind is read as {allowed}")),
