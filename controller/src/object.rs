@@ -47,6 +47,7 @@ pub enum Kind {
     MemberCluster,
     GatewayConfig,
     FailoverPolicy,
+    Namespace,
     Service,
     EndpointSlice,
     Node,
@@ -68,6 +69,7 @@ impl Kind {
             Self::MemberCluster => "MemberCluster",
             Self::GatewayConfig => "GatewayConfig",
             Self::FailoverPolicy => "FailoverPolicy",
+            Self::Namespace => "Namespace",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
@@ -83,6 +85,7 @@ impl Kind {
             | Self::GatewayClass
             | Self::MemberCluster
             | Self::GatewayConfig
+            | Self::Namespace
             | Self::Node => true,
             Self::Ingress
             | Self::Gateway
@@ -146,6 +149,8 @@ pub enum Spec {
     MemberCluster(Box<MemberCluster>),
     GatewayConfig(Box<GatewayConfig>),
     FailoverPolicy(Box<FailoverPolicy>),
+    /// Its labels.
+    Namespace(BTreeMap<String, String>),
     Service(MemberService),
     EndpointSlice(MemberSlice),
     Node(MemberNode),

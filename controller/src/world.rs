@@ -132,7 +132,8 @@ impl World {
             | Kind::ReferenceGrant
             | Kind::MemberCluster
             | Kind::GatewayConfig
-            | Kind::FailoverPolicy => self.dirty.everything = true,
+            | Kind::FailoverPolicy
+            | Kind::Namespace => self.dirty.everything = true,
             Kind::Service => {
                 let name = ServiceName { namespace: id.namespace.clone(), name: id.name.clone() };
                 self.dirty.services.insert(name.clone());

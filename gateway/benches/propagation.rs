@@ -37,6 +37,8 @@ fn start(backend: &Backend) -> Fleet {
 fn main() {
     let (first, second) = (Backend::named("first"), Backend::named("second"));
     let fleet = start(&first);
+    // The first table is timed, too, and is not an edit.
+    until("the start is timed", || fleet.view.read().lag.count > 0);
     let (stop, served) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -11,6 +11,7 @@ use routing::model::{ClusterSpec, HostPattern, ListenerSpec, Protocol};
 
 use crate::compile::capacity::{self, Capacity};
 use crate::compile::ids::Ids;
+use crate::compile::namespaces::{NamespaceSelector, Namespaces};
 use crate::compile::policy::detection::{self, DetectionPart};
 use crate::compile::policy::{self, Part, Permitted};
 use crate::compile::{CompilerSettings, Defaults};
@@ -29,6 +30,8 @@ pub const INGRESS_CONTROLLERS: [&str; 3] =
 pub const GATEWAY_CONTROLLER: &str = "ringway.dev/gateway";
 /// The annotation that lets a standby take writes.
 const PROMOTED: &str = "ringway.dev/promoted";
+/// The group of `ServiceImport` (Multi-Cluster Services API, KEP-1645).
+pub const MCS_GROUP: &str = "multicluster.x-k8s.io";
 /// Member clusters at once.
 pub const MEMBERS_MAX: usize = 256;
 /// Listeners at once.
@@ -57,6 +60,8 @@ pub struct Context {
     pub gateways: HashMap<(Arc<str>, Arc<str>), GatewayInfo>,
     /// Reference grants.
     pub grants: Vec<Grant>,
+    /// Labels of namespaces.
+    pub namespaces: Namespaces,
     /// Policies by what they are attached to.
     pub policies: HashMap<PolicyTarget, (ObjectId, Part)>,
     /// `capacity.maxInFlight` of each policy that sets it.
@@ -107,12 +112,14 @@ pub struct GatewayListener {
 }
 
 /// Which namespaces' routes may attach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RoutesFrom {
     /// The Gateway's own.
     Same,
     /// All.
     All,
+    /// Those whose labels are chosen.
+    Selected(NamespaceSelector),
     /// None.
     Nobody,
 }
@@ -142,6 +149,7 @@ impl Context {
         context.read_classes(world, &mut taken, ids);
         context.read_gateways(world, &mut taken, ids);
         context.read_grants(world);
+        context.namespaces = Namespaces::read(world);
         context.bound_clusters();
         context
     }
@@ -151,14 +159,14 @@ impl Context {
         self.notes.entry(id.clone()).or_default()
     }
 
-    /// May `from` (group, kind, namespace) refer to this Service?
+    /// May `from` (group, kind, namespace) refer to `to` (group, kind, name) in `namespace`?
     #[must_use]
-    pub fn is_granted(&self, from: (&str, &str, &str), namespace: &str, service: &str) -> bool {
+    pub fn is_granted(&self, from: (&str, &str, &str), namespace: &str, to: (&str, &str, &str)) -> bool {
         self.grants.iter().any(|grant| {
             (grant.from.0.as_str(), grant.from.1.as_str(), grant.from.2.as_str()) == from
                 && &*grant.to_namespace == namespace
-                && (grant.to.0.as_str(), grant.to.1.as_str()) == ("", "Service")
-                && grant.to.2.as_deref().is_none_or(|name| name == service)
+                && (grant.to.0.as_str(), grant.to.1.as_str()) == (to.0, to.1)
+                && grant.to.2.as_deref().is_none_or(|name| name == to.2)
         })
     }
 
@@ -271,7 +279,8 @@ impl Context {
             for (index, target) in policy.spec.target_refs.iter().enumerate() {
                 let field = format!("spec.targetRefs[{index}]");
                 let Some(kind) = target_kind(&target.group, &target.kind) else {
-                    let allowed = "allowed: Ingress, HTTPRoute, Gateway, Service (with their groups)";
+                    let allowed =
+                        "allowed: Ingress, HTTPRoute, Gateway, Service, ServiceImport (with their groups)";
                     notes.refused_part(field, format!("{} {}", target.group, target.kind), allowed);
                     continue;
                 };
@@ -486,7 +495,8 @@ fn target_kind(group: &str, kind: &str) -> Option<Kind> {
         ("networking.k8s.io", "Ingress") => Some(Kind::Ingress),
         ("gateway.networking.k8s.io", "HTTPRoute") => Some(Kind::HttpRoute),
         ("gateway.networking.k8s.io", "Gateway") => Some(Kind::Gateway),
-        ("", "Service") => Some(Kind::Service),
+        // Namespace sameness: an import is the Services of its name.
+        ("", "Service") | (MCS_GROUP, "ServiceImport") => Some(Kind::Service),
         _ => None,
     }
 }

@@ -13,7 +13,7 @@ use routing::model::{
 };
 
 use crate::compile::annotations;
-use crate::compile::context::{GatewayInfo, GatewayListener, RoutesFrom};
+use crate::compile::context::{Context, GatewayInfo, GatewayListener, MCS_GROUP, RoutesFrom};
 use crate::compile::filters::{self, Filters};
 use crate::compile::policy::{self, Part};
 use crate::compile::route::{Builder, Env, Rank, Resolved, RouteOutput, Row};
@@ -103,7 +103,7 @@ fn attach<'a>(
             if !named || !ported {
                 continue;
             }
-            match admit(listener, &gateway_key.0, &namespace, hosts) {
+            match admit(context, listener, (&gateway_key.0, &namespace), hosts) {
                 Ok(hosts) => {
                     attached = true;
                     if seen.insert((gateway_key.clone(), listener.section.clone())) {
@@ -132,16 +132,20 @@ fn attach<'a>(
 
 /// The hosts that the route serves on this listener.
 fn admit(
+    context: &Context,
     listener: &GatewayListener,
-    gateway_namespace: &str,
-    route_namespace: &str,
+    (gateway_namespace, route_namespace): (&str, &str),
     hosts: Option<&[HostPattern]>,
 ) -> Result<Vec<HostPattern>, &'static str> {
     if let Some(reason) = listener.closed {
         return Err(reason);
     }
-    match listener.from {
+    match &listener.from {
         RoutesFrom::All => {}
+        RoutesFrom::Selected(selector) if context.namespaces.is_selected(route_namespace, selector) => {}
+        RoutesFrom::Selected(_) => {
+            return Err("NotAllowedByListeners: its allowedRoutes select other namespaces");
+        }
         RoutesFrom::Same if gateway_namespace == route_namespace => {}
         RoutesFrom::Same => {
             return Err("NotAllowedByListeners: its allowedRoutes admit only its own namespace");
@@ -226,12 +230,8 @@ fn compile_rule(
             shared = Some(action.clone());
             for listener in attachment.ids {
                 for pattern in &attachment.hosts {
-                    builder.row(Row {
-                        key: HostKey { listener: *listener, pattern: pattern.clone() },
-                        rank: Rank::Rule,
-                        matches: matched.clone(),
-                        action: action.clone(),
-                    });
+                    let key = HostKey { listener: *listener, pattern: pattern.clone() };
+                    builder.row(Row::new(key, Rank::Rule, matched.clone(), action.clone()));
                 }
             }
         }
@@ -429,13 +429,11 @@ fn resolve(
 ) -> Option<(ServiceName, PortRef)> {
     let share = "its share is answered with 500";
     let kind = (given.group.as_deref().unwrap_or(""), given.kind.as_deref().unwrap_or("Service"));
-    if kind != ("", "Service") {
-        let value = format!("{} {}", kind.0, kind.1);
-        builder.out.notes.refused_part(
-            field,
-            value,
-            format!("InvalidKind: only Services are supported; {share}"),
-        );
+    // Namespace sameness makes them one: what an import names is the Services of that name in all members.
+    if !matches!(kind, ("", "Service") | (MCS_GROUP, "ServiceImport")) {
+        let reason =
+            format!("InvalidKind: only Service and {MCS_GROUP} ServiceImport are supported; {share}");
+        builder.out.notes.refused_part(field, format!("{} {}", kind.0, kind.1), reason);
         return None;
     }
     let own: Arc<str> = builder.object.id.namespace.clone();
@@ -443,7 +441,8 @@ fn resolve(
     let name = ServiceName { namespace, name: Arc::from(given.name.as_str()) };
     let shown = format!("{}/{}", name.namespace, name.name);
     let from = (GROUP, "HTTPRoute", &*own);
-    if name.namespace != own && !builder.env.context.is_granted(from, &name.namespace, &name.name) {
+    let to = (kind.0, kind.1, &*name.name);
+    if name.namespace != own && !builder.env.context.is_granted(from, &name.namespace, to) {
         let reason = format!("RefNotPermitted: no ReferenceGrant in {} allows it; {share}", name.namespace);
         builder.out.notes.refused_part(field, shown, reason);
         return None;

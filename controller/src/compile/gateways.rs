@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use gateway_api::experimental::gateways::{
     Gateway, GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom,
+    GatewayListenersAllowedRoutesNamespacesSelector,
 };
 use routing::model::{HostPattern, WildcardLabels};
 
 use crate::compile::context::{Context, GATEWAY_CONTROLLER, GatewayInfo, GatewayListener, RoutesFrom};
 use crate::compile::ids::Ids;
+use crate::compile::namespaces::NamespaceSelector;
 use crate::compile::policy::{Part, Permitted};
 use crate::crd;
 use crate::object::{Kind, Object, Spec};
@@ -171,11 +173,31 @@ fn read_listener(spec: &GatewayListeners, field: &str, notes: &mut Notes) -> Opt
         None | Some(GatewayListenersAllowedRoutesNamespacesFrom::Same) => RoutesFrom::Same,
         Some(GatewayListenersAllowedRoutesNamespacesFrom::All) => RoutesFrom::All,
         Some(GatewayListenersAllowedRoutesNamespacesFrom::Selector) => {
-            let reason = "not supported yet: no route attaches; allowed: Same, All";
-            notes.refused_part(format!("{field}.allowedRoutes.namespaces.from"), "Selector", reason);
-            RoutesFrom::Nobody
+            let given = namespaces.and_then(|namespaces| namespaces.selector.as_ref());
+            selected(given, &format!("{field}.allowedRoutes.namespaces"), notes)
         }
     };
     let section = Arc::from(spec.name.as_str());
     Some(GatewayListener { section, port: spec.port, hostname, ids: Vec::new(), from, closed })
+}
+
+/// A selector that is missing or cannot be read admits nobody: it was meant to restrict.
+fn selected(
+    given: Option<&GatewayListenersAllowedRoutesNamespacesSelector>,
+    field: &str,
+    notes: &mut Notes,
+) -> RoutesFrom {
+    let Some(given) = given else {
+        let reason = "from: Selector needs one; no route attaches";
+        notes.refused_part(format!("{field}.selector"), "", reason);
+        return RoutesFrom::Nobody;
+    };
+    match NamespaceSelector::read(given) {
+        Ok(selector) => RoutesFrom::Selected(selector),
+        Err((within, value, allowed)) => {
+            let reason = format!("allowed: {allowed}; no route attaches");
+            notes.refused_part(format!("{field}.selector.{within}"), value, reason);
+            RoutesFrom::Nobody
+        }
+    }
 }

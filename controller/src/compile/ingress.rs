@@ -186,17 +186,10 @@ impl Compiler<'_> {
     ) {
         let listeners: &[ListenerId] = &self.class.listeners;
         for listener in listeners {
-            builder.row(Row {
-                key: HostKey { listener: *listener, pattern: pattern.clone() },
-                rank,
-                matches: RuleMatch {
-                    path: path.clone(),
-                    method: None,
-                    headers: Box::default(),
-                    query: Box::default(),
-                },
-                action: action.clone(),
-            });
+            let key = HostKey { listener: *listener, pattern: pattern.clone() };
+            let (headers, query) = (Box::default(), Box::default());
+            let matches = RuleMatch { path: path.clone(), method: None, headers, query };
+            builder.row(Row::new(key, rank, matches, action.clone()));
         }
     }
 }

@@ -9,15 +9,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use foldhash::fast::FixedState;
 use routing::delta::{RouteTable, TableDelta};
 use routing::id::{BackendId, ClusterId, ListenerId};
-use routing::model::{BackendLimits, HostKey, Policy, Rule, RuleMatch, Timeouts};
+use routing::model::{BackendLimits, HostKey, Policy, Rule, Timeouts};
 
 use crate::compile::backends::{Backends, Use};
 use crate::compile::context::Context;
 use crate::compile::ids::Ids;
 use crate::compile::route::{Env, RouteOutput};
-use crate::digest;
 use crate::merge::{self, Loopback};
 use crate::object::{Kind, ObjectId, Source, Spec};
 use crate::text::Regexes;
@@ -33,6 +33,7 @@ pub mod gateway_api;
 mod gateways;
 pub mod ids;
 pub mod ingress;
+pub mod namespaces;
 pub mod order;
 pub mod policy;
 pub mod route;
@@ -217,6 +218,7 @@ impl Compiler {
                 | Spec::Service(_)
                 | Spec::EndpointSlice(_)
                 | Spec::Node(_)
+                | Spec::Namespace(_)
                 | Spec::Other => None,
             }
         });
@@ -283,19 +285,18 @@ impl Compiler {
         order::sort(&mut rows);
         let mut shadowed = Vec::new();
         let mut rules: Vec<Rule> = Vec::with_capacity(rows.len());
-        let mut seen: HashMap<u64, &RuleMatch> = HashMap::with_capacity(rows.len());
-        let mut winners: HashMap<u64, Arc<str>> = HashMap::new();
-        for (_, row) in rows {
+        let mut seen: HashMap<u64, &order::Placed<'_>, FixedState> = HashMap::default();
+        seen.reserve(rows.len());
+        for placed in &rows {
+            let row = placed.1;
             // Of two rows with the same match only the first can ever serve.
-            let digest = digest::of(&row.matches);
-            if seen.get(&digest).is_some_and(|first| **first == row.matches) {
-                if let Some(winner) = winners.get(&digest).filter(|winner| **winner != row.action.route) {
-                    shadowed.push((row.action.route.clone(), winner.clone()));
+            if let Some((_, first)) = seen.get(&row.digest).filter(|first| first.1.matches == row.matches) {
+                if first.action.route != row.action.route {
+                    shadowed.push((row.action.route.clone(), first.action.route.clone()));
                 }
                 continue;
             }
-            seen.insert(digest, &row.matches);
-            winners.insert(digest, row.action.route.clone());
+            seen.insert(row.digest, placed);
             rules.push(Rule { matches: row.matches.clone(), action: row.action.clone() });
         }
         let named: Vec<(ObjectId, String)> = shadowed

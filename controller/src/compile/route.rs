@@ -32,6 +32,17 @@ pub struct Row {
     pub matches: RuleMatch,
     /// What is done.
     pub action: Arc<RuleAction>,
+    /// Tells `matches` apart from others: taken once, because a host is put together anew with each of its edits.
+    pub(crate) digest: u64,
+}
+
+impl Row {
+    /// A row.
+    #[must_use]
+    pub fn new(key: HostKey, rank: Rank, matches: RuleMatch, action: Arc<RuleAction>) -> Self {
+        let digest = crate::digest::of(&matches);
+        Self { key, rank, matches, action, digest }
+    }
 }
 
 /// Does a row come before or after all others of its host?

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use routing::model::Condition;
@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::compile::context::MCS_GROUP;
 use crate::object::{
     Kind, MemberNode, MemberService, MemberServicePort, MemberSlice, Object, ObjectId, SliceEndpoint, Source,
     Spec,
@@ -171,6 +172,7 @@ fn kind_of(group: &str, version: &str, kind: &str) -> Kind {
         ("ringway.dev", "v1alpha1", "MemberCluster") => Kind::MemberCluster,
         ("ringway.dev", "v1alpha1", "GatewayConfig") => Kind::GatewayConfig,
         ("ringway.dev", "v1alpha1", "FailoverPolicy") => Kind::FailoverPolicy,
+        ("", "v1", "Namespace") => Kind::Namespace,
         ("", "v1", "Service") => Kind::Service,
         ("", "v1", "Node") => Kind::Node,
         ("discovery.k8s.io", "v1", "EndpointSlice") => Kind::EndpointSlice,
@@ -192,7 +194,8 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
             | Kind::ReferenceGrant
             | Kind::MemberCluster
             | Kind::GatewayConfig
-            | Kind::FailoverPolicy,
+            | Kind::FailoverPolicy
+            | Kind::Namespace,
         ) => Some("fleet/"),
         (Source::Fleet | Source::Member(_), _) => None,
     };
@@ -210,11 +213,21 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
         Kind::MemberCluster => fleet(&value, id, Spec::MemberCluster),
         Kind::GatewayConfig => fleet(&value, id, Spec::GatewayConfig),
         Kind::FailoverPolicy => fleet(&value, id, Spec::FailoverPolicy),
+        Kind::Namespace => member(value, id, notes, namespace),
         Kind::Service => member(value, id, notes, service),
         Kind::EndpointSlice => member(value, id, notes, slice),
         Kind::Node => member(value, id, notes, node),
         Kind::Other(_) => {
+            let is_import = value
+                .get("apiVersion")
+                .and_then(Value::as_str)
+                .is_some_and(|version| version.split_once('/').is_some_and(|(group, _)| group == MCS_GROUP));
             match versions {
+                None if is_import => {
+                    let reason =
+                        "needs no object: its name stands for the Services of that name in all members";
+                    notes.info("kind", id.kind.as_str(), reason);
+                }
                 Some(allowed) => notes.refused("apiVersion", "", format!("this kind is read as {allowed}")),
                 None => notes.ignored("kind", id.kind.as_str(), "this kind is not used"),
             }
@@ -307,6 +320,10 @@ fn member<T: DeserializeOwned>(
     let object: T = typed(value, &id)?;
     let spec = reduce(object, &mut notes);
     Ok((plain(id, spec, i64::MAX), notes))
+}
+
+fn namespace(object: Namespace, _: &mut Notes) -> Spec {
+    Spec::Namespace(object.metadata.labels.unwrap_or_default())
 }
 
 fn is_tcp(protocol: Option<&str>) -> bool {

@@ -12,10 +12,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::digest;
 use crate::object::{Object, ObjectId, Source};
 use crate::verdict::{Note, Notes, Severity};
-use crate::watch::decode::{self, Decoded, Format};
+use crate::watch::decode::Format;
+use crate::watch::documents::{Content, Documents, Held};
 use crate::watch::{Observation, Presence, Problem};
 
 /// Bytes of one file. `kubectl get -A -o yaml` of 100,000 endpoints fits.
@@ -48,6 +48,8 @@ struct FileState {
     stamp: Stamp,
     /// What it holds, with a digest of each object.
     objects: HashMap<ObjectId, u64>,
+    /// The same by document.
+    documents: Documents,
     parse_error: Option<String>,
     decode_problems: Vec<Problem>,
     /// As last emitted.
@@ -184,14 +186,16 @@ impl Directory {
         let Some(source) = source_of(relative) else { return };
         let content = read_text(path).and_then(|text| {
             let format = format_of(path).unwrap_or(Format::Yaml);
-            decode::decode_text(&text, format, &source)
+            let none = Documents::default();
+            let known = self.files.get(relative).map_or(&none, |state| &state.documents);
+            known.decode(&text, format, &source, |id, digest| self.is_in_force(relative, id, digest))
         });
         let state = self.files.entry(relative.clone()).or_default();
         state.stamp = stamp;
         match content {
-            Ok(decoded) => {
+            Ok(content) => {
                 state.parse_error = None;
-                self.replace(relative, decoded, out);
+                self.replace(relative, content, out);
             }
             Err(error) => {
                 state.parse_error = Some(error);
@@ -200,38 +204,49 @@ impl Directory {
         }
     }
 
-    fn replace(&mut self, path: &Arc<str>, decoded: Decoded, out: &mut Vec<Observation>) {
+    /// Is this content of an object what was read from the file before, and is it used or kept in reserve?
+    fn is_in_force(&self, path: &Arc<str>, id: &ObjectId, digest: u64) -> bool {
+        let is_known = self.files.get(path).and_then(|state| state.objects.get(id)) == Some(&digest);
+        let owner = self.claims.get(id).and_then(BTreeSet::first);
+        is_known && (owner == Some(path) || self.shadowed.contains_key(&(id.clone(), path.clone())))
+    }
+
+    fn replace(&mut self, path: &Arc<str>, content: Content, out: &mut Vec<Observation>) {
         let mut problems: Vec<Problem> =
-            decoded.problems.into_iter().map(|(object, note)| Problem { object, note }).collect();
+            content.problems.into_iter().map(|(object, note)| Problem { object, note }).collect();
         let mut objects: HashMap<ObjectId, u64> = HashMap::new();
         let mut fresh = Vec::new();
-        for (object, notes) in decoded.objects {
-            let digest = digest::of(&(&object, &notes));
-            if objects.contains_key(&object.id) {
+        for held in content.objects {
+            let id = held.id().clone();
+            if objects.contains_key(&id) {
                 let reason = "this object stands in the file twice: the first one is used";
                 let note = Note::new(Severity::Refused, "", "", reason);
-                problems.push(Problem { object: Some(object.id), note });
+                problems.push(Problem { object: Some(id), note });
                 continue;
             }
-            if self.claims.len() >= OBJECTS_MAX && !self.claims.contains_key(&object.id) {
+            if self.claims.len() >= OBJECTS_MAX && !self.claims.contains_key(&id) {
                 let note = Note::new(
                     Severity::Refused,
                     "",
                     "",
                     format!("more than {OBJECTS_MAX} objects: not read"),
                 );
-                problems.push(Problem { object: Some(object.id), note });
+                problems.push(Problem { object: Some(id), note });
                 continue;
             }
-            objects.insert(object.id.clone(), digest);
-            fresh.push((object, notes, digest));
+            objects.insert(id, held.digest());
+            match held {
+                Held::Same(..) => {}
+                Held::Fresh(object, digest) => fresh.push((*object, digest)),
+            }
         }
         let state = self.files.entry(path.clone()).or_default();
         let before = std::mem::replace(&mut state.objects, objects);
         state.decode_problems = problems;
+        state.documents = content.documents;
         let mut touched = BTreeSet::from([path.clone()]);
         // New names first: an object that moves between files is never gone in between.
-        for (object, notes, digest) in fresh {
+        for ((object, notes), digest) in fresh {
             let unchanged = before.get(&object.id) == Some(&digest);
             self.claim(path, object, notes, unchanged, &mut touched, out);
         }

@@ -9,6 +9,7 @@ use crate::object::{Object, ObjectId};
 use crate::verdict::{Note, Notes};
 
 pub mod decode;
+pub(crate) mod documents;
 pub mod events;
 pub mod files;
 

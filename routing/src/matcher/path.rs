@@ -112,6 +112,11 @@ impl PathIndex {
         Builder::default().build(rules)
     }
 
+    /// Has any rule a regex? Without one a worker does not look at the rules to adopt them.
+    pub(crate) fn has_regexes(&self) -> bool {
+        !self.regex_starts.is_empty()
+    }
+
     /// The first rule that matches.
     pub(crate) fn find(&self, query: &Query<'_>) -> Option<u32> {
         let path = query.view.path();

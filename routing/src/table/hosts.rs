@@ -43,7 +43,11 @@ impl HostEntry {
             listener: key.listener,
             kind,
             index: rules.index.clone(),
-            own: all_regexes(&rules.rules).cloned().collect(),
+            own: if rules.index.has_regexes() {
+                all_regexes(&rules.rules).cloned().collect()
+            } else {
+                Box::default()
+            },
             rules,
             key: key.clone(),
         }
