@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use config::Config;
@@ -25,6 +25,7 @@ use routing::id::Generation;
 use serde::de::DeserializeOwned;
 use support::backend::{Backend, respond};
 use support::client::Client;
+use support::load::{Load, Stop};
 use support::table::World;
 use support::{Gateway, PATIENCE, config, until};
 
@@ -173,9 +174,12 @@ fn a_failover_leaves_its_timeline_from_suspicion_to_the_last_request_that_was_mo
     let served =
         first("answer before", &|l| l.kind == "outcome" && l.detail == "answered" && of(l, "cluster-0"));
     let down = first("verdict", &|l| l.kind == "down" && of(l, "cluster-0"));
-    // The last one before it: on a busy machine an earlier one may have been cleared.
-    let suspect = timeline[..down].iter().rposition(|l| l.kind == "suspect" && of(l, "cluster-0"));
-    let suspect = suspect.unwrap_or_else(|| panic!("no suspicion before it: {timeline:#?}"));
+    // The first after the last answer: on a busy machine an earlier one may have been cleared, and what is suspected
+    // later (its endpoint after its cluster) finds every request moved already.
+    let answered = |l: &Line| l.kind == "outcome" && l.detail == "answered" && of(l, "cluster-0");
+    let last = timeline[..down].iter().rposition(answered).unwrap();
+    let suspect = timeline[last..down].iter().position(|l| l.kind == "suspect" && of(l, "cluster-0"));
+    let suspect = last + suspect.unwrap_or_else(|| panic!("no suspicion before it: {timeline:#?}"));
     assert!(served < down, "{timeline:#?}");
     let later = |from: usize, what: &str, is: &dyn Fn(&Line) -> bool| {
         let found = timeline[from..].iter().position(is);
@@ -347,53 +351,5 @@ impl Controller for Synced {
 
     fn order(&self, _order: Order, answer: Answered) {
         answer(Err(OrderRefused::Busy));
-    }
-}
-
-/// GETs from several clients, and what they met.
-#[derive(Default)]
-struct Load {
-    over: AtomicBool,
-    done: AtomicU64,
-    wrong: AtomicU64,
-    slowest_ns: AtomicU64,
-}
-
-impl Load {
-    fn run(&self, gateway: SocketAddr) {
-        let mut client = Client::connect(gateway);
-        while !self.over.load(Ordering::SeqCst) {
-            let began = Instant::now();
-            let response = client.try_get("/");
-            let took = u64::try_from(began.elapsed().as_nanos()).unwrap();
-            self.slowest_ns.fetch_max(took, Ordering::SeqCst);
-            if response.is_ok_and(|response| response.status == 200) {
-                self.done.fetch_add(1, Ordering::SeqCst);
-            } else {
-                self.wrong.fetch_add(1, Ordering::SeqCst);
-                client = Client::connect(gateway);
-            }
-            std::thread::park_timeout(Duration::from_millis(1));
-        }
-    }
-
-    /// Waits for so many more answers.
-    fn more(&self, count: u64) {
-        let enough = self.done.load(Ordering::SeqCst) + count;
-        until("more answers", || self.done.load(Ordering::SeqCst) >= enough);
-    }
-
-    fn slowest(&self) -> Duration {
-        Duration::from_nanos(self.slowest_ns.load(Ordering::SeqCst))
-    }
-}
-
-/// Ends the load, and lets go of what hangs, however the test ends.
-struct Stop<'a>(&'a Load, &'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.over.store(true, Ordering::SeqCst);
-        self.1.store(false, Ordering::SeqCst);
     }
 }

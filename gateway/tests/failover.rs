@@ -79,7 +79,8 @@ fn a_reset_before_the_response_is_tried_again_for_get() {
         assert_eq!(client.get(&format!("/{n}")).text(), "good");
     }
     assert!(bad.count() > 0);
-    assert_eq!(gateway.sum(|stats| stats.retries_total.get()), bad.count());
+    // A probe may find it refusing while a request is there: that one is moved before its reset comes.
+    assert_eq!(gateway.sum(|stats| stats.retries_total.get() + stats.hedges_total.get()), bad.count());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What an exchange leaves behind: counts, the log line, and what the table learns of the endpoint.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use routing::delta::Report;
 use routing::health::endpoint::Outcome;
@@ -58,16 +59,27 @@ impl Drop for InFlight<'_> {
     }
 }
 
+/// Is an attempt's request complete?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// Yes: from now on the endpoint owes an answer.
+    InFull,
+    /// Its body is still on its way from the client: an endpoint that waits for it is not silent.
+    InPart,
+}
+
 /// A picked endpoint: waited for from the pick to the response head, released when the attempt ends however it ends.
 pub(super) struct Held {
     worker: Rc<Worker>,
     /// The pick.
     pub pick: Pick,
-    /// Since when it is waited for.
+    /// Since when it is waited for; the pick while the request is not complete.
     pub since: MonoTime,
     outlier: OutlierPolicy,
     /// Entry among those that are woken when the detector changes its mind; `None` once there is an outcome.
     waits: Option<WaitingId>,
+    /// Does the detector count it among those that wait for an answer?
+    asked: Asked,
     told: bool,
 }
 
@@ -77,15 +89,31 @@ impl Held {
         worker: &Rc<Worker>,
         pick: Pick,
         since: MonoTime,
+        asked: Asked,
         outlier: OutlierPolicy,
         deadline: &Deadline,
     ) -> Self {
         worker.stats.cluster(pick.cluster).in_flight.add(1);
         worker.recorder.note(since, Whom::from(&pick), What::Pick { trial: pick.trial });
-        worker.table.borrow().on_sent(&pick, since);
+        // A trial is counted whatever its request: it is granted one at a time, and its end is waited for.
+        let asked = if pick.trial { Asked::InFull } else { asked };
+        if asked == Asked::InFull {
+            worker.table.borrow().on_sent(&pick, since);
+        }
         let waits = Some(worker.waits(&pick, deadline));
         worker.heed();
-        Self { worker: Rc::clone(worker), pick, since, outlier, waits, told: false }
+        Self { worker: Rc::clone(worker), pick, since, outlier, waits, asked, told: false }
+    }
+
+    /// The rest of the request came: from here on it is the endpoint's time that runs.
+    pub(super) fn asked_in_full(&mut self, now: MonoTime) {
+        if self.told || self.asked == Asked::InFull {
+            return;
+        }
+        self.asked = Asked::InFull;
+        self.since = now;
+        self.worker.table.borrow().on_sent(&self.pick, now);
+        self.worker.heed();
     }
 
     /// Nobody is to be woken for it any more.
@@ -156,13 +184,37 @@ impl Held {
         let took = now.since(self.since);
         let what = What::Outcome { outcome, took_us: micros(took) };
         self.worker.recorder.note(now, Whom::from(&self.pick), what);
-        let latency = Some(took);
-        let event =
-            self.worker.table.borrow().on_outcome(self.pick.endpoint, outcome, latency, now, &self.outlier);
-        if let Some(event) = event {
-            note_health(&self.worker, event);
+        if let Some(latency) = self.latency(outcome, took, now) {
+            let table = self.worker.table.borrow();
+            let event = table.on_outcome(self.pick.endpoint, outcome, Some(latency), now, &self.outlier);
+            drop(table);
+            if let Some(event) = event {
+                note_health(&self.worker, event);
+            }
         }
         self.worker.heed();
+    }
+
+    /// How long the endpoint took for this outcome, as evidence; `None` when it is none.
+    ///
+    /// An outcome before the request is complete says nothing of how fast the endpoint is: of such, only failures count.
+    fn latency(&self, outcome: Outcome, took: Duration, now: MonoTime) -> Option<Duration> {
+        match (self.asked, outcome) {
+            (Asked::InFull, _) => Some(took),
+            (Asked::InPart, Outcome::Success | Outcome::Abandoned) => None,
+            (
+                Asked::InPart,
+                Outcome::ServerError(_)
+                | Outcome::Unlisted(_)
+                | Outcome::Closed
+                | Outcome::Refused
+                | Outcome::ConnectFailed
+                | Outcome::Timeout,
+            ) => {
+                self.worker.table.borrow().on_sent(&self.pick, now);
+                Some(Duration::ZERO)
+            }
+        }
     }
 }
 

@@ -68,6 +68,9 @@ pub(super) enum Blame {
     Gateway,
     /// Nobody's: an idle connection was closed while the request was on its way (the keep-alive race).
     Nobody,
+    /// What it waited for is down and was left: others have said what is wrong there. Free of charge: the
+    /// target's capacity is the bound.
+    Left,
 }
 
 /// An attempt that may be tried again elsewhere.

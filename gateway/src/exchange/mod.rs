@@ -37,7 +37,7 @@ use crate::observe::stats::Limit;
 use crate::worker::settings::Settings;
 use crate::worker::{Worker, clock};
 pub use account::note_health;
-use account::{Held, InFlight};
+use account::{Asked, Held, InFlight};
 use attempt::{Blame, End, Failed, Fault, Flow};
 use relay::Pump;
 use reply::Reply;
@@ -124,9 +124,14 @@ impl Work {
         self.download.reset(BodyLength::None, BodyLength::None);
     }
 
+    /// Is there a copy of all that came of the body?
+    fn keeps_all(&self) -> bool {
+        self.keeps || self.upload.taken() == 0
+    }
+
     /// Can the request be sent again from its first byte?
     fn replayable(&self) -> Body {
-        let whole = self.keeps || self.upload.taken() == 0 || !self.upload.has_given();
+        let whole = self.keeps_all() || !self.upload.has_given();
         if whole { Body::Replayable } else { Body::Gone }
     }
 }
@@ -246,7 +251,8 @@ impl Request<'_> {
                 self.worker.table.borrow().on_request(pick.backend, &policy.retry, self.began);
             }
             let (outlier, deadline) = (policy.outlier, &self.client.deadline);
-            let held = Held::new(self.worker, pick, self.work.seen, outlier, deadline);
+            let asked = if self.work.upload.wants_more() { Asked::InPart } else { Asked::InFull };
+            let held = Held::new(self.worker, pick, self.work.seen, asked, outlier, deadline);
             let mut flow = Flow {
                 worker: self.worker,
                 settings: self.settings,
@@ -305,6 +311,14 @@ impl Request<'_> {
             self.work.raced = true;
             self.worker.stats.moves_total.inc();
             return Next::Anew;
+        }
+        if failed.blame == Blame::Left {
+            let what = What::Retry { failure: failed.failure.kind, charge: Charge::Free };
+            self.worker.recorder.note(self.work.seen, Whom::from(pick), what);
+            self.worker.stats.moves_total.inc();
+            self.work.tried.note(pick);
+            self.entry.reason = failed.reason;
+            return Next::Again;
         }
         if self.work.response_by.is_some_and(|due| self.work.seen >= due) {
             return Next::Done(self.reply(Reply::new(504, failed.reason)).await);

@@ -19,6 +19,9 @@ const STREAMS_FROM: u64 = 8 * 1024;
 /// Kept bytes that are sent again in one piece: less than a large buffer holds with its framing.
 const RESEND_BYTES: usize = 96 * 1024;
 
+/// Ends a line of a trailer section, and the section.
+const CRLF: &[u8] = b"\r\n";
+
 /// Why a pump cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PumpError {
@@ -165,11 +168,9 @@ impl Pump {
     /// All of a body that has come to its end, framed once more for another destination beside the present one.
     ///
     /// # Errors
-    /// [`PumpError::Buffers`], also when it has trailers: those are not kept.
+    /// [`PumpError::Buffers`].
     pub(super) fn copies(&self, kept: &[u8]) -> Result<Vec<Buf>, PumpError> {
-        if self.wants_more() || !self.decoder.trailers().is_empty() {
-            return Err(PumpError::Buffers);
-        }
+        debug_assert!(self.ended, "what is still to come cannot be copied");
         let mut copies = Vec::new();
         if self.framing.is_empty() {
             return Ok(copies);
@@ -178,6 +179,13 @@ impl Pump {
         while !again.is_finished() {
             again.resend(kept)?;
             copies.extend(again.hand_out());
+        }
+        let trailers = self.decoder.trailers();
+        if !trailers.is_empty()
+            && let Some(last) = copies.last_mut()
+        {
+            last.truncate(last.len() - CRLF.len());
+            copies.push(copy_of(&[trailers, CRLF].concat())?);
         }
         Ok(copies)
     }

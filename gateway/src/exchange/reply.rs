@@ -50,10 +50,14 @@ impl Reply<'_> {
 pub(super) fn given_up(failed: &Failed) -> Reply<'static> {
     match (failed.blame, failed.failure.kind) {
         (Blame::Gateway, _) => Reply::shed(failed.reason),
-        (Blame::Endpoint | Blame::Nobody, FailureKind::Timeout) => Reply::new(504, failed.reason),
-        (Blame::Endpoint | Blame::Nobody, FailureKind::Status(status)) => Reply::new(status, failed.reason),
+        (Blame::Endpoint | Blame::Nobody | Blame::Left, FailureKind::Timeout) => {
+            Reply::new(504, failed.reason)
+        }
+        (Blame::Endpoint | Blame::Nobody | Blame::Left, FailureKind::Status(status)) => {
+            Reply::new(status, failed.reason)
+        }
         (
-            Blame::Endpoint | Blame::Nobody,
+            Blame::Endpoint | Blame::Nobody | Blame::Left,
             FailureKind::Connect | FailureKind::Closed | FailureKind::Malformed,
         ) => Reply::new(502, failed.reason),
     }

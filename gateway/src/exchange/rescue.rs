@@ -7,7 +7,8 @@
 //! silence, is evidence.
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::io;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,19 +17,24 @@ use routing::health::action::Advice;
 use routing::health::endpoint::Outcome;
 use routing::model::{HedgeMode, RetryPolicy};
 use routing::retry::{Body, Failure, FailureKind, Response, Sent};
-use routing::table::Pick;
+use routing::table::{EndpointKey, Pick};
 use routing::time::MonoTime;
 use wire::h1::limits::HeadLimits;
 use wire::head::Method;
 
-use super::account::Held;
-use super::attempt::{Blame, Failed, Flow, Upstream, request_bytes};
+use super::account::{Asked, Held, REFUSED};
+use super::attempt::{Blame, End, Failed, Flow, Upstream, request_bytes};
+use super::relay::copy_of;
 use super::scratch::Answer;
+use super::turn::deadline;
+use super::wait::{INTERIM_MAX, larger};
+use crate::accept::is_out_of_descriptors;
 use crate::net::conn::Conn;
 use crate::net::{self, Buf, Class, acquire};
 use crate::observe::recorder::{What, Whom};
 use crate::observe::stats::Limit;
 use crate::upstream::pool::RESPONSE_HEADROOM;
+use crate::upstream::probe;
 use crate::worker::drill::Fault;
 use crate::worker::{Worker, clock, supervise};
 
@@ -53,14 +59,16 @@ pub(super) struct Ready {
     pub up: Upstream,
     pub buf: Buf,
     pub answer: Answer,
+    /// The interim responses before it, one buffer each; the client gets them when this one wins.
+    pub interim: Vec<Buf>,
 }
 
 /// Polls the lanes; the first that has ended leaves the list.
-pub(super) fn poll(lanes: &mut Vec<Lane>, cx: &mut Context<'_>) -> Poll<Landed> {
+pub(super) fn poll(lanes: &mut Vec<Lane>, cx: &mut Context<'_>) -> Poll<Box<Landed>> {
     for index in 0..lanes.len() {
         if let Poll::Ready(landed) = lanes[index].flight.as_mut().poll(cx) {
             drop(lanes.remove(index));
-            return Poll::Ready(landed);
+            return Poll::Ready(Box::new(landed));
         }
     }
     Poll::Pending
@@ -99,6 +107,24 @@ pub(super) fn consider(flow: &mut Flow<'_>, now: MonoTime) -> Option<MonoTime> {
     again
 }
 
+/// Asks the detector about an attempt whose request the client is still sending. A second attempt beside it has to wait
+/// for the rest, but what is down is left at once: all that came of the body is kept, goes elsewhere from its first byte,
+/// and what still comes follows it.
+///
+/// # Errors
+/// The end of the attempt, when it is left.
+pub(super) fn consider_upload(flow: &Flow<'_>, now: MonoTime) -> Result<(), End> {
+    let (pick, policy) = (flow.held.pick, flow.rule.policy());
+    let advice = flow.worker.table.borrow().advise(&pick, now, now, policy, &flow.work.tried);
+    match advice {
+        Advice::Leave { .. } if may_be_sent_again(flow) => {
+            let failed = Failed::of(flow, FailureKind::Closed, "left_what_is_down");
+            Err(End::Failed(Failed { blame: Blame::Left, ..failed }))
+        }
+        Advice::Leave { .. } | Advice::Hedge { .. } | Advice::Stay { .. } => Ok(()),
+    }
+}
+
 /// Starts the second attempt that a trial is tied to, where the budget has one.
 pub(super) fn tie(flow: &mut Flow<'_>, now: MonoTime) {
     let (pick, policy) = (flow.held.pick, flow.rule.policy());
@@ -110,13 +136,17 @@ pub(super) fn tie(flow: &mut Flow<'_>, now: MonoTime) {
     }
 }
 
-/// May the request be sent a second time while the first is under way?
+/// May the request be sent a second time while the first is under way? Only when all of it is there.
 fn may_repeat(flow: &Flow<'_>) -> bool {
+    !flow.work.upload.wants_more() && flow.work.keeps_all() && may_be_sent_again(flow)
+}
+
+/// May the request be sent again from its first byte?
+fn may_be_sent_again(flow: &Flow<'_>) -> bool {
     let policy: &RetryPolicy = &flow.rule.policy().retry;
     let (head, work) = (flow.view.head, &*flow.work);
     flow.attempt < policy.attempts
         && (head.method.is_idempotent() || policy.non_idempotent)
-        && !work.upload.wants_more()
         && work.replayable() == Body::Replayable
         && work.interim == 0
         && head.upgrade.is_none()
@@ -131,15 +161,18 @@ fn start(flow: &mut Flow<'_>, beside: &Pick, what: What, now: MonoTime) -> bool 
         table.pick(flow.rule, &subject, &flow.work.tried, now, &mut rng)
     };
     let Ok(pick) = picked else { return false };
-    let outlier = flow.rule.policy().outlier;
+    let (outlier, policy) = (flow.rule.policy().outlier, &flow.rule.policy().timeouts);
     let same =
         pick.endpoint == beside.endpoint || flow.lanes.iter().any(|lane| lane.pick.endpoint == pick.endpoint);
     if same {
         flow.worker.table.borrow().release(pick.endpoint);
         return false;
     }
-    let held = Held::new(flow.worker, pick, now, outlier, &flow.client.deadline);
-    let Ok(request) = request_in_full(flow, &pick) else { return false };
+    let Ok(request) = request_in_full(flow, &pick) else {
+        flow.worker.table.borrow().release(pick.endpoint);
+        return false;
+    };
+    let held = Held::new(flow.worker, pick, now, Asked::InFull, outlier, &flow.client.deadline);
     flow.worker.table.borrow().on_hedge(beside, now);
     flow.worker.stats.hedges_total.inc();
     flow.worker.recorder.note(now, Whom::from(&pick), what);
@@ -148,9 +181,11 @@ fn start(flow: &mut Flow<'_>, beside: &Pick, what: What, now: MonoTime) -> bool 
         worker: Rc::clone(flow.worker),
         held,
         request,
-        limits: flow.settings.head.clone(),
+        limits: flow.settings.head,
         method: flow.view.head.method,
         pending_max: flow.settings.pending_connects_max,
+        connect: policy.connect,
+        due: deadline(now, policy.attempt),
     }));
     flow.lanes.push(Lane { flight, pick, since: now });
     true
@@ -171,10 +206,18 @@ struct Flight {
     limits: HeadLimits,
     method: Method,
     pending_max: u32,
+    /// How long a connect may take; zero: as long as it likes.
+    connect: Duration,
+    /// When the response head must be there.
+    due: Option<MonoTime>,
 }
 
 async fn fly(mut flight: Flight) -> Landed {
-    let result = attempt(&mut flight).await;
+    let (worker, due) = (Rc::clone(&flight.worker), flight.due);
+    let result = match within(&worker, due, pin!(attempt(&mut flight))).await {
+        Some(result) => result,
+        None => Err(failed(FailureKind::Timeout, Blame::Endpoint, "upstream_timeout")),
+    };
     Landed { held: flight.held, result }
 }
 
@@ -183,11 +226,14 @@ async fn attempt(flight: &mut Flight) -> Result<Ready, Failed> {
     match worker.drill_fault(flight.held.pick.cluster) {
         None => {}
         Some(Fault::Blackhole | Fault::Latency(_)) => std::future::pending().await,
-        Some(Fault::Refuse) => return Err(failed(FailureKind::Connect, Blame::Endpoint)),
-        Some(Fault::Status(status)) => return Err(failed(FailureKind::Status(status), Blame::Endpoint)),
+        Some(Fault::Refuse) => return Err(failed(FailureKind::Connect, Blame::Endpoint, REFUSED)),
+        Some(Fault::Status(status)) => {
+            return Err(failed(FailureKind::Status(status), Blame::Endpoint, "drill"));
+        }
     }
     let taken = worker.pool.take(endpoint);
     worker.stats.idle_closed_total.add(u64::from(taken.closed));
+    let reused = taken.conn.is_some();
     let mut conn = match taken.conn {
         Some(conn) => {
             worker.stats.reuses_total.inc();
@@ -197,7 +243,7 @@ async fn attempt(flight: &mut Flight) -> Result<Ready, Failed> {
     };
     if !conn.is_reading() {
         let buf = acquire(Class::Small, RESPONSE_HEADROOM)
-            .ok_or_else(|| failed(FailureKind::Closed, Blame::Gateway))?;
+            .ok_or_else(|| failed(FailureKind::Closed, Blame::Gateway, "buffers_bytes_max"))?;
         conn.start_read(buf);
     }
     for buf in flight.request.drain(..) {
@@ -207,69 +253,125 @@ async fn attempt(flight: &mut Flight) -> Result<Ready, Failed> {
         }
         conn.start_write(buf);
     }
-    let (buf, answer) = head(&mut conn, &flight.held, &flight.worker, &flight.limits, flight.method)
-        .await
-        .ok_or_else(|| failed(FailureKind::Closed, Blame::Endpoint))?;
-    let up =
-        Upstream { conn, reused: false, write_failed: false, sent: Sent::Head, begun: flight.held.since };
-    Ok(Ready { up, buf, answer })
+    let mut interim = Vec::new();
+    let listening = Listening {
+        held: &flight.held,
+        worker: &flight.worker,
+        limits: &flight.limits,
+        method: flight.method,
+    };
+    match listening.head(&mut conn, &mut interim).await {
+        Ok((buf, answer)) => {
+            let begun = flight.held.since;
+            let up = Upstream { conn, reused, write_failed: false, sent: Sent::Head, begun };
+            Ok(Ready { up, buf, answer, interim })
+        }
+        // Nobody's fault: it was just being closed as idle.
+        Err(NoHead::Closed) if reused && interim.is_empty() => {
+            Err(failed(FailureKind::Closed, Blame::Nobody, "upstream_closed"))
+        }
+        Err(NoHead::Closed) => Err(failed(FailureKind::Closed, Blame::Endpoint, "upstream_closed")),
+        Err(NoHead::Malformed) => Err(failed(FailureKind::Malformed, Blame::Endpoint, "malformed_response")),
+    }
 }
 
 async fn connect(flight: &Flight) -> Result<Conn, Failed> {
     let (worker, pick) = (&flight.worker, &flight.held.pick);
     if !worker.pool.connect_begins(pick.endpoint, flight.pending_max) {
         worker.stats.hit(Limit::EndpointPending);
-        return Err(failed(FailureKind::Connect, Blame::Gateway));
+        return Err(failed(FailureKind::Connect, Blame::Gateway, "pending_per_endpoint_max"));
     }
-    let connected = net::listen::connect(pick.addr).await;
-    worker.pool.connect_ends(pick.endpoint);
-    let Ok(conn) = connected else {
-        worker.stats.connect_failures_total.inc();
-        return Err(failed(FailureKind::Connect, Blame::Endpoint));
+    let pending = Pending(worker, pick.endpoint);
+    let due = deadline(flight.held.since, flight.connect);
+    let connected = within(worker, due, pin!(net::listen::connect(pick.addr))).await;
+    drop(pending);
+    let reason = match connected {
+        Some(Ok(conn)) => {
+            let now = clock::now();
+            worker.table.borrow().on_connected(pick.endpoint, now.since(flight.held.since), now);
+            worker.stats.connects_total.inc();
+            return Ok(conn);
+        }
+        Some(Err(error)) if is_out_of_descriptors(&error) => {
+            worker.stats.hit(Limit::Descriptors);
+            return Err(failed(FailureKind::Connect, Blame::Gateway, "descriptors"));
+        }
+        Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => REFUSED,
+        Some(Err(_error)) => "connect_failed",
+        None => "connect_timeout",
     };
-    let now = clock::now();
-    worker.table.borrow().on_connected(pick.endpoint, now.since(flight.held.since), now);
-    worker.stats.connects_total.inc();
-    Ok(conn)
+    worker.stats.connect_failures_total.inc();
+    Err(failed(FailureKind::Connect, Blame::Endpoint, reason))
 }
 
-/// Reads until a final response head is complete. Interim ones are not passed on: they came for a request that may yet
-/// be answered by another.
-async fn head(
-    conn: &mut Conn,
-    held: &Held,
-    worker: &Worker,
-    limits: &HeadLimits,
-    method: Method,
-) -> Option<(Buf, Answer)> {
-    loop {
-        let (result, mut buf) = conn.finish_read().await;
-        if result.ok()? == 0 {
-            return None;
-        }
-        held.heard(clock::now());
-        loop {
-            let decoded = worker.scratch.borrow_mut().decode(buf.bytes(), limits, method).ok()?;
-            match decoded {
-                Some(answer) if answer.status >= 200 => return Some((buf, answer)),
-                Some(answer) if answer.status == 101 => return None,
-                Some(answer) => buf.consume(answer.head_len),
-                None => break,
-            }
-        }
-        if buf.is_empty() {
-            buf.reset(RESPONSE_HEADROOM);
-        }
-        if buf.readroom() == 0 {
-            return None;
-        }
-        conn.start_read(buf);
+/// A connect under way, counted while this exists: a lane may be dropped at any time.
+struct Pending<'a>(&'a Worker, EndpointKey);
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.pool.connect_ends(self.1);
     }
 }
 
-fn failed(kind: FailureKind, blame: Blame) -> Failed {
+/// The future's result, or `None` when it is not there by `due`.
+async fn within<T>(worker: &Rc<Worker>, due: Option<MonoTime>, future: impl Future<Output = T>) -> Option<T> {
+    match due {
+        None => Some(future.await),
+        Some(due) => probe::within(worker, &worker.deadline(), due, future).await,
+    }
+}
+
+/// Who reads a response head that the exchange does not wait for by itself.
+struct Listening<'a> {
+    held: &'a Held,
+    worker: &'a Worker,
+    limits: &'a HeadLimits,
+    method: Method,
+}
+
+/// Why there is no response head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NoHead {
+    Closed,
+    Malformed,
+}
+
+impl Listening<'_> {
+    /// Reads until a final response head is complete. Interim ones are put aside: they came for a request that may yet
+    /// be answered by another.
+    async fn head(&self, conn: &mut Conn, interim: &mut Vec<Buf>) -> Result<(Buf, Answer), NoHead> {
+        loop {
+            let (result, mut buf) = conn.finish_read().await;
+            if !result.is_ok_and(|n| n > 0) {
+                return Err(if buf.is_empty() { NoHead::Closed } else { NoHead::Malformed });
+            }
+            self.held.heard(clock::now());
+            loop {
+                let decoded = self.worker.scratch.borrow_mut().decode(buf.bytes(), self.limits, self.method);
+                let Some(answer) = decoded.map_err(|_| NoHead::Malformed)? else { break };
+                if answer.status >= 200 {
+                    return Ok((buf, answer));
+                }
+                if answer.status == 101 || interim.len() >= usize::from(INTERIM_MAX) {
+                    return Err(NoHead::Malformed);
+                }
+                interim.push(copy_of(&buf.bytes()[..answer.head_len]).map_err(|_| NoHead::Malformed)?);
+                buf.consume(answer.head_len);
+            }
+            if buf.is_empty() {
+                buf.reset(RESPONSE_HEADROOM);
+            } else if buf.readroom() == 0 {
+                buf = larger(&buf).ok_or(NoHead::Malformed)?;
+            }
+            conn.start_read(buf);
+        }
+    }
+}
+
+/// The first attempt was sent, whatever became of this one.
+fn failed(kind: FailureKind, blame: Blame, reason: &'static str) -> Failed {
     let failure = Failure { kind, sent: Sent::Head, response: Response::NotBegun, body: Body::Replayable };
-    Failed { blame, failure, reason: "second_attempt_failed" }
+    Failed { blame, failure, reason }
 }
 
 // ---------------------------------------------------------------- losers
@@ -299,16 +401,20 @@ pub(super) fn let_first_go(flow: &Flow<'_>, up: Upstream, mut held: Held) {
         return;
     }
     let policy = flow.rule.policy().retry.clone();
-    let (limits, method) = (flow.settings.head.clone(), flow.view.head.method);
+    let (limits, method) = (flow.settings.head, flow.view.head.method);
     let worker = Rc::clone(flow.worker);
     listen(flow.worker, flow.settings.detached_max, async move {
         let Upstream { mut conn, .. } = up;
-        match head(&mut conn, &held, &worker, &limits, method).await {
-            Some((_, answer)) => {
+        let listening = Listening { held: &held, worker: &worker, limits: &limits, method };
+        match listening.head(&mut conn, &mut Vec::new()).await {
+            Ok((_, answer)) => {
                 let outcome = Outcome::of_status(answer.status, &policy);
                 held.answered(answer.status, outcome, clock::now());
             }
-            None => held.failed(&failed(FailureKind::Closed, Blame::Endpoint), clock::now()),
+            Err(_) => {
+                let failed = failed(FailureKind::Closed, Blame::Endpoint, "upstream_closed");
+                held.failed(&failed, clock::now());
+            }
         }
     });
 }

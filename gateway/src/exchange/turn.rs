@@ -23,7 +23,7 @@ pub(super) enum Event {
     DownRead(Done<usize>),
     DownFlushed(io::Result<()>),
     /// An attempt beside the first has ended.
-    Landed(Landed),
+    Landed(Box<Landed>),
     Deadline,
 }
 

@@ -14,6 +14,7 @@ use super::pace::Pace;
 use super::relay::copy_of;
 use super::reply;
 use super::rescue::{self, Landed};
+use super::scratch::Answer;
 use super::turn::{Event, Flushed, deadline, earlier, from_client, move_upload, next, set};
 use crate::net::{Buf, Class, acquire};
 use crate::upstream::pool::RESPONSE_HEADROOM;
@@ -28,6 +29,8 @@ struct Wait {
     /// The first attempt; `None` once it has failed while others were under way.
     first: Option<Upstream>,
     begun: MonoTime,
+    /// Has the first attempt failed while others were under way?
+    first_over: bool,
     pace: Pace,
     /// When the detector wants to be asked again.
     again: Option<MonoTime>,
@@ -36,16 +39,27 @@ struct Wait {
 }
 
 impl Wait {
-    fn new(flow: &mut Flow<'_>, first: Option<Upstream>, begun: MonoTime) -> Self {
+    fn new(flow: &mut Flow<'_>, first: Option<Upstream>, begun: MonoTime) -> Result<Self, End> {
         let pace = Pace::new(begun, flow.work.upload.taken());
-        let again = rescue::consider(flow, flow.work.seen);
-        let mut wait = Self { first, begun, pace, again, due: None };
-        wait.set_due(flow);
-        wait
+        let mut wait = Self { first, begun, first_over: false, pace, again: None, due: None };
+        wait.consider(flow, flow.work.seen)?;
+        Ok(wait)
+    }
+
+    /// Asks the detector what to do.
+    fn consider(&mut self, flow: &mut Flow<'_>, now: MonoTime) -> Result<(), End> {
+        self.again = if flow.work.upload.wants_more() {
+            rescue::consider_upload(flow, now)?;
+            None
+        } else {
+            rescue::consider(flow, now)
+        };
+        self.set_due(flow);
+        Ok(())
     }
 
     fn set_due(&mut self, flow: &Flow<'_>) {
-        self.due = earlier(head_due(flow, self.begun, &self.pace), self.again);
+        self.due = earlier(head_due(flow, self), self.again);
         set(flow.client, self.due);
     }
 }
@@ -60,7 +74,7 @@ pub(super) async fn response_head(flow: &mut Flow<'_>, up: Upstream) -> Result<(
     if flow.held.pick.trial {
         rescue::tie(flow, flow.work.seen);
     }
-    let mut wait = Wait::new(flow, Some(up), begun);
+    let mut wait = Wait::new(flow, Some(up), begun)?;
     loop {
         if let Some(up) = &mut wait.first {
             move_upload(flow, up)?;
@@ -79,7 +93,7 @@ pub(super) async fn silence(
     until: Option<MonoTime>,
 ) -> Result<Option<(Upstream, Buf)>, End> {
     let begun = flow.held.since;
-    let mut wait = Wait::new(flow, None, begun);
+    let mut wait = Wait::new(flow, None, begun)?;
     loop {
         wait.again = earlier(wait.again, until);
         wait.set_due(flow);
@@ -120,11 +134,11 @@ async fn turn(flow: &mut Flow<'_>, wait: &mut Wait, event: Event) -> Result<Opti
         }
         Event::DownFlushed(Err(_)) => return Err(End::ClientGone),
         Event::DownRead(done) => from_client_while_waiting(flow, wait, done)?,
-        Event::Landed(landed) => return landed_first(flow, wait, landed),
+        // Boxed: it happens seldom, and would make every request's future larger.
+        Event::Landed(landed) => return Box::pin(landed_first(flow, wait, landed)).await,
         Event::Deadline => {
             late(flow, wait)?;
-            wait.again = rescue::consider(flow, clock::now());
-            wait.set_due(flow);
+            wait.consider(flow, clock::now())?;
         }
     }
     Ok(None)
@@ -141,8 +155,9 @@ fn from_client_while_waiting(
         // The request is complete: from here on it is the backend's time that runs.
         flow.work.seen = clock::now();
         flow.work.response_by = deadline(flow.work.seen, flow.rule.policy().timeouts.request);
-        wait.again = rescue::consider(flow, flow.work.seen);
-        wait.set_due(flow);
+        flow.held.asked_in_full(flow.work.seen);
+        wait.begun = flow.held.since;
+        wait.consider(flow, flow.work.seen)?;
     }
     Ok(())
 }
@@ -170,16 +185,17 @@ fn first_failed(flow: &mut Flow<'_>, wait: &mut Wait, end: End) -> Result<(), En
     flow.held.ended(&end, flow.work.seen);
     flow.held.waits_no_more();
     wait.first = None;
+    wait.first_over = true;
     Ok(())
 }
 
 /// An attempt beside the first has ended. `Some` when it has won.
-fn landed_first(
+async fn landed_first(
     flow: &mut Flow<'_>,
     wait: &mut Wait,
-    landed: Landed,
+    landed: Box<Landed>,
 ) -> Result<Option<(Upstream, Buf)>, End> {
-    let Landed { mut held, result } = landed;
+    let Landed { mut held, result } = *landed;
     let now = clock::now();
     flow.work.seen = now;
     match result {
@@ -198,6 +214,9 @@ fn landed_first(
                 rescue::let_first_go(flow, up, loser);
             }
             rescue::let_lanes_go(flow);
+            for head in &ready.interim {
+                pass_on(flow, head).await?;
+            }
             Ok(Some((ready.up, ready.buf)))
         }
         Err(failed) => {
@@ -207,8 +226,7 @@ fn landed_first(
                 flow.held = held;
                 return Err(End::Failed(failed));
             }
-            wait.again = rescue::consider(flow, now);
-            wait.set_due(flow);
+            wait.consider(flow, now)?;
             Ok(None)
         }
     }
@@ -218,13 +236,14 @@ fn landed_first(
 ///
 /// While the client still sends its body, the body's own pace is what counts; the time for the response begins when
 /// the request is complete.
-fn head_due(flow: &Flow<'_>, begun: MonoTime, pace: &Pace) -> Option<MonoTime> {
+fn head_due(flow: &Flow<'_>, wait: &Wait) -> Option<MonoTime> {
     let timeouts = &flow.rule.policy().timeouts;
     if flow.work.upload.wants_more() {
-        return earlier(deadline(pace.moved, timeouts.idle), pace.due(flow));
+        return earlier(deadline(wait.pace.moved, timeouts.idle), wait.pace.due(flow));
     }
-    let attempt = deadline(begun, timeouts.attempt);
-    let watch = (!flow.work.watches_client).then(|| begun + WATCH_CLIENT_AFTER);
+    // Attempts beside the first have deadlines of their own.
+    let attempt = deadline(wait.begun, timeouts.attempt).filter(|_| !wait.first_over);
+    let watch = (!flow.work.watches_client).then(|| wait.begun + WATCH_CLIENT_AFTER);
     earlier(earlier(flow.work.response_by, attempt), watch)
 }
 
@@ -250,10 +269,13 @@ fn late(flow: &mut Flow<'_>, wait: &mut Wait) -> Result<(), End> {
         }
         return Ok(());
     }
-    let timeouts = &flow.rule.policy().timeouts;
-    let attempt_over = deadline(wait.begun, timeouts.attempt).is_some_and(|due| now >= due);
-    if attempt_over || flow.work.response_by.is_some_and(|due| now >= due) {
+    if flow.work.response_by.is_some_and(|due| now >= due) {
         return Err(overdue(flow, wait, "upstream_timeout"));
+    }
+    let attempt = deadline(wait.begun, flow.rule.policy().timeouts.attempt).filter(|_| !wait.first_over);
+    if attempt.is_some_and(|due| now >= due) {
+        let end = overdue(flow, wait, "upstream_timeout");
+        return first_failed(flow, wait, end);
     }
     Ok(())
 }
@@ -303,23 +325,32 @@ async fn read_head(
         if flow.work.interim > INTERIM_MAX {
             return Err(malformed(flow, up, "too_many_interim_responses"));
         }
-        pass_interim(flow, &buf).await?;
-        buf.consume(flow.work.answer.head_len);
+        let interim = flow.work.answer;
+        pass_interim(flow, &interim, &buf).await?;
+        buf.consume(interim.head_len);
     }
 }
 
 /// Interim responses that one exchange passes on (RFC 9110 §15.2 sets no bound; a flood of them is an attack).
-const INTERIM_MAX: u8 = 16;
+pub(super) const INTERIM_MAX: u8 = 16;
+
+/// Passes an interim response on that an attempt beside the first put aside, as [`pass_interim`] does.
+async fn pass_on(flow: &mut Flow<'_>, head: &Buf) -> Result<(), End> {
+    let (limits, method) = (&flow.settings.head, flow.view.head.method);
+    let decoded = flow.worker.scratch.borrow_mut().decode(head.bytes(), limits, method);
+    let Ok(Some(interim)) = decoded else { return Ok(()) };
+    pass_interim(flow, &interim, head).await
+}
 
 /// Passes an interim response on. 100 is not: the client was told already, or did not ask (RFC 9110 §15.2.1).
-async fn pass_interim(flow: &mut Flow<'_>, buf: &Buf) -> Result<(), End> {
-    if flow.work.answer.status == 100 || flow.view.head.version == wire::head::Version::Http10 {
+async fn pass_interim(flow: &mut Flow<'_>, interim: &Answer, buf: &Buf) -> Result<(), End> {
+    if interim.status == 100 || flow.view.head.version == wire::head::Version::Http10 {
         return Ok(());
     }
     let out = {
         let mut scratch = flow.worker.scratch.borrow_mut();
         let (limits, method) = (&flow.settings.head, flow.view.head.method);
-        let (head, head_out, _) = scratch.fields(&flow.work.answer, buf.bytes(), limits, method);
+        let (head, head_out, _) = scratch.fields(interim, buf.bytes(), limits, method);
         encode::response(
             head_out,
             &ResponseView { head, bytes: buf.bytes() },
@@ -333,7 +364,7 @@ async fn pass_interim(flow: &mut Flow<'_>, buf: &Buf) -> Result<(), End> {
 }
 
 /// A larger buffer with the same bytes, unless it is the largest already.
-fn larger(buf: &Buf) -> Option<Buf> {
+pub(super) fn larger(buf: &Buf) -> Option<Buf> {
     if buf.class() == Class::Bulk {
         return None;
     }

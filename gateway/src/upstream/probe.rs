@@ -118,7 +118,7 @@ async fn exchange(conn: &mut Conn, request: Buf) -> io::Result<u16> {
 }
 
 /// The future's result, or `None` when it is not there by `due`. A future that is dropped closes its connection.
-async fn within<T>(
+pub async fn within<T>(
     worker: &Worker,
     deadline: &Deadline,
     due: MonoTime,

@@ -259,8 +259,16 @@ impl Peer {
 
     /// The next request's head; its body is left on the connection, and it is not counted. A probe is answered here.
     pub fn head(&mut self) -> Option<Request> {
+        self.head_while(|| false)
+    }
+
+    /// The same of one that does nothing while it `hangs`, not even for a probe.
+    pub fn head_while(&mut self, hangs: impl Fn() -> bool) -> Option<Request> {
         let head = self.any_head()?;
         if head.one("user-agent") == Some("ringway-probe") {
+            while hangs() {
+                std::thread::park_timeout(std::time::Duration::from_millis(1));
+            }
             self.shared.log.lock().unwrap()[self.number].is_probe = true;
             respond(&mut self.stream, b"");
             return None;

@@ -13,6 +13,7 @@
 pub mod backend;
 pub mod client;
 pub mod fleet;
+pub mod load;
 pub mod table;
 
 use std::net::SocketAddr;

@@ -26,6 +26,8 @@ pub(crate) enum Metric {
     TwicePercent,
     /// From the fault to the proxy's own verdict; for silent faults from the last answer before it.
     VerdictMs,
+    /// Requests that were given to cluster a later than 1 ms after it was suspected, by whichever worker.
+    LatePicks,
     /// Verdicts against a cluster or an endpoint in the whole run, where the proxy counts them.
     Downs,
     /// Answers with status 500 or above that reached the client.
@@ -63,7 +65,7 @@ pub(crate) enum Metric {
 
 impl Metric {
     /// All of them, in the order of the CSV file.
-    pub(crate) const ALL: [Self; 31] = [
+    pub(crate) const ALL: [Self; 32] = [
         Self::Requests,
         Self::Failed,
         Self::Affected,
@@ -76,6 +78,7 @@ impl Metric {
         Self::Twice,
         Self::TwicePercent,
         Self::VerdictMs,
+        Self::LatePicks,
         Self::Downs,
         Self::Forwarded5xx,
         Self::NeverExecutedFailed,
@@ -112,6 +115,7 @@ impl Metric {
             Self::Twice => "executed_twice",
             Self::TwicePercent => "executed_twice_percent",
             Self::VerdictMs => "verdict_ms",
+            Self::LatePicks => "picked_while_suspected",
             Self::Downs => "down_verdicts",
             Self::Forwarded5xx => "forwarded_5xx",
             Self::NeverExecutedFailed => "failed_never_executed",
@@ -149,6 +153,7 @@ impl Metric {
             | Self::P999Ms
             | Self::MaxMs
             | Self::Twice
+            | Self::LatePicks
             | Self::Downs
             | Self::Forwarded5xx
             | Self::NeverExecutedFailed

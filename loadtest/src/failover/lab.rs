@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use loadgen::{Execution, Journal};
 
 use super::fault;
+use super::freeze::Frozen;
 use super::http;
 use super::load;
 use super::measure::Seen;
 use super::pod::{Pod, Spec, journal_path};
 use super::proxy::{ADMIN, Contender, Programs, Running};
-use super::row::{Kind, Row};
+use super::row::{Controller, Kind, Row};
 use super::topology::{Cluster, Host, Plan, Topology};
 use super::verdict;
 use crate::bench::machine::Stop;
@@ -22,6 +23,8 @@ use crate::bench::{BenchError, Result, process};
 /// How long the proxy may take from its start to its first good answer.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
+/// The name of the controller's thread in Ringway's process.
+const CONTROLLER_THREAD: &str = "controller";
 
 /// The three parts of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +90,7 @@ pub(crate) fn run(
 ) -> Result<Seen> {
     let mut lab = Lab::set_up(row, contender, programs, folder)?;
     lab.wait_ready(stop)?;
+    let frozen = lab.stop_controller()?;
     let downs_before = lab.downs();
     let steal = Steal::begin();
     let load = load::start(row, lab.topology.plan(), phases.total())?;
@@ -106,15 +110,18 @@ pub(crate) fn run(
         return Err(BenchError::failed(&contender.name(), format!("has ended by itself; it said:\n{said}")));
     }
     let downs = lab.downs().zip(downs_before).map(|(after, before)| after - before);
+    drop(frozen);
     let (wall, records) = (load.wall, load.finish()?);
     let log = fs::read_to_string(&lab.proxy.log).unwrap_or_default();
     Ok(Seen {
         records,
-        executions: lab.executions()?,
+        by_active: lab.executions(|pod| pod.spec.cluster == Cluster::A)?.iter().map(|e| e.number).collect(),
+        executions: lab.executions(|_| true)?,
         fault,
         heal_begun,
         healed,
         verdicts: verdict::read(&log, wall),
+        doubts: verdict::doubts(&log, Cluster::A.name(), wall),
         downs,
         memory: (memory_before.rss, memory_after.rss),
         steal_percent: steal.percent(),
@@ -168,9 +175,21 @@ impl<'a> Lab<'a> {
         verdict::count(&answer.body)
     }
 
-    fn executions(&self) -> Result<Vec<Execution>> {
+    /// What the row says of our controller; a peer has none.
+    fn stop_controller(&self) -> Result<Option<Frozen>> {
+        match (self.row.controller, &self.proxy.manifests) {
+            (Controller::Stopped, Some(manifests)) => {
+                let frozen = Frozen::thread(self.proxy.child.pid(), CONTROLLER_THREAD)?;
+                manifests.remove()?;
+                Ok(Some(frozen))
+            }
+            (Controller::Stopped, None) | (Controller::Runs, _) => Ok(None),
+        }
+    }
+
+    fn executions(&self, of: impl Fn(&Pod) -> bool) -> Result<Vec<Execution>> {
         let mut executions = Vec::new();
-        for pod in &self.pods {
+        for pod in self.pods.iter().filter(|pod| of(pod)) {
             let path = journal_path(&self.folder, &pod.spec.name());
             let read = Journal::read(&path).map_err(BenchError::io(format!("read {}", path.display())))?;
             executions.extend(read);

@@ -46,6 +46,11 @@ impl Manifests {
         &self.root
     }
 
+    /// Hub and members can no longer be reached.
+    pub(crate) fn remove(&self) -> Result<()> {
+        fs::remove_dir_all(&self.root).map_err(BenchError::io(format!("remove {}", self.root.display())))
+    }
+
     /// Writes what a cluster says of its endpoints, in one step.
     pub(crate) fn set(&self, cluster: Cluster, condition: Condition) -> Result<()> {
         let path = self.root.join(format!("clusters/{}/web.yaml", cluster.name()));

@@ -1,6 +1,6 @@
 //! From what was seen in a run to its figures.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use loadgen::{Begun, Execution, Outcome, Record};
@@ -23,6 +23,10 @@ const SHARE_STEP: Duration = Duration::from_millis(5);
 const SHARE: f64 = 0.95;
 /// A verdict on the fault cannot be earlier than this before it: clocks of log and load are read one after the other.
 const CLOCK_SLACK: Duration = Duration::from_millis(2);
+/// How long after a suspicion no pick may ignore it, whichever worker makes it …
+const KNOWN_AFTER: Duration = Duration::from_millis(1);
+/// … and how long before its end a request is due that was certainly picked while it lasted.
+const PICKED_WITHIN: Duration = Duration::from_millis(5);
 /// A cluster's share under a fault is looked at this long after it began.
 const SHARE_AFTER: Duration = Duration::from_millis(100);
 
@@ -33,6 +37,8 @@ pub(crate) struct Seen {
     pub(crate) records: Vec<Record>,
     /// Every execution in any endpoint.
     pub(crate) executions: Vec<Execution>,
+    /// The requests that cluster a executed, by number.
+    pub(crate) by_active: HashSet<u64>,
     /// Just before the fault was made.
     pub(crate) fault: Duration,
     /// Just before it was ended.
@@ -41,6 +47,8 @@ pub(crate) struct Seen {
     pub(crate) healed: Duration,
     /// What the proxy said.
     pub(crate) verdicts: Option<Vec<Told>>,
+    /// From when until when it said that cluster a, or a backend in it, was suspected or down.
+    pub(crate) doubts: Vec<(Duration, Duration)>,
     /// How many verdicts it counted.
     pub(crate) downs: Option<u64>,
     /// Its resident bytes just before the fault and just before healing.
@@ -109,6 +117,7 @@ pub(crate) fn figures(row: &Row, seen: &Seen) -> Figures {
     view.fault(&mut figures);
     if !matches!(row.kind, Kind::Nothing | Kind::GatewayPauses) {
         view.verdict(&mut figures);
+        view.late_picks(&mut figures);
         view.healing(&mut figures);
     }
     if row.bulk > 0 {
@@ -224,6 +233,22 @@ impl View<'_> {
         figures.insert(Metric::VerdictMs, ms(at.saturating_sub(from)));
     }
 
+    /// Requests that were due while cluster a was known to be in doubt, and were given to it all the same. A request is
+    /// never picked for before it is due; a stopped endpoint executes what it was given when it goes on, so that even this
+    /// is seen.
+    fn late_picks(&self, figures: &mut Figures) {
+        if self.seen.doubts.is_empty() {
+            return;
+        }
+        let is_known = |record: &Record| {
+            self.seen.doubts.iter().any(|(since, until)| {
+                record.due >= *since + KNOWN_AFTER && record.due + PICKED_WITHIN < *until
+            })
+        };
+        let late = self.of(Phase::Fault).filter(|record| self.seen.by_active.contains(&record.number));
+        figures.insert(Metric::LatePicks, number(late.filter(|record| is_known(record)).count()));
+    }
+
     fn healing(&self, figures: &mut Figures) {
         let healed = self.seen.healed;
         let end = |record: &Record| record.due + record.latency;
@@ -332,10 +357,12 @@ mod tests {
         Seen {
             records: (0..10_000).map(record).collect(),
             executions: (0..10_000).map(execution).collect(),
+            by_active: (0..10_000).collect(),
             fault: MS * 3_000,
             heal_begun: MS * 6_000,
             healed: MS * 6_010,
             verdicts: None,
+            doubts: Vec::new(),
             downs: None,
             memory: (100, 100),
             steal_percent: 0.0,
@@ -405,6 +432,18 @@ mod tests {
         seen.verdicts = Some(vec![Told { at: MS * 100 }, Told { at: MS * 3_030 }, Told { at: MS * 7_000 }]);
         assert!((get(&figures(&row("stop"), &seen), Metric::VerdictMs) - 9.0).abs() < 1e-9);
         assert!((get(&figures(&row("brownout"), &seen), Metric::VerdictMs) - 30.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_request_given_to_a_cluster_in_doubt_is_a_late_pick() {
+        let mut seen = healthy();
+        assert!(!figures(&row("stop"), &seen).contains_key(&Metric::LatePicks), "nobody was in doubt");
+        // Known from 3,011 ms on, and until 3,095 ms.
+        seen.doubts = vec![(MS * 3_010, MS * 3_100)];
+        seen.by_active.retain(|number| !(3_011..3_100).contains(number));
+        assert!(get(&figures(&row("stop"), &seen), Metric::LatePicks).abs() < 1e-9);
+        seen.by_active.extend([3_011, 3_094, 3_095]);
+        assert!((get(&figures(&row("stop"), &seen), Metric::LatePicks) - 2.0).abs() < 1e-9);
     }
 
     #[test]

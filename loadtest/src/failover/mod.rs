@@ -11,6 +11,7 @@
 
 mod claims;
 mod fault;
+mod freeze;
 mod http;
 mod lab;
 mod load;
@@ -45,7 +46,7 @@ use crate::bench::{BenchError, Result};
 /// Which faults, with whom, how often.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// Rows of the table, or groups of them (all, eight, partial, independence, post); repeatable or separated by
+    /// Rows of the table, or groups of them (all, eight, partial, independence, alone, post); repeatable or separated by
     /// commas. Default: all.
     #[arg(long = "row", value_delimiter = ',')]
     rows: Vec<String>,
@@ -221,8 +222,8 @@ impl Table<'_> {
         out.tell(&report::table(row, &columns))?;
         let panels: Vec<Panel<'_>> =
             columns.iter().zip(&all).filter_map(|(c, runs)| panel(&c.name, runs)).collect();
-        let title = format!("{}: {}, {} requests per second", row.name, row.about, row.rate);
-        out.file(&format!("{}.svg", row.name), &plot::svg(&title, row.slow, &panels))
+        let about = format!("{}; {} requests per second", row.about, row.rate);
+        out.file(&format!("{}.svg", row.name), &plot::svg(&row.name, &about, row.slow, &panels))
     }
 
     /// One run; of the row that compares hedge modes one run of each.

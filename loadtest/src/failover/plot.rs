@@ -21,7 +21,9 @@ const WIDTH: f64 = 900.0;
 const PANEL: f64 = 190.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 20.0;
-const HEAD: f64 = 70.0;
+const HEAD: f64 = 80.0;
+/// The line of the legend.
+const LEGEND: f64 = 62.0;
 const FOOT: f64 = 50.0;
 /// Between two panels, with the name of the lower one.
 const GAP: f64 = 30.0;
@@ -44,18 +46,20 @@ enum Mark {
     Failed,
 }
 
-/// The plot; `slow` is the healthy maximum.
-pub(crate) fn svg(title: &str, slow: Duration, panels: &[Panel<'_>]) -> String {
+/// The plot of the row `name`; `about` says what it shows, `slow` is the healthy maximum.
+pub(crate) fn svg(name: &str, about: &str, slow: Duration, panels: &[Panel<'_>]) -> String {
     #[expect(clippy::cast_precision_loss, reason = "a handful of panels")]
     let height = HEAD + FOOT + panels.len() as f64 * (PANEL + GAP);
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
          viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"white\"/>\n\
-         <text x=\"{LEFT}\" y=\"24\" font-size=\"16\" font-weight=\"bold\">{}</text>\n",
-        escape(title)
+         <text x=\"{LEFT}\" y=\"22\" font-size=\"16\" font-weight=\"bold\">{}</text>\n\
+         <text x=\"{LEFT}\" y=\"41\" font-size=\"13\">{}</text>\n",
+        escape(name),
+        escape(about)
     );
-    legend(&mut out);
+    legend(&mut out, slow);
     let mut top = HEAD;
     for panel in panels {
         top += GAP;
@@ -77,22 +81,25 @@ pub(crate) fn svg(title: &str, slow: Duration, panels: &[Panel<'_>]) -> String {
     out
 }
 
-fn legend(out: &mut String) {
-    let mut x = LEFT;
+fn legend(out: &mut String, slow: Duration) {
+    let (mut x, text_y) = (LEFT, LEGEND + 4.0);
     let entries = [
         (Mark::Active, "answered by cluster a"),
         (Mark::Standby, "answered by the standby"),
         (Mark::Failed, "failed (at the time of failure)"),
     ];
     for (mark, text) in entries {
-        dots(out, mark, &format!("M{:.1} 44h.01", x + 5.0), &[(x + 5.0, 44.0)]);
-        writeln!(out, "<text x=\"{:.1}\" y=\"48\">{text}</text>", x + 16.0).expect("writing to a string");
+        dots(out, mark, &format!("M{:.1} {LEGEND}h.01", x + 5.0), &[(x + 5.0, LEGEND)]);
+        writeln!(out, "<text x=\"{:.1}\" y=\"{text_y}\">{text}</text>", x + 16.0)
+            .expect("writing to a string");
         x += 200.0;
     }
     writeln!(
         out,
-        "<path d=\"M{x} 44h24\" stroke=\"#444\" stroke-dasharray=\"5 4\"/><text x=\"{}\" y=\"48\">affected above</text>",
-        x + 30.0
+        "<path d=\"M{x} {LEGEND}h24\" stroke=\"#444\" stroke-dasharray=\"5 4\"/>\
+         <text x=\"{}\" y=\"{text_y}\">affected above {:.0} ms</text>",
+        x + 30.0,
+        ms(slow)
     )
     .expect("writing to a string");
 }
@@ -241,20 +248,23 @@ mod tests {
                 record(3_500, 503, None),
             ],
             executions: Vec::new(),
+            by_active: std::collections::HashSet::new(),
             fault: Duration::from_secs(2),
             heal_begun: Duration::from_secs(3),
             healed: Duration::from_secs(3),
             verdicts: None,
+            doubts: Vec::new(),
             downs: None,
             memory: (1, 1),
             steal_percent: 0.0,
         };
         let panel = Panel { name: "x<y".into(), seen: &seen, note: "1 & 2".into() };
-        let svg = svg("t", Duration::from_millis(45), &[panel]);
+        let svg = svg("t", "<what>", Duration::from_millis(45), &[panel]);
         // One of each in the legend.
         let count = |text: &str| svg.matches(text).count();
         assert_eq!(count("h.01"), 2 + 2, "a disc and a square, and the legend's");
         assert_eq!(count("l6 6m0 -6l-6 6"), 1 + 1);
+        assert!(svg.contains("&lt;what&gt;") && svg.contains("affected above 45 ms"));
         assert!(svg.contains("x&lt;y") && svg.contains("1 &amp; 2") && svg.trim_end().ends_with("</svg>"));
     }
 

@@ -63,6 +63,16 @@ impl Hedge {
     }
 }
 
+/// What becomes of the gateway's controller in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Controller {
+    /// It runs.
+    Runs,
+    /// Its thread is stopped before the load begins and what it reads (hub and members) is gone: nothing that a fault
+    /// leads to may wait for it.
+    Stopped,
+}
+
 /// One row.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
@@ -88,6 +98,8 @@ pub(crate) struct Row {
     pub(crate) rare: u16,
     /// Hedge mode of our policy.
     pub(crate) hedge: Hedge,
+    /// What becomes of our controller.
+    pub(crate) controller: Controller,
     /// Above this a request is affected: the healthy maximum, and 5 ms for the way.
     pub(crate) slow: Duration,
     /// How long the fault lasts, where the row decides and not `--seconds`.
@@ -137,6 +149,7 @@ impl Row {
             bulk: 0,
             rare: 0,
             hedge: Hedge::Suspect,
+            controller: Controller::Runs,
             slow: SLOW,
             fault: None,
             runs_max: u32::MAX,
@@ -170,6 +183,7 @@ impl Row {
         rows.extend(partial());
         rows.push(large_answers());
         rows.extend(independence());
+        rows.extend(alone());
         let drop_slowly = Self::new("low-rate", "drop at 20 requests per second", Kind::Drop);
         rows.push(
             Self { rate: 20, ..drop_slowly }
@@ -248,12 +262,23 @@ impl Row {
             "post" => self.name.starts_with("post-"),
             "partial" => self.scope == Scope::Pod || self.scope == Scope::Backend,
             "independence" => self.name.starts_with("independence-"),
+            "alone" => self.name.starts_with("alone-"),
             name => self.name == name,
         }
     }
 }
 
-const GROUPS: [&str; 4] = ["eight", "partial", "independence", "post"];
+const GROUPS: [&str; 5] = ["eight", "partial", "independence", "alone", "post"];
+
+/// The eight kinds but the drain, which the controller itself is told of: the same figures when it is dead.
+fn alone() -> impl Iterator<Item = Row> {
+    let others = EIGHT.iter().filter(|(_, kind, _)| *kind != Kind::Drain);
+    others.map(|(name, kind, _)| {
+        let about =
+            "as the row without that name; the controller's thread is stopped, hub and members are gone";
+        Row { controller: Controller::Stopped, ..eight(&format!("alone-{name}"), about, *kind) }
+    })
+}
 
 /// One of the eight kinds under GET, with all that must hold of it.
 fn eight(name: &str, about: &'static str, kind: Kind) -> Row {
@@ -276,17 +301,21 @@ fn finding(kind: Kind) -> Vec<Claim> {
             Claim::at_most(Metric::VerdictMs, 15.0),
             Claim::at_most(Metric::Affected, 2.0),
             Claim::at_most(Metric::MaxMs, 60.0),
+            Claim::never(Metric::LatePicks),
         ],
         Kind::Brownout => vec![
             Claim::at_most(Metric::VerdictMs, 30.0),
             Claim::at_most(Metric::Affected, 5.0),
             Claim::at_most(Metric::MaxMs, 80.0),
             Claim::at_most(Metric::Executions, 1.10).aiming_at(1.05),
+            Claim::never(Metric::LatePicks),
         ],
-        Kind::Errors => {
-            vec![Claim::never(Metric::Forwarded5xx), Claim::at_most(Metric::Executions, 1.2)]
-        }
-        Kind::ErrorsRed => vec![Claim::never(Metric::Forwarded5xx)],
+        Kind::Errors => vec![
+            Claim::never(Metric::Forwarded5xx),
+            Claim::at_most(Metric::Executions, 1.2),
+            Claim::never(Metric::LatePicks),
+        ],
+        Kind::ErrorsRed => vec![Claim::never(Metric::Forwarded5xx), Claim::never(Metric::LatePicks)],
         Kind::Kill | Kind::Drain | Kind::Nothing | Kind::GatewayPauses => Vec::new(),
     }
 }
@@ -358,6 +387,7 @@ mod tests {
         assert_eq!(names(&["drop", "kill"]), ["kill", "drop"]);
         assert_eq!(names(&["partial"]), ["endpoint-hangs", "endpoint-vanishes", "backend-hangs"]);
         assert_eq!(names(&["post"]).len(), 8);
+        assert_eq!(names(&["alone"]).len(), 7);
         let all = Row::select(&[], LENGTHS).unwrap();
         assert_eq!(all.len(), names(&["all"]).len());
         let unique: std::collections::BTreeSet<_> = all.iter().map(|row| &row.name).collect();

@@ -4,6 +4,7 @@
 //! fields and begins with a time (RFC 3339, UTC), which is how Ringway writes transitions. Peers say nothing of the kind in time:
 //! then there are none, and the table says n/a.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
@@ -24,6 +25,50 @@ pub(crate) fn read(log: &str, start: SystemTime) -> Option<Vec<Told>> {
     let told: Vec<Told> =
         log.lines().filter_map(|line| Some(Told { at: line_time(line)?.saturating_sub(start) })).collect();
     (!told.is_empty()).then_some(told)
+}
+
+/// From when until when a cluster, or a backend in it, was suspected or down, as the log of whoever decided says it; for
+/// a load that started at `start`. The end of one that did not end is [`Duration::MAX`].
+pub(crate) fn doubts(log: &str, cluster: &str, start: SystemTime) -> Vec<(Duration, Duration)> {
+    let Ok(start) = start.duration_since(SystemTime::UNIX_EPOCH) else { return Vec::new() };
+    let mut open = BTreeMap::new();
+    let mut doubts = Vec::new();
+    for (at, change) in log.lines().filter_map(|line| Some((line_time_of(line)?, Change::of(line)?))) {
+        let at = at.saturating_sub(start);
+        if change.cluster != cluster || change.scope == "endpoint" {
+            continue;
+        }
+        match change.is_doubt {
+            true => drop(open.entry(change.scope).or_insert(at)),
+            false => doubts.extend(open.remove(change.scope).map(|since| (since, at))),
+        }
+    }
+    doubts.extend(open.into_values().map(|since| (since, Duration::MAX)));
+    doubts
+}
+
+/// One change of state, as a line of the log tells it.
+struct Change<'a> {
+    scope: &'a str,
+    cluster: &'a str,
+    /// Is it suspected or down from now on?
+    is_doubt: bool,
+}
+
+impl<'a> Change<'a> {
+    fn of(line: &'a str) -> Option<Self> {
+        let field = |name: &str| {
+            let of = |word: &'a str| word.split_once('=').filter(|(key, _)| *key == name);
+            line.split(' ').find_map(of).map(|(_, value)| value.trim_matches('"'))
+        };
+        let to = field("to")?.to_ascii_lowercase();
+        let is_doubt = to.starts_with("down") || to.starts_with("suspect");
+        Some(Self { scope: field("scope")?, cluster: field("cluster")?, is_doubt })
+    }
+}
+
+fn line_time_of(line: &str) -> Option<Duration> {
+    rfc3339(line.split(' ').find(|word| !word.is_empty())?)
 }
 
 /// The time of a line that is a verdict, since 1970.
@@ -107,6 +152,22 @@ mod tests {
         let expected = [250, 1_000].map(|millis| Told { at: Duration::from_millis(millis) });
         assert_eq!(read(log, start), Some(expected.to_vec()));
         assert_eq!(read("", start), None);
+    }
+
+    #[test]
+    fn a_doubt_lasts_from_suspicion_to_probation_of_the_cluster_or_a_backend_in_it() {
+        let log = "\
+1970-01-01T00:00:11Z INFO gateway: verdict worker=0 scope=cluster cluster=a from=healthy to=suspect held_ms=1
+1970-01-01T00:00:12Z WARN gateway: verdict worker=0 scope=cluster cluster=a from=suspect to=down (silent) held_ms=9
+1970-01-01T00:00:12Z INFO gateway: verdict worker=0 scope=endpoint 10.0.0.1:80 cluster=a from=healthy to=suspect
+1970-01-01T00:00:13Z INFO gateway: verdict worker=1 scope=backend default/web:80 cluster=a from=healthy to=suspect
+1970-01-01T00:00:14Z INFO gateway: verdict worker=0 scope=cluster cluster=b from=healthy to=suspect
+1970-01-01T00:00:15Z INFO gateway: verdict worker=0 scope=cluster cluster=a from=down (silent) to=probation
+";
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
+        let seconds = Duration::from_secs;
+        assert_eq!(doubts(log, "a", start), [(seconds(1), seconds(5)), (seconds(3), Duration::MAX)]);
+        assert_eq!(doubts("", "a", start), []);
     }
 
     #[test]
