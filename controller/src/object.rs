@@ -47,6 +47,7 @@ pub enum Kind {
     MemberCluster,
     GatewayConfig,
     FailoverPolicy,
+    Secret,
     Service,
     EndpointSlice,
     Node,
@@ -68,6 +69,7 @@ impl Kind {
             Self::MemberCluster => "MemberCluster",
             Self::GatewayConfig => "GatewayConfig",
             Self::FailoverPolicy => "FailoverPolicy",
+            Self::Secret => "Secret",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
@@ -89,6 +91,7 @@ impl Kind {
             | Self::HttpRoute
             | Self::ReferenceGrant
             | Self::FailoverPolicy
+            | Self::Secret
             | Self::Service
             | Self::EndpointSlice
             | Self::Other(_) => false,
@@ -146,6 +149,7 @@ pub enum Spec {
     MemberCluster(Box<MemberCluster>),
     GatewayConfig(Box<GatewayConfig>),
     FailoverPolicy(Box<FailoverPolicy>),
+    Secret(FleetSecret),
     Service(MemberService),
     EndpointSlice(MemberSlice),
     Node(MemberNode),
@@ -172,10 +176,31 @@ impl Spec {
         if let Self::Node(node) = self { Some(node) } else { None }
     }
 
+    /// The contents, of a Secret.
+    #[must_use]
+    pub fn secret(&self) -> Option<&FleetSecret> {
+        if let Self::Secret(secret) = self { Some(secret) } else { None }
+    }
+
     /// The settings, of a `MemberCluster`.
     #[must_use]
     pub fn member(&self) -> Option<&MemberCluster> {
         if let Self::MemberCluster(member) = self { Some(member) } else { None }
+    }
+}
+
+/// What TLS needs of a Secret; what else it holds is not kept. Prints nothing of it.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct FleetSecret {
+    /// `tls.crt`: the chain, PEM, the leaf first. Empty = it has none.
+    pub certificate: Vec<u8>,
+    /// `tls.key`: the private key, PEM. Empty = it has none.
+    pub key: Vec<u8>,
+}
+
+impl fmt::Debug for FleetSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FleetSecret")
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Dirty {
     pub reviewed: BTreeSet<ObjectId>,
     /// Member clusters whose Nodes changed.
     pub nodes: BTreeSet<Arc<str>>,
+    /// Did any Secret change?
+    pub secrets: bool,
     /// Any object, problem or member changed at all.
     pub reports: bool,
 }
@@ -133,6 +135,7 @@ impl World {
             | Kind::MemberCluster
             | Kind::GatewayConfig
             | Kind::FailoverPolicy => self.dirty.everything = true,
+            Kind::Secret => self.dirty.secrets = true,
             Kind::Service => {
                 let name = ServiceName { namespace: id.namespace.clone(), name: id.name.clone() };
                 self.dirty.services.insert(name.clone());

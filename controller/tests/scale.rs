@@ -101,7 +101,7 @@ fn a_change_costs_what_changed() {
         let mut world = world(services, 5);
         let listen: SocketAddr = "[::]:8080".parse().unwrap();
         let settings = CompilerSettings {
-            listen: vec![listen],
+            listen: vec![listen.into()],
             series_max: 10_000,
             loopback: Loopback::Allowed,
             defaults: Defaults::default(),

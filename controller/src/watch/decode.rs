@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use routing::model::Condition;
@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::object::{
-    Kind, MemberNode, MemberService, MemberServicePort, MemberSlice, Object, ObjectId, SliceEndpoint, Source,
+    FleetSecret, Kind, MemberNode, MemberService, MemberServicePort, MemberSlice, Object, ObjectId, SliceEndpoint, Source,
     Spec,
 };
 use crate::verdict::{Note, Notes, Severity};
@@ -171,6 +171,7 @@ fn kind_of(group: &str, version: &str, kind: &str) -> Kind {
         ("ringway.dev", "v1alpha1", "MemberCluster") => Kind::MemberCluster,
         ("ringway.dev", "v1alpha1", "GatewayConfig") => Kind::GatewayConfig,
         ("ringway.dev", "v1alpha1", "FailoverPolicy") => Kind::FailoverPolicy,
+        ("", "v1", "Secret") => Kind::Secret,
         ("", "v1", "Service") => Kind::Service,
         ("", "v1", "Node") => Kind::Node,
         ("discovery.k8s.io", "v1", "EndpointSlice") => Kind::EndpointSlice,
@@ -192,7 +193,8 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
             | Kind::ReferenceGrant
             | Kind::MemberCluster
             | Kind::GatewayConfig
-            | Kind::FailoverPolicy,
+            | Kind::FailoverPolicy
+            | Kind::Secret,
         ) => Some("fleet/"),
         (Source::Fleet | Source::Member(_), _) => None,
     };
@@ -210,6 +212,7 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
         Kind::MemberCluster => fleet(&value, id, Spec::MemberCluster),
         Kind::GatewayConfig => fleet(&value, id, Spec::GatewayConfig),
         Kind::FailoverPolicy => fleet(&value, id, Spec::FailoverPolicy),
+        Kind::Secret => member(value, id, notes, secret),
         Kind::Service => member(value, id, notes, service),
         Kind::EndpointSlice => member(value, id, notes, slice),
         Kind::Node => member(value, id, notes, node),
@@ -307,6 +310,16 @@ fn member<T: DeserializeOwned>(
     let object: T = typed(value, &id)?;
     let spec = reduce(object, &mut notes);
     Ok((plain(id, spec, i64::MAX), notes))
+}
+
+/// Keeps what a TLS Secret holds; `stringData` beats `data`, as in the API server.
+fn secret(object: Secret, _notes: &mut Notes) -> Spec {
+    let (mut data, mut text) = (object.data.unwrap_or_default(), object.string_data.unwrap_or_default());
+    let mut take = |name: &str| match text.remove(name) {
+        Some(text) => text.into_bytes(),
+        None => data.remove(name).map(|bytes| bytes.0).unwrap_or_default(),
+    };
+    Spec::Secret(FleetSecret { certificate: take("tls.crt"), key: take("tls.key") })
 }
 
 fn is_tcp(protocol: Option<&str>) -> bool {
