@@ -215,14 +215,10 @@ impl Config {
 
     fn check_listeners(&self, invalid: &mut Vec<Invalid>) {
         for (index, listen) in self.listen.iter().enumerate() {
-            let refused = match listen.protocol {
-                Protocol::Http => None,
-                Protocol::Https => Some("ADDR:PORT/http: https is not served yet"),
-            };
             let repeated = (listen.addr.port() != 0
                 && self.listen.iter().take(index).any(|other| other.addr == listen.addr))
             .then_some("each address once");
-            for allowed in refused.into_iter().chain(repeated) {
+            if let Some(allowed) = repeated {
                 invalid.push(Invalid {
                     key: "listen",
                     value: listen.to_string(),

@@ -24,8 +24,7 @@ pub struct ListenAddr {
 pub enum Protocol {
     /// HTTP/1.1 in clear.
     Http,
-    /// HTTP over TLS. Understood, and refused by name by [`Config::validate`](crate::Config::validate) until the
-    /// gateway can terminate TLS: serving clear text on such a port would be worse than not starting.
+    /// HTTP/1.1 over TLS, with the certificates of `spec.tls` of the Ingresses.
     Https,
 }
 

@@ -11,6 +11,9 @@ pub struct Timeouts {
     /// First byte of a request's head to its last. Total, not per byte: one byte a second does not stretch it.
     /// Default 5 s; never zero. Expiry: 408 and close, counted as `header_timeout`.
     pub header: Period,
+    /// A TLS handshake, from accept to its end. Total: one byte a second does not stretch it. Default 5 s; never zero.
+    /// Expiry: close, counted as `handshake_timeout`.
+    pub tls_handshake: Period,
     /// How long a client's connection may be idle between requests (keep-alive). Default 60 s; never zero.
     pub idle_client: Period,
     /// The least rate of a request's body, bytes per second over `body_rate_grace`. Default 240 B; 0 = none.
@@ -44,6 +47,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             header: Period::secs(5),
+            tls_handshake: Period::secs(5),
             idle_client: Period::secs(60),
             body_rate_min: ByteSize::new(240),
             body_rate_grace: Period::secs(5),

@@ -131,7 +131,7 @@ fn an_unknown_key_and_a_wrong_type_are_named_with_their_line() {
 #[test]
 fn relations_between_keys_are_checked() {
     let cases = [
-        ("listen = [\"[::]:443/https\"]", "listen", "https is not served yet"),
+        ("listen = [\"[::]:443/https\", \"[::]:443\"]", "listen", "each address once"),
         ("listen = [\"[::]:80\", \"[::]:80/http\"]", "listen", "each address once"),
         ("listen = []", "listen", "a list of 1 to 256 entries"),
         ("manifests = \"\"", "manifests", "not empty"),

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use routing::delta::RouteTable;
 
+use crate::compile::context::Listen;
 use crate::compile::{Compiler, CompilerSettings, Defaults};
 use crate::dump;
 use crate::merge::Loopback;
@@ -114,20 +114,24 @@ impl fmt::Display for CheckReport {
 
 /// Judges every object of a directory. `listen`: where Ingress rules would be served.
 #[must_use]
-pub fn check_dir(dir: &Path, listen: &[SocketAddr]) -> CheckReport {
+pub fn check_dir(dir: &Path, listen: &[impl Into<Listen> + Copy]) -> CheckReport {
     compile_dir(dir, listen, &Defaults::default()).1
 }
 
 /// Compiles a directory: the very table that `ringway run` with these defaults would serve, and what became of every object.
 #[must_use]
-pub fn compile_dir(dir: &Path, listen: &[SocketAddr], defaults: &Defaults) -> (RouteTable, CheckReport) {
+pub fn compile_dir(
+    dir: &Path,
+    listen: &[impl Into<Listen> + Copy],
+    defaults: &Defaults,
+) -> (RouteTable, CheckReport) {
     let mut world = World::default();
     for observation in Directory::new(dir).scan() {
         world.observe(observation);
     }
     world.observe(Observation::Synced);
     let settings = CompilerSettings {
-        listen: listen.to_vec(),
+        listen: listen.iter().map(|listen| (*listen).into()).collect(),
         series_max: SERIES_MAX,
         loopback: Loopback::Allowed,
         defaults: defaults.clone(),

@@ -111,7 +111,7 @@ pub struct ConfigListener {
     /// TCP port on every address of the node, IPv4 and IPv6, 1–65535.
     #[schemars(range(min = 1, max = 65_535))]
     pub port: i64,
-    /// `HTTP`; `HTTPS` is accepted and not yet served.
+    /// `HTTP` or `HTTPS`; the certificates of the latter are those of `spec.tls` of the Ingresses.
     pub protocol: String,
 }
 

@@ -8,8 +8,8 @@ use std::fmt::Write;
 use routing::delta::RouteTable;
 use routing::id::{BackendId, ClusterId};
 use routing::model::{
-    Balance, CheckProbe, ClusterSpec, Detection, HashKey, HeaderEdits, HostPattern, PathMatch, PathRewrite,
-    PinMatch, Policy, Protocol, Rule, Target, ValuePattern, WildcardLabels,
+    Balance, CheckProbe, ClusterSpec, Detection, HashKey, HeaderEdits, HostPattern, ListenerTls, NameKind,
+    PathMatch, PathRewrite, PinMatch, Policy, Protocol, Rule, Target, ValuePattern, WildcardLabels,
 };
 
 /// A host pattern as people write it.
@@ -31,6 +31,21 @@ pub fn table(table: &RouteTable) -> String {
     // Writing to a String cannot fail.
     let _ = dump.write(&mut out);
     out
+}
+
+fn certificates(out: &mut String, tls: &ListenerTls) -> std::fmt::Result {
+    let mut names: Vec<_> = tls.iter().collect();
+    names.sort_by_key(|(name, kind, _)| (*kind, *name));
+    for (name, kind, set) in names {
+        let shown = match kind {
+            NameKind::Exact => name.to_owned(),
+            NameKind::Wildcard => format!("*.{name}"),
+            NameKind::Default => "any other name".to_owned(),
+        };
+        let secrets: Vec<&str> = set.certificates.iter().map(|certificate| &*certificate.secret).collect();
+        writeln!(out, "  certificate {shown}: {}", secrets.join(", "))?;
+    }
+    Ok(())
 }
 
 struct Dump<'a> {
@@ -57,6 +72,9 @@ impl Dump<'_> {
             };
             let hosts = host(&listener.hostname);
             writeln!(out, "listener {} {}/{protocol} hosts={hosts}", listener.name, listener.addr)?;
+            if let Some(tls) = &listener.tls {
+                certificates(out, tls)?;
+            }
             for (key, rules) in self.table.hosts.iter().filter(|(key, _)| key.listener == *id) {
                 writeln!(out, "  host {}", host(&key.pattern))?;
                 for rule in &rules.rules {

@@ -48,6 +48,7 @@ pub enum Kind {
     GatewayConfig,
     FailoverPolicy,
     Namespace,
+    Secret,
     Service,
     EndpointSlice,
     Node,
@@ -70,6 +71,7 @@ impl Kind {
             Self::GatewayConfig => "GatewayConfig",
             Self::FailoverPolicy => "FailoverPolicy",
             Self::Namespace => "Namespace",
+            Self::Secret => "Secret",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
@@ -92,6 +94,7 @@ impl Kind {
             | Self::HttpRoute
             | Self::ReferenceGrant
             | Self::FailoverPolicy
+            | Self::Secret
             | Self::Service
             | Self::EndpointSlice
             | Self::Other(_) => false,
@@ -151,6 +154,7 @@ pub enum Spec {
     FailoverPolicy(Box<FailoverPolicy>),
     /// Its labels.
     Namespace(BTreeMap<String, String>),
+    Secret(FleetSecret),
     Service(MemberService),
     EndpointSlice(MemberSlice),
     Node(MemberNode),
@@ -177,10 +181,31 @@ impl Spec {
         if let Self::Node(node) = self { Some(node) } else { None }
     }
 
+    /// The contents, of a Secret.
+    #[must_use]
+    pub fn secret(&self) -> Option<&FleetSecret> {
+        if let Self::Secret(secret) = self { Some(secret) } else { None }
+    }
+
     /// The settings, of a `MemberCluster`.
     #[must_use]
     pub fn member(&self) -> Option<&MemberCluster> {
         if let Self::MemberCluster(member) = self { Some(member) } else { None }
+    }
+}
+
+/// What TLS needs of a Secret; what else it holds is not kept. Prints nothing of it.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct FleetSecret {
+    /// `tls.crt`: the chain, PEM, the leaf first. Empty = it has none.
+    pub certificate: Vec<u8>,
+    /// `tls.key`: the private key, PEM. Empty = it has none.
+    pub key: Vec<u8>,
+}
+
+impl fmt::Debug for FleetSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FleetSecret")
     }
 }
 

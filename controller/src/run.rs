@@ -53,7 +53,7 @@ pub enum ManifestSource {
 pub struct ControllerSettings {
     /// Where the configuration comes from.
     pub source: ManifestSource,
-    /// Where Ingress rules are served unless their class says otherwise. `Https` is not served yet and skipped.
+    /// Where Ingress rules are served unless their class says otherwise.
     pub listen: Vec<(SocketAddr, Protocol)>,
     /// `metrics.series_max`: statistics slots of routes and (backend, cluster) pairs.
     pub series_max: u32,
@@ -109,12 +109,8 @@ struct Life<'a> {
 impl<'a> Life<'a> {
     fn new(settings: &ControllerSettings, view: &'a SharedView) -> Self {
         let ManifestSource::Manifests(root) = &settings.source;
-        let http = settings.listen.iter().filter(|(_, protocol)| match protocol {
-            Protocol::Http => true,
-            Protocol::Https => false,
-        });
         let compiler = CompilerSettings {
-            listen: http.map(|(addr, _)| *addr).collect(),
+            listen: settings.listen.iter().map(|listen| (*listen).into()).collect(),
             series_max: settings.series_max,
             loopback: Loopback::Allowed,
             defaults: settings.defaults.clone(),

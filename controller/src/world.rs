@@ -45,6 +45,8 @@ pub struct Dirty {
     pub reviewed: BTreeSet<ObjectId>,
     /// Member clusters whose Nodes changed.
     pub nodes: BTreeSet<Arc<str>>,
+    /// Did any Secret change?
+    pub secrets: bool,
     /// Any object, problem or member changed at all.
     pub reports: bool,
 }
@@ -134,6 +136,7 @@ impl World {
             | Kind::GatewayConfig
             | Kind::FailoverPolicy
             | Kind::Namespace => self.dirty.everything = true,
+            Kind::Secret => self.dirty.secrets = true,
             Kind::Service => {
                 let name = ServiceName { namespace: id.namespace.clone(), name: id.name.clone() };
                 self.dirty.services.insert(name.clone());

@@ -50,8 +50,8 @@ ports: [{name: http, port: 8080}]
 endpoints: [{addresses: [10.1.0.1]}, {addresses: [127.0.0.1]}]
 "#;
 
-fn listen() -> Vec<SocketAddr> {
-    vec!["[::]:8080".parse().unwrap()]
+fn listen() -> Vec<controller::Listen> {
+    vec!["[::]:8080".parse::<SocketAddr>().unwrap().into()]
 }
 
 fn dir(name: &str, files: &[(&str, &str)]) -> PathBuf {

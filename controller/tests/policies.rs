@@ -38,7 +38,7 @@ impl Gateway {
             world.observe(Observation::Member { name: name.into(), presence: Presence::Present });
         }
         let settings = CompilerSettings {
-            listen: vec!["[::]:8080".parse().unwrap()],
+            listen: vec!["[::]:8080".parse::<std::net::SocketAddr>().unwrap().into()],
             series_max: 100,
             loopback: Loopback::Allowed,
             defaults: Defaults::default(),

@@ -101,7 +101,7 @@ fn a_change_costs_what_changed() {
         let mut world = world(services, 5);
         let listen: SocketAddr = "[::]:8080".parse().unwrap();
         let settings = CompilerSettings {
-            listen: vec![listen],
+            listen: vec![listen.into()],
             series_max: 10_000,
             loopback: Loopback::Allowed,
             defaults: Defaults::default(),
@@ -149,7 +149,7 @@ fn an_edit_among_many_routes_of_one_host_costs_little() {
         decoded.objects.into_iter().map(upsert).collect::<Vec<_>>()
     };
     let settings = CompilerSettings {
-        listen: vec!["[::]:8080".parse().unwrap()],
+        listen: vec!["[::]:8080".parse::<std::net::SocketAddr>().unwrap().into()],
         series_max: 10_000,
         loopback: Loopback::Allowed,
         defaults: Defaults::default(),

@@ -19,6 +19,7 @@ use controller::verdict::Outcome;
 use controller::watch::Observation;
 use controller::watch::files::Directory;
 use controller::world::World;
+use routing::model::Protocol;
 
 struct Temp(PathBuf);
 
@@ -61,8 +62,9 @@ struct Replay {
 impl Replay {
     fn new(root: &Path, place: &Place) -> Self {
         let listen: SocketAddr = "[::]:8080".parse().unwrap();
+        let tls: SocketAddr = "[::]:8443".parse().unwrap();
         let settings = CompilerSettings {
-            listen: vec![listen],
+            listen: vec![listen.into(), (tls, Protocol::Https).into()],
             series_max: 1000,
             loopback: Loopback::Allowed,
             defaults: Defaults { place: place.clone(), ..Defaults::default() },

@@ -1,6 +1,6 @@
 //! The data plane of Ringway, in the order in which a request meets its modules:
 //!
-//! [`accept`] → [`downstream`] → [`exchange`] (route, pick, attempt, relay, retry, reply) → [`upstream`] →
+//! [`accept`] → ([`tls`]) → [`downstream`] → [`exchange`] (route, pick, attempt, relay, retry, reply) → [`upstream`] →
 //! [`observe`]. Each [`worker`] runs all of it on its own thread. [`net`] holds every call into the runtime, [`sys`]
 //! everything `unsafe`.
 //!
@@ -14,5 +14,6 @@ pub mod net;
 pub mod node;
 pub mod observe;
 pub mod sys;
+pub mod tls;
 pub mod upstream;
 pub mod worker;

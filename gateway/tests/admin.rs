@@ -537,6 +537,7 @@ impl Gateway {
             protocol: Protocol::Http,
             hostname: HostPattern::Any,
             name: format!("ingress:{}", self.listen).into(),
+            tls: None,
         };
         let backend = BackendSpec {
             name: "default/web:80".into(),

@@ -4,6 +4,7 @@
 //! [`HashRing`]) travel as `Arc` and are immutable; everything mutable lives in a worker's `Table`.
 
 mod failover;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use ipnet::IpNet;
 use regex::bytes::Regex;
 pub use wire::head::Method;
 
+pub use self::tls::{Certificate, CertificateSet, ListenerTls, NameKind, SigningKey};
 pub use self::failover::{CheckProbe, Detection, ErrorRatio, Failback, HealthCheck, HedgeMode, WriteFence};
 use crate::id::{BackendId, BindId, ClusterId, EndpointId, ListenerId, NodeId, ZoneId};
 use crate::matcher::path::PathIndex;
@@ -56,7 +58,7 @@ pub struct ClusterShare {
 pub enum Protocol {
     /// Cleartext HTTP/1.1.
     Http,
-    /// HTTP over TLS. Refused by name until TLS lands.
+    /// HTTP/1.1 over TLS.
     Https,
 }
 
@@ -74,6 +76,8 @@ pub struct ListenerSpec {
     pub hostname: HostPattern,
     /// `namespace/gateway/section`, or `ingress:ADDR`.
     pub name: Arc<str>,
+    /// Its certificates: of a listener with TLS. `None` there means that every handshake is refused.
+    pub tls: Option<Arc<ListenerTls>>,
 }
 
 /// Which hosts a listener or a set of rules belongs to.

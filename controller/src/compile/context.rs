@@ -68,6 +68,8 @@ pub struct Context {
     pub(super) capacities: Vec<Capacity>,
     /// Policies that a `GatewayConfig` names, with the clusters that it permits.
     pub(super) default_policies: HashMap<ObjectId, Vec<Permitted>>,
+    /// Listeners with TLS, and where their certificates come from.
+    pub(super) secure: BTreeMap<ListenerId, Wanted>,
     /// Remarks on the objects that were read here.
     pub notes: HashMap<ObjectId, Notes>,
 }
@@ -111,6 +113,78 @@ pub struct GatewayListener {
     pub closed: Option<&'static str>,
 }
 
+/// Where the certificates of a listener come from.
+#[derive(Clone, Debug)]
+pub(super) enum Wanted {
+    /// From `spec.tls` of the Ingresses that are served there.
+    Ingress,
+    /// From these Secrets, whatever names they are for.
+    Gateway(Arc<[SecretUse]>),
+}
+
+/// A Secret that an object refers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretUse {
+    /// Who refers to it, and by which field: told when there is something wrong.
+    pub by: ObjectId,
+    /// `spec.tls[0].secretName`
+    pub field: String,
+    /// The Secret's namespace and name.
+    pub secret: (Arc<str>, Arc<str>),
+    /// The hosts that it is to be used for; of a Gateway's listener: its hostname.
+    pub hosts: Vec<HostPattern>,
+}
+
+/// An address that Ingress rules are served on, and what is spoken there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The address and port.
+    pub addr: SocketAddr,
+    /// What is spoken there.
+    pub protocol: Protocol,
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(addr: SocketAddr) -> Self {
+        Self { addr, protocol: Protocol::Http }
+    }
+}
+
+impl From<(SocketAddr, Protocol)> for Listen {
+    fn from((addr, protocol): (SocketAddr, Protocol)) -> Self {
+        Self { addr, protocol }
+    }
+}
+
+/// Addresses with the hostnames that are served on them, and what is spoken there.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    sections: HashSet<(SocketAddr, HostPattern)>,
+    protocols: HashMap<SocketAddr, Protocol>,
+}
+
+/// Why a listener cannot be served beside those that came first.
+pub(super) enum Conflict {
+    /// Another one has its address, port and hostname.
+    Hostname,
+    /// Another protocol is spoken on its address and port.
+    Protocol,
+}
+
+impl Taken {
+    pub(super) fn claim(
+        &mut self,
+        addr: SocketAddr,
+        hostname: &HostPattern,
+        protocol: Protocol,
+    ) -> Result<(), Conflict> {
+        if *self.protocols.entry(addr).or_insert(protocol) != protocol {
+            return Err(Conflict::Protocol);
+        }
+        if self.sections.insert((addr, hostname.clone())) { Ok(()) } else { Err(Conflict::Hostname) }
+    }
+}
+
 /// Which namespaces' routes may attach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RoutesFrom {
@@ -141,14 +215,14 @@ impl Context {
         let mut context = Self { defaults: settings.defaults.clone(), ..Self::default() };
         context.read_members(world, ids);
         context.read_policies(world);
-        let mut taken = HashSet::new();
-        for addr in &settings.listen {
-            let listeners = context.ingress_listener(*addr, &mut taken, ids);
+        context.read_grants(world);
+        let mut taken = Taken::default();
+        for listen in &settings.listen {
+            let listeners = context.ingress_listener(*listen, &mut taken, ids);
             context.classless.listeners.extend(listeners);
         }
         context.read_classes(world, &mut taken, ids);
         context.read_gateways(world, &mut taken, ids);
-        context.read_grants(world);
         context.namespaces = Namespaces::read(world);
         context.bound_clusters();
         context
@@ -308,32 +382,38 @@ impl Context {
 
     fn ingress_listener(
         &mut self,
-        addr: SocketAddr,
-        taken: &mut HashSet<(SocketAddr, HostPattern)>,
+        Listen { addr, protocol }: Listen,
+        taken: &mut Taken,
         ids: &mut Ids,
     ) -> Option<ListenerId> {
         let name: Arc<str> = Arc::from(format!("ingress:{addr}"));
-        if !taken.insert((addr, HostPattern::Any)) {
+        match taken.claim(addr, &HostPattern::Any, protocol) {
+            Ok(()) => {}
             // Two classes may share an address: it is one listener.
-            return ids.listeners.get(&(name, addr)).map(ListenerId);
+            Err(Conflict::Hostname) => return ids.listeners.get(&(name, addr)).map(ListenerId),
+            Err(Conflict::Protocol) => return None,
         }
-        self.add_listener(name, addr, HostPattern::Any, ids)
+        let id = self.add_listener((name, addr), HostPattern::Any, protocol, ids)?;
+        if protocol == Protocol::Https {
+            self.secure.insert(id, Wanted::Ingress);
+        }
+        Some(id)
     }
 
     pub(super) fn add_listener(
         &mut self,
-        name: Arc<str>,
-        addr: SocketAddr,
+        key: (Arc<str>, SocketAddr),
         hostname: HostPattern,
+        protocol: Protocol,
         ids: &mut Ids,
     ) -> Option<ListenerId> {
+        let (name, addr) = key.clone();
         if self.listeners.len() >= LISTENERS_MAX {
             return None;
         }
         let bind = ids.bind(addr)?;
-        let key = (name.clone(), addr);
         let id = ids.listener(&key)?;
-        let spec = ListenerSpec { bind, addr, protocol: Protocol::Http, hostname, name };
+        let spec = ListenerSpec { bind, addr, protocol, hostname, name, tls: None };
         self.listeners.insert(id, Arc::new(spec));
         self.listener_keys.push(key);
         Some(id)
@@ -384,7 +464,7 @@ impl Context {
         (spec, permitted, default.unwrap_or_default())
     }
 
-    fn read_classes(&mut self, world: &World, taken: &mut HashSet<(SocketAddr, HostPattern)>, ids: &mut Ids) {
+    fn read_classes(&mut self, world: &World, taken: &mut Taken, ids: &mut Ids) {
         for object in world.fleet(Kind::IngressClass) {
             let Spec::IngressClass(class) = &object.spec else { continue };
             let spec = class.spec.clone().unwrap_or_default();
@@ -428,7 +508,7 @@ impl Context {
         &mut self,
         world: &World,
         config: &str,
-        taken: &mut HashSet<(SocketAddr, HostPattern)>,
+        taken: &mut Taken,
         ids: &mut Ids,
         notes: &mut Notes,
     ) -> Class {
@@ -437,14 +517,26 @@ impl Context {
         for (index, listener) in spec.listeners.iter().enumerate() {
             let field = format!("{config}: spec.listeners[{index}]");
             let port = text::bounded::<u16>(listener.port, 1, 65_535);
-            match (listener.protocol.as_str(), port) {
-                ("HTTP", Ok(port)) => {
-                    let addr = any_address(port);
-                    listeners.extend(self.ingress_listener(addr, taken, ids));
+            let protocol = match listener.protocol.as_str() {
+                "HTTP" => Protocol::Http,
+                "HTTPS" => Protocol::Https,
+                other => {
+                    notes.refused_part(field, other, "allowed: HTTP, HTTPS");
+                    continue;
                 }
-                ("HTTPS", Ok(_)) => notes.ignored(field, "HTTPS", "not yet served: TLS"),
-                (_, Err(allowed)) => notes.refused_part(field, listener.port, format!("allowed: {allowed}")),
-                (other, Ok(_)) => notes.refused_part(field, other, "allowed: HTTP, HTTPS"),
+            };
+            match port {
+                Ok(port) => {
+                    let listen = Listen { addr: any_address(port), protocol };
+                    let id = self.ingress_listener(listen, taken, ids);
+                    if id.is_none() {
+                        notes.refused_part(field, listen.addr, "not served: the port speaks another protocol");
+                    }
+                    listeners.extend(id);
+                }
+                Err(allowed) => {
+                    notes.refused_part(field, listener.port, format!("allowed: {allowed}"));
+                }
             }
         }
         if spec.listeners.is_empty() {

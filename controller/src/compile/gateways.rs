@@ -1,16 +1,18 @@
 //! Gateways of ours and their listeners, as part of the [`Context`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use gateway_api::experimental::gateways::{
     Gateway, GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom,
-    GatewayListenersAllowedRoutesNamespacesSelector,
+    GatewayListenersAllowedRoutesNamespacesSelector, GatewayListenersTlsMode,
 };
-use routing::model::{HostPattern, WildcardLabels};
+use routing::model::{HostPattern, Protocol, WildcardLabels};
 
-use crate::compile::context::{Context, GATEWAY_CONTROLLER, GatewayInfo, GatewayListener, RoutesFrom};
+use crate::compile::context::{
+    Conflict, Context, GATEWAY_CONTROLLER, GatewayInfo, GatewayListener, RoutesFrom, SecretUse, Taken, Wanted,
+};
 use crate::compile::ids::Ids;
 use crate::compile::namespaces::NamespaceSelector;
 use crate::compile::policy::{Part, Permitted};
@@ -24,7 +26,7 @@ impl Context {
     pub(super) fn read_gateways(
         &mut self,
         world: &World,
-        taken: &mut HashSet<(SocketAddr, HostPattern)>,
+        taken: &mut Taken,
         ids: &mut Ids,
     ) {
         let mut classes = HashMap::new();
@@ -83,7 +85,7 @@ impl Context {
         &mut self,
         object: &Object,
         gateway: &Gateway,
-        taken: &mut HashSet<(SocketAddr, HostPattern)>,
+        taken: &mut Taken,
         ids: &mut Ids,
         notes: &mut Notes,
     ) -> Vec<GatewayListener> {
@@ -112,33 +114,86 @@ impl Context {
                 );
                 continue;
             }
-            let Some(mut listener) = read_listener(spec, &field, notes) else { continue };
+            let Some((mut listener, protocol)) = read_listener(spec, &field, notes) else { continue };
+            let secrets = match protocol {
+                Protocol::Http => None,
+                Protocol::Https => Some(self.certificate_refs(object, spec, &field, &listener.hostname, notes)),
+            };
             if listener.closed.is_none() {
                 let port = u16::try_from(spec.port).unwrap_or(0);
                 for ip in &addresses {
                     let addr = SocketAddr::new(*ip, port);
-                    if !taken.insert((addr, listener.hostname.clone())) {
-                        let reason = "Conflicted: another listener has this address, port and hostname";
-                        notes.refused_part(&field, addr, reason);
+                    if let Err(conflict) = taken.claim(addr, &listener.hostname, protocol) {
+                        let reason = match conflict {
+                            Conflict::Hostname => "another listener has this address, port and hostname",
+                            Conflict::Protocol => "another protocol is spoken on this address and port",
+                        };
+                        notes.refused_part(&field, addr, format!("Conflicted: {reason}"));
                         listener.closed = Some("it conflicts with another listener");
                         continue;
                     }
                     let name = format!("{}/{}/{}", object.id.namespace, object.id.name, spec.name);
-                    listener.ids.extend(self.add_listener(
-                        Arc::from(name),
-                        addr,
-                        listener.hostname.clone(),
-                        ids,
-                    ));
+                    let key = (Arc::from(name), addr);
+                    let id = self.add_listener(key, listener.hostname.clone(), protocol, ids);
+                    if let (Some(id), Some(secrets)) = (id, &secrets) {
+                        self.secure.insert(id, Wanted::Gateway(Arc::clone(secrets)));
+                    }
+                    listener.ids.extend(id);
                 }
             }
             listeners.push(listener);
         }
         listeners
     }
+
+    /// The Secrets that a listener refers to and may use.
+    fn certificate_refs(
+        &self,
+        object: &Object,
+        spec: &GatewayListeners,
+        field: &str,
+        hostname: &HostPattern,
+        notes: &mut Notes,
+    ) -> Arc<[SecretUse]> {
+        let refs = spec.tls.as_ref().and_then(|tls| tls.certificate_refs.as_deref()).unwrap_or_default();
+        if refs.is_empty() {
+            let reason = "no certificate: every TLS handshake is refused";
+            notes.refused_part(format!("{field}.tls.certificateRefs"), "", reason);
+        }
+        let mut secrets = Vec::new();
+        for (index, reference) in refs.iter().enumerate() {
+            let field = format!("{field}.tls.certificateRefs[{index}]");
+            let group = reference.group.as_deref().unwrap_or_default();
+            let kind = reference.kind.as_deref().unwrap_or("Secret");
+            if (group, kind) != ("", "Secret") {
+                let given = format!("{group} {kind}");
+                notes.refused_part(field, given.trim(), "InvalidCertificateRef: allowed: Secret");
+                continue;
+            }
+            let own = &object.id.namespace;
+            let namespace: Arc<str> = match reference.namespace.as_deref().filter(|name| !name.is_empty()) {
+                Some(namespace) => Arc::from(namespace),
+                None => Arc::clone(own),
+            };
+            let name: Arc<str> = Arc::from(reference.name.as_str());
+            let from = ("gateway.networking.k8s.io", "Gateway", &**own);
+            if namespace != *own && !self.is_granted(from, &namespace, ("", "Secret", &name)) {
+                let reason = format!("RefNotPermitted: no ReferenceGrant in namespace {namespace} allows it");
+                notes.refused_part(field, format!("{namespace}/{name}"), reason);
+                continue;
+            }
+            let hosts = vec![hostname.clone()];
+            secrets.push(SecretUse { by: object.id.clone(), field, secret: (namespace, name), hosts });
+        }
+        secrets.into()
+    }
 }
 
-fn read_listener(spec: &GatewayListeners, field: &str, notes: &mut Notes) -> Option<GatewayListener> {
+fn read_listener(
+    spec: &GatewayListeners,
+    field: &str,
+    notes: &mut Notes,
+) -> Option<(GatewayListener, Protocol)> {
     let hostname = match spec.hostname.as_deref().filter(|hostname| !hostname.is_empty()) {
         None => HostPattern::Any,
         Some(hostname) => match text::host(hostname, WildcardLabels::Many) {
@@ -153,11 +208,14 @@ fn read_listener(spec: &GatewayListeners, field: &str, notes: &mut Notes) -> Opt
         notes.refused_part(format!("{field}.port"), spec.port, "allowed: 1 to 65535");
         return None;
     }
+    let passes = spec.tls.as_ref().and_then(|tls| tls.mode.as_ref()) == Some(&GatewayListenersTlsMode::Passthrough);
+    let protocol = if spec.protocol == "HTTPS" { Protocol::Https } else { Protocol::Http };
     let mut closed = match spec.protocol.as_str() {
-        "HTTP" => None,
-        "HTTPS" | "TLS" => Some("not yet served: TLS"),
+        "HTTPS" if passes => Some("allowed for HTTPS: tls.mode Terminate"),
+        "HTTP" | "HTTPS" => None,
+        "TLS" => Some("not yet served: TLS passed through to backends"),
         "TCP" | "UDP" => Some("not yet served: TCP and UDP"),
-        _ => Some("this protocol is not known; allowed: HTTP"),
+        _ => Some("this protocol is not known; allowed: HTTP, HTTPS"),
     };
     if let Some(reason) = closed {
         notes.ignored(format!("{field}.protocol"), &spec.protocol, reason);
@@ -178,7 +236,8 @@ fn read_listener(spec: &GatewayListeners, field: &str, notes: &mut Notes) -> Opt
         }
     };
     let section = Arc::from(spec.name.as_str());
-    Some(GatewayListener { section, port: spec.port, hostname, ids: Vec::new(), from, closed })
+    let listener = GatewayListener { section, port: spec.port, hostname, ids: Vec::new(), from, closed };
+    Some((listener, protocol))
 }
 
 /// A selector that is missing or cannot be read admits nobody: it was meant to restrict.

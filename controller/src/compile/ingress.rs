@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::networking::v1::{Ingress, IngressBackend};
+use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressSpec};
 use routing::id::ListenerId;
 use routing::model::{
     HeaderEdits, HostKey, HostPattern, PathMatch, PathRewrite, Rewrite, RuleAction, RuleMatch, Target,
@@ -10,7 +10,7 @@ use routing::model::{
 };
 
 use crate::compile::annotations::{self, Annotations};
-use crate::compile::context::Class;
+use crate::compile::context::{Class, SecretUse};
 use crate::compile::policy::Part;
 use crate::compile::route::{Builder, Env, Rank, Resolved, RouteOutput, Row};
 use crate::merge::PortRef;
@@ -28,9 +28,7 @@ pub fn compile(env: &mut Env<'_>, object: &Object, ingress: &Ingress) -> RouteOu
     let read = annotations::read(&object.annotations, &builder.env.context.members, &mut builder.out.notes);
     let compiler = Compiler { class: &class, annotations: &read };
     let spec = ingress.spec.clone().unwrap_or_default();
-    if spec.tls.as_ref().is_some_and(|tls| !tls.is_empty()) {
-        builder.out.notes.ignored("spec.tls", "", "not yet served: TLS; its hosts are served over HTTP");
-    }
+    certificates(&mut builder, &class, &spec);
     let mut index = 0;
     for (r, rule) in spec.rules.iter().flatten().enumerate() {
         let field = format!("spec.rules[{r}]");
@@ -64,6 +62,54 @@ pub fn compile(env: &mut Env<'_>, object: &Object, ingress: &Ingress) -> RouteOu
         builder.out.notes.ignored("spec.rules", "", "no path and no default backend: it serves nothing");
     }
     builder.out
+}
+
+/// The Secrets of `spec.tls`, for the listeners with TLS of its class.
+fn certificates(builder: &mut Builder<'_, '_>, class: &Class, spec: &IngressSpec) {
+    let tls = spec.tls.as_deref().unwrap_or_default();
+    if tls.is_empty() {
+        return;
+    }
+    let secure = class.listeners.iter().filter(|id| builder.env.context.secure.contains_key(id));
+    builder.out.secure = secure.copied().collect();
+    if builder.out.secure.is_empty() {
+        let reason = "not used: its class is served on no HTTPS listener; its hosts are served over HTTP";
+        builder.out.notes.ignored("spec.tls", "", reason);
+        return;
+    }
+    let rules = spec.rules.iter().flatten().map(|rule| rule.host.as_deref().unwrap_or_default());
+    let hosts_of_rules: Vec<&str> = rules.collect();
+    for (index, entry) in tls.iter().enumerate() {
+        let field = format!("spec.tls[{index}]");
+        let Some(secret) = entry.secret_name.as_deref().filter(|name| !name.is_empty()) else {
+            let reason = "no certificate: name the Secret that holds it";
+            builder.out.notes.refused_part(format!("{field}.secretName"), "", reason);
+            continue;
+        };
+        // Without hosts of its own an entry is for those of the rules; a rule without a host is for all.
+        let own = entry.hosts.iter().flatten().map(String::as_str);
+        let mut given: Vec<&str> = own.collect();
+        if given.is_empty() {
+            given.clone_from(&hosts_of_rules);
+        }
+        let mut hosts = Vec::new();
+        for (h, host) in given.into_iter().enumerate() {
+            match if host.is_empty() { Ok(HostPattern::Any) } else { text::host(host, WildcardLabels::One) } {
+                Ok(pattern) if !hosts.contains(&pattern) => hosts.push(pattern),
+                Ok(_twice) => {}
+                Err(allowed) => {
+                    let field = format!("{field}.hosts[{h}]");
+                    builder.out.notes.refused_part(field, host, format!("allowed: {allowed}"));
+                }
+            }
+        }
+        builder.out.tls.push(SecretUse {
+            by: builder.object.id.clone(),
+            field: format!("{field}.secretName"),
+            secret: (builder.object.id.namespace.clone(), Arc::from(secret)),
+            hosts,
+        });
+    }
 }
 
 /// The class that serves it; `None` when none of ours does, which is then remarked on.

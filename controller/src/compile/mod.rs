@@ -6,7 +6,6 @@
 //! That the incremental result equals a fresh compile is held by a property test.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
@@ -15,9 +14,10 @@ use routing::id::{BackendId, ClusterId, ListenerId};
 use routing::model::{BackendLimits, HostKey, Policy, Rule, Timeouts};
 
 use crate::compile::backends::{Backends, Use};
-use crate::compile::context::Context;
+use crate::compile::context::{Context, Listen};
 use crate::compile::ids::Ids;
 use crate::compile::route::{Env, RouteOutput};
+use crate::compile::secrets::Secrets;
 use crate::merge::{self, Loopback};
 use crate::object::{Kind, ObjectId, Source, Spec};
 use crate::text::Regexes;
@@ -37,12 +37,13 @@ pub mod namespaces;
 pub mod order;
 pub mod policy;
 pub mod route;
+mod secrets;
 
 /// What the compiler is told at boot.
 #[derive(Clone, Debug)]
 pub struct CompilerSettings {
     /// Where Ingress rules are served unless their class says otherwise.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
     /// Statistics slots; what is beyond shares slot 0.
     pub series_max: u32,
     /// May endpoints lie on loopback?
@@ -100,6 +101,7 @@ pub struct Compiler {
     reviewed: HashMap<ObjectId, Notes>,
     regexes: Regexes,
     policies: HashMap<u64, Arc<Policy>>,
+    secrets: Secrets,
     reports: bool,
 }
 
@@ -120,6 +122,7 @@ impl Compiler {
             reviewed: HashMap::new(),
             regexes: Regexes::default(),
             policies: HashMap::new(),
+            secrets: Secrets::default(),
             reports: true,
         }
     }
@@ -130,6 +133,7 @@ impl Compiler {
         let world = &*world;
         let mut delta = TableDelta::default();
         self.reports |= dirty.reports;
+        self.secrets.stale |= dirty.secrets || dirty.everything;
         let before =
             if dirty.everything { Some(self.rebuild_context(world, &mut dirty, &mut delta)) } else { None };
         for service in &dirty.services {
@@ -154,6 +158,11 @@ impl Compiler {
         }
         self.backends.compile(world, &self.context, self.settings.loopback, &mut self.ids, &mut delta);
         self.reports |= self.backends.take_notes_changed();
+        if std::mem::take(&mut self.secrets.stale) {
+            let listeners = self.secrets.compile(world, &self.context, &self.routes);
+            diff(&self.table.listeners, &listeners, &mut delta.listeners);
+            self.reports |= self.secrets.take_notes_changed();
+        }
         if let Some(before) = before {
             self.release_context(before);
         }
@@ -168,7 +177,6 @@ impl Compiler {
         self.reports = true;
         let context = Context::build(world, &self.settings, &mut self.ids);
         diff(&self.context.clusters, &context.clusters, &mut delta.clusters);
-        diff(&self.context.listeners, &context.listeners, &mut delta.listeners);
         self.policies.retain(|_, policy| Arc::strong_count(policy) > 1);
         self.backends.mark_policies();
         dirty.routes.extend(self.routes.keys().cloned());
@@ -215,6 +223,7 @@ impl Compiler {
                 | Spec::MemberCluster(_)
                 | Spec::GatewayConfig(_)
                 | Spec::FailoverPolicy(_)
+                | Spec::Secret(_)
                 | Spec::Service(_)
                 | Spec::EndpointSlice(_)
                 | Spec::Node(_)
@@ -222,7 +231,13 @@ impl Compiler {
                 | Spec::Other => None,
             }
         });
-        let Some(output) = output else { return self.routes.remove(id) };
+        let Some(output) = output else {
+            let before = self.routes.remove(id);
+            self.secrets.stale |= before.as_ref().is_some_and(|before| !before.tls.is_empty());
+            return before;
+        };
+        let tls = |output: &RouteOutput| (output.tls.clone(), output.secure.clone());
+        self.secrets.stale |= self.routes.get(id).map(tls).unwrap_or_default() != tls(&output);
         self.reports |= self.routes.get(id).is_none_or(|before| before.notes != output.notes);
         for key in &output.backends {
             if let Some(backend) = self.ids.backends.get(key) {
@@ -409,6 +424,7 @@ impl Compiler {
                 self.reviewed.get(id),
                 shadowed.get(id),
                 judged.get(id),
+                self.secrets.notes().get(id),
             ];
             more.into_iter().flatten().for_each(|more| notes.extend(more));
             verdicts.push(Verdict::new(Some(id.clone()), stored.origin.clone(), notes.to_vec()));

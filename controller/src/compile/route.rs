@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use routing::id::BackendId;
+use routing::id::{BackendId, ListenerId};
 use routing::model::{
     Balance, HeaderEdits, HostKey, Policy, Rewrite, RuleAction, RuleMatch, StatSlot, Target,
 };
 
-use crate::compile::context::Context;
+use crate::compile::context::{Context, SecretUse};
 use crate::compile::ids::{Ids, StatKey};
 use crate::compile::policy::detection::DetectionPart;
 use crate::compile::policy::{self, Part, Permitted};
@@ -71,6 +71,10 @@ pub struct RouteOutput {
     pub detections: BTreeMap<BackendKey, Arc<DetectionPart>>,
     /// The Services that it names, found or not.
     pub services: BTreeSet<ServiceName>,
+    /// Of an Ingress: the certificates of `spec.tls`, and on which listeners with TLS they are used.
+    pub tls: Vec<SecretUse>,
+    /// The listeners with TLS that it is served on.
+    pub secure: Vec<ListenerId>,
     /// Its statistics.
     pub stat: Option<StatKey>,
     /// Remarks.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use routing::model::Condition;
@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::compile::context::MCS_GROUP;
 use crate::object::{
-    Kind, MemberNode, MemberService, MemberServicePort, MemberSlice, Object, ObjectId, SliceEndpoint, Source,
+    FleetSecret, Kind, MemberNode, MemberService, MemberServicePort, MemberSlice, Object, ObjectId, SliceEndpoint, Source,
     Spec,
 };
 use crate::verdict::{Note, Notes, Severity};
@@ -173,6 +173,7 @@ fn kind_of(group: &str, version: &str, kind: &str) -> Kind {
         ("ringway.dev", "v1alpha1", "GatewayConfig") => Kind::GatewayConfig,
         ("ringway.dev", "v1alpha1", "FailoverPolicy") => Kind::FailoverPolicy,
         ("", "v1", "Namespace") => Kind::Namespace,
+        ("", "v1", "Secret") => Kind::Secret,
         ("", "v1", "Service") => Kind::Service,
         ("", "v1", "Node") => Kind::Node,
         ("discovery.k8s.io", "v1", "EndpointSlice") => Kind::EndpointSlice,
@@ -195,7 +196,8 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
             | Kind::MemberCluster
             | Kind::GatewayConfig
             | Kind::FailoverPolicy
-            | Kind::Namespace,
+            | Kind::Namespace
+            | Kind::Secret,
         ) => Some("fleet/"),
         (Source::Fleet | Source::Member(_), _) => None,
     };
@@ -214,6 +216,7 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
         Kind::GatewayConfig => fleet(&value, id, Spec::GatewayConfig),
         Kind::FailoverPolicy => fleet(&value, id, Spec::FailoverPolicy),
         Kind::Namespace => member(value, id, notes, namespace),
+        Kind::Secret => member(value, id, notes, secret),
         Kind::Service => member(value, id, notes, service),
         Kind::EndpointSlice => member(value, id, notes, slice),
         Kind::Node => member(value, id, notes, node),
@@ -324,6 +327,16 @@ fn member<T: DeserializeOwned>(
 
 fn namespace(object: Namespace, _: &mut Notes) -> Spec {
     Spec::Namespace(object.metadata.labels.unwrap_or_default())
+}
+
+/// Keeps what a TLS Secret holds; `stringData` beats `data`, as in the API server.
+fn secret(object: Secret, _notes: &mut Notes) -> Spec {
+    let (mut data, mut text) = (object.data.unwrap_or_default(), object.string_data.unwrap_or_default());
+    let mut take = |name: &str| match text.remove(name) {
+        Some(text) => text.into_bytes(),
+        None => data.remove(name).map(|bytes| bytes.0).unwrap_or_default(),
+    };
+    Spec::Secret(FleetSecret { certificate: take("tls.crt"), key: take("tls.key") })
 }
 
 fn is_tcp(protocol: Option<&str>) -> bool {

@@ -12,6 +12,9 @@ use super::room::Room;
 use crate::observe::metrics::{ClusterSeries, OTHER, Scrape, StateCounts, TallySum};
 use crate::observe::stats::CLUSTERS_MAX;
 
+/// Certificates with a series of their own.
+const CERTIFICATES_SHOWN_MAX: usize = 1_000;
+
 impl Room {
     /// Everything that is counted, at this moment.
     pub(super) fn scrape(&self) -> Scrape {
@@ -23,8 +26,25 @@ impl Room {
             clusters: self.cluster_series(),
             routes: self.route_series(),
             backends: self.backend_series(),
+            certificates: self.certificates(),
             controller: facts,
         }
+    }
+
+    /// The certificates of all listeners by Secret: those that expire first, up to a bound.
+    fn certificates(&self) -> Vec<(Arc<str>, i64)> {
+        let mut expiry = BTreeMap::new();
+        for view in self.table.listeners() {
+            for (_, _, set) in view.spec.tls.iter().flat_map(|tls| tls.iter()) {
+                for certificate in &set.certificates {
+                    expiry.insert(Arc::clone(&certificate.secret), certificate.not_after);
+                }
+            }
+        }
+        let mut all: Vec<_> = expiry.into_iter().collect();
+        all.sort_by_key(|(_, not_after)| *not_after);
+        all.truncate(CERTIFICATES_SHOWN_MAX);
+        all
     }
 
     /// Every cluster of the table; those above the bound share one series.

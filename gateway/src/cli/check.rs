@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use clap::Args;
 use config::ListenAddr;
 
-use super::{RunArgs, table};
+use routing::model::Protocol;
+
+use super::{RunArgs, run, table};
 
 /// What to judge, and for which listeners.
 #[derive(Args, Clone, Debug)]
@@ -37,7 +39,7 @@ pub struct OfflineArgs {
     /// The configuration file of the node that would serve. Without it every key has its default.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where Ingress rules would be served: ADDR:PORT[/http]; may be given several times. Default [::]:8080/http.
+    /// Where Ingress rules would be served: ADDR:PORT[/http|https]; may be given several times. Default [::]:8080/http.
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Vec<ListenAddr>,
 }
@@ -53,13 +55,9 @@ impl OfflineArgs {
     }
 }
 
-/// Where Ingress rules are served in clear text.
-pub fn http_listeners(config: &config::Config) -> Vec<SocketAddr> {
-    let http = config.listen.iter().filter(|listen| match listen.protocol {
-        config::Protocol::Http => true,
-        config::Protocol::Https => false,
-    });
-    http.map(|listen| listen.addr).collect()
+/// Where Ingress rules are served.
+pub fn listeners(config: &config::Config) -> Vec<(SocketAddr, Protocol)> {
+    config.listen.iter().map(|listen| (listen.addr, run::protocol(listen.protocol))).collect()
 }
 
 /// A directory that is there.
@@ -76,7 +74,7 @@ pub fn existing(dir: &Path) -> Result<&Path, String> {
 /// Judges.
 pub fn main(args: &CheckArgs) -> Result<ExitCode, String> {
     let config = args.offline.load()?;
-    let report = controller::check_dir(existing(&args.dir)?, &http_listeners(&config));
+    let report = controller::check_dir(existing(&args.dir)?, &listeners(&config));
     table::print(&report.to_string())?;
     Ok(if report.refused() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

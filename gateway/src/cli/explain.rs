@@ -14,7 +14,7 @@ use routing::delta::{Change, Update, snapshot};
 use routing::id::Generation;
 use routing::table::{Table, TableSettings};
 
-use super::check::{OfflineArgs, existing, http_listeners};
+use super::check::{OfflineArgs, existing, listeners};
 use super::client::{self, AdminUrl};
 use super::run;
 use super::table::{self, Align};
@@ -79,7 +79,7 @@ pub fn main(args: &ExplainArgs) -> Result<ExitCode, String> {
 fn offline(dir: &Path, args: &OfflineArgs, question: &Question) -> Result<Answer, String> {
     let config = args.load()?;
     let (compiled, report) =
-        controller::compile_dir(existing(dir)?, &http_listeners(&config), &run::defaults(&config));
+        controller::compile_dir(existing(dir)?, &listeners(&config), &run::defaults(&config));
     if report.refused() {
         eprintln!("ringway: some objects are refused; `ringway check {}` says why", dir.display());
     }

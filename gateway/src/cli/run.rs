@@ -77,7 +77,7 @@ impl Serving {
             .collect();
         let settings = ControllerSettings {
             source: ManifestSource::Manifests(dir),
-            listen: config.listen.iter().map(|listen| (listen.addr, protocol(listen.protocol))).collect(),
+            listen: super::check::listeners(config),
             series_max: config.observe.metrics_series_max,
             defaults: defaults(config),
             state_dir: Some(config.admin.state_dir.clone()).filter(|dir| !dir.as_os_str().is_empty()),
@@ -204,7 +204,7 @@ pub(crate) fn defaults(config: &Config) -> Defaults {
     }
 }
 
-fn protocol(protocol: config::Protocol) -> Protocol {
+pub(super) fn protocol(protocol: config::Protocol) -> Protocol {
     match protocol {
         config::Protocol::Http => Protocol::Http,
         config::Protocol::Https => Protocol::Https,

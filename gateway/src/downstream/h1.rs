@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use routing::delta::{Handoff, Mail};
 use routing::id::BindId;
+use routing::model::Protocol;
 use routing::time::MonoTime;
 use wire::error::WireError;
 use wire::h1::decode::{self, Decoded};
@@ -22,6 +23,7 @@ use crate::exchange::{self, After, Exchange, reply};
 use crate::net::conn::Conn;
 use crate::net::{Buf, Class, acquire, joined};
 use crate::observe::stats::Limit;
+use crate::tls::{self, Stream};
 use crate::worker::rebalance::ConnRate;
 use crate::worker::settings::Settings;
 use crate::worker::{Deadline, Worker, clock, supervise};
@@ -30,7 +32,7 @@ use crate::worker::{Deadline, Worker, clock, supervise};
 /// future as a pointer, and neither holds it twice.
 pub struct Client {
     /// The connection.
-    pub conn: Conn,
+    pub conn: Stream,
     /// Where it was accepted.
     pub bind: BindId,
     /// Its deadline on the worker's wheel.
@@ -111,16 +113,30 @@ pub fn spawn(worker: &Rc<Worker>, conn: Conn, bind: BindId) {
         peer_text: IpText::new(source),
         trusted: settings.trusts(source),
         deadline: worker.deadline(),
-        conn,
+        conn: Stream::plain(conn),
         bind,
         rate: ConnRate::default(),
         counted: Counted { worker: Rc::clone(worker), source, bounded: per_source > 0 },
     });
-    supervise::spawn_guarded(worker, serve(Rc::clone(worker), client));
+    let protocol = worker.table.borrow().protocol(bind).unwrap_or(Protocol::Http);
+    supervise::spawn_guarded(worker, serve(Rc::clone(worker), client, protocol));
 }
 
 /// The task of one connection. Its size is what an idle connection costs: see `idle_future_is_small`.
-async fn serve(worker: Rc<Worker>, mut client: Box<Client>) {
+async fn serve(worker: Rc<Worker>, mut client: Box<Client>, protocol: Protocol) {
+    match protocol {
+        Protocol::Http => {}
+        // Boxed: its memory is given back when it is over.
+        Protocol::Https => match Box::pin(tls::accept::handshake(&worker, &mut client)).await {
+            tls::Ended::Full | tls::Ended::Resumed => {}
+            tls::Ended::ClientGone
+            | tls::Ended::Timeout
+            | tls::Ended::Limit
+            | tls::Ended::UnknownName
+            | tls::Ended::NoProtocol
+            | tls::Ended::Refused => return,
+        },
+    }
     loop {
         let mut runner = worker.take_runner();
         let ended = runner.run(client).await;
@@ -221,6 +237,8 @@ async fn active(worker: &Rc<Worker>, exchange: &mut Exchange, mut client: Box<Cl
                 }
                 if settings.rebalance
                     && rest.is_none()
+                    // A TLS session stays where its keys are.
+                    && client.conn.tls().is_none()
                     && let Some(target) = worker.rebalance.give_away(&client.rate)
                 {
                     match hand_over(worker, client, target).await {
@@ -518,13 +536,13 @@ mod tests {
                 peer_text: IpText::new(peer.ip()),
                 trusted: settings.trusts(peer.ip()),
                 deadline: worker.deadline(),
-                conn: Conn::adopt(stream.into(), peer, Cancel::Allowed).unwrap(),
+                conn: Stream::plain(Conn::adopt(stream.into(), peer, Cancel::Allowed).unwrap()),
                 bind: BindId(0),
                 rate: ConnRate::default(),
                 counted: Counted { worker: Rc::clone(&worker), source: peer.ip(), bounded: false },
             });
             worker.stats.connections_open.add(1);
-            std::mem::size_of_val(&serve(Rc::clone(&worker), client))
+            std::mem::size_of_val(&serve(Rc::clone(&worker), client, Protocol::Http))
         };
         let bytes = ring.run(measured, || std::future::ready(()));
         println!("{bytes} bytes");

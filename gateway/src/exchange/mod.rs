@@ -201,6 +201,9 @@ impl Request<'_> {
         if let Err(reply) = self.take_behind(behind) {
             return self.reply(reply).await;
         }
+        if self.is_misdirected() {
+            return self.reply(Reply::new(421, "misdirected")).await;
+        }
         let subject = self.subject();
         let routed = self.worker.table.borrow().route(&subject);
         let rule = match routed {
@@ -218,9 +221,13 @@ impl Request<'_> {
         match &rule.action().target {
             Target::Forward(_) => self.forward(&rule).await,
             Target::Redirect(redirect) => {
-                let port = self.client.conn.local_addr().map_or(80, |addr| addr.port());
+                let own = match self.client.conn.tls() {
+                    None => ("http", 80),
+                    Some(_) => ("https", 443),
+                };
+                let port = self.client.conn.local_addr().map_or(own.1, |addr| addr.port());
                 let mut location = std::mem::take(&mut self.worker.scratch.borrow_mut().path);
-                rewrite::location(redirect, &self.view, port, &mut location);
+                rewrite::location(redirect, &self.view, (own.0, port), &mut location);
                 let reply = Reply { location: Some(&location), ..Reply::new(redirect.status, "redirect") };
                 let after = self.reply(reply).await;
                 self.worker.scratch.borrow_mut().path = location;
@@ -228,6 +235,15 @@ impl Request<'_> {
             }
             Target::Reply { status, .. } => self.reply(Reply::new(*status, "rule")).await,
         }
+    }
+
+    /// Does the request's host belong to another listener than the one that the client's server name selected? Then
+    /// this connection's certificate vouches for somebody else (RFC 9110 §15.5.20; Gateway API, listener isolation).
+    fn is_misdirected(&self) -> bool {
+        let Some(tls) = self.client.conn.tls() else { return false };
+        let host = self.view.host();
+        *host != *tls.server_name.as_bytes()
+            && !self.worker.table.borrow().serves(self.client.bind, tls.listener, host)
     }
 
     fn subject(&self) -> Subject<'_> {

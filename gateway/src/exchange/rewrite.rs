@@ -12,8 +12,13 @@ pub(super) fn path<'a>(rewrite: &Rewrite, path: &[u8], out: &'a mut Vec<u8>) -> 
 }
 
 /// The value of Location.
-pub(super) fn location(redirect: &Redirect, view: &RequestView<'_>, listener_port: u16, out: &mut Vec<u8>) {
-    let scheme = redirect.scheme.as_deref().unwrap_or("http");
+pub(super) fn location(
+    redirect: &Redirect,
+    view: &RequestView<'_>,
+    (own_scheme, listener_port): (&str, u16),
+    out: &mut Vec<u8>,
+) {
+    let scheme = redirect.scheme.as_deref().unwrap_or(own_scheme);
     out.clear();
     out.extend_from_slice(scheme.as_bytes());
     out.extend_from_slice(b"://");

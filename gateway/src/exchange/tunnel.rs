@@ -14,6 +14,7 @@ use super::relay::{Pump, copy_of};
 use super::turn;
 use crate::net::Buf;
 use crate::net::conn::{Conn, Done};
+use crate::tls::Stream;
 use crate::worker::clock;
 
 /// One direction: where its bytes come from, and whether that side has ended.
@@ -29,7 +30,7 @@ impl Half {
     }
 
     /// Moves what waits, asks for more, and passes the end on when everything before it is out.
-    fn advance(&mut self, from: &mut Conn, to: &mut Conn) -> Option<u64> {
+    fn advance(&mut self, from: &mut Stream, to: &mut Stream) -> Option<u64> {
         let mut moved = 0;
         if !to.is_writing()
             && let Some(buf) = self.pump.hand_out()
@@ -69,7 +70,8 @@ enum From {
 }
 
 /// Passes the 101 on and then everything.
-pub(super) async fn run(flow: &mut Flow<'_>, mut up: Conn, mut buf: Buf) -> End {
+pub(super) async fn run(flow: &mut Flow<'_>, up: Conn, mut buf: Buf) -> End {
+    let mut up = Stream::plain(up);
     if begin(flow, &mut buf).await.is_err() {
         return End::ClientGone;
     }
@@ -105,7 +107,7 @@ async fn begin(flow: &mut Flow<'_>, buf: &mut Buf) -> io::Result<()> {
     Ok(())
 }
 
-async fn relay(flow: &mut Flow<'_>, up: &mut Conn, down: &mut Half, to_up: &mut Half) {
+async fn relay(flow: &mut Flow<'_>, up: &mut Stream, down: &mut Half, to_up: &mut Half) {
     loop {
         let Some(sent) = down.advance(up, &mut flow.client.conn) else { return };
         flow.work.sent += sent;

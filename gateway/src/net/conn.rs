@@ -244,6 +244,15 @@ impl Conn {
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
+    /// Sends a few bytes if the socket has room for them now. Only while no write is in flight: it would overtake it.
+    ///
+    /// # Errors
+    /// As `send(2)`; what was not taken is lost.
+    pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
+        Ok(sys::fd::with_fd(self, self.fd, |fd| rustix::net::send(fd, bytes, flags))?)
+    }
+
     /// Sends FIN behind what was written. The receiving side stays open.
     pub fn shutdown_write(&self) {
         sys::fd::shutdown(self, self.fd, rustix::net::Shutdown::Write);

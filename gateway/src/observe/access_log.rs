@@ -85,6 +85,7 @@ impl LogWriter {
     pub fn write(&mut self, entry: &Entry, view: &RequestView<'_>, client: &Client, table: &Table) {
         let Some(lines) = &mut self.lines else { return };
         let mut line = Line::begin(&mut lines.batch, client);
+        line.tls(client);
         line.text("method", view.method_name());
         line.text("host", view.host());
         line.text("path", view.path());
@@ -187,6 +188,14 @@ impl<'a> Line<'a> {
     fn text(&mut self, name: &str, value: &[u8]) {
         self.name(name);
         escape(value, self.out);
+    }
+
+    fn tls(&mut self, client: &Client) {
+        if let Some(tls) = client.conn.tls() {
+            self.text("tls", tls.version().as_bytes());
+            self.text("cipher", tls.cipher().as_bytes());
+            self.text("sni", tls.server_name.as_bytes());
+        }
     }
 
     fn address(&mut self, name: &str, addr: std::net::SocketAddr) {

@@ -24,6 +24,7 @@ pub use self::list::{Kind, METRICS, Metric};
 use super::histogram::{BUCKETS, Snapshot, upper_edge};
 use super::stats::{Counter, Limit, Tally, WorkerStats};
 use crate::admin::Facts;
+use crate::tls::Ended;
 
 /// The media type of [`encode`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -142,6 +143,8 @@ pub struct Scrape {
     pub routes: Vec<(Arc<str>, TallySum)>,
     /// Backends and clusters.
     pub backends: Vec<(Arc<str>, Arc<str>, TallySum)>,
+    /// Certificates in use, and when they expire, seconds since 1970.
+    pub certificates: Vec<(Arc<str>, i64)>,
     /// What the controller says.
     pub controller: Facts,
 }
@@ -257,6 +260,18 @@ impl Scrape {
                     row([("limit", *name)], hits)
                 })
                 .collect(),
+            "ringway_tls_handshakes_total" => Ended::ALL
+                .iter()
+                .map(|(ended, name)| {
+                    let count = self.workers.iter().map(|stats| stats.handshakes[*ended as usize].get()).sum();
+                    row([("result", *name)], count)
+                })
+                .collect(),
+            "ringway_tls_handshake_seconds" => {
+                let mut latency = Snapshot::default();
+                self.workers.iter().for_each(|stats| stats.handshake_latency.read(&mut latency));
+                vec![Row { labels: Vec::new(), value: distribution(&latency) }]
+            }
             "ringway_client_aborts_total" => sum(|stats| &stats.client_aborts_total),
             "ringway_received_bytes_total" => sum(|stats| &stats.received_bytes_total),
             "ringway_sent_bytes_total" => sum(|stats| &stats.sent_bytes_total),
@@ -364,6 +379,12 @@ impl Scrape {
             "ringway_backend_responses_total" => {
                 let rows = self.backends.iter().flat_map(|(backend, cluster, tally)| {
                     classes(&[("backend", backend), ("cluster", cluster)], tally).collect::<Vec<_>>()
+                });
+                rows.collect()
+            }
+            "ringway_tls_certificate_expiry_seconds" => {
+                let rows = self.certificates.iter().map(|(secret, not_after)| {
+                    row([("secret", &**secret)], u64::try_from(*not_after).unwrap_or(0))
                 });
                 rows.collect()
             }
@@ -498,6 +519,7 @@ mod tests {
             }],
             routes: vec![("Ingress \"a\"\n\\b".into(), TallySum { classes: [0, 7, 0, 0, 0], failures: 0 })],
             backends: vec![("default/web:80".into(), "alpha".into(), TallySum::default())],
+            certificates: vec![("default/shop".into(), 1_900_000_000)],
             controller: Facts::default(),
         }
     }

@@ -11,6 +11,7 @@ use routing::model::StatSlot;
 use wire::error::WireError;
 
 use super::histogram::{Histogram, add};
+use crate::tls::Ended;
 
 /// A counter with one writer.
 #[derive(Default)]
@@ -102,11 +103,15 @@ pub enum Limit {
     Findings,
     /// The channel of recordings to the thread that writes them.
     Recordings,
+    /// `limits.handshakes_max`
+    Handshakes,
+    /// `timeouts.tls_handshake`
+    HandshakeTimeout,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 27] = [
+    pub const ALL: [(Self, &'static str); 29] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -134,6 +139,8 @@ impl Limit {
         (Self::ClusterCapacity, "cluster_in_flight"),
         (Self::Findings, "findings"),
         (Self::Recordings, "recordings"),
+        (Self::Handshakes, "handshakes"),
+        (Self::HandshakeTimeout, "handshake_timeout"),
     ];
 }
 
@@ -231,6 +238,10 @@ pub struct WorkerStats {
     pub restorations_total: Counter,
     /// Attempts that a drill gave a fault to.
     pub drill_faults_total: Counter,
+    /// TLS handshakes by how they ended.
+    pub handshakes: [Counter; Ended::ALL.len()],
+    /// From accept to the end of a TLS handshake that came to one.
+    pub handshake_latency: Histogram,
     /// Clients that left before their response was complete.
     pub client_aborts_total: Counter,
     /// Upgraded connections (WebSocket) open now.
@@ -293,6 +304,8 @@ impl WorkerStats {
             ejections_total: Counter::default(),
             restorations_total: Counter::default(),
             drill_faults_total: Counter::default(),
+            handshakes: Default::default(),
+            handshake_latency: Histogram::default(),
             client_aborts_total: Counter::default(),
             tunnels_open: Counter::default(),
             panics_total: Counter::default(),

@@ -36,6 +36,7 @@ use crate::net::wake::Timer;
 use crate::observe::access_log::LogWriter;
 use crate::observe::recorder::Recorder;
 use crate::observe::stats::{Limit, WorkerStats};
+use crate::tls::Terminator;
 use crate::upstream::pool::Pool;
 use detect::Detect;
 use drill::DrillSlot;
@@ -77,6 +78,8 @@ pub struct Worker {
     pub detect: Detect,
     /// The drill that runs, if any.
     pub drill: DrillSlot,
+    /// What it needs to accept TLS.
+    pub tls: Terminator,
     settings: RefCell<Rc<Settings>>,
     runners: RefCell<Vec<Runner>>,
     /// Least number of free runners since the last trim: those were never needed.
@@ -140,6 +143,7 @@ impl Worker {
             lost: Cell::new(false),
             detect: Detect::new()?,
             drill: DrillSlot::default(),
+            tls: Terminator::default(),
             settings: RefCell::new(Rc::new(parts.settings)),
             runners: RefCell::default(),
             runners_low: Cell::new(0),

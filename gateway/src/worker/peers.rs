@@ -10,6 +10,8 @@ use crossbeam_channel::{Sender, TrySendError};
 use routing::delta::Mail;
 use routing::health::board::{Board, BoardLimits};
 
+use crate::tls::tickets::Keyring;
+
 /// One worker's line. Padded so that writing one never slows the reading of another.
 #[repr(align(128))]
 #[derive(Default)]
@@ -90,6 +92,8 @@ pub struct Peers {
     pub boxes: Box<[Postbox]>,
     /// The verdicts of the failure detector, and the evidence for them.
     pub board: Arc<Board>,
+    /// The keys of TLS session tickets.
+    pub tickets: Keyring,
     draining: AtomicBool,
     stopping: AtomicBool,
 }
@@ -105,6 +109,7 @@ impl Peers {
                 ..BoardLimits::default()
             })),
             boxes: boxes.into_boxed_slice(),
+            tickets: Keyring::default(),
             draining: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         })

@@ -27,6 +27,8 @@ pub struct Settings {
     pub probes_max: u32,
     /// `limits.detached_max`
     pub detached_max: u32,
+    /// `limits.handshakes_max`
+    pub handshakes_max: u64,
     /// `pool.idle_per_endpoint_max`
     pub pool_idle_max: u32,
     /// `pool.pending_per_endpoint_max`
@@ -35,6 +37,8 @@ pub struct Settings {
     pub pool_idle_timeout: Duration,
     /// `timeouts.header`
     pub header_timeout: Duration,
+    /// `timeouts.tls_handshake`
+    pub tls_handshake: Duration,
     /// `timeouts.idle_client`
     pub idle_client: Duration,
     /// `timeouts.buffer_idle`
@@ -76,10 +80,12 @@ impl Settings {
             retry_bodies_bytes_max: limits.retry_bodies_bytes_max.bytes(),
             probes_max: limits.probes_max,
             detached_max: limits.detached_max,
+            handshakes_max: u64::from(limits.handshakes_max),
             pool_idle_max: pool.idle_per_endpoint_max,
             pending_connects_max: pool.pending_per_endpoint_max,
             pool_idle_timeout: pool.idle_timeout.get(),
             header_timeout: timeouts.header.get(),
+            tls_handshake: timeouts.tls_handshake.get(),
             idle_client: timeouts.idle_client.get(),
             buffer_idle: timeouts.buffer_idle.get(),
             write_stall: timeouts.write_stall.get(),

@@ -104,6 +104,7 @@ impl World {
             protocol: Protocol::Http,
             hostname: HostPattern::Any,
             name: "test".into(),
+            tls: None,
         };
         table.listeners.insert(ListenerId(0), Arc::new(listener));
         // Most specific first, as the controller orders them.

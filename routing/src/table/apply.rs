@@ -51,6 +51,7 @@ pub struct OutOfStep {
 pub(super) struct Retired {
     hosts: Vec<Rc<HostEntry>>,
     rings: Vec<((BackendId, ClusterId), Arc<HashRing>)>,
+    listeners: Vec<(ListenerId, Arc<ListenerSpec>)>,
 }
 
 impl Retired {
@@ -64,11 +65,13 @@ impl Retired {
             }
         }
         let rings = std::mem::take(&mut self.rings).into_iter().map(|(key, ring)| (key, Some(ring)));
-        TableDelta { hosts, rings: rings.collect(), ..TableDelta::default() }
+        let listeners =
+            std::mem::take(&mut self.listeners).into_iter().map(|(id, spec)| (id, Some(spec))).collect();
+        TableDelta { hosts, rings: rings.collect(), listeners, ..TableDelta::default() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.hosts.is_empty() && self.rings.is_empty()
+        self.hosts.is_empty() && self.rings.is_empty() && self.listeners.is_empty()
     }
 }
 
@@ -178,7 +181,9 @@ impl Table {
                     before.push((bind, self.world.hosts.served(bind)));
                 }
             }
-            self.world.hosts.set_listener(*id, spec.clone());
+            let old = self.world.hosts.set_listener(*id, spec.clone());
+            // Never dropped here: this may be the last reference to 10,000 certificates.
+            self.retired.get_mut().listeners.extend(old.map(|old| (*id, old)));
         }
         for (bind, before) in before {
             let after = self.world.hosts.served(bind);

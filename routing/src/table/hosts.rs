@@ -228,11 +228,15 @@ impl Hosts {
         &bind.any
     }
 
-    /// Sets or removes a listener; the bind of its former spec and of its new one have changed.
-    pub(crate) fn set_listener(&mut self, id: ListenerId, spec: Option<Arc<ListenerSpec>>) {
+    /// Sets or removes a listener; the bind of its former spec, which comes back, and of its new one have changed.
+    pub(crate) fn set_listener(
+        &mut self,
+        id: ListenerId,
+        spec: Option<Arc<ListenerSpec>>,
+    ) -> Option<Arc<ListenerSpec>> {
         self.listeners.grow_to_hold(id.index());
         let old = std::mem::replace(&mut self.listeners[id.index()].spec, spec.clone());
-        if let Some(old) = old {
+        if let Some(old) = &old {
             let bind = self.bind_mut(old.bind);
             bind.listeners -= 1;
             bind.edit(&old.hostname, |owners| owners.retain(|owner| *owner != id));
@@ -249,6 +253,7 @@ impl Hosts {
                 owners.insert(place, id);
             });
         }
+        old
     }
 
     fn bind_mut(&mut self, id: BindId) -> &mut Bind {

@@ -47,8 +47,10 @@ use crate::delta::{Change, Update};
 use crate::failover::Tried;
 use crate::health::board::Board;
 use crate::health::endpoint::Outcome;
-use crate::id::{BackendId, ClusterId, EndpointId, Generation, NodeId, ZoneId};
-use crate::model::{OutlierPolicy, Policy, RetryPolicy, RuleAction, RuleMatch, StatSlot, Target};
+use crate::id::{BackendId, BindId, ClusterId, EndpointId, Generation, ListenerId, NodeId, ZoneId};
+use crate::model::{
+    CertificateSet, OutlierPolicy, Policy, Protocol, RetryPolicy, RuleAction, RuleMatch, StatSlot, Target,
+};
 use crate::retry::{self, Decision, Failure};
 use crate::subject::Subject;
 use crate::time::MonoTime;
@@ -339,6 +341,34 @@ impl Table {
             }
         }
         Err(none)
+    }
+
+    /// What is spoken on a bind; `None` for one that has no listener (any more).
+    #[must_use]
+    pub fn protocol(&self, bind: BindId) -> Option<Protocol> {
+        self.world.hosts.served(bind).map(|(_, protocol)| protocol)
+    }
+
+    /// The listener that a TLS client's server name (in lower case) selects on a bind, and its certificates for that
+    /// name. `None`: no listener has any, and the handshake is refused.
+    #[must_use]
+    pub fn certificates(
+        &self,
+        bind: BindId,
+        server_name: Option<&str>,
+    ) -> Option<(ListenerId, &Arc<CertificateSet>)> {
+        let owners = self.world.hosts.owners(bind, server_name.unwrap_or_default().as_bytes());
+        owners.iter().find_map(|id| {
+            let set = self.world.hosts.listener(*id)?.tls.as_ref()?.find(server_name)?;
+            Some((*id, set))
+        })
+    }
+
+    /// Does `listener` serve this host? A request for another listener's host on a connection whose server name
+    /// selected this one is answered 421 (Gateway API, listener isolation).
+    #[must_use]
+    pub fn serves(&self, bind: BindId, listener: ListenerId, host: &[u8]) -> bool {
+        self.world.hosts.owners(bind, host).contains(&listener)
     }
 
     /// An endpoint for the next attempt. It is in flight from now on.

@@ -126,6 +126,7 @@ pub(crate) fn listener(bind: u16, hostname: HostPattern) -> Arc<ListenerSpec> {
         protocol: Protocol::Http,
         hostname,
         name: format!("listener-{bind}").into(),
+        tls: None,
     })
 }
 

@@ -56,6 +56,17 @@ pub const METRICS: &[Metric] = &[
     counter("ringway_requests_unmatched_total", "", "Requests that matched no rule (404)"),
     counter("ringway_requests_refused_total", "fault", "Requests refused for their form, by fault"),
     counter("ringway_client_aborts_total", "", "Clients that left before their response was complete"),
+    counter("ringway_tls_handshakes_total", "result", "TLS handshakes of clients by how they ended"),
+    histogram(
+        "ringway_tls_handshake_seconds",
+        "",
+        "From accept to the end of a TLS handshake that succeeded",
+    ),
+    gauge(
+        "ringway_tls_certificate_expiry_seconds",
+        "secret",
+        "When a certificate in use expires, seconds since 1970",
+    ),
     counter("ringway_received_bytes_total", "", "Bytes received from clients"),
     counter("ringway_sent_bytes_total", "", "Bytes sent to clients"),
     gauge("ringway_tunnels_open", "", "Upgraded connections (WebSocket) open now"),

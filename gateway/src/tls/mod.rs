@@ -1,0 +1,175 @@
+//! TLS towards clients, over rustls: certificates by server name, tickets, records in pooled buffers.
+//!
+//! [`accept`] runs a handshake on a connection, whose [`Stream`] is the same to everything above from then on:
+//! [`session`] turns records into plaintext and back. Certificates come with the table (`routing::model::ListenerTls`),
+//! their keys parsed by the controller: a worker only signs. A handshake keeps the certificates that it began with; a new
+//! one takes what the newest table has. [`tickets`] holds the keys for resumption.
+//!
+//! Versions 1.2 and 1.3; no 0-RTT (a replay would be executed twice), no renegotiation (the library has none), no
+//! session cache on our side. ALPN offers `http/1.1`; `h2` is added in [`ALPN`] and is told apart by [`Facts::alpn`].
+
+pub mod accept;
+pub mod session;
+pub mod stream;
+pub mod tickets;
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use routing::id::ListenerId;
+use routing::model::CertificateSet;
+use routing::time::MonoTime;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ProtocolVersion, SupportedCipherSuite};
+
+pub use self::stream::Stream;
+use self::tickets::{Epoch, Keyring, Tickets};
+
+/// The protocols that are offered, the preferred one first.
+pub const ALPN: &[&[u8]] = &[b"http/1.1"];
+
+/// What a handshake agreed on.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The listener that the server name selected.
+    pub listener: ListenerId,
+    /// The server name, in lower case; empty when the client sent none.
+    pub server_name: Box<str>,
+    version: Option<ProtocolVersion>,
+    suite: Option<SupportedCipherSuite>,
+    /// Does it speak HTTP/2? Not yet: see [`ALPN`].
+    pub alpn: Alpn,
+}
+
+/// What is spoken inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alpn {
+    /// HTTP/1.1, by agreement or because the client named nothing.
+    Http1,
+}
+
+impl Facts {
+    /// `TLSv1.3`, for the access log.
+    #[must_use]
+    pub fn version(&self) -> &'static str {
+        self.version.and_then(|version| version.as_str()).unwrap_or("unknown").trim_start_matches("_")
+    }
+
+    /// `TLS13_AES_256_GCM_SHA384`, for the access log.
+    #[must_use]
+    pub fn cipher(&self) -> &'static str {
+        self.suite.and_then(|suite| suite.suite().as_str()).unwrap_or("unknown")
+    }
+}
+
+/// How a handshake ended: the label `result` of `ringway_tls_handshakes_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Ended {
+    /// In full, with a signature.
+    Full,
+    /// By a ticket.
+    Resumed,
+    /// The client left.
+    ClientGone,
+    /// It took longer than `timeouts.tls_handshake`.
+    Timeout,
+    /// `limits.handshakes_max` were in flight.
+    Limit,
+    /// No certificate for the server name: alert unrecognized_name.
+    UnknownName,
+    /// Nothing in common in ALPN: alert no_application_protocol.
+    NoProtocol,
+    /// Something else that is wrong with what the client sent, or that it says is wrong with us.
+    Refused,
+}
+
+impl Ended {
+    /// All of them with the label's value, in the order of their numbers.
+    pub const ALL: [(Self, &'static str); 8] = [
+        (Self::Full, "full"),
+        (Self::Resumed, "resumed"),
+        (Self::ClientGone, "client_gone"),
+        (Self::Timeout, "timeout"),
+        (Self::Limit, "limit"),
+        (Self::UnknownName, "unknown_name"),
+        (Self::NoProtocol, "no_protocol"),
+        (Self::Refused, "refused"),
+    ];
+}
+
+/// What one worker needs to accept TLS.
+pub struct Terminator {
+    provider: Arc<CryptoProvider>,
+    base: RefCell<Option<(Epoch, ServerConfig)>>,
+    in_flight: Cell<u32>,
+}
+
+impl Default for Terminator {
+    fn default() -> Self {
+        Self {
+            provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
+            base: RefCell::default(),
+            in_flight: Cell::new(0),
+        }
+    }
+}
+
+impl Terminator {
+    /// The settings for one handshake with one of these certificates.
+    ///
+    /// # Errors
+    /// Never with the library that we build with: it has the versions that we ask for.
+    fn config(
+        &self,
+        set: &Arc<CertificateSet>,
+        ring: &Keyring,
+        now: MonoTime,
+    ) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let mut base = self.base.borrow_mut();
+        if base.as_ref().is_none_or(|(epoch, _)| *epoch != Epoch::of(now)) {
+            *base = Some(self.fresh(ring, now)?);
+        }
+        let Some((_, base)) = &*base else { return Err(rustls::Error::EncryptError) };
+        // A copy holds references only; beside a signature its price does not show.
+        let mut config = base.clone();
+        config.cert_resolver = Arc::new(Chosen(Arc::clone(set)));
+        Ok(Arc::new(config))
+    }
+
+    fn fresh(&self, ring: &Keyring, now: MonoTime) -> Result<(Epoch, ServerConfig), rustls::Error> {
+        let random = |bytes: &mut [u8]| {
+            // The library's own source; without one there is no TLS at all.
+            let _ = self.provider.secure_random.fill(bytes);
+        };
+        let none = Arc::new(Chosen(Arc::new(CertificateSet { certificates: Box::default() })));
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&TLS13, &TLS12])?
+            .with_no_client_auth()
+            .with_cert_resolver(none);
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.max_early_data_size = 0;
+        config.send_tls13_tickets = 1;
+        config.alpn_protocols = ALPN.iter().map(|name| name.to_vec()).collect();
+        let tickets = Tickets::of(ring, now, random);
+        if let Some((_, tickets)) = tickets {
+            config.ticketer = Arc::new(tickets);
+        }
+        Ok((Epoch::of(now), config))
+    }
+}
+
+/// Of the certificates of one name, the first that the client can verify.
+#[derive(Debug)]
+struct Chosen(Arc<CertificateSet>);
+
+impl ResolvesServerCert for Chosen {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let keys = self.0.certificates.iter().filter_map(|certificate| certificate.key.get::<CertifiedKey>());
+        let mut usable = keys.filter(|key| key.key.choose_scheme(hello.signature_schemes()).is_some());
+        usable.next()
+    }
+}
