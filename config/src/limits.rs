@@ -49,6 +49,10 @@ pub struct Limits {
     /// Attempts that were given up for a faster one and are listened to for their late answer, per worker. Default
     /// 1024. Beyond it they are closed. Counted as `detached`.
     pub detached_max: u32,
+    /// Sources (IPv4 addresses, IPv6 /64 networks) whose layer-4 connections are counted at once, per worker, where a
+    /// listener bounds them. Default 65,536. Beyond it a new source is served uncounted. Counted as
+    /// `connection_sources`.
+    pub connection_sources_max: u32,
 }
 
 /// `[pool]`: connections to endpoints, and how many requests may be on their way to one endpoint or backend.
@@ -89,6 +93,7 @@ impl Default for Limits {
             retry_bodies_bytes_max: ByteSize::mib(64),
             probes_max: 256,
             detached_max: 1024,
+            connection_sources_max: 65_536,
         }
     }
 }

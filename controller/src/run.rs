@@ -111,7 +111,7 @@ impl<'a> Life<'a> {
         let ManifestSource::Manifests(root) = &settings.source;
         let http = settings.listen.iter().filter(|(_, protocol)| match protocol {
             Protocol::Http => true,
-            Protocol::Https => false,
+            Protocol::Https | Protocol::Tcp | Protocol::TlsPassthrough => false,
         });
         let compiler = CompilerSettings {
             listen: http.map(|(addr, _)| *addr).collect(),

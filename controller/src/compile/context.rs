@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use routing::id::{ClusterId, ListenerId};
-use routing::model::{ClusterSpec, HostPattern, ListenerSpec, Protocol};
+use routing::model::{ClusterSpec, HostPattern, Layer4, ListenerSpec, Protocol};
 
 use crate::compile::capacity::{self, Capacity};
 use crate::compile::ids::Ids;
@@ -102,7 +102,9 @@ pub struct GatewayListener {
     pub ids: Vec<ListenerId>,
     /// Which namespaces' routes may attach.
     pub from: RoutesFrom,
-    /// Why no `HTTPRoute` can attach, if none can.
+    /// What is spoken there: which kind of route may attach.
+    pub protocol: Protocol,
+    /// Why no route can attach, if none can.
     pub closed: Option<&'static str>,
 }
 
@@ -271,7 +273,7 @@ impl Context {
             for (index, target) in policy.spec.target_refs.iter().enumerate() {
                 let field = format!("spec.targetRefs[{index}]");
                 let Some(kind) = target_kind(&target.group, &target.kind) else {
-                    let allowed = "allowed: Ingress, HTTPRoute, Gateway, Service (with their groups)";
+                    let allowed = "allowed: Ingress, HTTPRoute, TCPRoute, TLSRoute, Gateway, Service (with their groups)";
                     notes.refused_part(field, format!("{} {}", target.group, target.kind), allowed);
                     continue;
                 };
@@ -308,7 +310,12 @@ impl Context {
             // Two classes may share an address: it is one listener.
             return ids.listeners.get(&(name, addr)).map(ListenerId);
         }
-        self.add_listener(name, addr, HostPattern::Any, ids)
+        self.add_listener(name, addr, HostPattern::Any, (Protocol::Http, None), ids)
+    }
+
+    /// What is spoken on an address and port, if anything is served there yet.
+    pub(super) fn protocol_on(&self, addr: SocketAddr) -> Option<Protocol> {
+        self.listeners.values().find(|listener| listener.addr == addr).map(|listener| listener.protocol)
     }
 
     pub(super) fn add_listener(
@@ -316,6 +323,7 @@ impl Context {
         name: Arc<str>,
         addr: SocketAddr,
         hostname: HostPattern,
+        (protocol, layer4): (Protocol, Option<Arc<Layer4>>),
         ids: &mut Ids,
     ) -> Option<ListenerId> {
         if self.listeners.len() >= LISTENERS_MAX {
@@ -324,7 +332,7 @@ impl Context {
         let bind = ids.bind(addr)?;
         let key = (name.clone(), addr);
         let id = ids.listener(&key)?;
-        let spec = ListenerSpec { bind, addr, protocol: Protocol::Http, hostname, name };
+        let spec = ListenerSpec { bind, addr, protocol, hostname, name, layer4 };
         self.listeners.insert(id, Arc::new(spec));
         self.listener_keys.push(key);
         Some(id)
@@ -485,6 +493,8 @@ fn target_kind(group: &str, kind: &str) -> Option<Kind> {
     match (group, kind) {
         ("networking.k8s.io", "Ingress") => Some(Kind::Ingress),
         ("gateway.networking.k8s.io", "HTTPRoute") => Some(Kind::HttpRoute),
+        ("gateway.networking.k8s.io", "TCPRoute") => Some(Kind::TcpRoute),
+        ("gateway.networking.k8s.io", "TLSRoute") => Some(Kind::TlsRoute),
         ("gateway.networking.k8s.io", "Gateway") => Some(Kind::Gateway),
         ("", "Service") => Some(Kind::Service),
         _ => None,

@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use gateway_api::experimental::gateways::{
-    Gateway, GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom,
+    Gateway, GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom, GatewayListenersTlsMode,
 };
-use routing::model::{HostPattern, WildcardLabels};
+use routing::model::{HostPattern, Protocol, WildcardLabels};
 
 use crate::compile::context::{Context, GATEWAY_CONTROLLER, GatewayInfo, GatewayListener, RoutesFrom};
 use crate::compile::ids::Ids;
+use crate::compile::layer4::{self, Rules};
 use crate::compile::policy::{Part, Permitted};
 use crate::crd;
 use crate::object::{Kind, Object, Spec};
@@ -43,11 +44,12 @@ impl Context {
                         notes.refused_part("spec.parametersRef", given, "allowed: ringway.dev GatewayConfig");
                     }
                 }
-                if !parameters.0.listeners.is_empty() {
+                if parameters.0.listeners.iter().any(|listener| listener.layer4.is_none()) {
                     let reason = "not used for a GatewayClass: Gateways bring their own listeners";
                     notes.info("spec.parametersRef", "listeners", reason);
                 }
-                classes.insert(object.id.name.clone(), Some((parameters.1, parameters.2)));
+                let layer4 = layer4::rules(&parameters.0.listeners, &mut notes);
+                classes.insert(object.id.name.clone(), Some((parameters.1, parameters.2, layer4)));
             }
             self.notes(&object.id).extend(&notes);
         }
@@ -57,8 +59,8 @@ impl Context {
             let Spec::Gateway(gateway) = &object.spec else { continue };
             let mut notes = Notes::default();
             match classes.get(gateway.spec.gateway_class_name.as_str()) {
-                Some(Some((permitted, default))) => {
-                    let listeners = self.gateway_listeners(object, gateway, taken, ids, &mut notes);
+                Some(Some((permitted, default, layer4))) => {
+                    let listeners = self.gateway_listeners(object, gateway, (taken, layer4), ids, &mut notes);
                     let key = (object.id.namespace.clone(), object.id.name.clone());
                     let info =
                         GatewayInfo { listeners, permitted: permitted.clone(), default: default.clone() };
@@ -81,7 +83,7 @@ impl Context {
         &mut self,
         object: &Object,
         gateway: &Gateway,
-        taken: &mut HashSet<(SocketAddr, HostPattern)>,
+        (taken, layer4): (&mut HashSet<(SocketAddr, HostPattern)>, &Rules),
         ids: &mut Ids,
         notes: &mut Notes,
     ) -> Vec<GatewayListener> {
@@ -111,10 +113,24 @@ impl Context {
                 continue;
             }
             let Some(mut listener) = read_listener(spec, &field, notes) else { continue };
+            let rules = layer4.get(&listener.port).filter(|_| layer4::is_layer4(listener.protocol));
+            if let Some(Err(reason)) = rules {
+                notes.ignored(&field, spec.port, *reason);
+                listener.closed = listener.closed.or(Some(reason));
+            }
             if listener.closed.is_none() {
                 let port = u16::try_from(spec.port).unwrap_or(0);
                 for ip in &addresses {
                     let addr = SocketAddr::new(*ip, port);
+                    if let Some(other) = self.protocol_on(addr).filter(|other| *other != listener.protocol) {
+                        let reason = format!(
+                            "Conflicted: ProtocolConflict: {addr} is served as {}",
+                            layer4::protocol_name(other)
+                        );
+                        notes.refused_part(&field, &spec.protocol, reason);
+                        listener.closed = Some("another protocol is served on its port");
+                        continue;
+                    }
                     if !taken.insert((addr, listener.hostname.clone())) {
                         let reason = "Conflicted: another listener has this address, port and hostname";
                         notes.refused_part(&field, addr, reason);
@@ -126,6 +142,7 @@ impl Context {
                         Arc::from(name),
                         addr,
                         listener.hostname.clone(),
+                        (listener.protocol, rules.and_then(|rules| rules.as_ref().ok()).cloned()),
                         ids,
                     ));
                 }
@@ -151,20 +168,41 @@ fn read_listener(spec: &GatewayListeners, field: &str, notes: &mut Notes) -> Opt
         notes.refused_part(format!("{field}.port"), spec.port, "allowed: 1 to 65535");
         return None;
     }
-    let mut closed = match spec.protocol.as_str() {
-        "HTTP" => None,
-        "HTTPS" | "TLS" => Some("not yet served: TLS"),
-        "TCP" | "UDP" => Some("not yet served: TCP and UDP"),
-        _ => Some("this protocol is not known; allowed: HTTP"),
+    let mode = spec.tls.as_ref().and_then(|tls| tls.mode.as_ref());
+    let (protocol, mut closed) = match (spec.protocol.as_str(), mode) {
+        ("HTTP", _) => (Protocol::Http, None),
+        ("TCP", _) => (Protocol::Tcp, None),
+        ("TLS", Some(GatewayListenersTlsMode::Passthrough)) => (Protocol::TlsPassthrough, None),
+        ("TLS", Some(GatewayListenersTlsMode::Terminate) | None) => (
+            Protocol::TlsPassthrough,
+            Some("not yet served: TLS that ends here; allowed: tls.mode Passthrough"),
+        ),
+        ("HTTPS", _) => (Protocol::Https, Some("not yet served: TLS")),
+        ("UDP", _) => (Protocol::Tcp, Some("not yet served: UDP")),
+        _ => (Protocol::Http, Some("this protocol is not known; allowed: HTTP, TCP, TLS")),
+    };
+    let hostname = match protocol {
+        Protocol::Tcp if hostname != HostPattern::Any => {
+            notes.ignored(format!("{field}.hostname"), "", "a TCP connection names no host");
+            HostPattern::Any
+        }
+        Protocol::Tcp | Protocol::Http | Protocol::Https | Protocol::TlsPassthrough => hostname,
     };
     if let Some(reason) = closed {
         notes.ignored(format!("{field}.protocol"), &spec.protocol, reason);
     }
     let allowed = spec.allowed_routes.as_ref();
     let kinds = allowed.and_then(|allowed| allowed.kinds.as_ref()).filter(|kinds| !kinds.is_empty());
-    if kinds.is_some_and(|kinds| kinds.iter().all(|kind| kind.kind != "HTTPRoute")) {
-        notes.ignored(format!("{field}.allowedRoutes.kinds"), "", "only HTTPRoute is served");
-        closed = closed.or(Some("it allows no HTTPRoute"));
+    let (kind, only, none) = match protocol {
+        Protocol::Http | Protocol::Https => {
+            ("HTTPRoute", "only HTTPRoute is served", "it allows no HTTPRoute")
+        }
+        Protocol::Tcp => ("TCPRoute", "only TCPRoute is served", "it allows no TCPRoute"),
+        Protocol::TlsPassthrough => ("TLSRoute", "only TLSRoute is served", "it allows no TLSRoute"),
+    };
+    if kinds.is_some_and(|kinds| kinds.iter().all(|allowed| allowed.kind != kind)) {
+        notes.ignored(format!("{field}.allowedRoutes.kinds"), "", only);
+        closed = closed.or(Some(none));
     }
     let namespaces = allowed.and_then(|allowed| allowed.namespaces.as_ref());
     let from = match namespaces.and_then(|namespaces| namespaces.from.as_ref()) {
@@ -177,5 +215,5 @@ fn read_listener(spec: &GatewayListeners, field: &str, notes: &mut Notes) -> Opt
         }
     };
     let section = Arc::from(spec.name.as_str());
-    Some(GatewayListener { section, port: spec.port, hostname, ids: Vec::new(), from, closed })
+    Some(GatewayListener { section, port: spec.port, hostname, ids: Vec::new(), from, protocol, closed })
 }

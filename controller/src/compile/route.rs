@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use routing::id::BackendId;
 use routing::model::{
-    Balance, HeaderEdits, HostKey, Policy, Rewrite, RuleAction, RuleMatch, StatSlot, Target,
+    Balance, HeaderEdits, HostKey, Policy, Rewrite, RuleAction, RuleMatch, Speech, StatSlot, Target,
 };
 
 use crate::compile::context::Context;
@@ -60,6 +60,8 @@ pub struct RouteOutput {
     pub detections: BTreeMap<BackendKey, Arc<DetectionPart>>,
     /// The Services that it names, found or not.
     pub services: BTreeSet<ServiceName>,
+    /// What it speaks to them.
+    pub speech: Speech,
     /// Its statistics.
     pub stat: Option<StatKey>,
     /// Remarks.

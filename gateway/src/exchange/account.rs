@@ -59,7 +59,7 @@ impl Drop for InFlight<'_> {
 }
 
 /// A picked endpoint: waited for from the pick to the response head, released when the attempt ends however it ends.
-pub(super) struct Held {
+pub(crate) struct Held {
     worker: Rc<Worker>,
     /// The pick.
     pub pick: Pick,
@@ -73,7 +73,7 @@ pub(super) struct Held {
 
 impl Held {
     /// Begins an attempt. `deadline` is fired when the detector has news of it.
-    pub(super) fn new(
+    pub(crate) fn new(
         worker: &Rc<Worker>,
         pick: Pick,
         since: MonoTime,
@@ -89,7 +89,7 @@ impl Held {
     }
 
     /// Nobody is to be woken for it any more.
-    pub(super) fn waits_no_more(&mut self) {
+    pub(crate) fn waits_no_more(&mut self) {
         if let Some(id) = self.waits.take() {
             self.worker.waits_no_more(id);
         }
@@ -149,7 +149,8 @@ impl Held {
         stats.backend(self.pick.stat).failures.inc();
     }
 
-    fn tell(&mut self, outcome: Outcome, now: MonoTime) {
+    /// What was learned of the endpoint: once for each attempt.
+    pub(crate) fn tell(&mut self, outcome: Outcome, now: MonoTime) {
         debug_assert!(!self.told, "one outcome for each attempt");
         self.told = true;
         self.waits_no_more();

@@ -7,6 +7,7 @@
 //!
 //! Called by the admin thread only.
 
+mod layer4;
 mod list;
 
 use std::borrow::Cow;
@@ -217,6 +218,7 @@ impl Scrape {
     fn rows(&self, name: &str) -> Vec<Row<'_>> {
         self.of_node(name)
             .or_else(|| self.of_workers(name))
+            .or_else(|| self.of_layer4(name))
             .or_else(|| self.of_clusters(name))
             .or_else(|| self.of_configuration(name))
             .or_else(|| self.of_controller(name))

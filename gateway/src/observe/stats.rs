@@ -11,6 +11,7 @@ use routing::model::StatSlot;
 use wire::error::WireError;
 
 use super::histogram::{Histogram, add};
+use super::layer4::Layer4Stats;
 
 /// A counter with one writer.
 #[derive(Default)]
@@ -102,11 +103,19 @@ pub enum Limit {
     Findings,
     /// The channel of recordings to the thread that writes them.
     Recordings,
+    /// `limits.connection_sources_max`
+    ConnectionSources,
+    /// `layer4.maxConnections` of a `GatewayConfig` listener.
+    ListenerConnections,
+    /// `layer4.maxSourceConnections` of a `GatewayConfig` listener.
+    SourceConnections,
+    /// `layer4.maxSourceRate` of a `GatewayConfig` listener.
+    SourceRate,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 27] = [
+    pub const ALL: [(Self, &'static str); 31] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -134,6 +143,10 @@ impl Limit {
         (Self::ClusterCapacity, "cluster_in_flight"),
         (Self::Findings, "findings"),
         (Self::Recordings, "recordings"),
+        (Self::ConnectionSources, "connection_sources"),
+        (Self::ListenerConnections, "listener_connections"),
+        (Self::SourceConnections, "source_connections"),
+        (Self::SourceRate, "source_rate"),
     ];
 }
 
@@ -251,6 +264,8 @@ pub struct WorkerStats {
     pub buffer_bytes: Counter,
     /// Access-log lines lost.
     pub log_lines_lost_total: Counter,
+    /// Layer-4 connections.
+    pub layer4: Layer4Stats,
     limits: [Counter; Limit::ALL.len()],
     wire_errors: [Counter; WIRE_ERRORS],
     clusters: Box<[ClusterStats]>,
@@ -303,6 +318,7 @@ impl WorkerStats {
             ring_flags_refused: Counter::default(),
             buffer_bytes: Counter::default(),
             log_lines_lost_total: Counter::default(),
+            layer4: Layer4Stats::default(),
             limits: Default::default(),
             wire_errors: Default::default(),
             clusters: (0..CLUSTERS_MAX).map(|_| ClusterStats::default()).collect(),
