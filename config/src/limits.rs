@@ -52,6 +52,10 @@ pub struct Limits {
     /// TLS handshakes in flight on one worker. Default 1024. Beyond it the new connection is closed. Counted as
     /// `handshakes`.
     pub handshakes_max: u32,
+    /// Sources (IPv4 addresses, IPv6 /64 networks) whose layer-4 connections are counted at once, per worker, where a
+    /// listener bounds them. Default 65,536. Beyond it a new source is served uncounted. Counted as
+    /// `connection_sources`.
+    pub connection_sources_max: u32,
 }
 
 /// `[pool]`: connections to endpoints, and how many requests may be on their way to one endpoint or backend.
@@ -93,6 +97,7 @@ impl Default for Limits {
             probes_max: 256,
             detached_max: 1024,
             handshakes_max: 1024,
+            connection_sources_max: 65_536,
         }
     }
 }

@@ -36,6 +36,10 @@ pub struct Timeouts {
     pub write_stall: Period,
     /// No byte in either direction of a tunnel (WebSocket and other upgrades). Default 1 h; 0 = none.
     pub tunnel_idle: Period,
+    /// No byte in either direction of a layer-4 connection. Default 1 h; 0 = none.
+    pub tcp_idle: Period,
+    /// How long a layer-4 connection may live at all. Default 0 = for ever.
+    pub tcp_lifetime: Period,
     /// How long a drain waits for exchanges to finish before they are cut. Default 30 s; 0 = cut at once.
     pub drain: Period,
     /// How long a connection is idle before its buffer goes back to the pool. Default 100 ms; 0 = at once.
@@ -57,6 +61,8 @@ impl Default for Timeouts {
             idle: Period::secs(60),
             write_stall: Period::secs(30),
             tunnel_idle: Period::secs(3_600),
+            tcp_idle: Period::secs(3_600),
+            tcp_lifetime: Period::secs(0),
             drain: Period::secs(30),
             buffer_idle: Period::millis(100),
         }

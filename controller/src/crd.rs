@@ -97,7 +97,7 @@ pub struct GatewayConfigSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clusters: Vec<String>,
     /// Where Ingress rules of the class are served. Empty (the default) = the command line's `--listen`.
-    /// Not used for a `GatewayClass`: Gateways bring their own.
+    /// Gateways bring listeners of their own: for a `GatewayClass` only `layer4` is used, on the listeners of that port.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<ConfigListener>,
     /// The policy of everything that has no other.
@@ -111,8 +111,56 @@ pub struct ConfigListener {
     /// TCP port on every address of the node, IPv4 and IPv6, 1–65535.
     #[schemars(range(min = 1, max = 65_535))]
     pub port: i64,
-    /// `HTTP` or `HTTPS`; the certificates of the latter are those of `spec.tls` of the Ingresses.
+    /// `HTTP` or `HTTPS`; the certificates of the latter are those of `spec.tls` of the Ingresses. For a `GatewayClass`
+    /// `TCP` or `TLS`, too.
     pub protocol: String,
+    /// What is asked of layer-4 connections to this port of a Gateway. Default: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer4: Option<Layer4>,
+}
+
+/// What a TCP or TLS listener asks of connections. Bounds hold per worker, 0 = unlimited; a source is an IPv4 address or
+/// an IPv6 /64.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Layer4 {
+    /// Peers that speak for their clients: from them a PROXY header (version 1 or 2) must come first, and all other
+    /// peers are refused. Empty (the default) = a PROXY header is payload.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proxy_protocol_from: Vec<String>,
+    /// Which PROXY header endpoints get. Default `Disabled`.
+    #[serde(default)]
+    pub send_proxy_protocol: SendProxyProtocol,
+    /// Sources that are served. Empty (the default) = all but `denySources`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_sources: Vec<String>,
+    /// Sources that are not served, whatever `allowSources` says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny_sources: Vec<String>,
+    /// Connections at once. 0–10000000. Default 0.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 10_000_000))]
+    pub max_connections: i64,
+    /// Connections of one source at once. 0–10000000. Default 0.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 10_000_000))]
+    pub max_source_connections: i64,
+    /// New connections of one source per second, and at once after a quiet second. 0–1000000. Default 0.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub max_source_rate: i64,
+}
+
+/// Which PROXY header endpoints get.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum SendProxyProtocol {
+    /// None. The default.
+    #[default]
+    Disabled,
+    /// Version 1, text.
+    V1,
+    /// Version 2, binary, with the server name and the protocol that a TLS client asks for.
+    V2,
 }
 
 /// A `FailoverPolicy` by name.
@@ -183,6 +231,10 @@ pub struct FailoverPolicySpec {
     /// May writes follow a failover?
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub write_fence: Option<WriteFence>,
+    /// What becomes of layer-4 connections (TCPRoute, TLSRoute) to a cluster that is found to answer nothing. Default
+    /// `Reset`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub established: Option<Established>,
     /// Which endpoint of a cluster: `least_request` (default), `round_robin`, `random`, `hash(source)`,
     /// `hash(path)`, `hash(header:NAME)`, `hash(cookie:NAME)` or `hash(query:NAME)`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -207,7 +259,7 @@ pub struct TargetRef {
     /// API group: `networking.k8s.io`, `gateway.networking.k8s.io` or, for a Service, empty.
     #[serde(default)]
     pub group: String,
-    /// `Ingress`, `HTTPRoute`, `Gateway` or `Service`.
+    /// `Ingress`, `HTTPRoute`, `TCPRoute`, `TLSRoute`, `Gateway` or `Service`.
     pub kind: String,
     /// Its name, in the policy's namespace.
     pub name: String,
@@ -444,6 +496,16 @@ pub struct Failback {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION_PATTERN))]
     pub ramp: Option<String>,
+}
+
+/// What becomes of established layer-4 connections to a cluster that is found to answer nothing.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum Established {
+    /// They are reset at once, so that clients connect anew. The default.
+    #[default]
+    Reset,
+    /// They are left alone.
+    Keep,
 }
 
 /// May writes follow a failover?

@@ -8,8 +8,9 @@ use std::fmt::Write;
 use routing::delta::RouteTable;
 use routing::id::{BackendId, ClusterId};
 use routing::model::{
-    Balance, CheckProbe, ClusterSpec, Detection, HashKey, HeaderEdits, HostPattern, ListenerTls, NameKind,
-    PathMatch, PathRewrite, PinMatch, Policy, Protocol, Rule, Target, ValuePattern, WildcardLabels,
+    Balance, CheckProbe, ClusterSpec, Detection, HashKey, HeaderEdits, HostPattern, Layer4, ListenerTls,
+    NameKind, PathMatch, PathRewrite, PinMatch, Policy, Protocol, Rule, SendProxy, Speech, Target,
+    ValuePattern, WildcardLabels,
 };
 
 /// A host pattern as people write it.
@@ -69,9 +70,12 @@ impl Dump<'_> {
             let protocol = match listener.protocol {
                 Protocol::Http => "http",
                 Protocol::Https => "https",
+                Protocol::Tcp => "tcp",
+                Protocol::TlsPassthrough => "tls",
             };
             let hosts = host(&listener.hostname);
-            writeln!(out, "listener {} {}/{protocol} hosts={hosts}", listener.name, listener.addr)?;
+            let rules = listener.layer4.as_ref().map(|rules| layer4(rules)).unwrap_or_default();
+            writeln!(out, "listener {} {}/{protocol} hosts={hosts}{rules}", listener.name, listener.addr)?;
             if let Some(tls) = &listener.tls {
                 certificates(out, tls)?;
             }
@@ -210,7 +214,12 @@ impl Dump<'_> {
                 })
                 .collect();
             rings.sort();
-            writeln!(out, "backend {}{}{}", backend.name, rings.concat(), detection(&backend.detection))?;
+            let speech = match backend.speech {
+                Speech::Http => "",
+                Speech::Opaque => " opaque",
+            };
+            let (rings, found) = (rings.concat(), detection(&backend.detection));
+            writeln!(out, "backend {}{speech}{rings}{found}", backend.name)?;
             let mut lines = by_backend.remove(id).unwrap_or_default();
             lines.sort();
             for line in lines {
@@ -230,6 +239,31 @@ impl Dump<'_> {
         }
         format!("{} points, {:016x}", points.len(), routing::balance::hash::hash(&bytes))
     }
+}
+
+/// What a layer-4 listener asks of connections, where that is not the default.
+#[must_use]
+pub fn layer4(rules: &Layer4) -> String {
+    let mut out = String::new();
+    let lists = [("proxy-from", &rules.proxy_from), ("allow", &rules.allow), ("deny", &rules.deny)];
+    for (name, ranges) in lists.into_iter().filter(|(_, ranges)| !ranges.is_empty()) {
+        let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+        out.push_str(&format!(" {name}={}", ranges.join(",")));
+    }
+    match rules.send_proxy {
+        SendProxy::Disabled => {}
+        SendProxy::V1 => out.push_str(" sends-proxy=v1"),
+        SendProxy::V2 => out.push_str(" sends-proxy=v2"),
+    }
+    let bounds = [
+        ("connections", rules.connections_max),
+        ("source-connections", rules.source_connections_max),
+        ("source-rate", rules.source_rate_max),
+    ];
+    for (name, max) in bounds.into_iter().filter(|(_, max)| *max > 0) {
+        out.push_str(&format!(" {name}<={max}"));
+    }
+    out
 }
 
 /// What operators and policies say of a cluster, where that is not the default: ` drained promoted in-flight<=100`.
@@ -266,6 +300,7 @@ pub fn choice(policy: &Policy) -> String {
     say(policy.panic_percent != default.panic_percent, format!("panic<{}%", policy.panic_percent));
     say(policy.route_priority != default.route_priority, format!("priority={}", policy.route_priority));
     say(policy.write_fence != default.write_fence, format!("writes={:?}", policy.write_fence));
+    say(policy.established != default.established, format!("established={:?}", policy.established));
     out
 }
 

@@ -12,6 +12,8 @@ use gateway_api::experimental::gatewayclasses::GatewayClass;
 use gateway_api::experimental::gateways::Gateway;
 use gateway_api::experimental::httproutes::HttpRoute;
 use gateway_api::experimental::referencegrants::ReferenceGrant;
+use gateway_api::experimental::tcproutes::TcpRoute;
+use gateway_api::experimental::tlsroutes::TlsRoute;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
 use crate::crd::{FailoverPolicy, GatewayConfig, MemberCluster};
@@ -43,6 +45,8 @@ pub enum Kind {
     Gateway,
     GatewayClass,
     HttpRoute,
+    TcpRoute,
+    TlsRoute,
     ReferenceGrant,
     MemberCluster,
     GatewayConfig,
@@ -66,6 +70,8 @@ impl Kind {
             Self::Gateway => "Gateway",
             Self::GatewayClass => "GatewayClass",
             Self::HttpRoute => "HTTPRoute",
+            Self::TcpRoute => "TCPRoute",
+            Self::TlsRoute => "TLSRoute",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::MemberCluster => "MemberCluster",
             Self::GatewayConfig => "GatewayConfig",
@@ -92,6 +98,8 @@ impl Kind {
             Self::Ingress
             | Self::Gateway
             | Self::HttpRoute
+            | Self::TcpRoute
+            | Self::TlsRoute
             | Self::ReferenceGrant
             | Self::FailoverPolicy
             | Self::Secret
@@ -148,6 +156,8 @@ pub enum Spec {
     Gateway(Box<Gateway>),
     GatewayClass(Box<GatewayClass>),
     HttpRoute(Box<HttpRoute>),
+    TcpRoute(Box<TcpRoute>),
+    TlsRoute(Box<TlsRoute>),
     ReferenceGrant(Box<ReferenceGrant>),
     MemberCluster(Box<MemberCluster>),
     GatewayConfig(Box<GatewayConfig>),

@@ -198,7 +198,7 @@ fn every_example_compiles_to_what_it_expects_and_nothing_of_it_is_refused() {
         let expects = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/examples");
         fs::create_dir_all(&expects).unwrap();
         wrong.extend(compare(&name, &example, &expects.join(format!("{name}.txt"))).err());
-        let report = controller::check_dir(&example, &["[::]:8080".parse().unwrap()]);
+        let report = controller::check_dir(&example, &["[::]:8080".parse::<std::net::SocketAddr>().unwrap()]);
         assert!(!report.refused(), "{name}\n{report}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

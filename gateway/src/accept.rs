@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use routing::id::BindId;
+use routing::model::Protocol;
 
-use crate::downstream::h1;
+use crate::downstream::{h1, tcp};
 use crate::net::conn::{Cancel, Conn};
 use crate::net::listen::{self, Accepted, Listener};
 use crate::net::wake::Timer;
@@ -17,7 +18,7 @@ const BATCH_MAX: usize = 32;
 const OUT_OF_DESCRIPTORS_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// Accepts on one socket until it is shut down.
-pub async fn serve(worker: Rc<Worker>, bind: BindId, listener: Listener) {
+pub async fn serve(worker: Rc<Worker>, bind: BindId, protocol: Protocol, listener: Listener) {
     // Made before it is needed: when descriptors run out, there is none for a timer either.
     let timer = match Timer::new() {
         Ok(timer) => timer,
@@ -30,7 +31,7 @@ pub async fn serve(worker: Rc<Worker>, bind: BindId, listener: Listener) {
     while listener.ready().await.is_ok() && !worker.is_abandoned() {
         for _ in 0..BATCH_MAX {
             match listener.accept() {
-                Ok(Some(accepted)) => admit(&worker, bind, accepted),
+                Ok(Some(accepted)) => admit(&worker, bind, protocol, accepted),
                 Ok(None) => break,
                 Err(error) if is_out_of_descriptors(&error) => {
                     worker.stats.hit(Limit::Descriptors);
@@ -53,24 +54,31 @@ pub async fn serve(worker: Rc<Worker>, bind: BindId, listener: Listener) {
 }
 
 /// Takes every connection that waits in the queue of a listening socket that is about to be shut down.
-pub fn take_queued(worker: &Rc<Worker>, bind: BindId, socket: &std::net::TcpListener) {
+pub fn take_queued(worker: &Rc<Worker>, bind: BindId, protocol: Protocol, socket: &std::net::TcpListener) {
     while let Ok(Some(accepted)) = listen::accept(socket) {
-        admit(worker, bind, accepted);
+        admit(worker, bind, protocol, accepted);
     }
 }
 
-fn admit(worker: &Rc<Worker>, bind: BindId, accepted: Accepted) {
+fn admit(worker: &Rc<Worker>, bind: BindId, protocol: Protocol, accepted: Accepted) {
     let Accepted { socket, peer } = accepted;
     let settings = worker.settings();
     if worker.stats.connections_open.get() >= settings.connections_max as u64 {
         worker.stats.hit(Limit::Connections);
         if !worker.shed_oldest_idle() {
-            refuse(&socket);
+            match protocol {
+                Protocol::Http => refuse(&socket),
+                Protocol::Https | Protocol::Tcp | Protocol::TlsPassthrough => {}
+            }
             return;
         }
     }
     match Conn::adopt(socket, peer, Cancel::Allowed) {
-        Ok(conn) => h1::spawn(worker, conn, bind),
+        Ok(conn) => match protocol {
+            Protocol::Http | Protocol::Https => h1::spawn(worker, conn, bind),
+            Protocol::Tcp => tcp::spawn(worker, conn, bind, tcp::Content::Any),
+            Protocol::TlsPassthrough => tcp::spawn(worker, conn, bind, tcp::Content::Tls),
+        },
         Err(error) => tracing::warn!(%peer, %error, "an accepted connection is lost"),
     }
 }

@@ -535,6 +535,7 @@ impl Gateway {
             bind: BindId(0),
             addr: self.listen,
             protocol: Protocol::Http,
+            layer4: None,
             hostname: HostPattern::Any,
             name: format!("ingress:{}", self.listen).into(),
             tls: None,

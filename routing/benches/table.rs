@@ -97,7 +97,7 @@ fn route(bencher: Bencher<'_, '_>, (hosts, per_host): (u32, u32)) {
 #[divan::bench(sample_size = 10_000)]
 fn request_alone(bencher: Bencher<'_, '_>) {
     let mut request = Reused::new(10_000, 10);
-    bencher.bench_local(move || black_box(request.next().http().host().len()));
+    bencher.bench_local(move || black_box(request.next().host().len()));
 }
 
 fn crowd(count: u32, per_backend: u32) -> Worker {

@@ -299,11 +299,18 @@ pub(crate) fn pin_holds(rank: Rank) -> bool {
 
 /// The first pin of `policy` that matches.
 pub(crate) fn pin<'a>(policy: &'a Policy, subject: &Subject<'_>) -> Option<&'a Pin> {
+    // What has no head matches no condition on one.
     let view = subject.http();
     policy.pins.iter().find(|pin| match &pin.when {
-        PinMatch::Header(name, value) => view.header(name.as_bytes()) == Some(value.as_bytes()),
-        PinMatch::Cookie(name, value) => view.cookie(name.as_bytes()) == Some(value.as_bytes()),
-        PinMatch::Query(name, value) => view.query_param(name.as_bytes()) == Some(value.as_bytes()),
+        PinMatch::Header(name, value) => {
+            view.and_then(|view| view.header(name.as_bytes())) == Some(value.as_bytes())
+        }
+        PinMatch::Cookie(name, value) => {
+            view.and_then(|view| view.cookie(name.as_bytes())) == Some(value.as_bytes())
+        }
+        PinMatch::Query(name, value) => {
+            view.and_then(|view| view.query_param(name.as_bytes())) == Some(value.as_bytes())
+        }
         PinMatch::SourceCidr(range) => range.contains(&subject.peer.ip().to_canonical()),
     })
 }

@@ -4,6 +4,7 @@
 //! [`HashRing`]) travel as `Arc` and are immutable; everything mutable lives in a worker's `Table`.
 
 mod failover;
+mod layer4;
 mod tls;
 
 use std::net::SocketAddr;
@@ -14,8 +15,11 @@ use ipnet::IpNet;
 use regex::bytes::Regex;
 pub use wire::head::Method;
 
+pub use self::failover::{
+    CheckProbe, Condition, Detection, ErrorRatio, Failback, HealthCheck, HedgeMode, WriteFence,
+};
+pub use self::layer4::{Established, Layer4, SendProxy, Speech};
 pub use self::tls::{Certificate, CertificateSet, ListenerTls, NameKind, SigningKey};
-pub use self::failover::{CheckProbe, Detection, ErrorRatio, Failback, HealthCheck, HedgeMode, WriteFence};
 use crate::id::{BackendId, BindId, ClusterId, EndpointId, ListenerId, NodeId, ZoneId};
 use crate::matcher::path::PathIndex;
 
@@ -60,6 +64,10 @@ pub enum Protocol {
     Http,
     /// HTTP/1.1 over TLS.
     Https,
+    /// Bytes of any kind: a connection is passed on as it is.
+    Tcp,
+    /// TLS that is passed on as it is, by the name in its ClientHello.
+    TlsPassthrough,
 }
 
 /// One listener: a hostname section of one bind.
@@ -78,6 +86,8 @@ pub struct ListenerSpec {
     pub name: Arc<str>,
     /// Its certificates: of a listener with TLS. `None` there means that every handshake is refused.
     pub tls: Option<Arc<ListenerTls>>,
+    /// What is asked of a layer-4 connection; equal for all listeners of a bind. `None` = nothing.
+    pub layer4: Option<Arc<Layer4>>,
 }
 
 /// Which hosts a listener or a set of rules belongs to.
@@ -382,6 +392,8 @@ pub struct Policy {
     pub route_priority: u8,
     /// May writes follow a failover?
     pub write_fence: WriteFence,
+    /// What becomes of layer-4 connections to what is found down.
+    pub established: Established,
 }
 
 /// Sends matching requests to one cluster.
@@ -519,6 +531,7 @@ impl Default for Policy {
             panic_percent: 50,
             route_priority: 0,
             write_fence: WriteFence::default(),
+            established: Established::default(),
         }
     }
 }
@@ -536,6 +549,8 @@ pub struct BackendSpec {
     pub stats: Box<[(ClusterId, StatSlot)]>,
     /// How failures are found.
     pub detection: Detection,
+    /// What is spoken to its endpoints: what a probe may send where no check says what to ask.
+    pub speech: Speech,
 }
 
 /// Overload bounds, per worker. 0 = unlimited.
@@ -545,16 +560,6 @@ pub struct BackendLimits {
     pub endpoint_in_flight_max: u32,
     /// Requests in flight on the whole backend.
     pub backend_in_flight_max: u32,
-}
-
-/// May an endpoint take requests? From Kubernetes (`EndpointSlice` conditions); health is another matter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Condition {
-    /// `ready`: takes requests.
-    #[default]
-    Ready,
-    /// `serving` and `terminating`: takes requests only where no ready endpoint of the backend is left (KEP-1669).
-    Terminating,
 }
 
 /// One address of one backend in one cluster. Endpoints that are neither ready nor serving are not listed.

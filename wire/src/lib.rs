@@ -3,14 +3,17 @@
 //! Modules in the order in which a request meets them:
 //! [`head`] is the one form that HTTP/1, HTTP/2 and HTTP/3 heads become; [`h1`] reads and writes it;
 //! [`authority`] and [`path`] say which host and which path a request is for; [`body`] knows how the end of a body
-//! is found; [`hop`] knows what may not travel further; [`error`] names everything that can be wrong with a peer's
+//! is found; [`hop`] knows what may not travel further; [`client_hello`] and [`proxy_protocol`] read what a layer-4
+//! connection begins with; [`error`] names everything that can be wrong with a peer's
 //! bytes and what it costs.
 #![forbid(unsafe_code)]
 
 pub mod authority;
 pub mod body;
+pub mod client_hello;
 pub mod error;
 pub mod h1;
 pub mod head;
 pub mod hop;
 pub mod path;
+pub mod proxy_protocol;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use routing::delta::TableDelta;
 use routing::id::{BackendId, ClusterId, EndpointId};
-use routing::model::{BackendSpec, Detection, EndpointSpec, StatSlot};
+use routing::model::{BackendSpec, Detection, EndpointSpec, Speech, StatSlot};
 
 use crate::compile::context::Context;
 use crate::compile::ids::{Ids, StatKey};
@@ -23,6 +23,8 @@ struct Backend {
     id: BackendId,
     routes: usize,
     hashed: usize,
+    /// Routes that speak HTTP to it: while there is one, a probe may.
+    http: usize,
     endpoints: BTreeMap<(ClusterId, SocketAddr), Placed>,
     stats: BTreeMap<ClusterId, (Arc<str>, StatSlot)>,
     rings: BTreeSet<ClusterId>,
@@ -64,11 +66,12 @@ pub enum Use {
 
 impl Backends {
     /// A route refers to the backend from now on.
-    pub fn refer(&mut self, key: &BackendKey, id: BackendId, how: Use) {
+    pub fn refer(&mut self, key: &BackendKey, id: BackendId, (how, speech): (Use, Speech)) {
         let backend = self.known.entry(key.clone()).or_insert_with(|| Backend {
             id,
             routes: 0,
             hashed: 0,
+            http: 0,
             endpoints: BTreeMap::new(),
             stats: BTreeMap::new(),
             rings: BTreeSet::new(),
@@ -78,18 +81,21 @@ impl Backends {
         });
         backend.routes += 1;
         let needs_rings = how == Use::Hashed && backend.hashed == 0;
-        if backend.routes == 1 || needs_rings {
+        let speaks = speech == Speech::Http && backend.http == 0;
+        if backend.routes == 1 || needs_rings || speaks {
             self.stale.insert(key.clone());
             self.by_service.entry(key.service.clone()).or_default().insert(key.clone());
         }
         backend.hashed += usize::from(how == Use::Hashed);
+        backend.http += usize::from(speech == Speech::Http);
     }
 
     /// A route no longer refers to the backend.
-    pub fn drop_reference(&mut self, key: &BackendKey, how: Use) {
+    pub fn drop_reference(&mut self, key: &BackendKey, (how, speech): (Use, Speech)) {
         let Some(backend) = self.known.get_mut(key) else { return };
         backend.routes = backend.routes.saturating_sub(1);
         backend.hashed = backend.hashed.saturating_sub(usize::from(how == Use::Hashed));
+        backend.http = backend.http.saturating_sub(usize::from(speech == Speech::Http));
         self.stale.insert(key.clone());
     }
 
@@ -299,6 +305,7 @@ fn announce(
         limits: context.defaults.limits,
         stats: after.into_iter().filter(|(_, slot)| slot.0 != 0).collect(),
         detection: backend.detection.clone().unwrap_or_default(),
+        speech: if backend.http > 0 { Speech::Http } else { Speech::Opaque },
     };
     if backend.announced.as_deref() != Some(&spec) {
         let spec = Arc::new(spec);

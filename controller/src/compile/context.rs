@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use routing::id::{ClusterId, ListenerId};
-use routing::model::{ClusterSpec, HostPattern, ListenerSpec, Protocol};
+use routing::model::{ClusterSpec, HostPattern, Layer4, ListenerSpec, Protocol};
 
 use crate::compile::capacity::{self, Capacity};
 use crate::compile::ids::Ids;
@@ -109,7 +109,9 @@ pub struct GatewayListener {
     pub ids: Vec<ListenerId>,
     /// Which namespaces' routes may attach.
     pub from: RoutesFrom,
-    /// Why no `HTTPRoute` can attach, if none can.
+    /// What is spoken there: which kind of route may attach.
+    pub protocol: Protocol,
+    /// Why no route can attach, if none can.
     pub closed: Option<&'static str>,
 }
 
@@ -167,8 +169,8 @@ pub(super) struct Taken {
 pub(super) enum Conflict {
     /// Another one has its address, port and hostname.
     Hostname,
-    /// Another protocol is spoken on its address and port.
-    Protocol,
+    /// This other protocol is spoken on its address and port.
+    Protocol(Protocol),
 }
 
 impl Taken {
@@ -178,8 +180,9 @@ impl Taken {
         hostname: &HostPattern,
         protocol: Protocol,
     ) -> Result<(), Conflict> {
-        if *self.protocols.entry(addr).or_insert(protocol) != protocol {
-            return Err(Conflict::Protocol);
+        let first = *self.protocols.entry(addr).or_insert(protocol);
+        if first != protocol {
+            return Err(Conflict::Protocol(first));
         }
         if self.sections.insert((addr, hostname.clone())) { Ok(()) } else { Err(Conflict::Hostname) }
     }
@@ -353,8 +356,8 @@ impl Context {
             for (index, target) in policy.spec.target_refs.iter().enumerate() {
                 let field = format!("spec.targetRefs[{index}]");
                 let Some(kind) = target_kind(&target.group, &target.kind) else {
-                    let allowed =
-                        "allowed: Ingress, HTTPRoute, Gateway, Service, ServiceImport (with their groups)";
+                    let allowed = "allowed: Ingress, HTTPRoute, TCPRoute, TLSRoute, Gateway, Service, ServiceImport (with \
+                                   their groups)";
                     notes.refused_part(field, format!("{} {}", target.group, target.kind), allowed);
                     continue;
                 };
@@ -391,9 +394,9 @@ impl Context {
             Ok(()) => {}
             // Two classes may share an address: it is one listener.
             Err(Conflict::Hostname) => return ids.listeners.get(&(name, addr)).map(ListenerId),
-            Err(Conflict::Protocol) => return None,
+            Err(Conflict::Protocol(_)) => return None,
         }
-        let id = self.add_listener((name, addr), HostPattern::Any, protocol, ids)?;
+        let id = self.add_listener((name, addr), HostPattern::Any, (protocol, None), ids)?;
         if protocol == Protocol::Https {
             self.secure.insert(id, Wanted::Ingress);
         }
@@ -404,7 +407,7 @@ impl Context {
         &mut self,
         key: (Arc<str>, SocketAddr),
         hostname: HostPattern,
-        protocol: Protocol,
+        (protocol, layer4): (Protocol, Option<Arc<Layer4>>),
         ids: &mut Ids,
     ) -> Option<ListenerId> {
         let (name, addr) = key.clone();
@@ -413,7 +416,7 @@ impl Context {
         }
         let bind = ids.bind(addr)?;
         let id = ids.listener(&key)?;
-        let spec = ListenerSpec { bind, addr, protocol, hostname, name, tls: None };
+        let spec = ListenerSpec { bind, addr, protocol, hostname, name, tls: None, layer4 };
         self.listeners.insert(id, Arc::new(spec));
         self.listener_keys.push(key);
         Some(id)
@@ -530,7 +533,11 @@ impl Context {
                     let listen = Listen { addr: any_address(port), protocol };
                     let id = self.ingress_listener(listen, taken, ids);
                     if id.is_none() {
-                        notes.refused_part(field, listen.addr, "not served: the port speaks another protocol");
+                        notes.refused_part(
+                            field,
+                            listen.addr,
+                            "not served: the port speaks another protocol",
+                        );
                     }
                     listeners.extend(id);
                 }
@@ -586,6 +593,8 @@ fn target_kind(group: &str, kind: &str) -> Option<Kind> {
     match (group, kind) {
         ("networking.k8s.io", "Ingress") => Some(Kind::Ingress),
         ("gateway.networking.k8s.io", "HTTPRoute") => Some(Kind::HttpRoute),
+        ("gateway.networking.k8s.io", "TCPRoute") => Some(Kind::TcpRoute),
+        ("gateway.networking.k8s.io", "TLSRoute") => Some(Kind::TlsRoute),
         ("gateway.networking.k8s.io", "Gateway") => Some(Kind::Gateway),
         // Namespace sameness: an import is the Services of its name.
         ("", "Service") | (MCS_GROUP, "ServiceImport") => Some(Kind::Service),

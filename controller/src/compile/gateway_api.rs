@@ -8,8 +8,8 @@ use gateway_api::experimental::httproutes::HttpRoute;
 use routing::id::ListenerId;
 use routing::model::Method;
 use routing::model::{
-    CookieAffinity, HeaderEdits, HostKey, HostPattern, PathMatch, RuleAction, RuleMatch, Target, ValueMatch,
-    ValuePattern, WeightedBackend, WildcardLabels,
+    CookieAffinity, HeaderEdits, HostKey, HostPattern, PathMatch, Protocol, RuleAction, RuleMatch, Target,
+    ValueMatch, ValuePattern, WeightedBackend, WildcardLabels,
 };
 
 use crate::compile::annotations;
@@ -30,19 +30,72 @@ const SESSION_COOKIE: &str = "ringway-session";
 const CONDITIONS_MAX: usize = 16;
 
 /// One listener that the route is attached to.
-struct Attachment<'a> {
+pub(super) struct Attachment<'a> {
     gateway_key: (Arc<str>, Arc<str>),
-    gateway: &'a GatewayInfo,
+    pub(super) gateway: &'a GatewayInfo,
     section: Arc<str>,
-    ids: &'a [ListenerId],
-    hosts: Vec<HostPattern>,
+    pub(super) ids: &'a [ListenerId],
+    pub(super) hosts: Vec<HostPattern>,
 }
+
+/// A `parentRef` of a route of any kind.
+pub(super) struct Parent<'p> {
+    pub(super) group: Option<&'p str>,
+    pub(super) kind: Option<&'p str>,
+    pub(super) namespace: Option<&'p str>,
+    pub(super) name: &'p str,
+    pub(super) section_name: Option<&'p str>,
+    pub(super) port: Option<i32>,
+}
+
+/// A `backendRef` of a route of any kind.
+pub(super) struct Backend<'p> {
+    pub(super) group: Option<&'p str>,
+    pub(super) kind: Option<&'p str>,
+    pub(super) namespace: Option<&'p str>,
+    pub(super) name: &'p str,
+    pub(super) port: Option<i32>,
+}
+
+/// The generated types of each kind of route are types of their own, with the same fields.
+macro_rules! parents {
+    ($refs:expr) => {
+        $refs
+            .iter()
+            .flatten()
+            .map(|parent| $crate::compile::gateway_api::Parent {
+                group: parent.group.as_deref(),
+                kind: parent.kind.as_deref(),
+                namespace: parent.namespace.as_deref(),
+                name: &parent.name,
+                section_name: parent.section_name.as_deref(),
+                port: parent.port,
+            })
+            .collect::<Vec<_>>()
+    };
+}
+
+/// As [`parents`].
+macro_rules! backend {
+    ($given:expr) => {
+        $crate::compile::gateway_api::Backend {
+            group: $given.group.as_deref(),
+            kind: $given.kind.as_deref(),
+            namespace: $given.namespace.as_deref(),
+            name: &$given.name,
+            port: $given.port,
+        }
+    };
+}
+
+pub(super) use {backend, parents};
 
 /// Compiles one `HTTPRoute`. What is wrong is reported and costs itself only.
 pub fn compile(env: &mut Env<'_>, object: &Object, route: &HttpRoute) -> RouteOutput {
     let mut builder = Builder::new(env, object);
-    let hosts = hostnames(&mut builder, route);
-    let attachments = attach(&mut builder, route, hosts.as_deref());
+    let hosts = hostnames(&mut builder, route.spec.hostnames.as_deref().unwrap_or_default());
+    let parents = parents!(route.spec.parent_refs);
+    let attachments = attach(&mut builder, &parents, hosts.as_deref(), Protocol::Http);
     let notes = &mut builder.out.notes;
     let annotated = annotations::read(&object.annotations, &builder.env.context.members, notes);
     if annotated.rewrite_prefix.is_some() {
@@ -56,8 +109,10 @@ pub fn compile(env: &mut Env<'_>, object: &Object, route: &HttpRoute) -> RouteOu
 }
 
 /// `None` = the route names no host; an empty list = every name was wrong.
-fn hostnames(builder: &mut Builder<'_, '_>, route: &HttpRoute) -> Option<Vec<HostPattern>> {
-    let given = route.spec.hostnames.as_ref().filter(|hostnames| !hostnames.is_empty())?;
+pub(super) fn hostnames(builder: &mut Builder<'_, '_>, given: &[String]) -> Option<Vec<HostPattern>> {
+    if given.is_empty() {
+        return None;
+    }
     let mut hosts = Vec::new();
     for (index, name) in given.iter().enumerate() {
         match text::host(name, WildcardLabels::Many) {
@@ -71,25 +126,26 @@ fn hostnames(builder: &mut Builder<'_, '_>, route: &HttpRoute) -> Option<Vec<Hos
     Some(hosts)
 }
 
-fn attach<'a>(
+pub(super) fn attach<'a>(
     builder: &mut Builder<'a, '_>,
-    route: &HttpRoute,
+    parents: &[Parent<'_>],
     hosts: Option<&[HostPattern]>,
+    protocol: Protocol,
 ) -> Vec<Attachment<'a>> {
     let mut attachments = Vec::new();
     let mut seen = HashSet::new();
     let context = builder.env.context;
     let namespace = builder.object.id.namespace.clone();
-    for (index, parent) in route.spec.parent_refs.iter().flatten().enumerate() {
+    for (index, parent) in parents.iter().enumerate() {
         let field = format!("spec.parentRefs[{index}]");
-        let kind = (parent.group.as_deref().unwrap_or(GROUP), parent.kind.as_deref().unwrap_or("Gateway"));
+        let kind = (parent.group.unwrap_or(GROUP), parent.kind.unwrap_or("Gateway"));
         if kind != (GROUP, "Gateway") {
             let given = format!("{} {}", kind.0, kind.1);
             builder.out.notes.ignored(field, given, "only Gateways are served");
             continue;
         }
-        let of = parent.namespace.as_deref().map_or_else(|| namespace.clone(), Arc::from);
-        let gateway_key = (of, Arc::from(parent.name.as_str()));
+        let of = parent.namespace.map_or_else(|| namespace.clone(), Arc::from);
+        let gateway_key = (of, Arc::from(parent.name));
         let Some(gateway) = context.gateways.get(&gateway_key) else {
             let name = format!("{}/{}", gateway_key.0, gateway_key.1);
             builder.out.notes.refused_part(field, name, "no such Gateway of ours");
@@ -98,12 +154,12 @@ fn attach<'a>(
         let mut refusal = "no listener has this sectionName and port";
         let mut attached = false;
         for listener in &gateway.listeners {
-            let named = parent.section_name.as_deref().is_none_or(|section| section == &*listener.section);
+            let named = parent.section_name.is_none_or(|section| section == &*listener.section);
             let ported = parent.port.is_none_or(|port| port == listener.port);
             if !named || !ported {
                 continue;
             }
-            match admit(context, listener, (&gateway_key.0, &namespace), hosts) {
+            match admit(context, listener, protocol, (&gateway_key.0, &namespace), hosts) {
                 Ok(hosts) => {
                     attached = true;
                     if seen.insert((gateway_key.clone(), listener.section.clone())) {
@@ -124,7 +180,7 @@ fn attach<'a>(
             builder.out.notes.refused_part(field, name, format!("not attached: {refusal}"));
         }
     }
-    if route.spec.parent_refs.as_ref().is_none_or(Vec::is_empty) {
+    if parents.is_empty() {
         builder.out.notes.ignored("spec.parentRefs", "", "attached to no Gateway: it serves nothing");
     }
     attachments
@@ -134,11 +190,15 @@ fn attach<'a>(
 fn admit(
     context: &Context,
     listener: &GatewayListener,
+    protocol: Protocol,
     (gateway_namespace, route_namespace): (&str, &str),
     hosts: Option<&[HostPattern]>,
 ) -> Result<Vec<HostPattern>, &'static str> {
     if let Some(reason) = listener.closed {
         return Err(reason);
+    }
+    if listener.protocol != protocol {
+        return Err("NotAllowedByListeners: its protocol serves another kind of route");
     }
     match &listener.from {
         RoutesFrom::All => {}
@@ -256,7 +316,7 @@ fn target(filters: &Filters, path: &PathMatch, backends: &[WeightedBackend]) -> 
 }
 
 /// Default, Gateway, listener, route, rule, Service, annotations, the rule's own fields: the last one wins.
-fn rule_part(
+pub(super) fn rule_part(
     builder: &mut Builder<'_, '_>,
     attachment: &Attachment<'_>,
     (rule, field): (Option<&str>, &str),
@@ -271,8 +331,8 @@ fn rule_part(
     let layers = [
         context.policy(Kind::Gateway, namespace, name, ""),
         context.policy(Kind::Gateway, namespace, name, &attachment.section),
-        context.policy(Kind::HttpRoute, &id.namespace, &id.name, ""),
-        rule.and_then(|rule| context.policy(Kind::HttpRoute, &id.namespace, &id.name, rule)),
+        context.policy(id.kind.clone(), &id.namespace, &id.name, ""),
+        rule.and_then(|rule| context.policy(id.kind.clone(), &id.namespace, &id.name, rule)),
     ];
     for layer in layers.into_iter().flatten() {
         part.overlay(layer);
@@ -403,7 +463,11 @@ fn backends(
                 "redirects and rewrites are supported on the rule only; this share is answered with 500";
             builder.out.notes.refused_part(format!("{field}.filters"), "", reason);
         }
-        let resolved = if own.broken.is_some() || misplaced { None } else { resolve(builder, given, &field) };
+        let resolved = if own.broken.is_some() || misplaced {
+            None
+        } else {
+            resolve(builder, &backend!(given), &field, "its share is answered with 500")
+        };
         let id = resolved.and_then(|(service, port)| builder.backend(&service, port));
         let backend = id.map(|(id, key)| {
             keys.push(key);
@@ -422,13 +486,14 @@ fn backends(
     (backends, keys)
 }
 
-fn resolve(
+/// `share` = what becomes of the share of a reference that cannot be resolved.
+pub(super) fn resolve(
     builder: &mut Builder<'_, '_>,
-    given: &api::HttpRouteRulesBackendRefs,
+    given: &Backend<'_>,
     field: &str,
+    share: &str,
 ) -> Option<(ServiceName, PortRef)> {
-    let share = "its share is answered with 500";
-    let kind = (given.group.as_deref().unwrap_or(""), given.kind.as_deref().unwrap_or("Service"));
+    let kind = (given.group.unwrap_or(""), given.kind.unwrap_or("Service"));
     // Namespace sameness makes them one: what an import names is the Services of that name in all members.
     if !matches!(kind, ("", "Service") | (MCS_GROUP, "ServiceImport")) {
         let reason =
@@ -437,10 +502,11 @@ fn resolve(
         return None;
     }
     let own: Arc<str> = builder.object.id.namespace.clone();
-    let namespace = given.namespace.as_deref().map_or_else(|| own.clone(), Arc::from);
-    let name = ServiceName { namespace, name: Arc::from(given.name.as_str()) };
+    let namespace = given.namespace.map_or_else(|| own.clone(), Arc::from);
+    let name = ServiceName { namespace, name: Arc::from(given.name) };
     let shown = format!("{}/{}", name.namespace, name.name);
-    let from = (GROUP, "HTTPRoute", &*own);
+    let route = builder.object.id.kind.clone();
+    let from = (GROUP, route.as_str(), &*own);
     let to = (kind.0, kind.1, &*name.name);
     if name.namespace != own && !builder.env.context.is_granted(from, &name.namespace, to) {
         let reason = format!("RefNotPermitted: no ReferenceGrant in {} allows it; {share}", name.namespace);

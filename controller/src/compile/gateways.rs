@@ -14,6 +14,7 @@ use crate::compile::context::{
     Conflict, Context, GATEWAY_CONTROLLER, GatewayInfo, GatewayListener, RoutesFrom, SecretUse, Taken, Wanted,
 };
 use crate::compile::ids::Ids;
+use crate::compile::layer4::{self, Rules};
 use crate::compile::namespaces::NamespaceSelector;
 use crate::compile::policy::{Part, Permitted};
 use crate::crd;
@@ -23,12 +24,7 @@ use crate::verdict::Notes;
 use crate::world::World;
 
 impl Context {
-    pub(super) fn read_gateways(
-        &mut self,
-        world: &World,
-        taken: &mut Taken,
-        ids: &mut Ids,
-    ) {
+    pub(super) fn read_gateways(&mut self, world: &World, taken: &mut Taken, ids: &mut Ids) {
         let mut classes = HashMap::new();
         for object in world.fleet(Kind::GatewayClass) {
             let Spec::GatewayClass(class) = &object.spec else { continue };
@@ -47,11 +43,12 @@ impl Context {
                         notes.refused_part("spec.parametersRef", given, "allowed: ringway.dev GatewayConfig");
                     }
                 }
-                if !parameters.0.listeners.is_empty() {
+                if parameters.0.listeners.iter().any(|listener| listener.layer4.is_none()) {
                     let reason = "not used for a GatewayClass: Gateways bring their own listeners";
                     notes.info("spec.parametersRef", "listeners", reason);
                 }
-                classes.insert(object.id.name.clone(), Some((parameters.1, parameters.2)));
+                let layer4 = layer4::rules(&parameters.0.listeners, &mut notes);
+                classes.insert(object.id.name.clone(), Some((parameters.1, parameters.2, layer4)));
             }
             self.notes(&object.id).extend(&notes);
         }
@@ -61,8 +58,8 @@ impl Context {
             let Spec::Gateway(gateway) = &object.spec else { continue };
             let mut notes = Notes::default();
             match classes.get(gateway.spec.gateway_class_name.as_str()) {
-                Some(Some((permitted, default))) => {
-                    let listeners = self.gateway_listeners(object, gateway, taken, ids, &mut notes);
+                Some(Some((permitted, default, layer4))) => {
+                    let listeners = self.gateway_listeners(object, gateway, (taken, layer4), ids, &mut notes);
                     let key = (object.id.namespace.clone(), object.id.name.clone());
                     let info =
                         GatewayInfo { listeners, permitted: permitted.clone(), default: default.clone() };
@@ -85,7 +82,7 @@ impl Context {
         &mut self,
         object: &Object,
         gateway: &Gateway,
-        taken: &mut Taken,
+        (taken, layer4): (&mut Taken, &Rules),
         ids: &mut Ids,
         notes: &mut Notes,
     ) -> Vec<GatewayListener> {
@@ -114,19 +111,33 @@ impl Context {
                 );
                 continue;
             }
-            let Some((mut listener, protocol)) = read_listener(spec, &field, notes) else { continue };
-            let secrets = match protocol {
-                Protocol::Http => None,
-                Protocol::Https => Some(self.certificate_refs(object, spec, &field, &listener.hostname, notes)),
+            let Some(mut listener) = read_listener(spec, &field, notes) else { continue };
+            let secrets = match listener.protocol {
+                Protocol::Http | Protocol::Tcp | Protocol::TlsPassthrough => None,
+                Protocol::Https => {
+                    Some(self.certificate_refs(object, spec, &field, &listener.hostname, notes))
+                }
             };
+            let rules = layer4.get(&listener.port).filter(|_| layer4::is_layer4(listener.protocol));
+            if let Some(Err(reason)) = rules {
+                notes.ignored(&field, spec.port, *reason);
+                listener.closed = listener.closed.or(Some(reason));
+            }
             if listener.closed.is_none() {
                 let port = u16::try_from(spec.port).unwrap_or(0);
                 for ip in &addresses {
                     let addr = SocketAddr::new(*ip, port);
-                    if let Err(conflict) = taken.claim(addr, &listener.hostname, protocol) {
+                    if let Err(conflict) = taken.claim(addr, &listener.hostname, listener.protocol) {
                         let reason = match conflict {
-                            Conflict::Hostname => "another listener has this address, port and hostname",
-                            Conflict::Protocol => "another protocol is spoken on this address and port",
+                            Conflict::Hostname => {
+                                "another listener has this address, port and hostname".to_owned()
+                            }
+                            Conflict::Protocol(other) => {
+                                format!(
+                                    "ProtocolConflict: {addr} is served as {}",
+                                    layer4::protocol_name(other)
+                                )
+                            }
                         };
                         notes.refused_part(&field, addr, format!("Conflicted: {reason}"));
                         listener.closed = Some("it conflicts with another listener");
@@ -134,7 +145,8 @@ impl Context {
                     }
                     let name = format!("{}/{}/{}", object.id.namespace, object.id.name, spec.name);
                     let key = (Arc::from(name), addr);
-                    let id = self.add_listener(key, listener.hostname.clone(), protocol, ids);
+                    let asked = (listener.protocol, rules.and_then(|rules| rules.as_ref().ok()).cloned());
+                    let id = self.add_listener(key, listener.hostname.clone(), asked, ids);
                     if let (Some(id), Some(secrets)) = (id, &secrets) {
                         self.secure.insert(id, Wanted::Gateway(Arc::clone(secrets)));
                     }
@@ -189,11 +201,7 @@ impl Context {
     }
 }
 
-fn read_listener(
-    spec: &GatewayListeners,
-    field: &str,
-    notes: &mut Notes,
-) -> Option<(GatewayListener, Protocol)> {
+fn read_listener(spec: &GatewayListeners, field: &str, notes: &mut Notes) -> Option<GatewayListener> {
     let hostname = match spec.hostname.as_deref().filter(|hostname| !hostname.is_empty()) {
         None => HostPattern::Any,
         Some(hostname) => match text::host(hostname, WildcardLabels::Many) {
@@ -208,23 +216,44 @@ fn read_listener(
         notes.refused_part(format!("{field}.port"), spec.port, "allowed: 1 to 65535");
         return None;
     }
-    let passes = spec.tls.as_ref().and_then(|tls| tls.mode.as_ref()) == Some(&GatewayListenersTlsMode::Passthrough);
-    let protocol = if spec.protocol == "HTTPS" { Protocol::Https } else { Protocol::Http };
-    let mut closed = match spec.protocol.as_str() {
-        "HTTPS" if passes => Some("allowed for HTTPS: tls.mode Terminate"),
-        "HTTP" | "HTTPS" => None,
-        "TLS" => Some("not yet served: TLS passed through to backends"),
-        "TCP" | "UDP" => Some("not yet served: TCP and UDP"),
-        _ => Some("this protocol is not known; allowed: HTTP, HTTPS"),
+    let mode = spec.tls.as_ref().and_then(|tls| tls.mode.as_ref());
+    let (protocol, mut closed) = match (spec.protocol.as_str(), mode) {
+        ("HTTP", _) => (Protocol::Http, None),
+        ("HTTPS", Some(GatewayListenersTlsMode::Passthrough)) => {
+            (Protocol::Https, Some("allowed for HTTPS: tls.mode Terminate"))
+        }
+        ("HTTPS", Some(GatewayListenersTlsMode::Terminate) | None) => (Protocol::Https, None),
+        ("TCP", _) => (Protocol::Tcp, None),
+        ("TLS", Some(GatewayListenersTlsMode::Passthrough)) => (Protocol::TlsPassthrough, None),
+        ("TLS", Some(GatewayListenersTlsMode::Terminate) | None) => (
+            Protocol::TlsPassthrough,
+            Some("not yet served: TLS that ends here, for TCP; allowed: tls.mode Passthrough"),
+        ),
+        ("UDP", _) => (Protocol::Tcp, Some("not yet served: UDP")),
+        _ => (Protocol::Http, Some("this protocol is not known; allowed: HTTP, HTTPS, TCP, TLS")),
+    };
+    let hostname = match protocol {
+        Protocol::Tcp if hostname != HostPattern::Any => {
+            notes.ignored(format!("{field}.hostname"), "", "a TCP connection names no host");
+            HostPattern::Any
+        }
+        Protocol::Tcp | Protocol::Http | Protocol::Https | Protocol::TlsPassthrough => hostname,
     };
     if let Some(reason) = closed {
         notes.ignored(format!("{field}.protocol"), &spec.protocol, reason);
     }
     let allowed = spec.allowed_routes.as_ref();
     let kinds = allowed.and_then(|allowed| allowed.kinds.as_ref()).filter(|kinds| !kinds.is_empty());
-    if kinds.is_some_and(|kinds| kinds.iter().all(|kind| kind.kind != "HTTPRoute")) {
-        notes.ignored(format!("{field}.allowedRoutes.kinds"), "", "only HTTPRoute is served");
-        closed = closed.or(Some("it allows no HTTPRoute"));
+    let (kind, only, none) = match protocol {
+        Protocol::Http | Protocol::Https => {
+            ("HTTPRoute", "only HTTPRoute is served", "it allows no HTTPRoute")
+        }
+        Protocol::Tcp => ("TCPRoute", "only TCPRoute is served", "it allows no TCPRoute"),
+        Protocol::TlsPassthrough => ("TLSRoute", "only TLSRoute is served", "it allows no TLSRoute"),
+    };
+    if kinds.is_some_and(|kinds| kinds.iter().all(|allowed| allowed.kind != kind)) {
+        notes.ignored(format!("{field}.allowedRoutes.kinds"), "", only);
+        closed = closed.or(Some(none));
     }
     let namespaces = allowed.and_then(|allowed| allowed.namespaces.as_ref());
     let from = match namespaces.and_then(|namespaces| namespaces.from.as_ref()) {
@@ -236,8 +265,7 @@ fn read_listener(
         }
     };
     let section = Arc::from(spec.name.as_str());
-    let listener = GatewayListener { section, port: spec.port, hostname, ids: Vec::new(), from, closed };
-    Some((listener, protocol))
+    Some(GatewayListener { section, port: spec.port, hostname, ids: Vec::new(), from, protocol, closed })
 }
 
 /// A selector that is missing or cannot be read admits nobody: it was meant to restrict.

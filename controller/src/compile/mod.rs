@@ -33,6 +33,7 @@ pub mod gateway_api;
 mod gateways;
 pub mod ids;
 pub mod ingress;
+mod layer4;
 pub mod namespaces;
 pub mod order;
 pub mod policy;
@@ -180,7 +181,7 @@ impl Compiler {
         self.policies.retain(|_, policy| Arc::strong_count(policy) > 1);
         self.backends.mark_policies();
         dirty.routes.extend(self.routes.keys().cloned());
-        for kind in [Kind::Ingress, Kind::HttpRoute] {
+        for kind in [Kind::Ingress, Kind::HttpRoute, Kind::TcpRoute, Kind::TlsRoute] {
             dirty.routes.extend(world.fleet(kind).map(|object| object.id.clone()));
         }
         let held = world.objects().map(|(id, _)| id).filter(|id| id.source != Source::Fleet);
@@ -216,6 +217,8 @@ impl Compiler {
             match &object.spec {
                 Spec::Ingress(spec) => Some(ingress::compile(&mut env, object, spec)),
                 Spec::HttpRoute(spec) => Some(gateway_api::compile(&mut env, object, spec)),
+                Spec::TcpRoute(spec) => Some(layer4::tcp(&mut env, object, spec)),
+                Spec::TlsRoute(spec) => Some(layer4::tls(&mut env, object, spec)),
                 Spec::IngressClass(_)
                 | Spec::Gateway(_)
                 | Spec::GatewayClass(_)
@@ -241,7 +244,7 @@ impl Compiler {
         self.reports |= self.routes.get(id).is_none_or(|before| before.notes != output.notes);
         for key in &output.backends {
             if let Some(backend) = self.ids.backends.get(key) {
-                self.backends.refer(key, BackendId(backend), used(&output, key));
+                self.backends.refer(key, BackendId(backend), (used(&output, key), output.speech));
                 self.backends.say(key, id, output.detections.get(key));
             }
         }
@@ -260,7 +263,7 @@ impl Compiler {
             if self.routes.get(id).is_none_or(|now| !now.backends.contains(key)) {
                 self.backends.say(key, id, None);
             }
-            self.backends.drop_reference(key, used(before, key));
+            self.backends.drop_reference(key, (used(before, key), before.speech));
             self.ids.backends.release(key);
         }
         if let Some(stat) = &before.stat {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use routing::id::{BackendId, ListenerId};
 use routing::model::{
-    Balance, HeaderEdits, HostKey, Policy, Rewrite, RuleAction, RuleMatch, StatSlot, Target,
+    Balance, HeaderEdits, HostKey, Policy, Rewrite, RuleAction, RuleMatch, Speech, StatSlot, Target,
 };
 
 use crate::compile::context::{Context, SecretUse};
@@ -75,6 +75,8 @@ pub struct RouteOutput {
     pub tls: Vec<SecretUse>,
     /// The listeners with TLS that it is served on.
     pub secure: Vec<ListenerId>,
+    /// What it speaks to them.
+    pub speech: Speech,
     /// Its statistics.
     pub stat: Option<StatKey>,
     /// Remarks.

@@ -17,8 +17,8 @@ use serde_json::Value;
 
 use crate::compile::context::MCS_GROUP;
 use crate::object::{
-    FleetSecret, Kind, MemberNode, MemberService, MemberServicePort, MemberSlice, Object, ObjectId, SliceEndpoint, Source,
-    Spec,
+    FleetSecret, Kind, MemberNode, MemberService, MemberServicePort, MemberSlice, Object, ObjectId,
+    SliceEndpoint, Source, Spec,
 };
 use crate::verdict::{Note, Notes, Severity};
 
@@ -168,6 +168,8 @@ fn kind_of(group: &str, version: &str, kind: &str) -> Kind {
         ("gateway.networking.k8s.io", "v1" | "v1beta1", "Gateway") => Kind::Gateway,
         ("gateway.networking.k8s.io", "v1" | "v1beta1", "GatewayClass") => Kind::GatewayClass,
         ("gateway.networking.k8s.io", "v1" | "v1beta1", "HTTPRoute") => Kind::HttpRoute,
+        ("gateway.networking.k8s.io", "v1" | "v1alpha2", "TCPRoute") => Kind::TcpRoute,
+        ("gateway.networking.k8s.io", "v1" | "v1alpha2" | "v1alpha3", "TLSRoute") => Kind::TlsRoute,
         ("gateway.networking.k8s.io", "v1" | "v1beta1", "ReferenceGrant") => Kind::ReferenceGrant,
         ("ringway.dev", "v1alpha1", "MemberCluster") => Kind::MemberCluster,
         ("ringway.dev", "v1alpha1", "GatewayConfig") => Kind::GatewayConfig,
@@ -192,6 +194,8 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
             | Kind::Gateway
             | Kind::GatewayClass
             | Kind::HttpRoute
+            | Kind::TcpRoute
+            | Kind::TlsRoute
             | Kind::ReferenceGrant
             | Kind::MemberCluster
             | Kind::GatewayConfig
@@ -211,6 +215,8 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
         Kind::Gateway => fleet(&value, id, Spec::Gateway),
         Kind::GatewayClass => fleet(&value, id, Spec::GatewayClass),
         Kind::HttpRoute => fleet(&value, id, Spec::HttpRoute),
+        Kind::TcpRoute => fleet(&value, id, Spec::TcpRoute),
+        Kind::TlsRoute => fleet(&with_hostnames(value), id, Spec::TlsRoute),
         Kind::ReferenceGrant => fleet(&value, id, Spec::ReferenceGrant),
         Kind::MemberCluster => fleet(&value, id, Spec::MemberCluster),
         Kind::GatewayConfig => fleet(&value, id, Spec::GatewayConfig),
@@ -231,12 +237,23 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
                         "needs no object: its name stands for the Services of that name in all members";
                     notes.info("kind", id.kind.as_str(), reason);
                 }
+                _ if id.kind.as_str() == "UDPRoute" => {
+                    notes.ignored("kind", "UDPRoute", "not yet served: UDP");
+                }
                 Some(allowed) => notes.refused("apiVersion", "", format!("this kind is read as {allowed}")),
                 None => notes.ignored("kind", id.kind.as_str(), "this kind is not used"),
             }
             Ok((plain(id, Spec::Other, i64::MAX), notes))
         }
     }
+}
+
+/// Hostnames of a `TLSRoute` may be left out in the API's earlier versions: then it has those of its listeners.
+fn with_hostnames(mut value: Value) -> Value {
+    if let Some(Value::Object(spec)) = value.get_mut("spec") {
+        spec.entry("hostnames").or_insert_with(|| Value::Array(Vec::new()));
+    }
+    value
 }
 
 fn plain(id: ObjectId, spec: Spec, created: i64) -> Object {

@@ -335,6 +335,8 @@ impl Room {
             protocol: match view.spec.protocol {
                 Protocol::Http => "http".to_owned(),
                 Protocol::Https => "https".to_owned(),
+                Protocol::Tcp => "tcp".to_owned(),
+                Protocol::TlsPassthrough => "tls (passthrough)".to_owned(),
             },
             hostname: explain::host(&view.spec.hostname),
             hosts: view.hosts,

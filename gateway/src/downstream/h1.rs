@@ -79,10 +79,24 @@ impl Client {
 }
 
 /// Counts a connection while it exists.
-struct Counted {
+pub(super) struct Counted {
     worker: Rc<Worker>,
     source: std::net::IpAddr,
     bounded: bool,
+}
+
+impl Counted {
+    /// `None` = its source has as many as it may.
+    pub(super) fn enter(worker: &Rc<Worker>, source: std::net::IpAddr) -> Option<Self> {
+        let per_source = worker.settings().connections_per_source_max;
+        if !worker.source_enters(source, per_source) {
+            worker.stats.hit(Limit::ConnectionsPerSource);
+            return None;
+        }
+        worker.stats.connections_total.inc();
+        worker.stats.connections_open.add(1);
+        Some(Self { worker: Rc::clone(worker), source, bounded: per_source > 0 })
+    }
 }
 
 impl Drop for Counted {
@@ -102,13 +116,7 @@ impl Drop for Counted {
 pub fn spawn(worker: &Rc<Worker>, conn: Conn, bind: BindId) {
     let settings = worker.settings();
     let source = conn.peer().ip();
-    let per_source = settings.connections_per_source_max;
-    if !worker.source_enters(source, per_source) {
-        worker.stats.hit(Limit::ConnectionsPerSource);
-        return;
-    }
-    worker.stats.connections_total.inc();
-    worker.stats.connections_open.add(1);
+    let Some(counted) = Counted::enter(worker, source) else { return };
     let client = Box::new(Client {
         peer_text: IpText::new(source),
         trusted: settings.trusts(source),
@@ -116,7 +124,7 @@ pub fn spawn(worker: &Rc<Worker>, conn: Conn, bind: BindId) {
         conn: Stream::plain(conn),
         bind,
         rate: ConnRate::default(),
-        counted: Counted { worker: Rc::clone(worker), source, bounded: per_source > 0 },
+        counted,
     });
     let protocol = worker.table.borrow().protocol(bind).unwrap_or(Protocol::Http);
     supervise::spawn_guarded(worker, serve(Rc::clone(worker), client, protocol));
@@ -126,6 +134,8 @@ pub fn spawn(worker: &Rc<Worker>, conn: Conn, bind: BindId) {
 async fn serve(worker: Rc<Worker>, mut client: Box<Client>, protocol: Protocol) {
     match protocol {
         Protocol::Http => {}
+        // Handed over by another worker while its address became one of layer 4.
+        Protocol::Tcp | Protocol::TlsPassthrough => return,
         // Boxed: its memory is given back when it is over.
         Protocol::Https => match Box::pin(tls::accept::handshake(&worker, &mut client)).await {
             tls::Ended::Full | tls::Ended::Resumed => {}

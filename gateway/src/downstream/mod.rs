@@ -1,3 +1,4 @@
 //! The client's side: one module for each protocol.
 
 pub mod h1;
+pub mod tcp;

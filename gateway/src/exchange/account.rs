@@ -61,7 +61,7 @@ impl Drop for InFlight<'_> {
 
 /// Is an attempt's request complete?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(crate) enum Asked {
     /// Yes: from now on the endpoint owes an answer.
     InFull,
     /// Its body is still on its way from the client: an endpoint that waits for it is not silent.
@@ -69,7 +69,7 @@ pub(super) enum Asked {
 }
 
 /// A picked endpoint: waited for from the pick to the response head, released when the attempt ends however it ends.
-pub(super) struct Held {
+pub(crate) struct Held {
     worker: Rc<Worker>,
     /// The pick.
     pub pick: Pick,
@@ -85,7 +85,7 @@ pub(super) struct Held {
 
 impl Held {
     /// Begins an attempt. `deadline` is fired when the detector has news of it.
-    pub(super) fn new(
+    pub(crate) fn new(
         worker: &Rc<Worker>,
         pick: Pick,
         since: MonoTime,
@@ -117,7 +117,7 @@ impl Held {
     }
 
     /// Nobody is to be woken for it any more.
-    pub(super) fn waits_no_more(&mut self) {
+    pub(crate) fn waits_no_more(&mut self) {
         if let Some(id) = self.waits.take() {
             self.worker.waits_no_more(id);
         }
@@ -177,7 +177,8 @@ impl Held {
         stats.backend(self.pick.stat).failures.inc();
     }
 
-    fn tell(&mut self, outcome: Outcome, now: MonoTime) {
+    /// What was learned of the endpoint: once for each attempt.
+    pub(crate) fn tell(&mut self, outcome: Outcome, now: MonoTime) {
         debug_assert!(!self.told, "one outcome for each attempt");
         self.told = true;
         self.waits_no_more();

@@ -71,9 +71,9 @@ struct Desk {
 /// May a read in flight be called back ([`Conn::cancel_read`])?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cancel {
-    /// Yes, at a small price for each read: downstream connections, which give their buffer back when idle.
+    /// Yes, at a small price for each read: connections that give their buffer back when idle.
     Allowed,
-    /// No: upstream connections.
+    /// No: upstream connections of HTTP.
     Never,
 }
 

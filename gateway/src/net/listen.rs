@@ -103,9 +103,17 @@ pub fn accept(socket: &std::net::TcpListener) -> io::Result<Option<Accepted>> {
 /// # Errors
 /// As `connect(2)`.
 pub async fn connect(addr: SocketAddr) -> io::Result<Conn> {
+    connect_with(addr, Cancel::Never).await
+}
+
+/// The same, with a choice whether its reads can be called back.
+///
+/// # Errors
+/// As `connect(2)`.
+pub async fn connect_with(addr: SocketAddr, cancel: Cancel) -> io::Result<Conn> {
     let stream = TcpStream::connect_addr(addr).await?;
     stream.set_nodelay(true)?;
-    Ok(Conn::new(stream, addr, Cancel::Never))
+    Ok(Conn::new(stream, addr, cancel))
 }
 
 fn canonical(addr: SocketAddr) -> SocketAddr {

@@ -9,10 +9,13 @@ use std::time::{Duration, UNIX_EPOCH};
 use crossbeam_channel::{Receiver, Sender};
 use routing::retry::GiveUp;
 use routing::table::{Pick, RuleRef, Table};
+use wire::h1::forwarded::IpText;
 use wire::head::RequestView;
 
+use super::layer4::Ended;
 use super::stats::{Limit, WorkerStats};
 use crate::downstream::h1::Client;
+use crate::downstream::tcp::{Content, Session};
 use crate::worker::clock;
 
 /// What is known of a request when it ends.
@@ -84,7 +87,7 @@ impl LogWriter {
     /// Writes a request's line.
     pub fn write(&mut self, entry: &Entry, view: &RequestView<'_>, client: &Client, table: &Table) {
         let Some(lines) = &mut self.lines else { return };
-        let mut line = Line::begin(&mut lines.batch, client);
+        let mut line = Line::begin(&mut lines.batch, client.peer_text.as_bytes());
         line.tls(client);
         line.text("method", view.method_name());
         line.text("host", view.host());
@@ -120,9 +123,43 @@ impl LogWriter {
     /// Writes the line of bytes that were no request.
     pub fn refused(&mut self, client: &Client, status: u16, reason: &'static str) {
         let Some(lines) = &mut self.lines else { return };
-        let mut line = Line::begin(&mut lines.batch, client);
+        let mut line = Line::begin(&mut lines.batch, client.peer_text.as_bytes());
         line.number("status", u64::from(status));
         line.text("reason", reason.as_bytes());
+        line.end();
+        self.send_if(BATCH_BYTES);
+    }
+
+    /// Writes the line of a layer-4 connection that has ended.
+    pub fn layer4(&mut self, session: &Session, ended: Ended, detail: &'static str, table: &Table) {
+        let Some(lines) = &mut self.lines else { return };
+        let mut line = Line::begin(&mut lines.batch, IpText::new(session.source.ip()).as_bytes());
+        if session.peer != session.source {
+            line.address("peer", session.peer);
+        }
+        line.text("protocol", if session.content == Content::Tls { b"tls" } else { b"tcp" });
+        for (name, value) in [("sni", &session.sni), ("alpn", &session.alpn)] {
+            if let Some(value) = value {
+                line.text(name, value);
+            }
+        }
+        if let Some(rule) = &session.rule {
+            line.text("route", rule.action().route.as_bytes());
+        }
+        if let Some(pick) = &session.pick {
+            line.text("backend", table.backend_name(pick.backend).as_bytes());
+            line.text("cluster", table.cluster_name(pick.cluster).as_bytes());
+            line.address("endpoint", pick.addr);
+            line.number("attempts", u64::from(session.attempts));
+        }
+        line.text("ended", ended.name().as_bytes());
+        if !detail.is_empty() {
+            line.text("reason", detail.as_bytes());
+        }
+        line.number("received_bytes", session.received);
+        line.number("sent_bytes", session.sent);
+        line.number("connect_us", session.connect_us);
+        line.number("took_us", micros(clock::now().since(session.began)));
         line.end();
         self.send_if(BATCH_BYTES);
     }
@@ -164,13 +201,13 @@ struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    fn begin(out: &'a mut Vec<u8>, client: &Client) -> Self {
+    fn begin(out: &'a mut Vec<u8>, client: &[u8]) -> Self {
         out.extend_from_slice(b"{\"time_ms\":");
         let now = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
         let ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         out.extend_from_slice(itoa::Buffer::new().format(ms).as_bytes());
         let mut line = Self { out };
-        line.text("client", client.peer_text.as_bytes());
+        line.text("client", client);
         line
     }
 

@@ -7,6 +7,7 @@
 //!
 //! Called by the admin thread only.
 
+mod layer4;
 mod list;
 
 use std::borrow::Cow;
@@ -220,6 +221,7 @@ impl Scrape {
     fn rows(&self, name: &str) -> Vec<Row<'_>> {
         self.of_node(name)
             .or_else(|| self.of_workers(name))
+            .or_else(|| self.of_layer4(name))
             .or_else(|| self.of_clusters(name))
             .or_else(|| self.of_configuration(name))
             .or_else(|| self.of_controller(name))
@@ -263,7 +265,8 @@ impl Scrape {
             "ringway_tls_handshakes_total" => Ended::ALL
                 .iter()
                 .map(|(ended, name)| {
-                    let count = self.workers.iter().map(|stats| stats.handshakes[*ended as usize].get()).sum();
+                    let count =
+                        self.workers.iter().map(|stats| stats.handshakes[*ended as usize].get()).sum();
                     row([("result", *name)], count)
                 })
                 .collect(),

@@ -11,6 +11,7 @@ use routing::model::StatSlot;
 use wire::error::WireError;
 
 use super::histogram::{Histogram, add};
+use super::layer4::Layer4Stats;
 use crate::tls::Ended;
 
 /// A counter with one writer.
@@ -107,11 +108,19 @@ pub enum Limit {
     Handshakes,
     /// `timeouts.tls_handshake`
     HandshakeTimeout,
+    /// `limits.connection_sources_max`
+    ConnectionSources,
+    /// `layer4.maxConnections` of a `GatewayConfig` listener.
+    ListenerConnections,
+    /// `layer4.maxSourceConnections` of a `GatewayConfig` listener.
+    SourceConnections,
+    /// `layer4.maxSourceRate` of a `GatewayConfig` listener.
+    SourceRate,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 29] = [
+    pub const ALL: [(Self, &'static str); 33] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -141,6 +150,10 @@ impl Limit {
         (Self::Recordings, "recordings"),
         (Self::Handshakes, "handshakes"),
         (Self::HandshakeTimeout, "handshake_timeout"),
+        (Self::ConnectionSources, "connection_sources"),
+        (Self::ListenerConnections, "listener_connections"),
+        (Self::SourceConnections, "source_connections"),
+        (Self::SourceRate, "source_rate"),
     ];
 }
 
@@ -262,6 +275,8 @@ pub struct WorkerStats {
     pub buffer_bytes: Counter,
     /// Access-log lines lost.
     pub log_lines_lost_total: Counter,
+    /// Layer-4 connections.
+    pub layer4: Layer4Stats,
     limits: [Counter; Limit::ALL.len()],
     wire_errors: [Counter; WIRE_ERRORS],
     clusters: Box<[ClusterStats]>,
@@ -316,7 +331,8 @@ impl WorkerStats {
             ring_flags_refused: Counter::default(),
             buffer_bytes: Counter::default(),
             log_lines_lost_total: Counter::default(),
-            limits: Default::default(),
+            layer4: Layer4Stats::default(),
+            limits: std::array::from_fn(|_| Counter::default()),
             wire_errors: Default::default(),
             clusters: (0..CLUSTERS_MAX).map(|_| ClusterStats::default()).collect(),
             routes: (0..series).map(|_| Tally::default()).collect(),

@@ -152,8 +152,10 @@ impl ProducesTickets for Tickets {
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
         let (name, rest) = ticket.split_first_chunk::<NAME_BYTES>()?;
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
-        let key =
-            [Some(&self.current), self.previous.as_ref()].into_iter().flatten().find(|key| key.name == *name)?;
+        let key = [Some(&self.current), self.previous.as_ref()]
+            .into_iter()
+            .flatten()
+            .find(|key| key.name == *name)?;
         let mut session = sealed.to_vec();
         let nonce = Nonce::assume_unique_for_key(*nonce);
         let len = key.aead.open_in_place(nonce, Aad::from(name), &mut session).ok()?.len();

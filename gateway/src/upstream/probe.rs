@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use routing::health::action::{Probe, ProbeKind, ProbeResult};
+use routing::model::Speech;
 use routing::time::MonoTime;
 
 use crate::net::conn::Conn;
@@ -55,6 +56,9 @@ async fn ask(worker: &Rc<Worker>, probe: &Probe) -> ProbeResult {
         Some(Err(_)) => return ProbeResult::Refused,
         Some(Ok(conn)) => conn,
     };
+    if is_opaque(worker, probe) {
+        return answered();
+    }
     let Some(request) = request(probe) else { return answered() };
     match within(worker, &deadline, due, exchange(&mut conn, request)).await {
         None => ProbeResult::TimedOut,
@@ -82,6 +86,19 @@ async fn drilled(
         }
         // Its kernel accepts, and its health answers: it is requests that fail.
         Fault::Latency(_) | Fault::Status(_) => None,
+    }
+}
+
+/// Is the question one of HTTP, and the endpoint's speech another? Then that it accepts is all that can be asked: what a
+/// database makes of a request is no sign of its health.
+fn is_opaque(worker: &Worker, probe: &Probe) -> bool {
+    match probe.kind {
+        ProbeKind::Connect | ProbeKind::Http { .. } => false,
+        ProbeKind::Ping => {
+            let table = worker.table.borrow();
+            let backend = table.endpoint(probe.endpoint).map(|endpoint| endpoint.backend);
+            backend.is_some_and(|backend| table.speech(backend) == Speech::Opaque)
+        }
     }
 }
 

@@ -9,6 +9,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 
 use routing::id::BindId;
+use routing::model::Protocol;
+use routing::table::OpenedBind;
 
 use super::Worker;
 use crate::net;
@@ -24,6 +26,7 @@ pub struct Binds {
 
 struct Open {
     addr: SocketAddr,
+    protocol: Protocol,
     socket: TcpListener,
     /// Does the worker of now accept from it?
     accepting: bool,
@@ -37,23 +40,25 @@ impl Binds {
     }
 
     /// Listens on an address. One that cannot be bound is logged and does not disturb the others.
-    pub fn open(&self, worker: &Rc<Worker>, bind: BindId, addr: SocketAddr) {
+    pub fn open(&self, worker: &Rc<Worker>, opened: OpenedBind) {
+        let OpenedBind { bind, addr, protocol } = opened;
         if worker.is_draining() {
             return;
         }
         let mut sockets = self.sockets.borrow_mut();
         if let Some(open) = sockets.get_mut(&bind).filter(|open| open.addr == addr) {
             if !open.accepting {
-                start(worker, bind, &open.socket);
+                open.protocol = protocol;
+                start(worker, bind, protocol, &open.socket);
                 open.accepting = true;
             }
             return;
         }
         match net::listen::open(addr, self.backlog) {
             Ok(socket) => {
-                start(worker, bind, &socket);
-                if let Some(old) = sockets.insert(bind, Open { addr, socket, accepting: true }) {
-                    close(worker, bind, &old.socket);
+                start(worker, bind, protocol, &socket);
+                if let Some(old) = sockets.insert(bind, Open { addr, protocol, socket, accepting: true }) {
+                    close(worker, bind, &old);
                 }
             }
             Err(error) => tracing::error!(%addr, worker = worker.id, %error, "cannot listen"),
@@ -63,7 +68,7 @@ impl Binds {
     /// Stops listening on an address. What is queued is accepted first.
     pub fn close(&self, worker: &Rc<Worker>, bind: BindId) {
         if let Some(open) = self.sockets.borrow_mut().remove(&bind) {
-            close(worker, bind, &open.socket);
+            close(worker, bind, &open);
         }
     }
 
@@ -77,25 +82,27 @@ impl Binds {
     pub fn settle(&self, worker: &Rc<Worker>) {
         if self.inherited.replace(false) {
             let gone = self.sockets.borrow_mut().extract_if(|_, open| !open.accepting).collect::<Vec<_>>();
-            gone.iter().for_each(|(bind, open)| close(worker, *bind, &open.socket));
+            gone.iter().for_each(|(bind, open)| close(worker, *bind, open));
         }
     }
 
     /// Stops accepting. What is queued is accepted first.
     pub fn close_all(&self, worker: &Rc<Worker>) {
-        self.sockets.borrow_mut().drain().for_each(|(bind, open)| close(worker, bind, &open.socket));
+        self.sockets.borrow_mut().drain().for_each(|(bind, open)| close(worker, bind, &open));
     }
 }
 
-fn start(worker: &Rc<Worker>, bind: BindId, socket: &TcpListener) {
+fn start(worker: &Rc<Worker>, bind: BindId, protocol: Protocol, socket: &TcpListener) {
     match socket.try_clone().and_then(net::listen::Listener::new) {
-        Ok(listener) => net::runtime::spawn(crate::accept::serve(Rc::clone(worker), bind, listener)),
+        Ok(listener) => {
+            net::runtime::spawn(crate::accept::serve(Rc::clone(worker), bind, protocol, listener))
+        }
         Err(error) => tracing::error!(worker = worker.id, %error, "cannot accept"),
     }
 }
 
 /// Takes what is queued, for the shutdown would reset it, and ends the accept task.
-fn close(worker: &Rc<Worker>, bind: BindId, socket: &TcpListener) {
-    crate::accept::take_queued(worker, bind, socket);
-    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+fn close(worker: &Rc<Worker>, bind: BindId, open: &Open) {
+    crate::accept::take_queued(worker, bind, open.protocol, &open.socket);
+    let _ = rustix::net::shutdown(&open.socket, rustix::net::Shutdown::Both);
 }

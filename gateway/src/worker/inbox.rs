@@ -114,7 +114,7 @@ fn apply(worker: &Rc<Worker>, binds: &Binds, update: Arc<Update>) {
         Ok(changes) => {
             changes.removed.iter().for_each(|endpoint| worker.pool.forget(*endpoint));
             changes.closed.iter().for_each(|bind| binds.close(worker, *bind));
-            changes.opened.iter().for_each(|bind| binds.open(worker, bind.bind, bind.addr));
+            changes.opened.iter().for_each(|bind| binds.open(worker, *bind));
             binds.settle(worker);
             worker.stats.generation.set(update.generation.0);
             worker.report(Report::Applied {

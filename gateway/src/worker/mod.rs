@@ -7,6 +7,7 @@ pub mod binds;
 pub mod clock;
 pub mod detect;
 pub mod drill;
+pub mod established;
 pub mod finding;
 pub mod idle;
 pub mod inbox;
@@ -31,6 +32,7 @@ use routing::table::Table;
 use routing::time::MonoTime;
 
 use crate::downstream::h1::Runner;
+use crate::downstream::tcp::Door;
 use crate::exchange::scratch::Scratch;
 use crate::net::wake::Timer;
 use crate::observe::access_log::LogWriter;
@@ -40,6 +42,7 @@ use crate::tls::Terminator;
 use crate::upstream::pool::Pool;
 use detect::Detect;
 use drill::DrillSlot;
+use established::EstablishedList;
 use finding::Finding;
 use idle::IdleList;
 use peers::Peers;
@@ -70,6 +73,10 @@ pub struct Worker {
     pub rebalance: Rebalance,
     /// Memory for what happens between two waits.
     pub scratch: RefCell<Scratch>,
+    /// Who may come in by layer-4 listeners.
+    pub door: Door,
+    /// Layer-4 connections that are established.
+    pub established: EstablishedList,
     /// Bytes of request bodies kept for a retry.
     pub replay_bytes: Cell<usize>,
     /// Did it panic? Then its connections are to end.
@@ -139,6 +146,8 @@ impl Worker {
             log: RefCell::new(parts.log),
             rebalance: Rebalance::default(),
             scratch: RefCell::default(),
+            door: Door::default(),
+            established: EstablishedList::default(),
             replay_bytes: Cell::new(0),
             lost: Cell::new(false),
             detect: Detect::new()?,

@@ -47,6 +47,12 @@ pub struct Settings {
     pub write_stall: Duration,
     /// `timeouts.tunnel_idle`; zero = none.
     pub tunnel_idle: Duration,
+    /// `timeouts.tcp_idle`; zero = none.
+    pub tcp_idle: Duration,
+    /// `timeouts.tcp_lifetime`; zero = for ever.
+    pub tcp_lifetime: Duration,
+    /// `limits.connection_sources_max`
+    pub connection_sources_max: usize,
     /// `timeouts.body_rate_min`, bytes per second; 0 = none.
     pub body_rate_min: u64,
     /// `timeouts.body_rate_grace`
@@ -90,6 +96,9 @@ impl Settings {
             buffer_idle: timeouts.buffer_idle.get(),
             write_stall: timeouts.write_stall.get(),
             tunnel_idle: timeouts.tunnel_idle.get(),
+            tcp_idle: timeouts.tcp_idle.get(),
+            tcp_lifetime: timeouts.tcp_lifetime.get(),
+            connection_sources_max: limits.connection_sources_max as usize,
             body_rate_min: timeouts.body_rate_min.get(),
             body_rate_grace: timeouts.body_rate_grace.get(),
             half_close: config.http.half_close,

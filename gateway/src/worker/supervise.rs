@@ -81,6 +81,7 @@ pub fn run(charter: &Charter) -> io::Result<()> {
                 charter.stats.connections_open.set(0);
                 charter.stats.in_flight.set(0);
                 charter.stats.tunnels_open.set(0);
+                charter.stats.layer4.connections_open.set(0);
                 charter.stats.generation.set(0);
                 tracing::error!(worker = charter.id, "worker panicked; starting it anew");
                 first = false;
@@ -112,8 +113,14 @@ fn run_once(charter: &Charter, binds: &Binds, first: bool) -> io::Result<()> {
 /// Cuts the connections of a worker that panicked: a client that sees its connection end can try again, one that
 /// waits for a leaked socket cannot.
 async fn end(worker: Option<&Rc<Worker>>) {
-    let (Some(worker), Ok(timer)) = (worker, Timer::new()) else { return };
+    let Some(worker) = worker else { return };
     worker.abandon();
+    last_words(worker).await;
+}
+
+/// Gives connections that were told to end a moment to do so.
+async fn last_words(worker: &Worker) {
+    let Ok(timer) = Timer::new() else { return };
     let due = clock::now() + LAST_WORDS;
     while worker.stats.connections_open.get() > 0 && clock::now() < due {
         let turn = timer.arm(Duration::from_millis(1));
@@ -160,6 +167,11 @@ async fn serve(charter: &Charter, binds: &Binds, first: bool, life: &OnceCell<Rc
     }
     let bell = Doorbell::new(charter.bell.try_clone()?)?;
     let ended = charter.inbox.serve(&worker, binds, &bell).await;
+    if worker.is_stopping() {
+        // What is cut is reset by its own task: the end of the process would close it as if it were complete.
+        worker.wake_all();
+        last_words(&worker).await;
+    }
     // Nobody keeps house any more: the last lines go now.
     worker.log.borrow_mut().flush();
     worker.record();

@@ -16,6 +16,8 @@ pub struct World {
     clusters: Vec<Vec<SocketAddr>>,
     shares: Vec<ClusterShare>,
     rules: Vec<(RuleMatch, RuleAction)>,
+    protocol: Protocol,
+    layer4: Option<Arc<Layer4>>,
 }
 
 /// A world whose only cluster has these endpoints.
@@ -33,7 +35,17 @@ impl World {
             clusters: Vec::new(),
             shares: Vec::new(),
             rules: Vec::new(),
+            protocol: Protocol::Http,
+            layer4: None,
         }
+    }
+
+    /// Served as layer 4, on a listener that asks this of connections.
+    pub fn layer4(mut self, protocol: Protocol, edit: impl FnOnce(&mut Layer4)) -> Self {
+        let mut layer4 = Layer4::default();
+        edit(&mut layer4);
+        (self.protocol, self.layer4) = (protocol, Some(Arc::new(layer4)));
+        self
     }
 
     /// One more cluster with these endpoints; priority 0 is active.
@@ -95,13 +107,18 @@ impl World {
             name: "default/web:80".into(),
             limits: self.limits,
             detection: self.detection.clone(),
+            speech: match self.protocol {
+                Protocol::Http | Protocol::Https => Speech::Http,
+                Protocol::Tcp | Protocol::TlsPassthrough => Speech::Opaque,
+            },
             ..BackendSpec::default()
         };
         table.backends.insert(BackendId(0), Arc::new(backend));
         let listener = ListenerSpec {
             bind: BindId(0),
             addr,
-            protocol: Protocol::Http,
+            protocol: self.protocol,
+            layer4: self.layer4,
             hostname: HostPattern::Any,
             name: "test".into(),
             tls: None,

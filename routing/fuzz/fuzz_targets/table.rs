@@ -151,6 +151,7 @@ fn edit(world: &mut RouteTable, input: &mut Input<'_>) {
                 bind: BindId(bind),
                 addr: SocketAddr::from(([0, 0, 0, 0], 80 + bind)),
                 protocol: Protocol::Http,
+                layer4: None,
                 hostname: pattern(input),
                 name: "l".into(),
             };
@@ -170,7 +171,7 @@ fn set<K: Ord, V>(map: &mut std::collections::BTreeMap<K, V>, key: K, remove: bo
 /// The plain reading: of the host entry that the table chose, the first rule that matches.
 fn check_rule(world: &RouteTable, subject: &Subject<'_>, table: &Table) {
     let Ok(rule) = table.route(subject) else {
-        let view = subject.http();
+        let view = subject.http().expect("requests only");
         let any = world.hosts.iter().find(|(key, rules)| {
             world.listeners.get(&key.listener).is_some_and(|spec| spec.hostname == HostPattern::Any)
                 && world.listeners.len() == 1
@@ -182,7 +183,7 @@ fn check_rule(world: &RouteTable, subject: &Subject<'_>, table: &Table) {
         assert!(any.is_none(), "a rule of the only listener matches: {any:?}");
         return;
     };
-    assert_eq!(matcher::mismatch(rule.matches(), subject.http()), None);
+    assert_eq!(matcher::mismatch(rule.matches(), subject.http().expect("requests only")), None);
 }
 
 fuzz_target!(|data: &[u8]| {

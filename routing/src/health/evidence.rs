@@ -371,7 +371,9 @@ impl Flow {
     pub(crate) fn overdue(&mut self, lags: &Lags, now: MonoTime) -> Overdue {
         let Some(delay) = self.delays.hedge else { return Overdue::default() };
         let after = delay + OVERDUE_AFTER;
-        if self.waiting.count(now) == 0 || self.waiting.oldest(now).is_none_or(|oldest| now.since(oldest) < after) {
+        if self.waiting.count(now) == 0
+            || self.waiting.oldest(now).is_none_or(|oldest| now.since(oldest) < after)
+        {
             return Overdue::default();
         }
         let latencies = &self.latencies;

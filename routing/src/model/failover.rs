@@ -25,6 +25,16 @@ impl Default for Detection {
     }
 }
 
+/// May an endpoint take requests? From Kubernetes (`EndpointSlice` conditions); health is another matter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Condition {
+    /// `ready`: takes requests.
+    #[default]
+    Ready,
+    /// `serving` and `terminating`: takes requests only where no ready endpoint of the backend is left (KEP-1669).
+    Terminating,
+}
+
 /// An error ratio over a sliding window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorRatio {

@@ -130,7 +130,7 @@ impl Table {
     /// Explains what `route` and a first `pick` would do at `now`.
     pub fn explain(&self, subject: &Subject<'_>, now: MonoTime) -> Explanation {
         let rule = self.route(subject);
-        let owners = self.world.hosts.owners(subject.bind, subject.http().host());
+        let owners = self.world.hosts.owners(subject.bind, subject.host());
         let listeners = owners.iter().filter_map(|id| self.world.hosts.listener(*id));
         let (rules, rules_left_out) = self.explain_rules(subject, rule.as_ref().ok());
         let mut explanation = Explanation {
@@ -164,17 +164,16 @@ impl Table {
     }
 
     fn explain_rules(&self, subject: &Subject<'_>, chosen: Option<&RuleRef>) -> (Vec<RuleCandidate>, usize) {
-        let view = subject.http();
         let mut rules = Vec::new();
         let mut left_out = 0;
         let mut decided = Decided::NotYet;
-        for listener in self.world.hosts.owners(subject.bind, view.host()) {
-            let none: Option<()> = self.world.hosts.first(*listener, view.host(), |entry| {
+        for listener in self.world.hosts.owners(subject.bind, subject.host()) {
+            let none: Option<()> = self.world.hosts.first(*listener, subject.host(), |entry| {
                 for (index, rule) in (0u32..).zip(&entry.rules.rules) {
                     let is_chosen = chosen.is_some_and(|chosen| {
                         std::rc::Rc::ptr_eq(&chosen.entry, entry) && chosen.rule == index
                     });
-                    let mismatch = matcher::mismatch(&rule.matches, view);
+                    let mismatch = subject.http().and_then(|view| matcher::mismatch(&rule.matches, view));
                     let why = if is_chosen { Why::Chosen } else { Why::Lost(lost(mismatch, decided)) };
                     if is_chosen {
                         decided = Decided::Earlier;

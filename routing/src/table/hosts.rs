@@ -15,7 +15,7 @@ use crate::chunks::{ChainIndex, Chunks};
 use crate::id::{BindId, ListenerId};
 use crate::matcher::host::{HOST_BYTES_MAX, suffixes};
 use crate::matcher::path::{PathIndex, Query, all_regexes};
-use crate::model::{HostKey, HostPattern, HostRules, ListenerSpec, Protocol, WildcardLabels};
+use crate::model::{HostKey, HostPattern, HostRules, Layer4, ListenerSpec, Protocol, WildcardLabels};
 
 /// One host pattern's rules in one worker. A [`RuleRef`](super::RuleRef) holds it for as long as its request lasts.
 ///
@@ -106,6 +106,7 @@ struct Bind {
     wildcard: HashMap<Box<[u8]>, [Owners; 2], FixedState>,
     listeners: usize,
     served: Option<(SocketAddr, Protocol)>,
+    layer4: Option<Arc<Layer4>>,
 }
 
 /// Everything `route` looks at. Changed only by `apply`.
@@ -248,6 +249,7 @@ impl Hosts {
             let bind = self.bind_mut(spec.bind);
             bind.listeners += 1;
             bind.served = Some((spec.addr, spec.protocol));
+            bind.layer4.clone_from(&spec.layer4);
             bind.edit(&spec.hostname, |owners| {
                 let place = owners.partition_point(|owner| *owner < id);
                 owners.insert(place, id);
@@ -266,6 +268,10 @@ impl Hosts {
     /// Address and protocol of a bind that has a listener.
     pub(crate) fn served(&self, bind: BindId) -> Option<(SocketAddr, Protocol)> {
         self.binds.get(bind.index())?.served
+    }
+
+    pub(crate) fn layer4(&self, bind: BindId) -> Option<&Arc<Layer4>> {
+        self.binds.get(bind.index())?.layer4.as_ref()
     }
 
     pub(crate) fn listener(&self, id: ListenerId) -> Option<&Arc<ListenerSpec>> {

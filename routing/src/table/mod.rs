@@ -49,7 +49,8 @@ use crate::health::board::Board;
 use crate::health::endpoint::Outcome;
 use crate::id::{BackendId, BindId, ClusterId, EndpointId, Generation, ListenerId, NodeId, ZoneId};
 use crate::model::{
-    CertificateSet, OutlierPolicy, Policy, Protocol, RetryPolicy, RuleAction, RuleMatch, StatSlot, Target,
+    CertificateSet, Layer4, OutlierPolicy, Policy, Protocol, RetryPolicy, RuleAction, RuleMatch, Speech,
+    StatSlot, Target,
 };
 use crate::retry::{self, Decision, Failure};
 use crate::subject::Subject;
@@ -327,13 +328,16 @@ impl Table {
     ///
     /// Rules of the most specific host pattern come first; when none of them matches, those of the next.
     pub fn route(&self, subject: &Subject<'_>) -> Result<RuleRef, NoRoute> {
-        let view = subject.http();
         let mut none = NoRoute::Listener;
-        for listener in self.world.hosts.owners(subject.bind, view.host()) {
+        for listener in self.world.hosts.owners(subject.bind, subject.host()) {
             none = none.max_of(NoRoute::Host);
-            let found = self.world.hosts.first(*listener, view.host(), |entry| {
+            let found = self.world.hosts.first(*listener, subject.host(), |entry| {
                 none = NoRoute::Rule;
-                let rule = entry.find(view)?;
+                let rule = match subject.http() {
+                    Some(view) => entry.find(view)?,
+                    // A connection has nothing that a condition could ask for: the first rule of its host.
+                    None => 0,
+                };
                 Some(RuleRef { entry: Rc::clone(entry), rule })
             });
             if let Some(found) = found {
@@ -388,6 +392,18 @@ impl Table {
         live.sync(now);
         let lot = DrainLot::draw(&self.world, rng);
         live.pick(&mut Ask::new(&self.world, rule.policy(), subject, tried, lot, now), refs, rng)
+    }
+
+    /// What the layer-4 listeners of a bind ask of connections; `None` where they ask nothing.
+    #[must_use]
+    pub fn layer4(&self, bind: BindId) -> Option<&Arc<Layer4>> {
+        self.world.hosts.layer4(bind)
+    }
+
+    /// What is spoken to the endpoints of a backend.
+    #[must_use]
+    pub fn speech(&self, backend: BackendId) -> Speech {
+        self.world.backend(backend).map(|spec| spec.speech).unwrap_or_default()
     }
 
     /// What an attempt taught about its endpoint. Nothing, when the endpoint has left the table.

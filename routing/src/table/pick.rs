@@ -66,7 +66,7 @@ impl<'a> Ask<'a> {
         now: MonoTime,
     ) -> Self {
         let fence = match policy.write_fence {
-            WriteFence::UntilPromoted if !subject.http().head.method.is_safe() => {
+            WriteFence::UntilPromoted if !subject.is_safe() => {
                 policy.clusters.iter().map(|share| share.priority).min()
             }
             WriteFence::UntilPromoted | WriteFence::Disabled => None,
@@ -397,7 +397,7 @@ impl Live {
         strict: Scope,
     ) -> Option<Pick> {
         let affinity = ask.policy.affinity.as_ref().filter(|_| ask.tried.is_empty())?;
-        let value = sticky::parse(ask.subject.http().cookie(affinity.cookie.as_bytes())?)?;
+        let value = sticky::parse(ask.subject.http()?.cookie(affinity.cookie.as_bytes())?)?;
         for (index, weighted) in refs.iter().enumerate().filter(|(_, backend)| backend.weight > 0) {
             let Some(backend) = weighted.backend else { continue };
             let Some(slot) = self.find_affinity(backend, value) else { continue };
@@ -530,10 +530,10 @@ impl Choice<'_> {
 fn hash_key(subject: &Subject<'_>, key: &HashKey) -> Option<u64> {
     let view = subject.http();
     match key {
-        HashKey::Header(name) => view.header(name.as_bytes()).map(hash::hash),
-        HashKey::Cookie(name) => view.cookie(name.as_bytes()).map(hash::hash),
-        HashKey::Query(name) => view.query_param(name.as_bytes()).map(hash::hash),
-        HashKey::Path => Some(hash::hash(view.path())),
+        HashKey::Header(name) => view?.header(name.as_bytes()).map(hash::hash),
+        HashKey::Cookie(name) => view?.cookie(name.as_bytes()).map(hash::hash),
+        HashKey::Query(name) => view?.query_param(name.as_bytes()).map(hash::hash),
+        HashKey::Path => Some(hash::hash(view?.path())),
         HashKey::Source => Some(hash::source(subject.peer)),
     }
 }

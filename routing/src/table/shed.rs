@@ -157,7 +157,7 @@ impl Live {
         scope: Scope,
         rng: &mut SmallRng,
     ) -> Option<u32> {
-        if !ask.tried.is_empty() || !ask.subject.http().head.method.is_idempotent() {
+        if !ask.tried.is_empty() || !ask.subject.is_idempotent() {
             return None;
         }
         let pace = &mut self.detector.pace;

@@ -124,6 +124,7 @@ pub(crate) fn listener(bind: u16, hostname: HostPattern) -> Arc<ListenerSpec> {
         bind: BindId(bind),
         addr: SocketAddr::from(([0, 0, 0, 0], 8000 + bind)),
         protocol: Protocol::Http,
+        layer4: None,
         hostname,
         name: format!("listener-{bind}").into(),
         tls: None,

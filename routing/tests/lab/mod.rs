@@ -503,7 +503,7 @@ impl Lab {
         let sent = if kind == FailureKind::Connect { Sent::Nothing } else { Sent::Head };
         let failure = Failure { kind, sent, response: Response::NotBegun, body: Body::Replayable };
         let attempts = self.exchanges[nth].attempts;
-        let method = subject.http().head.method;
+        let method = subject.http().unwrap().head.method;
         let decision = table.retry(pick.backend, attempts, &policy.retry, &failure, method, self.now);
         if self.is_waited_for(nth) {
             // The other of a pair goes on.
@@ -528,7 +528,7 @@ impl Lab {
         }
         let table = &self.workers[worker].table;
         let subject = self.requests[self.exchanges[nth].request].subject();
-        let may_repeat = subject.http().head.method.is_idempotent();
+        let may_repeat = subject.is_idempotent();
         let rule = table.route(&subject).unwrap();
         let policy = rule.policy();
         let mut others = self.exchanges[nth].tried;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use routing::model::{Balance, CookieAffinity, HedgeMode, PinMatch, WriteFence};
+use routing::model::{Balance, CookieAffinity, Established, HedgeMode, PinMatch, WriteFence};
 
 pub mod detection;
 mod read;
@@ -64,6 +64,8 @@ pub struct Part {
     pub route_priority: Option<u8>,
     /// `writeFence`.
     pub write_fence: Option<WriteFence>,
+    /// `established`.
+    pub established: Option<Established>,
     /// `healthCheck`, `failback` and the rest of `detection`; shared by all that have it from one policy.
     pub detection: Option<Arc<DetectionPart>>,
 }
@@ -99,6 +101,7 @@ impl Part {
         lay(&mut self.panic_percent, &specific.panic_percent);
         lay(&mut self.route_priority, &specific.route_priority);
         lay(&mut self.write_fence, &specific.write_fence);
+        lay(&mut self.established, &specific.established);
         detection::overlay(&mut self.detection, specific.detection.as_ref());
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use routing::model::{HedgeMode, PinMatch, WriteFence};
+use routing::model::{Established, HedgeMode, PinMatch, WriteFence};
 
 use super::Part;
 use super::detection::{CheckPart, CheckProtocol, DetectionPart};
@@ -196,6 +196,10 @@ fn read_choice(spec: &FailoverPolicySpec, part: &mut Part, notes: &mut Notes) {
     part.write_fence = spec.write_fence.map(|fence| match fence {
         crd::WriteFence::Disabled => WriteFence::Disabled,
         crd::WriteFence::UntilPromoted => WriteFence::UntilPromoted,
+    });
+    part.established = spec.established.map(|established| match established {
+        crd::Established::Reset => Established::Reset,
+        crd::Established::Keep => Established::Keep,
     });
 }
 

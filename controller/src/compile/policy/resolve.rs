@@ -54,6 +54,7 @@ pub fn resolve(
     policy.panic_percent = part.panic_percent.unwrap_or(policy.panic_percent);
     policy.route_priority = part.route_priority.unwrap_or(policy.route_priority);
     policy.write_fence = part.write_fence.unwrap_or(policy.write_fence);
+    policy.established = part.established.unwrap_or(policy.established);
     policy
 }
 

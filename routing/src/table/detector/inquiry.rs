@@ -265,7 +265,9 @@ impl Live {
         let waited = self.detector.lags.awake(began, now);
         let (signal, is_over) = match self.state(subject) {
             // What raised it is explained by a verdict below it. Not the probes clear it: there is nothing left of it.
-            State::Suspect if has_blamed && self.waits(subject, now) < OUTSTANDING_MIN => (Signal::Answer, true),
+            State::Suspect if has_blamed && self.waits(subject, now) < OUTSTANDING_MIN => {
+                (Signal::Answer, true)
+            }
             State::Suspect => (Signal::Trusted, waited >= SUSPECT_MAX),
             // Few requests, or one event: it lives, and that was the question.
             State::Healthy | State::Down(_) | State::Probation | State::Ramp => {

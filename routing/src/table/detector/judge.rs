@@ -83,7 +83,8 @@ impl Detector {
             let Some(at) = next else { break };
             next = self.quiet_parts.after(&self.parts, at);
             let part = &mut self.parts[at as usize];
-            if part.cluster == cluster && part.uncounted != NEVER_COUNTED && part.flow.waiting.count(now) > 0 {
+            if part.cluster == cluster && part.uncounted != NEVER_COUNTED && part.flow.waiting.count(now) > 0
+            {
                 waits_for = both(waits_for, u64::from(part.backend.0) + 1);
             }
         }

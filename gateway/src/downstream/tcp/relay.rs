@@ -1,0 +1,392 @@
+//! Bytes both ways until both sides have ended: half-close, back-pressure, idle without buffers.
+//!
+//! Each direction holds at most two buffers: one that is being written, and one that was read meanwhile. While both are
+//! full its source is not read. A write that nobody has to wait for wakes nobody: its end is looked at when the next
+//! bytes are there. Reads grow with what comes (4, 16, 128 KiB) and shrink again; after `timeouts.buffer_idle` without
+//! a byte the reads are called back, their buffers go to the pool, and both sides are only watched for readability.
+
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use routing::time::MonoTime;
+
+use super::Session;
+use crate::net::conn::{Conn, Done};
+use crate::net::{Buf, Class, acquire};
+use crate::observe::layer4::Ended;
+use crate::observe::stats::Limit;
+use crate::worker::clock;
+use crate::worker::established::Established;
+
+/// Reads in a row that would have fitted the next smaller buffer, after which that is used.
+const LEAN_READS: u8 = 8;
+/// A tick of activity is never shorter: one deadline for each connection must not become a busy loop.
+const TICK_MIN: Duration = Duration::from_millis(1);
+
+/// One direction.
+struct Lane {
+    /// Size of the next read.
+    class: Class,
+    /// Reads in a row that would have fitted a smaller buffer.
+    lean: u8,
+    /// Read, and not being written yet.
+    waits: Option<Buf>,
+    /// Is the source only watched, without a buffer?
+    watching: bool,
+    /// Has the source ended?
+    ended: bool,
+    /// Has the destination been told?
+    shut: bool,
+    moved: u64,
+}
+
+enum Event {
+    Read(Side, Done<usize>),
+    Readable(Side, io::Result<()>),
+    Written(Side, io::Result<()>),
+    Deadline,
+}
+
+/// Whose connection it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Client,
+    Upstream,
+}
+
+impl Side {
+    fn broke(self) -> Ended {
+        match self {
+            Self::Client => Ended::ClientReset,
+            Self::Upstream => Ended::UpstreamReset,
+        }
+    }
+}
+
+impl Lane {
+    fn new(first: Option<Buf>) -> Self {
+        Self {
+            class: Class::Head,
+            lean: 0,
+            waits: first,
+            watching: false,
+            ended: false,
+            shut: false,
+            moved: 0,
+        }
+    }
+
+    /// Writes what waits, passes the end on when everything before it is out, and reads on where there is room.
+    fn advance(&mut self, from: &mut Conn, to: &mut Conn, quiet: bool) -> Result<(), Trouble> {
+        if to.is_writing()
+            && let Poll::Ready((result, _buf)) = to.poll_write(&mut Context::from_waker(Waker::noop()))
+        {
+            result.map_err(|_| Trouble::Broken)?;
+        }
+        if !to.is_writing()
+            && let Some(buf) = self.waits.take()
+        {
+            self.moved += buf.len() as u64;
+            to.start_write(buf);
+        }
+        if self.ended && !self.shut && self.waits.is_none() && !to.is_writing() {
+            self.shut = true;
+            to.shutdown_write();
+        }
+        if !self.ended && self.waits.is_none() && !from.is_reading() {
+            self.watching = quiet;
+            if quiet {
+                from.start_watch();
+            } else {
+                from.start_read(acquire(self.class, 0).ok_or(Trouble::Buffers)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn poll(&self, from: &mut Conn, to: &mut Conn, cx: &mut Context<'_>, side: Side) -> Poll<Event> {
+        if from.is_reading() {
+            if self.watching {
+                if let Poll::Ready(result) = from.poll_watch(cx) {
+                    return Poll::Ready(Event::Readable(side, result));
+                }
+            } else if let Poll::Ready(done) = from.poll_read(cx) {
+                return Poll::Ready(Event::Read(side, done));
+            }
+        }
+        let is_waited_for = self.waits.is_some() || (self.ended && !self.shut);
+        if is_waited_for && let Poll::Ready((result, _buf)) = to.poll_write(cx) {
+            let other = if side == Side::Client { Side::Upstream } else { Side::Client };
+            return Poll::Ready(Event::Written(other, result));
+        }
+        Poll::Pending
+    }
+
+    /// Takes what was read.
+    fn take(&mut self, buf: Buf) {
+        if buf.readroom() == 0 {
+            self.lean = 0;
+            self.class = match self.class {
+                Class::Head => Class::Small,
+                Class::Small | Class::Bulk => Class::Bulk,
+            };
+        } else {
+            let smaller = match self.class {
+                Class::Bulk => Some(Class::Small),
+                Class::Small => Some(Class::Head),
+                Class::Head => None,
+            };
+            if let Some(smaller) = smaller.filter(|smaller| buf.len() * 2 < smaller.bytes()) {
+                self.lean += 1;
+                if self.lean >= LEAN_READS {
+                    (self.class, self.lean) = (smaller, 0);
+                }
+            } else {
+                self.lean = 0;
+            }
+        }
+        self.waits = Some(buf);
+    }
+}
+
+/// What stops a lane.
+enum Trouble {
+    /// The destination does not take what is written.
+    Broken,
+    /// No buffer memory is left.
+    Buffers,
+}
+
+/// When something is due.
+struct Ticks {
+    /// Did a byte come since the last tick?
+    active: bool,
+    /// The last tick at which one had come.
+    last: MonoTime,
+    /// Have the buffers been given back?
+    quiet: bool,
+    buffer_idle: Duration,
+    idle: Duration,
+    /// End of the connection's life, if it has one.
+    lifetime: Option<MonoTime>,
+}
+
+impl Ticks {
+    fn new(session: &Session, now: MonoTime) -> Self {
+        let settings = session.worker.settings();
+        let lifetime = settings.tcp_lifetime;
+        Self {
+            active: true,
+            last: now,
+            quiet: false,
+            buffer_idle: settings.buffer_idle.max(TICK_MIN),
+            idle: settings.tcp_idle,
+            lifetime: (!lifetime.is_zero()).then(|| session.began + lifetime),
+        }
+    }
+
+    /// Sets the deadline to the next thing that can be due.
+    fn set(&self, session: &Session, now: MonoTime) {
+        let idle = (!self.idle.is_zero()).then(|| self.last + self.idle);
+        let tick = (!self.quiet).then(|| now + self.buffer_idle);
+        match [tick, idle, self.lifetime].into_iter().flatten().min() {
+            Some(due) => session.deadline.set(due.max(now)),
+            None => session.deadline.clear(),
+        }
+    }
+}
+
+/// The two connections and what is between them.
+struct Relay<'a> {
+    session: &'a mut Session,
+    up: Conn,
+    to_up: Lane,
+    to_down: Lane,
+    ticks: Ticks,
+    /// Who ended first, if anybody has.
+    first_end: Option<Ended>,
+}
+
+/// Relays until the connection ends, and says why it did. `first` goes to the endpoint before anything else.
+pub(super) async fn run(
+    session: &mut Session,
+    up: Conn,
+    first: Option<Buf>,
+    established: Option<Established>,
+) -> Ended {
+    let ticks = Ticks::new(session, clock::now());
+    let mut relay =
+        Relay { session, up, to_up: Lane::new(first), to_down: Lane::new(None), ticks, first_end: None };
+    let ended = relay.serve(established).await;
+    relay.session.received += relay.to_up.moved;
+    relay.session.sent += relay.to_down.moved;
+    match ended {
+        Ended::ClientClosed | Ended::UpstreamClosed => {}
+        // What is not complete must not look complete.
+        Ended::ClientReset
+        | Ended::UpstreamReset
+        | Ended::Idle
+        | Ended::Lifetime
+        | Ended::Down
+        | Ended::Stopped
+        | Ended::Buffers
+        | Ended::Denied
+        | Ended::Limited
+        | Ended::Malformed
+        | Ended::Unbegun
+        | Ended::NoRoute
+        | Ended::NoEndpoint
+        | Ended::ConnectFailed => {
+            relay.up.reset();
+            relay.session.down.reset();
+        }
+    }
+    ended
+}
+
+impl Relay<'_> {
+    async fn serve(&mut self, established: Option<Established>) -> Ended {
+        self.ticks.set(self.session, self.ticks.last);
+        loop {
+            if let Err(ended) = self.advance() {
+                return ended;
+            }
+            if self.to_up.shut && self.to_down.shut {
+                return self.first_end.unwrap_or(Ended::ClientClosed);
+            }
+            let event = self.next().await;
+            let went = match event {
+                Event::Read(side, (result, buf)) => self.read(side, result, buf),
+                Event::Readable(side, result) => self.readable(side, result),
+                Event::Written(side, result) => result.map_err(|_| side.broke()),
+                Event::Deadline => self.tick(),
+            };
+            let attention = established.as_ref().is_some_and(Established::is_cut);
+            if attention {
+                return Ended::Down;
+            }
+            if let Err(ended) = went {
+                return ended;
+            }
+        }
+    }
+
+    fn advance(&mut self) -> Result<(), Ended> {
+        let quiet = self.ticks.quiet;
+        let (down, up) = (&mut self.session.down, &mut self.up);
+        let went = [
+            (self.to_up.advance(down, up, quiet), Side::Upstream),
+            (self.to_down.advance(up, down, quiet), Side::Client),
+        ];
+        for (went, to) in went {
+            match went {
+                Ok(()) => {}
+                Err(Trouble::Broken) => return Err(to.broke()),
+                Err(Trouble::Buffers) => {
+                    self.session.worker.stats.hit(Limit::BuffersBytes);
+                    return Err(Ended::Buffers);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Event {
+        let Session { down, deadline, .. } = &mut *self.session;
+        let up = &mut self.up;
+        poll_fn(|cx| {
+            if let Poll::Ready(event) = self.to_up.poll(down, up, cx, Side::Client) {
+                return Poll::Ready(event);
+            }
+            if let Poll::Ready(event) = self.to_down.poll(up, down, cx, Side::Upstream) {
+                return Poll::Ready(event);
+            }
+            deadline.poll(cx).map(|()| Event::Deadline)
+        })
+        .await
+    }
+
+    fn read(&mut self, side: Side, result: io::Result<usize>, buf: Buf) -> Result<(), Ended> {
+        let lane = match side {
+            Side::Client => &mut self.to_up,
+            Side::Upstream => &mut self.to_down,
+        };
+        match result {
+            Ok(0) => {
+                lane.ended = true;
+                let end = if side == Side::Client { Ended::ClientClosed } else { Ended::UpstreamClosed };
+                self.first_end.get_or_insert(end);
+            }
+            Ok(n) => {
+                lane.take(buf);
+                let stats = &self.session.worker.stats;
+                match side {
+                    Side::Client => stats.layer4.received_bytes_total.add(n as u64),
+                    Side::Upstream => stats.layer4.sent_bytes_total.add(n as u64),
+                }
+            }
+            // Called back because nothing came.
+            Err(error) if self.ticks.quiet && error.raw_os_error() == Some(libc::ECANCELED) => return Ok(()),
+            Err(_) => return Err(side.broke()),
+        }
+        self.wake_up(side);
+        Ok(())
+    }
+
+    fn readable(&mut self, side: Side, result: io::Result<()>) -> Result<(), Ended> {
+        result.map_err(|_| side.broke())?;
+        match side {
+            Side::Client => self.to_up.watching = false,
+            Side::Upstream => self.to_down.watching = false,
+        }
+        self.wake_up(side);
+        Ok(())
+    }
+
+    /// Something came.
+    fn wake_up(&mut self, side: Side) {
+        self.ticks.active = true;
+        let was_quiet = std::mem::replace(&mut self.ticks.quiet, false);
+        if !was_quiet && side == Side::Client {
+            return;
+        }
+        let now = clock::now();
+        if was_quiet {
+            self.ticks.set(self.session, now);
+        }
+        if side == Side::Upstream
+            && let Some(pick) = &self.session.pick
+        {
+            let worker = Rc::clone(&self.session.worker);
+            worker.heard(pick.endpoint, now);
+        }
+    }
+
+    fn tick(&mut self) -> Result<(), Ended> {
+        if self.session.worker.is_stopping() {
+            return Err(Ended::Stopped);
+        }
+        let now = clock::now();
+        if self.ticks.lifetime.is_some_and(|due| now >= due) {
+            return Err(Ended::Lifetime);
+        }
+        if std::mem::replace(&mut self.ticks.active, false) {
+            self.ticks.last = now;
+        } else if !self.ticks.idle.is_zero() && now >= self.ticks.last + self.ticks.idle {
+            return Err(Ended::Idle);
+        } else if !self.ticks.quiet {
+            self.ticks.quiet = true;
+            // A lane that is not reading has bytes that wait: it is not idle, its destination is slow.
+            for (conn, lane) in [(&self.session.down, &self.to_up), (&self.up, &self.to_down)] {
+                if conn.is_reading() && !lane.watching {
+                    conn.cancel_read();
+                }
+            }
+        }
+        self.ticks.set(self.session, now);
+        Ok(())
+    }
+}
