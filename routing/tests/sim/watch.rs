@@ -366,7 +366,8 @@ impl Watch {
                 let since =
                     self.suspects.iter().find(|(other, _)| *other == at).map_or(0, |(_, since)| *since);
                 // A worker's clock is behind by up to 0.3 ms.
-                let is_explained = self.downs.iter().any(|(inner, when)| *when >= since && at.contains(plan, *inner));
+                let is_explained =
+                    self.downs.iter().any(|(inner, when)| *when >= since && at.contains(plan, *inner));
                 if !is_explained && self.latest(plan, at, 0..self.heard.len()) + MS / 2 < since {
                     return Err(Failed(format!("{at:?} cleared without a byte from it")));
                 }
