@@ -104,6 +104,16 @@ impl Flow {
         }
     }
 
+    /// An attempt that was sent at `sent` ended; `is_given_up` = without an answer or a failure.
+    pub(crate) fn ended(&mut self, sent: Option<MonoTime>, is_given_up: bool, lags: &Lags, now: MonoTime) {
+        self.waiting.ended(sent, now);
+        if let Some(sent) = sent.filter(|_| is_given_up)
+            && lags.awake(sent, now) >= self.floor()
+        {
+            self.waiting.was_given_up(sent);
+        }
+    }
+
     /// An attempt was given up after so long: it would have taken longer, as long as those do that take longer.
     pub(crate) fn given_up(&mut self, age: Duration, now: MonoTime) {
         self.answered(self.latencies.middle_above(age), now);
@@ -120,8 +130,9 @@ impl Flow {
         {
             return Overdue::default();
         }
-        let latencies = &self.latencies;
-        self.waiting.overdue(lags.before(now, after), |sent| latencies.share_above(lags.awake(sent, now)))
+        let (until, floor, latencies) = (lags.before(now, after), self.floor(), &self.latencies);
+        let share = |sent| latencies.share_above(lags.awake(sent, now));
+        self.waiting.overdue(until, share, latencies.share_above(floor))
     }
 
     pub(crate) fn median(&self) -> Option<Duration> {
@@ -454,6 +465,19 @@ mod tests {
         }
         assert!(!flow.overdue(&lags, ms(12_025)).is_proof());
         assert!(flow.overdue(&lags, ms(12_060)).is_proof());
+    }
+
+    #[test]
+    fn those_that_were_given_up_late_are_overdue_all_the_same() {
+        let lags = Lags::default();
+        for (age, is_proof) in [(9, true), (2, false)] {
+            let mut flow = used(None);
+            (0..8).for_each(|n| flow.waiting.sent(ms(12_000 + n)));
+            for at in (0..6).map(|n| ms(12_000 + n)) {
+                flow.ended(Some(at), true, &lags, at + long(age));
+            }
+            assert_eq!(flow.overdue(&lags, ms(12_030)).is_proof(), is_proof, "given up after {age} ms");
+        }
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(crate) struct Waiting {
     spans: [(u8, u8); AGES],
     /// All that were sent, whether they wait or not.
     sent: [u16; AGES],
+    /// That were given up unanswered although most answers take less.
+    given_up: [u16; AGES],
     total: u32,
     /// Buckets are `AGE_NS << scale` wide.
     scale: u32,
@@ -32,7 +34,15 @@ pub(crate) struct Waiting {
 
 impl Default for Waiting {
     fn default() -> Self {
-        Self { counts: [0; AGES], spans: [(0, 0); AGES], sent: [0; AGES], total: 0, scale: 0, head: 0 }
+        Self {
+            counts: [0; AGES],
+            spans: [(0, 0); AGES],
+            sent: [0; AGES],
+            given_up: [0; AGES],
+            total: 0,
+            scale: 0,
+            head: 0,
+        }
     }
 }
 
@@ -59,7 +69,7 @@ impl Waiting {
         for number in self.head + 1..=head.min(self.head + AGES as u64) {
             let place = Self::place(number);
             self.total -= u32::from(self.counts[place]);
-            (self.counts[place], self.sent[place]) = (0, 0);
+            (self.counts[place], self.sent[place], self.given_up[place]) = (0, 0, 0);
         }
         self.head = head;
     }
@@ -97,6 +107,16 @@ impl Waiting {
                 }
                 return;
             }
+        }
+    }
+
+    /// One that was sent at `at` was given up at an age at which most are answered: it is overdue for as long as it is
+    /// remembered. To be called beside [`Waiting::ended`].
+    pub(super) fn was_given_up(&mut self, at: MonoTime) {
+        let number = self.number(at);
+        if number <= self.head && number + AGES as u64 > self.head {
+            let given_up = &mut self.given_up[Self::place(number)];
+            *given_up = given_up.saturating_add(1);
         }
     }
 
@@ -141,9 +161,15 @@ impl Waiting {
     }
 
     /// Of those that were sent before `until`, how many wait, against how many should: over the span that ends there
-    /// and says most. `share` is the share of answers that are not there yet of what was sent at a time.
+    /// and says most. `share` is the share of answers that are not there yet of what was sent at a time, `longer` that
+    /// of what was given up.
     #[allow(clippy::cast_precision_loss, reason = "counts of requests")]
-    pub(crate) fn overdue(&mut self, until: MonoTime, share: impl Fn(MonoTime) -> f32) -> Overdue {
+    pub(crate) fn overdue(
+        &mut self,
+        until: MonoTime,
+        share: impl Fn(MonoTime) -> f32,
+        longer: f32,
+    ) -> Overdue {
         let newest = self.number(until);
         let oldest = (self.head + 1).saturating_sub(AGES as u64);
         let (mut sum, mut best) = (Overdue::default(), Overdue::default());
@@ -159,7 +185,11 @@ impl Waiting {
             if sent == 0 {
                 continue;
             }
-            let share = share(latest);
+            let mut share = share(latest);
+            if number < newest && self.given_up[place] > 0 {
+                waiting += u32::from(self.given_up[place]);
+                share = share.max(longer);
+            }
             let all = |sent: u32| Overdue {
                 waiting,
                 sent: sent.max(waiting),
@@ -167,7 +197,9 @@ impl Waiting {
             };
             if waiting > 0 {
                 // What was sent before the first of those that wait belongs to better times.
-                let after = 256 - u32::from(self.spans[place].0);
+                let is_known = self.counts[place] > 0 && self.given_up[place] == 0;
+                let first = if is_known { self.spans[place].0 } else { 0 };
+                let after = 256 - u32::from(first);
                 let since = sum.with(all((sent * after).div_ceil(256)));
                 best = if since.phi() > best.phi() { since } else { best };
             }
@@ -191,6 +223,7 @@ impl Waiting {
     pub(crate) fn clear(&mut self) {
         self.counts = [0; AGES];
         self.sent = [0; AGES];
+        self.given_up = [0; AGES];
         self.total = 0;
     }
 
