@@ -11,3 +11,4 @@ pub mod endpoint;
 pub(crate) mod evidence;
 pub(crate) mod histogram;
 pub mod state;
+pub(crate) mod waiting;

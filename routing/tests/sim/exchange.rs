@@ -12,7 +12,7 @@ use wire::head::Method;
 use crate::common::Request;
 use crate::node::{Event, Sim};
 use crate::watch::{Extra, Failed};
-use crate::world::{Kind, MS, Reply, path_of};
+use crate::world::{Kind, MS, Reply, US, path_of};
 
 /// How long a loser is listened to.
 const LISTEN: u64 = 1_000 * MS;
@@ -171,7 +171,8 @@ impl Sim {
         let (worker, endpoint, is_lane) = (self.exchanges[*exchange].worker, pick.id.0, *is_lane);
         let dead = self.plan.fault(endpoint, self.now).is_some_and(|fault| fault.kind == Kind::Refuse);
         if !dead && self.rng.random_bool(0.8) {
-            return self.send(attempt);
+            let races = self.plan.races > 0 && self.rng.random_ratio(1, self.plan.races);
+            return self.send(attempt, races);
         }
         let (at, reply) = self.plan.connect(endpoint, self.now, &mut self.rng);
         // A second attempt has no connect timeout of its own.
@@ -181,7 +182,8 @@ impl Sim {
         Ok(())
     }
 
-    fn send(&mut self, attempt: usize) -> Result<(), Failed> {
+    /// `races`: the endpoint closes the connection, idle for too long, as the request is on its way.
+    fn send(&mut self, attempt: usize, races: bool) -> Result<(), Failed> {
         self.attempts[attempt].stage = Stage::Sent;
         let Attempt { exchange: at, pick, is_lane, .. } = self.attempts[attempt];
         let worker = self.exchanges[at].worker;
@@ -190,7 +192,11 @@ impl Sim {
         if exchange.post && exchange.sent > 1 {
             return Err(Failed(format!("x{at}: a request that may have been processed was sent again")));
         }
-        let (due, reply) = self.plan.request(pick.id.0, self.now, &mut self.rng);
+        let (due, reply) = if races {
+            (self.now + self.rng.random_range(30 * US..120 * US), Reply::Closed)
+        } else {
+            self.plan.request(pick.id.0, self.now, &mut self.rng)
+        };
         self.push(due, worker, Event::Attempt { attempt, reply });
         if is_lane {
             return Ok(());
@@ -330,7 +336,7 @@ impl Sim {
                 if !is_lane {
                     self.exchanges[at].seen = now;
                 }
-                return self.send(attempt);
+                return self.send(attempt, false);
             }
             Reply::Status(status) => {
                 self.heard(worker, pick.endpoint, now);

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use routing::delta::{Change, RouteTable, Update, diff};
 use routing::health::action::{Action, Probe, ProbeKind, ProbeResult, ProbeToken, Scope};
 use routing::health::board::{Board, BoardLimits};
+use routing::id::Generation;
 use routing::table::{EndpointKey, Table, TableSettings};
 use routing::time::MonoTime;
 
@@ -65,6 +67,8 @@ pub(crate) enum Event {
         attempt: usize,
     },
     Stall,
+    /// The controller sends a worker another table.
+    Update,
     /// Is everything well again?
     Look,
 }
@@ -72,6 +76,7 @@ pub(crate) enum Event {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) table: Table,
+    world: RouteTable,
     pub(crate) rng: SmallRng,
     /// How far its reads of the clock are behind.
     behind: Time,
@@ -102,7 +107,7 @@ impl Sim {
     pub(crate) fn new(plan: Plan, seed: u64, log: Option<Log>) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed ^ 0x5DEE_CE66);
         let board = Arc::new(Board::new(BoardLimits { workers: plan.workers, ..BoardLimits::default() }));
-        let world = plan.table();
+        let world = plan.table(0);
         let nodes = (0..plan.workers).map(|worker| {
             let settings = TableSettings {
                 workers: plan.workers,
@@ -114,6 +119,7 @@ impl Sim {
             own.move_to(&world, MonoTime(ORIGIN));
             Node {
                 table: own.table,
+                world: own.world,
                 rng: SmallRng::seed_from_u64(rng.random()),
                 behind: if worker == 0 { 0 } else { rng.random_range(0..200 * US) },
                 last: MonoTime(ORIGIN),
@@ -178,6 +184,12 @@ impl Sim {
                 self.push(at, worker, Event::Stall);
             }
         }
+        for (_, from, to) in self.plan.absences.clone() {
+            for (worker, at) in (0..self.nodes.len()).flat_map(|worker| [(worker, from), (worker, to)]) {
+                let late = self.rng.random_range(0..2 * MS);
+                self.push(at + late, worker, Event::Update);
+            }
+        }
         while let Some(((at, _), (worker, event))) = self.queue.pop_first() {
             self.now = at;
             self.step(usize::from(worker), event).map_err(|Failed(text)| text)?;
@@ -205,6 +217,7 @@ impl Sim {
             | Event::Probed { .. }
             | Event::Attempt { .. }
             | Event::Ask { .. }
+            | Event::Update
             | Event::Listened { .. } => false,
         };
         let resumes = self.nodes[worker].stalled_until;
@@ -236,6 +249,10 @@ impl Sim {
             Event::Ask { exchange, number } => return self.ask(exchange, number),
             Event::Listened { attempt } => return self.listened(attempt),
             Event::Stall => self.stall(worker),
+            Event::Update => {
+                self.update(worker);
+                return self.heed(worker);
+            }
             Event::Look => return self.look(),
         }
         Ok(())
@@ -270,6 +287,19 @@ impl Sim {
         let node = &mut self.nodes[worker];
         node.stalled_until = node.stalled_until.max(self.now + lasts);
         self.watch.stalled(worker, self.now, self.now + lasts);
+    }
+
+    /// Endpoints leave and come back, whatever is wrong there meanwhile.
+    fn update(&mut self, worker: usize) {
+        let (now, world) = (self.read(worker), self.plan.table(self.now));
+        let node = &mut self.nodes[worker];
+        let delta = diff(&node.world, &world);
+        node.world = world;
+        let base_generation = node.table.generation();
+        let generation = Generation(base_generation.0 + 1);
+        let update = Update { generation, base_generation, observed_ns: 0, change: Change::Table(delta) };
+        node.table.apply(&update, now).expect("of the same table");
+        self.note(|| format!("w{worker} has another table"));
     }
 
     /// After the last fault everything comes back, and in time.

@@ -99,6 +99,12 @@ pub(crate) struct Plan {
     pub(crate) stall_at_probes: bool,
     /// Share of requests that may not be repeated, in percent.
     pub(crate) posts: u32,
+    /// One idle connection in so many closes as it is used; 0 = none.
+    pub(crate) races: u32,
+    /// Every endpoint is checked.
+    pub(crate) checked: bool,
+    /// Endpoints that leave the table and come back, between two times.
+    pub(crate) absences: Vec<(u32, Time, Time)>,
     /// Requests are sent until then.
     pub(crate) until: Time,
     /// Everything must be well again this long after the last fault.
@@ -129,6 +135,9 @@ impl Plan {
             stall_gap: 0,
             stall_at_probes: false,
             posts: 0,
+            races: 0,
+            checked: false,
+            absences: Vec::new(),
             until: 1_000 * MS,
             return_bound: 6_000 * MS,
             service: (MS, 3 * MS),
@@ -192,6 +201,25 @@ impl Plan {
         plan
     }
 
+    /// The same with what goes on beside: active checks, idle connections that close as they are used, endpoints that
+    /// leave the table and come back.
+    pub(crate) fn restless(seed: u64) -> Self {
+        let mut plan = Self::random(seed);
+        let rng = &mut SmallRng::seed_from_u64(seed ^ 0x00AB_5E4C);
+        plan.races = if rng.random_bool(0.5) { rng.random_range(50..500) } else { 0 };
+        plan.checked = rng.random_bool(0.5);
+        for _ in 0..rng.random_range(0..4) {
+            let (from, lasts) = (rng.random_range(100 * MS..plan.until), rng.random_range(1..200) * MS);
+            plan.absences.push((rng.random_range(0..plan.sites.len()) as u32, from, from + lasts));
+        }
+        plan
+    }
+
+    /// Has an endpoint left the table at that time?
+    fn is_absent(&self, endpoint: u32, at: Time) -> bool {
+        self.absences.iter().any(|(absent, from, to)| *absent == endpoint && (*from..*to).contains(&at))
+    }
+
     fn random_fault(&self, rng: &mut SmallRng) -> Fault {
         let kind = match rng.random_range(0..10) {
             0 | 1 => Kind::Refuse,
@@ -211,13 +239,26 @@ impl Plan {
         Fault { kind, at, from, to: from + rng.random_range(10..400) * MS }
     }
 
-    /// The same as the table that every worker runs.
-    pub(crate) fn table(&self) -> RouteTable {
+    fn detection(&self) -> Detection {
+        let check = HealthCheck {
+            probe: CheckProbe::Http { path: "/healthz".into(), host: "".into() },
+            interval: duration(20 * MS),
+            timeout: duration(15 * MS),
+            unhealthy_threshold: 2,
+            healthy_threshold: 3,
+        };
+        Detection { check: self.checked.then(|| Arc::new(check)), ..Detection::default() }
+    }
+
+    /// The same as the table that every worker runs at that time.
+    pub(crate) fn table(&self, at: Time) -> RouteTable {
         let names: Vec<String> = (0..self.clusters).map(|n| format!("cluster-{n}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let mut table = common::world(&names, &[(0, 1)], self.policy.clone());
-        for backend in 1..self.backends {
-            table.backends.insert(BackendId(backend), common::backend(&format!("default/b{backend}:80")));
+        for backend in 0..self.backends {
+            let name = format!("default/b{backend}:80").as_str().into();
+            let spec = BackendSpec { name, detection: self.detection(), ..BackendSpec::default() };
+            table.backends.insert(BackendId(backend), Arc::new(spec));
         }
         let rules = (0..self.backends).rev().map(|backend| {
             let target = common::forward(&[(backend, 1)]);
@@ -235,7 +276,7 @@ impl Plan {
             };
             table.clusters.insert(ClusterId(cluster), Arc::new(spec));
         }
-        for site in &self.sites {
+        for site in self.sites.iter().filter(|site| !self.is_absent(site.id, at)) {
             let spec = EndpointSpec {
                 zone: ZoneId(site.cluster * 2 + 1 + (site.id % 2) as u16),
                 node: NodeId(site.id + 1),

@@ -191,7 +191,7 @@ impl Live {
     ) {
         let Some(site) = self.site(key) else { return };
         let sent = latency.map(|latency| now - latency);
-        self.detector.ended(site, sent, now);
+        self.detector.ended(site, sent, outcome == Outcome::Abandoned, now);
         self.weigh(site, outcome, now);
         let healthy = self.worst(&self.slots[site.slot as usize]).into_iter().all(|state| match state {
             State::Healthy | State::Ramp => true,
@@ -321,7 +321,7 @@ impl Live {
         let now = self.detector.ticked.max(self.pulse(key.slot).links.since);
         for _ in in_flight..outstanding {
             if let Some(site) = self.site(key) {
-                self.detector.ended(site, None, now);
+                self.detector.ended(site, None, false, now);
             }
         }
     }
@@ -335,7 +335,7 @@ pub(super) enum Throttle {
 }
 
 impl Detector {
-    fn ended(&mut self, site: Site, sent: Option<MonoTime>, now: MonoTime) {
+    fn ended(&mut self, site: Site, sent: Option<MonoTime>, is_given_up: bool, now: MonoTime) {
         let pulse = &mut self.pulses[site.pulse as usize];
         let at_latest = sent.unwrap_or(now);
         let mut is_counted = at_latest > pulse.uncounted;
@@ -346,7 +346,7 @@ impl Detector {
         if let Some(at) = site.part {
             let part = &mut self.parts[at as usize];
             if is_counted {
-                part.flow.waiting.ended(sent, now);
+                part.flow.ended(sent, is_given_up, &self.lags, now);
             }
             is_counted &= at_latest > part.uncounted;
             if part.flow.waiting.total() == 0 {
@@ -355,7 +355,7 @@ impl Detector {
         }
         let counts = site.silence && is_counted;
         if let Some(entry) = self.clusters.get_mut(site.cluster.index()).filter(|_| counts) {
-            entry.flow.waiting.ended(sent, now);
+            entry.flow.ended(sent, is_given_up, &self.lags, now);
         }
     }
 

@@ -16,7 +16,7 @@ use super::probes::{Ask, InFlight, Purpose};
 use super::{Detector, Live, NEVER_COUNTED};
 use crate::health::action::{Evidence, ProbeResult, ProbeToken};
 use crate::health::board::Subject;
-use crate::health::evidence::{Flow, LAG_MIN, OUTSTANDING_MIN, SILENCE_FLOOR};
+use crate::health::evidence::{LAG_MIN, OUTSTANDING_MIN, SILENCE_FLOOR};
 use crate::health::state::{Reason, Signal, State};
 use crate::id::ClusterId;
 use crate::table::EndpointKey;
@@ -397,6 +397,7 @@ impl Live {
             Subject::Cluster(cluster) => {
                 self.detector.over_all(cluster, now).overdue.is_proof()
                     && self.detector.sole_backend(cluster, now).is_none()
+                    && self.detector.backends_are_slow(cluster, now)
                     && self.is_wide(subject, now)
             }
             Subject::Backend(backend, cluster) => {
@@ -433,11 +434,10 @@ impl Live {
                 silent += 1;
             }
         };
-        let floor = |flow: &Flow| flow.median().map_or(SILENCE_FLOOR, |median| SILENCE_FLOOR.max(median * 2));
         match subject {
             Subject::Cluster(cluster) => {
                 let Some(entry) = self.detector.cluster(cluster) else { return false };
-                let floor = floor(&entry.flow);
+                let floor = entry.flow.floor();
                 let here = (0..self.slots.len()).filter(|at| {
                     let slot = &self.slots[*at];
                     slot.life == Life::Live && slot.cluster == cluster && slot.pulse != 0
@@ -448,7 +448,7 @@ impl Live {
             }
             Subject::Backend(backend, cluster) => {
                 let Some(at) = self.detector.part_of(&self.backends, backend, cluster) else { return false };
-                let floor = floor(&self.detector.parts[at as usize].flow);
+                let floor = self.detector.parts[at as usize].flow.floor();
                 let group = self.backends.get(backend.index()).and_then(|entry| entry.group(cluster));
                 for slot in group.into_iter().flat_map(|group| &group.members).take(LOOKS) {
                     look(*slot, floor);

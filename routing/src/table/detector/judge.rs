@@ -9,8 +9,9 @@ use super::events::{Throttle, line_of};
 use super::probes::Ask;
 use super::{Detector, NEVER_COUNTED, TICK};
 use crate::health::board::Subject;
-use crate::health::evidence::{OUTSTANDING_MIN, Overdue, SILENCE_CAP, SILENCE_FLOOR, Threshold};
+use crate::health::evidence::{OUTSTANDING_MIN, SILENCE_CAP, SILENCE_FLOOR, Threshold};
 use crate::health::state::{Signal, State};
+use crate::health::waiting::Overdue;
 use crate::id::{BackendId, ClusterId};
 use crate::table::live::Live;
 use crate::time::MonoTime;
@@ -24,6 +25,9 @@ const LOOKS_MAX: usize = 64;
 
 /// What has been quiet for longer leaves its list until its next sign of life.
 const FORGOTTEN: Duration = Duration::from_secs(1);
+
+/// Pairs of backend and cluster that are looked at when a whole cluster is to be judged.
+const PARTS_LOOKS: usize = 1_024;
 
 /// A backend that was heard within this is in use.
 const IN_USE: Duration = Duration::from_secs(1);
@@ -94,14 +98,29 @@ impl Detector {
     /// The only backend that anything waits for here, while others here were in use until a moment ago: then the
     /// silence is that backend's until a request of another is silent, too.
     pub(super) fn sole_backend(&mut self, cluster: ClusterId, now: MonoTime) -> Option<BackendId> {
-        /// Parts that are looked at.
-        const LOOKS: usize = 1_024;
         let waits_for = self.over_all(cluster, now).waits_for;
         let backend = BackendId(u32::try_from(waits_for.checked_sub(1)?).ok()?);
-        let mut others = self.parts.iter().take(LOOKS).filter(|part| {
+        let mut others = self.parts.iter().take(PARTS_LOOKS).filter(|part| {
             part.cluster == cluster && part.backend != backend && part.flow.last_rx > MonoTime::ZERO
         });
         others.any(|part| now.since(part.flow.last_rx) < IN_USE).then_some(backend)
+    }
+
+    /// Are more of the backends in use here overdue than in time? Else they are to be judged one by one.
+    pub(super) fn backends_are_slow(&mut self, cluster: ClusterId, now: MonoTime) -> bool {
+        let (mut slow, mut well) = (0u32, 0u32);
+        for at in 0..self.parts.len().min(PARTS_LOOKS) {
+            let part = &mut self.parts[at];
+            if part.cluster != cluster || part.uncounted == NEVER_COUNTED {
+                continue;
+            }
+            if part.flow.overdue(&self.lags, now).phi() > 0.0 {
+                slow += 1;
+            } else if self.lags.awake(part.flow.last_rx, now) < part.flow.overdue_after() {
+                well += 1;
+            }
+        }
+        slow > well
     }
 
     /// How long a probe of this cluster may take.
@@ -193,9 +212,9 @@ impl Live {
         let entry = &mut self.detector.clusters[cluster.index()];
         // Peers can only make a silence shorter: most ticks end here, without a look at their lines.
         let quiet_ns = now.since(own);
-        let threshold = entry.flow.threshold();
-        if quiet_ns < threshold.suspicious.min(SILENCE_FLOOR) {
-            return self.detector.wake_at(own + threshold.suspicious);
+        let suspicious = entry.flow.suspicious();
+        if quiet_ns < suspicious.min(SILENCE_FLOOR) {
+            return self.detector.wake_at(own + suspicious);
         }
         match self.state(subject) {
             State::Healthy | State::Ramp | State::Probation => {}
@@ -204,7 +223,7 @@ impl Live {
         let all = self.detector.over_all(cluster, now);
         let Some(since) = all.silent_since else { return };
         let silence = self.detector.lags.awake(since, now);
-        if all.outstanding >= OUTSTANDING_MIN && silence >= threshold.suspicious {
+        if all.outstanding >= OUTSTANDING_MIN && silence >= suspicious {
             if self.witness(cluster, since, now) == Witness::Blind {
                 return;
             }
@@ -223,10 +242,10 @@ impl Live {
             return;
         }
         if self.is_pursued(subject) {
-            return self.detector.wake_at(since + threshold.suspicious);
+            return self.detector.wake_at(since + suspicious);
         }
         self.judge_few(cluster, silence, since, now);
-        self.detector.wake_at(since + threshold.suspicious);
+        self.detector.wake_at(since + suspicious);
     }
 
     /// Which silence of a cluster or of a backend there is suspicious, by what this worker knows of it.
@@ -239,7 +258,7 @@ impl Live {
             }
             Subject::Endpoint(_) => None,
         };
-        flow.map_or(SILENCE_CAP, |flow| flow.threshold().suspicious)
+        flow.map_or(SILENCE_CAP, |flow| flow.suspicious())
     }
 
     /// At a low rate three requests never wait together: the first that is overdue starts the probes.
@@ -266,7 +285,7 @@ impl Live {
             },
         };
         let heard = self.detector.over_all(cluster, now).last_rx;
-        let threshold = self.detector.cluster(cluster).map(|entry| entry.flow.threshold().suspicious);
+        let threshold = self.detector.cluster(cluster).map(|entry| entry.flow.suspicious());
         if threshold.is_some_and(|threshold| self.detector.lags.awake(heard, now) < threshold) {
             return Witness::Hears;
         }
@@ -282,7 +301,7 @@ impl Live {
         let Some(entry) = self.detector.cluster(cluster) else { return Witness::Hears };
         let region = entry.region.clone();
         // What was heard before that may have been heard before our own silence began, too.
-        let heard = since + entry.flow.threshold().suspicious;
+        let heard = since + entry.flow.suspicious();
         let own = [since, self.detector.over_all(cluster, now).last_rx];
         let mut witness = Witness::Hears;
         for index in (0..self.detector.clusters.len()).filter(|index| *index != cluster.index()) {
@@ -298,7 +317,7 @@ impl Live {
             let apart = own.iter().flat_map(|own| [other_since, all.last_rx].map(|other| apart(*own, other)));
             let together = apart.min().is_some_and(|apart| apart <= BLIND_WINDOW);
             let silence = self.detector.lags.awake(other_since, now);
-            if silence < entry.flow.threshold().suspicious {
+            if silence < entry.flow.suspicious() {
                 witness = witness.max(Witness::NotYet);
             } else if together {
                 witness = Witness::Blind;
@@ -330,15 +349,22 @@ impl Live {
         let part = &mut self.detector.parts[at as usize];
         let subject = Subject::Backend(part.backend, part.cluster);
         let cluster = part.cluster;
-        let (waits, threshold) = (part.flow.waiting.count(now), part.flow.threshold());
+        let (waits, suspicious) = (part.flow.waiting.count(now), part.flow.suspicious());
         let Some(since) = part.flow.silent_since(now) else { return };
         let (late, asked) = (part.flow.late_after(), part.asked);
         let silence = self.detector.lags.awake(since, now);
-        let Some(doubtful) = self.doubtful(subject, cluster, since, threshold) else { return };
+        let backend = self.detector.parts[at as usize].backend;
+        let is_sole = self.detector.sole_backend(cluster, now) == Some(backend);
+        let doubtful = match self.doubtful(subject, cluster, since, suspicious) {
+            Some(doubtful) => doubtful,
+            // The cluster's silence is this backend's: the cluster's turn raised the doubt.
+            None if is_sole => Doubtful::No,
+            None => return,
+        };
         if self.is_slow(subject, now) {
             self.inquire(subject, since, now);
         }
-        if waits >= OUTSTANDING_MIN && silence >= threshold.suspicious {
+        if waits >= OUTSTANDING_MIN && silence >= suspicious {
             if doubtful == Doubtful::Yes {
                 let evidence = self.evidence(subject, now);
                 self.signal(subject, Signal::Doubt, evidence, now);
@@ -356,10 +382,10 @@ impl Live {
         subject: Subject,
         cluster: ClusterId,
         since: MonoTime,
-        threshold: Threshold,
+        suspicious: Duration,
     ) -> Option<Doubtful> {
         let heard = self.detector.cluster(cluster)?.flow.last_rx;
-        if heard <= since + threshold.suspicious / 2 {
+        if heard <= since + suspicious / 2 {
             return None;
         }
         match self.state(Subject::Cluster(cluster)) {
@@ -407,7 +433,7 @@ impl Live {
             State::Healthy | State::Ramp => {}
             State::Suspect | State::Down(_) | State::Probation => return,
         }
-        let Some(doubtful) = self.doubtful(subject, cluster, since, threshold) else { return };
+        let Some(doubtful) = self.doubtful(subject, cluster, since, threshold.suspicious) else { return };
         // The balancer turns away from an endpoint that is busy with slow requests: then it is quiet, and well.
         if doubtful == Doubtful::Yes && silence >= threshold.unheard_of / 2 {
             let evidence = self.evidence(subject, now);
