@@ -59,6 +59,11 @@ pub const METRICS: &[Metric] = &[
     counter("ringway_received_bytes_total", "", "Bytes received from clients"),
     counter("ringway_sent_bytes_total", "", "Bytes sent to clients"),
     gauge("ringway_tunnels_open", "", "Upgraded connections (WebSocket) open now"),
+    counter(
+        "ringway_tunnels_evacuated_total",
+        "",
+        "Upgraded connections closed because their cluster is drained over a time",
+    ),
     counter("ringway_upstream_connects_total", "", "Connections opened to endpoints"),
     counter("ringway_upstream_connect_failures_total", "", "Connections to endpoints that failed to open"),
     counter("ringway_upstream_reuses_total", "", "Attempts that found an idle connection to their endpoint"),
