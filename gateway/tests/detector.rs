@@ -62,7 +62,8 @@ fn hangs_and_heals(priority_of_other: u8, workers: u32) {
         let _stop = Stop(&load, &hangs);
         load.more(HEALTHY);
         let healthy = load.slowest();
-        assert_eq!(node.health(0).state, "up");
+        // On a busy machine even a healthy cluster may be in doubt for a moment.
+        until("it is up", || node.health(0).state == "up");
 
         // The cluster hangs from the moment that a POST has reached it.
         let post = scope.spawn(|| hang_by_post(node.gateway.addr));
@@ -86,11 +87,10 @@ fn hangs_and_heals(priority_of_other: u8, workers: u32) {
     });
     assert!(node.gateway.sum(|stats| stats.verdicts_total.get()) > 0);
     assert!(node.gateway.sum(|stats| stats.hedges_total.get()) > 0);
-    let metrics = node.text("/metrics");
-    assert!(
-        metrics.contains("ringway_cluster_state{cluster=\"cluster-0\",state=\"healthy\"} 1\n"),
-        "{metrics}"
-    );
+    // On a busy machine it may have been in doubt again meanwhile, and ramps up once more.
+    until("its metric says healthy", || {
+        node.text("/metrics").contains("ringway_cluster_state{cluster=\"cluster-0\",state=\"healthy\"} 1\n")
+    });
     let mut posts = BTreeMap::<String, u64>::new();
     for request in sick.iter().chain(&well).flat_map(|backend| backend.requests()) {
         if request.head.starts_with("POST") {
@@ -218,7 +218,7 @@ fn a_cluster_that_refuses_is_down_for_that_reason_until_it_listens_again() {
         (0..CLIENTS).for_each(|_| drop(scope.spawn(|| load.run(node.gateway.addr))));
         let _stop = Stop(&load, &never);
         load.more(HEALTHY);
-        assert_eq!(node.endpoint(sick.addr).state, "up");
+        until("its endpoint is up", || node.endpoint(sick.addr).state == "up");
         sick.kill();
         node.down(&["refused"]);
         load.more(HEALTHY);
@@ -312,18 +312,20 @@ impl Watched {
     fn shows_the_verdict(&self) {
         until("status and explain name the loser", || {
             let parts = self.backend().clusters;
-            assert_eq!(parts[0].health.state, "down", "{parts:?}");
             let answer: Answer = self.json(&format!("/api/v1/explain?url=http://{}/", self.gateway.addr));
             let [lost, chosen] = &answer.backends[0].clusters[..] else { panic!("{answer:?}") };
             let said = format!("{} {}", lost.cluster_state, lost.backend_state);
-            assert!(said.contains("down ("), "{lost:?}");
-            lost.reason.contains("down (") && lost.percent < 1e-9 && chosen.percent > 99.0
+            parts[0].health.state == "down"
+                && said.contains("down (")
+                && lost.reason.contains("down (")
+                && lost.percent < 1e-9
+                && chosen.percent > 99.0
         });
-        let metrics = self.text("/metrics");
-        let down = metrics
-            .lines()
-            .filter(|line| line.contains("{cluster=\"cluster-0\",state=\"down_") && line.ends_with(" 1"));
-        assert!(down.count() > 0, "{metrics}");
+        until("the metrics say so", || {
+            let metrics = self.text("/metrics");
+            let mut lines = metrics.lines().filter(|line| line.ends_with(" 1"));
+            lines.any(|line| line.contains("{cluster=\"cluster-0\",state=\"down_"))
+        });
     }
 }
 

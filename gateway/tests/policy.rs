@@ -104,16 +104,15 @@ fn active_checks_take_an_endpoint_out_and_are_made_once_whatever_the_number_of_w
     config.worker.count = 2;
     let began = Instant::now();
     let gateway = Gateway::start(config, |on| world.on(on));
-    let mut client = Client::connect(gateway.addr);
-    until("it is checked", || {
-        assert_eq!(client.get("/").text(), "active");
-        checks.load(Ordering::SeqCst) >= 50
-    });
+    // Without any traffic: nothing but the checks themselves wakes a worker.
+    until("it is checked", || checks.load(Ordering::SeqCst) >= 50);
     let (made, rounds) = (checks.load(Ordering::SeqCst), began.elapsed().as_millis() / interval.as_millis());
     assert!(
         u128::from(made) <= rounds + 2,
         "{made} checks in {rounds} intervals: one worker checks, not each"
     );
+    let mut client = Client::connect(gateway.addr);
+    until("it serves", || client.get("/").text() == "active");
     is_well.store(false, Ordering::SeqCst);
     until("it is left", || client.get("/").text() == "standby");
     is_well.store(true, Ordering::SeqCst);

@@ -4,15 +4,16 @@
 mod support;
 
 use std::net::TcpStream;
-use std::sync::Mutex;
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use config::Period;
+use routing::id::ClusterId;
 use support::backend::{Backend, Then};
 use support::client::{Client, Cut};
-use support::table::world;
-use support::{Gateway, PATIENCE, config, until};
+use support::table::{World, world};
+use support::{Gateway, PATIENCE, config, pass, until};
 use tungstenite::protocol::WebSocket;
 use tungstenite::{Message, accept};
 
@@ -242,4 +243,33 @@ fn a_client_that_vanishes_ends_the_tunnel_on_the_other_side() {
     client.head().unwrap();
     client.abort();
     until("the tunnel has ended", || gateway.sum(|stats| stats.tunnels_open.get()) == 0);
+}
+
+/// Clients come back elsewhere, one after the other.
+#[test]
+fn a_gradual_drain_takes_the_tunnels_along_and_a_drain_at_once_leaves_them() {
+    let (near, far) = (echo(), echo());
+    let world = World::new().cluster(0, &[near.addr]).cluster(1, &[far.addr]);
+    let mut gateway = Gateway::start(config(), |on| world.on(on));
+    let drain = |gateway: &mut Gateway, percent: u8| {
+        gateway.change(|table| {
+            Arc::make_mut(table.clusters.get_mut(&ClusterId(0)).unwrap()).drain_percent = percent;
+        });
+    };
+    let _sockets: Vec<_> = (0..8).map(|_| open(&gateway)).collect();
+    let open_now = |gateway: &Gateway| gateway.sum(|stats| stats.tunnels_open.get());
+    drain(&mut gateway, 100);
+    pass(Duration::from_millis(1_200));
+    assert_eq!(open_now(&gateway), 8, "they end by themselves");
+    drain(&mut gateway, 0);
+    pass(Duration::from_millis(1_200));
+    drain(&mut gateway, 50);
+    pass(Duration::from_millis(1_200));
+    drain(&mut gateway, 100);
+    until("all have left", || open_now(&gateway) == 0);
+    assert_eq!(gateway.sum(|stats| stats.tunnels_evacuated_total.get()), 8);
+    drop(near);
+    let mut back = open(&gateway);
+    back.send(Message::text("hello")).unwrap();
+    assert_eq!(back.read().unwrap(), Message::text("hello"));
 }

@@ -14,8 +14,8 @@ use super::table;
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 A drained cluster gets no new requests while another cluster of a route can serve them, whatever priorities and
-weights say. With --over its part goes elsewhere little by little: after half of the time, half of it. Requests and
-tunnels that are in flight end by themselves.
+weights say. With --over its part goes elsewhere little by little: after half of the time, half of it; tunnels
+(WebSocket) are closed at that pace, too. Otherwise requests and tunnels that are in flight end by themselves.
 
 The word of an operator beats spec.drained of the MemberCluster until `ringway undrain`. It outlives an edit, a
 restarted worker and (with admin.state_dir) the process.

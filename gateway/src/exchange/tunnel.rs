@@ -1,11 +1,14 @@
 //! An upgraded connection (WebSocket): after the 101, bytes both ways until both sides have ended.
 //!
-//! Nothing of the client is passed on before the backend has agreed (SECURITY S13). Each side may close its half.
+//! Nothing of the client is passed on before the backend has agreed (SECURITY S13). Each side may close its half. A cluster
+//! that is drained over a time loses its tunnels over that time; one that is drained at once keeps them until they end.
 
 use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
+use std::time::Duration;
 
+use rand::Rng;
 use wire::h1::encode::{self, ResponseEdit};
 use wire::head::{BodyLength, ResponseView};
 
@@ -55,6 +58,37 @@ impl Half {
             Ok(_) => self.pump.take(buf, |_| {}).ok().map(|_| ()),
             Err(_) => None,
         }
+    }
+}
+
+/// How often a tunnel looks whether its cluster is being drained.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// When a tunnel leaves a cluster that is drained little by little: each has drawn a percentage beyond which it goes, so
+/// that they leave at the pace of the drain and not all at once.
+struct Evacuation {
+    /// 0 to 99.
+    lot: u8,
+    /// What was drained when it looked last.
+    percent: u8,
+    /// Has it seen the drain grow? One that was complete at once says nothing of tunnels.
+    is_gradual: bool,
+}
+
+impl Evacuation {
+    fn new(percent: u8, rng: &mut impl Rng) -> Self {
+        Self { lot: rng.random_range(percent.min(99)..100), percent, is_gradual: false }
+    }
+
+    /// Must the tunnel leave now that so much is drained?
+    fn is_due(&mut self, percent: u8) -> bool {
+        if percent < self.percent {
+            self.is_gradual = false;
+        } else if percent > self.percent {
+            self.is_gradual |= percent < 100;
+        }
+        self.percent = percent;
+        self.is_gradual && percent > self.lot
     }
 }
 
@@ -108,6 +142,10 @@ async fn begin(flow: &mut Flow<'_>, buf: &mut Buf) -> io::Result<()> {
 }
 
 async fn relay(flow: &mut Flow<'_>, up: &mut Stream, down: &mut Half, to_up: &mut Half) {
+    let cluster = flow.held.pick.cluster;
+    let drained = flow.worker.table.borrow().drain_percent(cluster);
+    let mut evacuation = Evacuation::new(drained, &mut *flow.worker.rng.borrow_mut());
+    let mut look = clock::now() + LOOK;
     loop {
         let Some(sent) = down.advance(up, &mut flow.client.conn) else { return };
         flow.work.sent += sent;
@@ -115,7 +153,7 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Stream, down: &mut Half, to_up: &mu
             return;
         }
         let due = turn::deadline(clock::now(), flow.settings.tunnel_idle);
-        turn::set(flow.client, due);
+        turn::set(flow.client, turn::earlier(due, Some(look)));
         let client = &mut *flow.client;
         let event = poll_fn(|cx| {
             if let Poll::Ready(done) = up.poll_read(cx) {
@@ -141,5 +179,45 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Stream, down: &mut Half, to_up: &mu
         if !goes_on {
             return;
         }
+        if turn::has_passed(Some(look)) {
+            look = clock::now() + LOOK;
+            if evacuation.is_due(flow.worker.table.borrow().drain_percent(cluster)) {
+                flow.worker.stats.tunnels_evacuated_total.inc();
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    fn tunnels(percent: u8) -> Vec<Evacuation> {
+        let mut rng = SmallRng::seed_from_u64(7);
+        (0..1_000).map(|_| Evacuation::new(percent, &mut rng)).collect()
+    }
+
+    #[test]
+    fn tunnels_leave_at_the_pace_of_the_drain() {
+        let mut open = tunnels(0);
+        for percent in (10..=100).step_by(10) {
+            open.retain_mut(|tunnel| !tunnel.is_due(percent));
+            let expected = 1_000 - usize::from(percent) * 10;
+            assert!(open.len().abs_diff(expected) < 50, "{} of {expected} at {percent} %", open.len());
+        }
+        assert!(open.is_empty());
+    }
+
+    #[test]
+    fn a_drain_at_once_and_one_that_is_taken_back_cut_nobody() {
+        let mut open = tunnels(0);
+        for percent in [0, 100, 100, 60, 20, 0] {
+            assert!(open.iter_mut().all(|tunnel| !tunnel.is_due(percent)), "{percent}");
+        }
+        // Where else nothing serves, new ones begin in a drained cluster, and stay.
+        assert!(tunnels(100).iter_mut().all(|tunnel| !tunnel.is_due(100)));
     }
 }

@@ -156,7 +156,6 @@ fn from_client_while_waiting(
         flow.work.seen = clock::now();
         flow.work.response_by = deadline(flow.work.seen, flow.rule.policy().timeouts.request);
         flow.held.asked_in_full(flow.work.seen);
-        wait.begun = flow.held.since;
         wait.consider(flow, flow.work.seen)?;
     }
     Ok(())

@@ -279,6 +279,7 @@ impl Scrape {
             "ringway_received_bytes_total" => sum(|stats| &stats.received_bytes_total),
             "ringway_sent_bytes_total" => sum(|stats| &stats.sent_bytes_total),
             "ringway_tunnels_open" => sum(|stats| &stats.tunnels_open),
+            "ringway_tunnels_evacuated_total" => sum(|stats| &stats.tunnels_evacuated_total),
             "ringway_upstream_connects_total" => sum(|stats| &stats.connects_total),
             "ringway_upstream_connect_failures_total" => sum(|stats| &stats.connect_failures_total),
             "ringway_upstream_reuses_total" => sum(|stats| &stats.reuses_total),

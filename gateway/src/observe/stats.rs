@@ -259,6 +259,8 @@ pub struct WorkerStats {
     pub client_aborts_total: Counter,
     /// Upgraded connections (WebSocket) open now.
     pub tunnels_open: Counter,
+    /// Upgraded connections closed because their cluster is being drained.
+    pub tunnels_evacuated_total: Counter,
     /// Connection tasks that panicked: our bugs.
     pub panics_total: Counter,
     /// Times this worker was restarted.
@@ -323,6 +325,7 @@ impl WorkerStats {
             handshake_latency: Histogram::default(),
             client_aborts_total: Counter::default(),
             tunnels_open: Counter::default(),
+            tunnels_evacuated_total: Counter::default(),
             panics_total: Counter::default(),
             restarts_total: Counter::default(),
             generation: Counter::default(),

@@ -117,6 +117,8 @@ fn apply(worker: &Rc<Worker>, binds: &Binds, update: Arc<Update>) {
             changes.opened.iter().for_each(|bind| binds.open(worker, *bind));
             binds.settle(worker);
             worker.stats.generation.set(update.generation.0);
+            // Checks of what came are due, and a worker without traffic has nobody else who would say so.
+            worker.heed();
             worker.report(Report::Applied {
                 worker: worker.id,
                 generation: update.generation,

@@ -315,7 +315,7 @@ fn finding(kind: Kind) -> Vec<Claim> {
             Claim::at_most(Metric::Executions, 1.2),
             Claim::never(Metric::LatePicks),
         ],
-        Kind::ErrorsRed => vec![Claim::never(Metric::Forwarded5xx), Claim::never(Metric::LatePicks)],
+        Kind::ErrorsRed => vec![Claim::never(Metric::Forwarded5xx)],
         Kind::Kill | Kind::Drain | Kind::Nothing | Kind::GatewayPauses => Vec::new(),
     }
 }

@@ -171,6 +171,12 @@ impl Table {
         self.world.cluster_name(id)
     }
 
+    /// How much of a cluster's load goes elsewhere because it is drained, in percent; 100 when it is not in the table.
+    #[must_use]
+    pub fn drain_percent(&self, id: ClusterId) -> u8 {
+        self.world.cluster(id).map_or(100, |entry| entry.drain_percent)
+    }
+
     /// The name of a backend; empty when it is not in the table.
     #[must_use]
     pub fn backend_name(&self, id: BackendId) -> &str {

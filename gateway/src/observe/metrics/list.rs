@@ -80,6 +80,11 @@ pub const METRICS: &[Metric] = &[
         "From a layer-4 connection accepted to its endpoint connected",
     ),
     counter("ringway_layer4_ended_total", "reason", "Layer-4 connections by why they ended"),
+    counter(
+        "ringway_tunnels_evacuated_total",
+        "",
+        "Upgraded connections closed because their cluster is drained over a time",
+    ),
     counter("ringway_upstream_connects_total", "", "Connections opened to endpoints"),
     counter("ringway_upstream_connect_failures_total", "", "Connections to endpoints that failed to open"),
     counter("ringway_upstream_reuses_total", "", "Attempts that found an idle connection to their endpoint"),
