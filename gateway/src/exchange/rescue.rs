@@ -148,7 +148,7 @@ fn start(flow: &mut Flow<'_>, beside: &Pick, what: What, now: MonoTime) -> bool 
         worker: Rc::clone(flow.worker),
         held,
         request,
-        limits: flow.settings.head.clone(),
+        limits: flow.settings.head,
         method: flow.view.head.method,
         pending_max: flow.settings.pending_connects_max,
     }));
@@ -299,7 +299,7 @@ pub(super) fn let_first_go(flow: &Flow<'_>, up: Upstream, mut held: Held) {
         return;
     }
     let policy = flow.rule.policy().retry.clone();
-    let (limits, method) = (flow.settings.head.clone(), flow.view.head.method);
+    let (limits, method) = (flow.settings.head, flow.view.head.method);
     let worker = Rc::clone(flow.worker);
     listen(flow.worker, flow.settings.detached_max, async move {
         let Upstream { mut conn, .. } = up;

@@ -120,7 +120,7 @@ async fn turn(flow: &mut Flow<'_>, wait: &mut Wait, event: Event) -> Result<Opti
         }
         Event::DownFlushed(Err(_)) => return Err(End::ClientGone),
         Event::DownRead(done) => from_client_while_waiting(flow, wait, done)?,
-        Event::Landed(landed) => return landed_first(flow, wait, landed),
+        Event::Landed(landed) => return landed_first(flow, wait, *landed),
         Event::Deadline => {
             late(flow, wait)?;
             wait.again = rescue::consider(flow, clock::now());
