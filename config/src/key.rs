@@ -145,7 +145,7 @@ pub const KEYS: &[Key] = &[
     typed("admin.socket", Restart),
     typed("admin.state_dir", Restart),
     number("admin.drill_reports_kept", 1, 1_000, Restart, None),
-    typed("observe.access_log", Live),
+    typed("observe.access_log", Restart),
     size("observe.access_log_bytes_max", 64 * KIB, GIB, Restart, Some("access_log_bytes")),
     typed("observe.log_level", Live),
     number("observe.metrics_series_max", 1, 1_000_000, Restart, Some("metrics_series")),

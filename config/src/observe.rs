@@ -30,7 +30,8 @@ pub struct Admin {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Observe {
-    /// Where the access log goes: `"off"`, `"stdout"` or a path. Default off. Live; a file is reopened on SIGUSR1.
+    /// Where the access log goes: `"off"`, `"stdout"` or a path. Default off. Not live, but a file is reopened
+    /// on SIGUSR1.
     pub access_log: AccessLog,
     /// Access-log bytes that one worker holds until they are written. Default 1 MiB. Beyond it lines are dropped
     /// and counted as `access_log_bytes`. Not live.

@@ -70,6 +70,8 @@ pub struct Inputs {
     pub reports: Receiver<Report>,
     /// What operators want.
     pub orders: Receiver<Command>,
+    /// What holds from now on where no policy says otherwise: gateway.toml was read again.
+    pub defaults: Receiver<Defaults>,
     /// The end.
     pub stop: Receiver<()>,
 }
@@ -81,8 +83,10 @@ pub fn run(settings: &ControllerSettings, mailboxes: Vec<Mailbox>, inputs: &Inpu
     let mut broadcaster = Broadcaster::new(mailboxes);
     let mut store = Store::new(settings.state_dir.clone());
     broadcaster.resume(store.load(clock::monotonic_ns()));
+    // Outlives a panic, as the workers' settings do.
+    let mut defaults = settings.defaults.clone();
     loop {
-        let one_life = || Life::new(settings, view).run(&mut broadcaster, &mut store, inputs);
+        let one_life = || Life::new(settings, &mut defaults, view).run(&mut broadcaster, &mut store, inputs);
         match catch_unwind(AssertUnwindSafe(one_life)) {
             Ok(()) => return,
             Err(_) => {
@@ -103,20 +107,21 @@ struct Life<'a> {
     directory: Directory,
     world: World,
     compiler: Compiler,
+    defaults: &'a mut Defaults,
     view: &'a SharedView,
 }
 
 impl<'a> Life<'a> {
-    fn new(settings: &ControllerSettings, view: &'a SharedView) -> Self {
+    fn new(settings: &ControllerSettings, defaults: &'a mut Defaults, view: &'a SharedView) -> Self {
         let ManifestSource::Manifests(root) = &settings.source;
         let compiler = CompilerSettings {
             listen: settings.listen.iter().map(|listen| (*listen).into()).collect(),
             series_max: settings.series_max,
             loopback: Loopback::Allowed,
-            defaults: settings.defaults.clone(),
+            defaults: defaults.clone(),
         };
         let directory = Directory::new(root);
-        Self { directory, world: World::default(), compiler: Compiler::new(compiler), view }
+        Self { directory, world: World::default(), compiler: Compiler::new(compiler), defaults, view }
     }
 
     fn run(&mut self, broadcaster: &mut Broadcaster, store: &mut Store, inputs: &Inputs) {
@@ -132,7 +137,7 @@ impl<'a> Life<'a> {
         let rescan = tick(RESCAN_INTERVAL);
         let publish = tick(PUBLISH_INTERVAL);
         let mut settle = never();
-        let mut orders = inputs.orders.clone();
+        let (mut orders, mut defaults) = (inputs.orders.clone(), inputs.defaults.clone());
         loop {
             let heard = events.as_ref().map_or_else(never, |events| events.receiver().clone());
             let retry = if broadcaster.is_behind() { after(FLUSH_INTERVAL) } else { never() };
@@ -151,6 +156,10 @@ impl<'a> Life<'a> {
                     Ok(command) => self.obey(command, broadcaster, store),
                     // Nobody can give orders any more; what serves goes on.
                     Err(_) => orders = never(),
+                },
+                recv(defaults) -> fresh => match fresh {
+                    Ok(fresh) => self.take_defaults(fresh, broadcaster),
+                    Err(_) => defaults = never(),
                 },
                 recv(step) -> _ => {
                     broadcaster.step(clock::monotonic_ns(), self.compiler.table());
@@ -199,6 +208,16 @@ impl<'a> Life<'a> {
         done(result);
     }
 
+    fn take_defaults(&mut self, fresh: Defaults, broadcaster: &mut Broadcaster) {
+        if *self.defaults == fresh {
+            return;
+        }
+        self.compiler.set_defaults(fresh.clone());
+        *self.defaults = fresh;
+        self.world.mark_everything();
+        self.recompile(clock::monotonic_ns(), broadcaster);
+    }
+
     fn listen(&self) -> Option<Events> {
         match Events::start(self.directory.root()) {
             Ok(events) => Some(events),
@@ -243,6 +262,10 @@ impl<'a> Life<'a> {
             return;
         }
         self.observe(seen);
+        self.recompile(observed_ns, broadcaster);
+    }
+
+    fn recompile(&mut self, observed_ns: u64, broadcaster: &mut Broadcaster) {
         let delta = self.compiler.compile(&mut self.world);
         if !delta.is_empty() {
             broadcaster.delta(delta, observed_ns, self.compiler.table());

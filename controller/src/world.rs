@@ -178,6 +178,11 @@ impl World {
         }
     }
 
+    /// Everything is to be compiled again: what all of it builds on has changed.
+    pub fn mark_everything(&mut self) {
+        self.dirty.everything = true;
+    }
+
     /// What became stale since the last call.
     #[must_use]
     pub fn take_dirty(&mut self) -> Dirty {

@@ -128,6 +128,11 @@ impl Compiler {
         }
     }
 
+    /// What holds from now on where no policy says otherwise; in force when everything was compiled again.
+    pub fn set_defaults(&mut self, defaults: Defaults) {
+        self.settings.defaults = defaults;
+    }
+
     /// Brings the table up to date with the world, and says what changed.
     pub fn compile(&mut self, world: &mut World) -> TableDelta {
         let mut dirty = world.take_dirty();

@@ -45,20 +45,41 @@ fn version_of(release: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
+/// What can be changed of logging while the process runs.
+pub(crate) struct Logging(Box<dyn Fn(LogLevel)>);
+
+impl Logging {
+    /// Logs at this level from now on, unless the environment (`RINGWAY_LOG`) has said what is logged.
+    pub(crate) fn set_level(&self, level: LogLevel) {
+        (self.0)(level);
+    }
+}
+
 /// Logs go to stderr, without time stamps where journald adds its own.
-pub(crate) fn start_logging(level: LogLevel) {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("RINGWAY_LOG").unwrap_or_else(|_| EnvFilter::new(level.name()));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+pub(crate) fn start_logging(level: LogLevel) -> Logging {
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+    use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
+    let of_environment = EnvFilter::try_from_env("RINGWAY_LOG");
+    let may_change = of_environment.is_err();
+    let filter = of_environment.unwrap_or_else(|_| EnvFilter::new(level.name()));
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = fmt::layer().with_writer(io::stderr).with_target(false);
     let to_terminal = io::IsTerminal::is_terminal(&io::stderr());
     let to_journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    // A second subscriber (demo, tests) is not an error.
-    let _ = if to_journal {
-        builder.without_time().with_ansi(false).try_init()
+    let lines = if to_journal {
+        lines.without_time().with_ansi(false).boxed()
     } else {
-        builder.with_ansi(to_terminal).try_init()
+        lines.with_ansi(to_terminal).boxed()
     };
+    // A second subscriber (demo, tests) is not an error.
+    let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    Logging(Box::new(move |level| {
+        if may_change {
+            // Fails only when the subscriber is gone: then nothing is logged anyway.
+            let _ = handle.reload(EnvFilter::new(level.name()));
+        }
+    }))
 }
 
 #[cfg(test)]

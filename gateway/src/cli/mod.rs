@@ -9,6 +9,7 @@ mod demo;
 mod drill;
 mod explain;
 mod facts;
+mod manager;
 mod operate;
 mod run;
 mod status;

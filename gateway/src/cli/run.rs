@@ -17,24 +17,28 @@ use routing::model::{BackendLimits, Protocol, Timeouts};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
+use super::boot::Logging;
 use super::facts::Told;
+use super::manager::Manager;
 use super::{RunArgs, boot};
 
 /// How long `/readyz` is red before accepting stops, so that whoever balances over nodes has seen it.
 const UNREADY_BEFORE_DRAIN: Duration = Duration::from_millis(500);
 /// Operators' orders that wait for the controller; beyond it they are refused.
 const ORDERS_MAX: usize = 16;
-/// A worker that has not come round for this long is hung: the watchdog is not fed.
-const WORKER_HUNG_AFTER: Duration = Duration::from_secs(5);
+/// Reloads that wait for the controller; one beyond it is reported and not taken.
+const RELOADS_WAITING_MAX: usize = 16;
+/// How often workers and the service manager are looked after.
+const ROUND: Duration = Duration::from_millis(100);
 
 /// Serves.
 pub(crate) fn main(args: &RunArgs) -> Result<ExitCode, String> {
     let config = Arc::new(args.load()?);
-    boot::start_logging(config.observe.log_level);
+    let logging = boot::start_logging(config.observe.log_level);
     boot::check_kernel()?;
     let signals = watch_signals()?;
     let serving = Serving::start(&config)?;
-    serving.until_told(args, config, &signals)
+    serving.until_told(args, config, &logging, &signals)
 }
 
 /// A running gateway: data plane, controller, and the ends of what connects them.
@@ -45,6 +49,7 @@ pub(crate) struct Serving {
     pub view: SharedView,
     /// The admin API.
     pub admin: Admin,
+    defaults: Sender<Defaults>,
     stop_controller: Sender<()>,
     controller: JoinHandle<()>,
 }
@@ -83,62 +88,54 @@ impl Serving {
             state_dir: Some(config.admin.state_dir.clone()).filter(|dir| !dir.as_os_str().is_empty()),
         };
         let (stop_controller, stop) = bounded(1);
-        let inputs = Inputs { reports: node.reports.clone(), orders, stop };
+        let (defaults_in, fresh_defaults) = bounded(RELOADS_WAITING_MAX);
+        let inputs = Inputs { reports: node.reports.clone(), orders, defaults: fresh_defaults, stop };
         let seen = view.clone();
         let controller = std::thread::Builder::new()
             .name("controller".into())
             .spawn(move || controller::run(&settings, mailboxes, &inputs, &seen))
             .map_err(|error| format!("cannot start the controller: {error}"))?;
-        Ok(Self { node, view, admin, stop_controller, controller })
+        Ok(Self { node, view, admin, defaults: defaults_in, stop_controller, controller })
     }
 
     fn until_told(
         self,
         args: &RunArgs,
         mut config: Arc<Config>,
+        logging: &Logging,
         signals: &Receiver<i32>,
     ) -> Result<ExitCode, String> {
-        let second = tick(Duration::from_millis(500));
-        let mut told_ready = false;
+        let round = tick(ROUND);
+        let mut manager = Manager::from_environment();
         loop {
             select! {
                 recv(signals) -> signal => match signal {
-                    Ok(SIGHUP) => config = self.reload(args, config),
+                    Ok(SIGHUP) => config = self.reload(args, config, logging),
                     Ok(SIGUSR1) => self.node.reopen_log(),
                     Ok(_) | Err(_) => break,
                 },
-                recv(second) -> _ => {
+                recv(round) -> _ => {
                     if self.node.has_lost_a_worker() {
                         tracing::error!("a worker has ended; stopping");
                         break;
                     }
-                    if !told_ready && self.view.read().synced {
-                        told_ready = true;
-                        notify(sd_notify::NotifyState::Ready);
+                    if self.is_serving() {
+                        manager.ready();
                     }
-                    if self.workers_are_alive() {
-                        notify(sd_notify::NotifyState::Watchdog);
-                    }
+                    manager.feed(clock::now(), self.node.peers.lines.iter().map(|line| line.alive_ns()));
                 }
             }
         }
-        notify(sd_notify::NotifyState::Stopping);
+        manager.stopping();
         self.stop(config.timeouts.drain.get(), signals)
     }
 
-    /// Has every worker come round lately?
-    fn workers_are_alive(&self) -> bool {
-        let now = clock::now().0;
-        let hung = u64::try_from(WORKER_HUNG_AFTER.as_nanos()).unwrap_or(u64::MAX);
-        // A worker that has not begun yet has nothing to show.
-        self.node
-            .peers
-            .lines
-            .iter()
-            .all(|line| line.alive_ns() == 0 || now.saturating_sub(line.alive_ns()) < hung)
+    /// Has every worker applied a table? Its listeners are open then.
+    fn is_serving(&self) -> bool {
+        self.view.read().synced && self.node.stats.iter().all(|stats| stats.generation.get() > 0)
     }
 
-    fn reload(&self, args: &RunArgs, running: Arc<Config>) -> Arc<Config> {
+    fn reload(&self, args: &RunArgs, running: Arc<Config>, logging: &Logging) -> Arc<Config> {
         let reloaded =
             args.load().and_then(|fresh| running.reload(&fresh).map_err(|error| error.to_string()));
         match reloaded {
@@ -148,6 +145,12 @@ impl Serving {
                 tracing::info!(?applied, needs_restart = ?waiting, "configuration read again");
                 let config = Arc::new(reloaded.config);
                 self.node.reload(&config);
+                logging.set_level(config.observe.log_level);
+                if self.defaults.try_send(defaults(&config)).is_err() {
+                    tracing::error!(
+                        "the controller does not listen: timeouts and bounds of backends are not changed"
+                    );
+                }
                 config
             }
             Err(error) => {
@@ -209,11 +212,6 @@ pub(super) fn protocol(protocol: config::Protocol) -> Protocol {
         config::Protocol::Http => Protocol::Http,
         config::Protocol::Https => Protocol::Https,
     }
-}
-
-fn notify(state: sd_notify::NotifyState<'_>) {
-    // Not run by systemd: nobody to tell.
-    let _ = sd_notify::notify(&[state]);
 }
 
 /// Signals as messages: they are taken on a thread of their own, never on a worker.

@@ -54,7 +54,8 @@ impl Fleet {
             defaults: Defaults::default(),
             state_dir: None,
         };
-        let inputs = Inputs { reports: node.reports.clone(), orders: never(), stop: stopped };
+        let reports = node.reports.clone();
+        let inputs = Inputs { reports, orders: never(), defaults: never(), stop: stopped };
         let seen = fleet.view.clone();
         let run = move || controller::run(&settings, mailboxes, &inputs, &seen);
         fleet.controller = Some(std::thread::spawn(run));

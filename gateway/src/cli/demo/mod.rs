@@ -76,7 +76,7 @@ pub(super) struct DemoArgs {
 /// What kept it from starting.
 pub(super) fn main(args: &DemoArgs) -> Result<ExitCode, String> {
     // Only what a human must act on may break into the view; RINGWAY_LOG asks for more.
-    boot::start_logging(LogLevel::Error);
+    let _ = boot::start_logging(LogLevel::Error);
     boot::check_kernel()?;
     if args.seconds == 0 && !args.serve {
         return Err("--seconds 0 sends no load; it needs --serve".to_owned());
