@@ -144,8 +144,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.syscalls {
         process::find("perf", "apt-get install linux-perf")?;
     }
-    for proxy in &proxies {
-        proxy.check(&options.ringway)?;
+    for (proxy, case) in proxies.iter().flat_map(|proxy| cases.iter().map(move |case| (proxy, case))) {
+        proxy.check(&options.ringway, case.layer())?;
     }
     let bench = Bench { options, cores, stop, dir: WorkDir::create()? };
     let _turn = Turn::wait(&bench.stop)?;
@@ -272,7 +272,7 @@ impl Bench<'_> {
         let mut contenders = Vec::new();
         for proxy in proxies.iter().copied().filter(|proxy| case.takes(*proxy)) {
             let listen = free_addr()?;
-            let command = proxy.prepare(&self.dir, &self.options.ringway, listen, addr)?;
+            let command = proxy.prepare(case.layer(), &self.dir, &self.options.ringway, listen, addr)?;
             let running = Running::start(proxy.name(), &command, self.cores.proxy, listen, &self.dir)?;
             running.wait_ready(case.body(), &self.stop)?;
             contenders.push(Contender { proxy, running, samples: Vec::new(), syscalls_per_request: None });

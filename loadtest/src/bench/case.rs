@@ -28,6 +28,24 @@ pub(crate) enum Case {
     /// Memory of idle keep-alive connections after one request each.
     #[value(name = "idle-memory")]
     IdleMemory,
+    /// Bytes passed on as they are: 128-byte bodies and their requests, 64 connections. Two messages a request.
+    #[value(name = "l4-64")]
+    L4x64,
+    /// Bytes passed on as they are: 1 MiB bodies, 64 connections.
+    #[value(name = "l4-1m")]
+    L4Bulk,
+    /// Memory of idle relayed connections, both sides, after one request each.
+    #[value(name = "l4-idle")]
+    L4Idle,
+}
+
+/// What a proxy understands of what it passes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layer {
+    /// HTTP.
+    Seven,
+    /// Bytes.
+    Four,
 }
 
 /// How a case is measured.
@@ -61,7 +79,7 @@ pub(crate) const TOLERANCE: f64 = 0.15;
 
 impl Case {
     /// All cases, the most telling first.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::H1x64,
         Self::H1x1000,
         Self::H1x1,
@@ -69,6 +87,9 @@ impl Case {
         Self::Body1m,
         Self::NewConnections,
         Self::IdleMemory,
+        Self::L4x64,
+        Self::L4Bulk,
+        Self::L4Idle,
     ];
 
     /// The name on the command line and in the report.
@@ -81,6 +102,9 @@ impl Case {
             Self::Body1m => "body-1m",
             Self::NewConnections => "new-connections",
             Self::IdleMemory => "idle-memory",
+            Self::L4x64 => "l4-64",
+            Self::L4Bulk => "l4-1m",
+            Self::L4Idle => "l4-idle",
         }
     }
 
@@ -88,11 +112,25 @@ impl Case {
     pub(crate) fn kind(self) -> Kind {
         let keep = |connections| Kind::Load { connections, reuse: Reuse::KeepAlive };
         match self {
-            Self::H1x64 | Self::Body10k | Self::Body1m => keep(64),
+            Self::H1x64 | Self::Body10k | Self::Body1m | Self::L4x64 | Self::L4Bulk => keep(64),
             Self::H1x1000 => keep(1_000),
             Self::H1x1 => keep(1),
             Self::NewConnections => Kind::Load { connections: 64, reuse: Reuse::Never },
-            Self::IdleMemory => Kind::Idle,
+            Self::IdleMemory | Self::L4Idle => Kind::Idle,
+        }
+    }
+
+    /// What the proxies are set up to understand.
+    pub(crate) fn layer(self) -> Layer {
+        match self {
+            Self::L4x64 | Self::L4Bulk | Self::L4Idle => Layer::Four,
+            Self::H1x64
+            | Self::H1x1000
+            | Self::H1x1
+            | Self::Body10k
+            | Self::Body1m
+            | Self::NewConnections
+            | Self::IdleMemory => Layer::Seven,
         }
     }
 
@@ -107,9 +145,15 @@ impl Case {
     /// Bytes of a response's body.
     pub(crate) fn body(self) -> usize {
         match self {
-            Self::H1x64 | Self::H1x1000 | Self::H1x1 | Self::NewConnections | Self::IdleMemory => SMALL,
+            Self::H1x64
+            | Self::H1x1000
+            | Self::H1x1
+            | Self::NewConnections
+            | Self::IdleMemory
+            | Self::L4x64
+            | Self::L4Idle => SMALL,
             Self::Body10k => 10_000,
-            Self::Body1m => 1 << 20,
+            Self::Body1m | Self::L4Bulk => 1 << 20,
         }
     }
 
@@ -117,8 +161,14 @@ impl Case {
     /// clients, which no proxy does: per connection it is another thing.
     pub(crate) fn takes(self, proxy: Proxy) -> bool {
         match self {
-            Self::H1x64 | Self::H1x1000 | Self::H1x1 | Self::Body10k | Self::Body1m => true,
-            Self::NewConnections | Self::IdleMemory => proxy != Proxy::Floor,
+            Self::H1x64
+            | Self::H1x1000
+            | Self::H1x1
+            | Self::Body10k
+            | Self::Body1m
+            | Self::L4x64
+            | Self::L4Bulk => true,
+            Self::NewConnections | Self::IdleMemory | Self::L4Idle => proxy != Proxy::Floor,
         }
     }
 
@@ -134,7 +184,16 @@ impl Case {
             (Self::H1x64, Proxy::Nginx) => Some((1.56, 1.82)),
             (Self::H1x1000, Proxy::Nginx) => Some((1.56, 1.75)),
             (Self::H1x1, Proxy::Nginx) => Some((2.0, 2.0)),
-            (Self::Body10k | Self::Body1m | Self::NewConnections | Self::IdleMemory, _)
+            (
+                Self::Body10k
+                | Self::Body1m
+                | Self::NewConnections
+                | Self::IdleMemory
+                | Self::L4x64
+                | Self::L4Bulk
+                | Self::L4Idle,
+                _,
+            )
             | (_, Proxy::Floor | Proxy::Ringway) => None,
         }
     }

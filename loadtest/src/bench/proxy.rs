@@ -8,6 +8,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::case::Layer;
 use super::process::{WorkDir, files_max, find};
 use super::{BenchError, Result};
 
@@ -27,6 +28,10 @@ pub(crate) enum Proxy {
 
 const NGINX: &str = include_str!("../../peers/nginx/nginx.conf.tmpl");
 const HAPROXY: &str = include_str!("../../peers/haproxy/haproxy.cfg.tmpl");
+const NGINX_L4: &str = include_str!("../../peers/nginx/layer4.conf.tmpl");
+const HAPROXY_L4: &str = include_str!("../../peers/haproxy/layer4.cfg.tmpl");
+/// nginx speaks layer 4 by a module that Debian packages apart.
+const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// Connections that a peer is configured for, both sides together, where descriptors allow.
 const CONNECTIONS_MAX: u64 = 30_000;
@@ -54,7 +59,7 @@ impl Proxy {
     }
 
     /// Refuses, with the remedy, when its program is not there.
-    pub(crate) fn check(self, ringway: &Path) -> Result<()> {
+    pub(crate) fn check(self, ringway: &Path, layer: Layer) -> Result<()> {
         match self {
             Self::Floor => Ok(()),
             Self::Ringway if ringway.is_file() => Ok(()),
@@ -63,6 +68,12 @@ impl Proxy {
                 remedy: "cargo build --release, or --ringway PATH, or --proxies floor,nginx,haproxy"
                     .to_owned(),
             }),
+            Self::Nginx if layer == Layer::Four && !Path::new(NGINX_STREAM).is_file() => {
+                Err(BenchError::Missing {
+                    program: NGINX_STREAM.to_owned(),
+                    remedy: "apt-get install libnginx-mod-stream".to_owned(),
+                })
+            }
             Self::Nginx => find("nginx", "apt-get install nginx-light"),
             Self::Haproxy => find("haproxy", "apt-get install haproxy"),
         }
@@ -71,6 +82,7 @@ impl Proxy {
     /// Writes what it needs into its own folder of `dir` and returns its command line.
     pub(crate) fn prepare(
         self,
+        layer: Layer,
         dir: &WorkDir,
         ringway: &Path,
         listen: SocketAddr,
@@ -95,17 +107,19 @@ impl Proxy {
             }
             Self::Nginx => {
                 let config = home.join("nginx.conf");
-                write(&config, &fill(NGINX, files.min(CONNECTIONS_MAX)))?;
+                let template = if layer == Layer::Four { NGINX_L4 } else { NGINX };
+                write(&config, &fill(template, files.min(CONNECTIONS_MAX)))?;
                 Ok(vec!["nginx".into(), "-p".into(), home.into(), "-c".into(), config.into()])
             }
             Self::Haproxy => {
                 let config = home.join("haproxy.cfg");
                 // HAProxy counts clients only; some descriptors are left for upstream connections.
-                write(&config, &fill(HAPROXY, files.saturating_sub(files / 10).min(CONNECTIONS_MAX)))?;
+                let template = if layer == Layer::Four { HAPROXY_L4 } else { HAPROXY };
+                write(&config, &fill(template, files.saturating_sub(files / 10).min(CONNECTIONS_MAX)))?;
                 Ok(vec!["haproxy".into(), "-db".into(), "-f".into(), config.into()])
             }
             Self::Ringway => {
-                write_manifests(&home, backend)?;
+                write_manifests(&home, layer, listen, backend)?;
                 let config = home.join("gateway.toml");
                 let socket = home.join("admin.sock");
                 write(
@@ -119,7 +133,9 @@ impl Proxy {
                 let mut command: Vec<OsString> =
                     vec![ringway.into(), "run".into(), "--config".into(), config.into()];
                 command.extend(["--manifests".into(), home.join("manifests").into()]);
-                let (listen, admin) = (format!("{listen}/http"), admin.to_string());
+                // At layer 4 its Gateway listens there, and HTTP somewhere else.
+                let http = if layer == Layer::Four { super::free_addr()? } else { listen };
+                let (listen, admin) = (format!("{http}/http"), admin.to_string());
                 command
                     .extend(["--listen", &listen, "--admin", &admin, "--workers", "1"].map(OsString::from));
                 Ok(command)
@@ -128,11 +144,36 @@ impl Proxy {
     }
 }
 
-/// One Ingress for every host and path, one Service, one endpoint.
-fn write_manifests(home: &Path, backend: SocketAddr) -> Result<()> {
+/// One Ingress for every host and path, or one TCPRoute; one Service, one endpoint.
+fn write_manifests(home: &Path, layer: Layer, listen: SocketAddr, backend: SocketAddr) -> Result<()> {
     let (ip, port) = (backend.ip(), backend.port());
     let family = if backend.is_ipv4() { "IPv4" } else { "IPv6" };
-    let fleet = "\
+    let layer4 = format!(
+        "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {{name: ringway}}
+spec: {{controllerName: ringway.dev/gateway}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: bench, namespace: bench}}
+spec:
+  gatewayClassName: ringway
+  addresses: [{{value: \"{}\"}}]
+  listeners: [{{name: tcp, port: {}, protocol: TCP}}]
+---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: {{name: bench, namespace: bench}}
+spec:
+  parentRefs: [{{name: bench}}]
+  rules: [{{backendRefs: [{{name: web, port: 80}}]}}]
+",
+        listen.ip(),
+        listen.port()
+    );
+    let layer7 = "\
 apiVersion: networking.k8s.io/v1
 kind: Ingress
 metadata: {name: bench, namespace: bench}
@@ -164,6 +205,7 @@ endpoints:
   conditions: {{ready: true, serving: true, terminating: false}}
 "
     );
+    let fleet = if layer == Layer::Four { &*layer4 } else { layer7 };
     let manifests = home.join("manifests");
     for (folder, name, text) in [("fleet", "bench.yaml", fleet), ("clusters/alpha", "bench.yaml", &cluster)] {
         let folder = manifests.join(folder);
