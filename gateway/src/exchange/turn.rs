@@ -108,7 +108,7 @@ pub(super) async fn next(flow: &mut Flow<'_>, first: Option<&mut Upstream>, flus
         if !lanes.is_empty()
             && let Poll::Ready(landed) = rescue::poll(lanes, cx)
         {
-            return Poll::Ready(Event::Landed(Box::new(landed)));
+            return Poll::Ready(Event::Landed(landed));
         }
         if flushed == Flushed::Awaited
             && let Poll::Ready((result, _buf)) = client.conn.poll_write(cx)
