@@ -46,6 +46,8 @@ pub enum Kind {
     ReferenceGrant,
     MemberCluster,
     GatewayConfig,
+    AlbConfig,
+    MseIngressConfig,
     FailoverPolicy,
     Service,
     EndpointSlice,
@@ -67,6 +69,8 @@ impl Kind {
             Self::ReferenceGrant => "ReferenceGrant",
             Self::MemberCluster => "MemberCluster",
             Self::GatewayConfig => "GatewayConfig",
+            Self::AlbConfig => "AlbConfig",
+            Self::MseIngressConfig => "MseIngressConfig",
             Self::FailoverPolicy => "FailoverPolicy",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
@@ -83,6 +87,8 @@ impl Kind {
             | Self::GatewayClass
             | Self::MemberCluster
             | Self::GatewayConfig
+            | Self::AlbConfig
+            | Self::MseIngressConfig
             | Self::Node => true,
             Self::Ingress
             | Self::Gateway
@@ -145,6 +151,10 @@ pub enum Spec {
     ReferenceGrant(Box<ReferenceGrant>),
     MemberCluster(Box<MemberCluster>),
     GatewayConfig(Box<GatewayConfig>),
+    /// Its `spec`, as it is written: most of it is the cloud's.
+    AlbConfig(Box<serde_json::Value>),
+    /// Its `spec`, as it is written: most of it is the cloud's.
+    MseIngressConfig(Box<serde_json::Value>),
     FailoverPolicy(Box<FailoverPolicy>),
     Service(MemberService),
     EndpointSlice(MemberSlice),

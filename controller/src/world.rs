@@ -132,6 +132,8 @@ impl World {
             | Kind::ReferenceGrant
             | Kind::MemberCluster
             | Kind::GatewayConfig
+            | Kind::AlbConfig
+            | Kind::MseIngressConfig
             | Kind::FailoverPolicy => self.dirty.everything = true,
             Kind::Service => {
                 let name = ServiceName { namespace: id.namespace.clone(), name: id.name.clone() };

@@ -16,6 +16,7 @@ use routing::model::{BackendLimits, HostKey, Policy, Rule, RuleMatch, Timeouts};
 use crate::compile::backends::{Backends, Use};
 use crate::compile::context::Context;
 use crate::compile::ids::Ids;
+use crate::compile::limits::Limits;
 use crate::compile::route::{Env, RouteOutput};
 use crate::digest;
 use crate::merge::{self, Loopback};
@@ -26,13 +27,16 @@ use crate::world::{Dirty, ServiceName, World};
 
 pub mod annotations;
 pub mod backends;
+pub mod canary;
 mod capacity;
+mod cloud;
 pub mod context;
 pub mod filters;
 pub mod gateway_api;
 mod gateways;
 pub mod ids;
 pub mod ingress;
+mod limits;
 pub mod order;
 pub mod policy;
 pub mod route;
@@ -99,6 +103,7 @@ pub struct Compiler {
     reviewed: HashMap<ObjectId, Notes>,
     regexes: Regexes,
     policies: HashMap<u64, Arc<Policy>>,
+    limits: Limits,
     reports: bool,
 }
 
@@ -119,6 +124,7 @@ impl Compiler {
             reviewed: HashMap::new(),
             regexes: Regexes::default(),
             policies: HashMap::new(),
+            limits: Limits::default(),
             reports: true,
         }
     }
@@ -203,6 +209,7 @@ impl Compiler {
                 ids: &mut self.ids,
                 regexes: &mut self.regexes,
                 policies: &mut self.policies,
+                limits: &mut self.limits,
             };
             match &object.spec {
                 Spec::Ingress(spec) => Some(ingress::compile(&mut env, object, spec)),
@@ -213,6 +220,8 @@ impl Compiler {
                 | Spec::ReferenceGrant(_)
                 | Spec::MemberCluster(_)
                 | Spec::GatewayConfig(_)
+                | Spec::AlbConfig(_)
+                | Spec::MseIngressConfig(_)
                 | Spec::FailoverPolicy(_)
                 | Spec::Service(_)
                 | Spec::EndpointSlice(_)
@@ -281,30 +290,33 @@ impl Compiler {
             .flat_map(|route| route.rows.iter().filter(|row| row.key == *key).map(move |row| (route, row)))
             .collect();
         order::sort(&mut rows);
-        let mut shadowed = Vec::new();
+        let mut told = canary::Told::new();
+        let rows = canary::compose(&rows, &mut told);
+        let mut shadowed: Vec<(Arc<str>, Arc<str>)> = Vec::new();
         let mut rules: Vec<Rule> = Vec::with_capacity(rows.len());
-        let mut seen: HashMap<u64, &RuleMatch> = HashMap::with_capacity(rows.len());
+        let mut seen: HashMap<u64, RuleMatch> = HashMap::with_capacity(rows.len());
         let mut winners: HashMap<u64, Arc<str>> = HashMap::new();
-        for (_, row) in rows {
+        for row in rows {
             // Of two rows with the same match only the first can ever serve.
             let digest = digest::of(&row.matches);
-            if seen.get(&digest).is_some_and(|first| **first == row.matches) {
-                if let Some(winner) = winners.get(&digest).filter(|winner| **winner != row.action.route) {
-                    shadowed.push((row.action.route.clone(), winner.clone()));
+            if seen.get(&digest).is_some_and(|first| *first == row.matches) {
+                if let Some(winner) = winners.get(&digest).filter(|winner| ***winner != *row.route) {
+                    shadowed.push((Arc::from(row.route), winner.clone()));
                 }
                 continue;
             }
-            seen.insert(digest, &row.matches);
-            winners.insert(digest, row.action.route.clone());
-            rules.push(Rule { matches: row.matches.clone(), action: row.action.clone() });
+            seen.insert(digest, row.matches.clone());
+            winners.insert(digest, Arc::from(row.route));
+            rules.push(Rule { matches: row.matches, action: row.action });
         }
-        let named: Vec<(ObjectId, String)> = shadowed
+        let mut named: Vec<(ObjectId, String)> = shadowed
             .iter()
             .filter_map(|(loser, winner)| {
                 let id = ids.iter().find(|id| id.to_string() == **loser)?;
                 Some((id.clone(), format!("{winner} has the same match on this host and comes first")))
             })
             .collect();
+        named.extend(canary::told_of(told, &ids));
         self.reports |= self.shadowed.get(key).map_or(&[][..], Vec::as_slice) != named;
         if named.is_empty() {
             self.shadowed.remove(key);

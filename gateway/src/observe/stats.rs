@@ -102,11 +102,19 @@ pub enum Limit {
     Findings,
     /// The channel of recordings to the thread that writes them.
     Recordings,
+    /// Source ranges of a rule (403).
+    Access,
+    /// Requests in a time of a rule.
+    Rate,
+    /// Requests at once of a rule.
+    Concurrency,
+    /// `Content-Length` of a rule (413).
+    RuleBody,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 27] = [
+    pub const ALL: [(Self, &'static str); 31] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -134,6 +142,10 @@ impl Limit {
         (Self::ClusterCapacity, "cluster_in_flight"),
         (Self::Findings, "findings"),
         (Self::Recordings, "recordings"),
+        (Self::Access, "rule_access"),
+        (Self::Rate, "rule_rate"),
+        (Self::Concurrency, "rule_concurrency"),
+        (Self::RuleBody, "rule_body_bytes"),
     ];
 }
 
@@ -215,6 +227,8 @@ pub struct WorkerStats {
     pub hedges_total: Counter,
     /// Exchanges that a second attempt answered.
     pub hedges_won_total: Counter,
+    /// Copies of requests sent to mirrors.
+    pub mirrored_total: Counter,
     /// Suspicions raised by this worker.
     pub suspicions_total: Counter,
     /// Verdicts (down) by this worker.
@@ -285,6 +299,7 @@ impl WorkerStats {
             moves_total: Counter::default(),
             hedges_total: Counter::default(),
             hedges_won_total: Counter::default(),
+            mirrored_total: Counter::default(),
             suspicions_total: Counter::default(),
             verdicts_total: Counter::default(),
             probes_total: Counter::default(),

@@ -48,7 +48,9 @@ use crate::failover::Tried;
 use crate::health::board::Board;
 use crate::health::endpoint::Outcome;
 use crate::id::{BackendId, ClusterId, EndpointId, Generation, NodeId, ZoneId};
-use crate::model::{OutlierPolicy, Policy, RetryPolicy, RuleAction, RuleMatch, StatSlot, Target};
+use crate::model::{
+    OutlierPolicy, Policy, RetryPolicy, RuleAction, RuleMatch, StatSlot, Target, WeightedBackend,
+};
 use crate::retry::{self, Decision, Failure};
 use crate::subject::Subject;
 use crate::time::MonoTime;
@@ -331,7 +333,7 @@ impl Table {
             none = none.max_of(NoRoute::Host);
             let found = self.world.hosts.first(*listener, view.host(), |entry| {
                 none = NoRoute::Rule;
-                let rule = entry.find(view)?;
+                let rule = entry.find(subject)?;
                 Some(RuleRef { entry: Rc::clone(entry), rule })
             });
             if let Some(found) = found {
@@ -353,6 +355,19 @@ impl Table {
         rng: &mut SmallRng,
     ) -> Result<Pick, NoEndpoint> {
         let Target::Forward(refs) = &rule.action().target else { return Err(NoEndpoint::NoBackend) };
+        self.pick_among(refs, rule, subject, tried, now, rng)
+    }
+
+    /// The same among other backends than the rule's own: those of its fallback or its mirror.
+    pub fn pick_among(
+        &self,
+        refs: &[WeightedBackend],
+        rule: &RuleRef,
+        subject: &Subject<'_>,
+        tried: &Tried,
+        now: MonoTime,
+        rng: &mut SmallRng,
+    ) -> Result<Pick, NoEndpoint> {
         let mut live = self.live.borrow_mut();
         live.restore_due(now);
         live.sync(now);

@@ -134,7 +134,7 @@ fn plain_path(rule: &Rule) -> Option<String> {
     let is_plain = matches.method.is_none() && matches.headers.is_empty() && matches.query.is_empty();
     let leads_to_pods = match &rule.action.target {
         Target::Forward(backends) => backends.iter().any(|one| one.backend.is_some() && one.weight > 0),
-        Target::Redirect(_) | Target::Reply { .. } => false,
+        Target::Redirect(_) | Target::Reply { .. } | Target::Fixed(_) => false,
     };
     match &matches.path {
         PathMatch::Exact(path) | PathMatch::Prefix(path) if is_plain && leads_to_pods => {
