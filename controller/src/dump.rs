@@ -8,9 +8,9 @@ use std::fmt::Write;
 use routing::delta::RouteTable;
 use routing::id::{BackendId, ClusterId};
 use routing::model::{
-    Balance, CheckProbe, ClusterSpec, Detection, HashKey, HeaderEdits, HostPattern, Layer4, ListenerTls,
-    NameKind, PathMatch, PathRewrite, PinMatch, Policy, Protocol, Rule, SendProxy, Speech, Target,
-    ValuePattern, WildcardLabels,
+    Balance, COOKIE_ATTRIBUTES, CheckProbe, ClusterSpec, Detection, Filters, HashKey, HeaderEdits,
+    HostPattern, Layer4, ListenerTls, NameKind, PathMatch, PathRewrite, PinMatch, Policy, Predicate,
+    Protocol, Rule, SendProxy, Speech, Target, ValuePattern, WeightedBackend, WildcardLabels,
 };
 
 /// A host pattern as people write it.
@@ -116,6 +116,9 @@ impl Dump<'_> {
                 }
             }
         }
+        for more in &rule.matches.more {
+            write!(out, " {}", predicate(more))?;
+        }
         let action = &rule.action;
         write!(out, "  <- {} rules[{}]", action.route, action.rule_index)?;
         write!(out, "\n      ")?;
@@ -127,6 +130,7 @@ impl Dump<'_> {
                         Some(id) => write!(out, " {}={}", self.backend(id), backend.weight)?,
                         None => write!(out, " (500)={}", backend.weight)?,
                     }
+                    backend.cluster.map_or(Ok(()), |id| write!(out, "@{}", self.cluster(id)))?;
                     edits(out, "request", &backend.request_headers)?;
                     edits(out, "response", &backend.response_headers)?;
                 }
@@ -138,6 +142,12 @@ impl Dump<'_> {
                 to.path.as_ref().map_or(Ok(()), |path| path_rewrite(out, path))?;
             }
             Target::Reply { status, reason } => write!(out, "reply {status} ({reason})")?,
+            Target::Fixed(answer) => {
+                write!(out, "answer {} {:?} {:?}", answer.status, answer.content_type, answer.body)?;
+                if !answer.location.is_empty() {
+                    write!(out, " location={}", answer.location)?;
+                }
+            }
         }
         edits(out, "request", &action.request_headers)?;
         edits(out, "response", &action.response_headers)?;
@@ -145,8 +155,46 @@ impl Dump<'_> {
             write!(out, " rewrite-host={hostname}")?;
         }
         action.rewrite.path.as_ref().map_or(Ok(()), |path| path_rewrite(out, path))?;
+        if let Some(filters) = &action.filters {
+            self.filters(out, filters)?;
+        }
         writeln!(out)?;
         self.policy(out, &action.policy)
+    }
+
+    /// In the order in which they run.
+    fn filters(&self, out: &mut String, filters: &Filters) -> std::fmt::Result {
+        let name = |backends: &[WeightedBackend]| -> String {
+            let names = backends.iter().filter_map(|backend| backend.backend).map(|id| self.backend(id));
+            names.collect::<Vec<_>>().join(",")
+        };
+        if let Some(access) = &filters.access {
+            write!(out, "\n      allow={:?} deny={:?}", access.allow, access.deny)?;
+        }
+        if let Some(https) = filters.https {
+            write!(out, "\n      to-https={} port={}", https.status, https.port)?;
+        }
+        if let Some(cors) = &filters.cors {
+            write!(out, "\n      {cors:?}")?;
+        }
+        for limit in &filters.rates {
+            write!(out, "\n      {:?} of {:?} exempt={:?}", limit.rate, limit.key, limit.exempt)?;
+            write!(out, " else {} {:?}{}", limit.answer.status, limit.answer.body, limit.answer.location)?;
+        }
+        if let Some(limit) = &filters.concurrency {
+            write!(out, "\n      at-once<={}", limit.max)?;
+            write!(out, " else {} {:?}{}", limit.answer.status, limit.answer.body, limit.answer.location)?;
+        }
+        if filters.body_bytes_max > 0 {
+            write!(out, "\n      body<={}", filters.body_bytes_max)?;
+        }
+        if let Some(mirror) = &filters.mirror {
+            write!(out, "\n      mirror={} ppm={}", name(&mirror.backends), mirror.share_ppm)?;
+        }
+        if let Some(fallback) = &filters.fallback {
+            write!(out, "\n      fallback={} statuses={:?}", name(&fallback.backends), fallback.statuses)?;
+        }
+        Ok(())
     }
 
     fn policy(&self, out: &mut String, policy: &Policy) -> std::fmt::Result {
@@ -182,6 +230,12 @@ impl Dump<'_> {
         }
         if let Some(affinity) = &policy.affinity {
             write!(out, " affinity={}", affinity.cookie)?;
+            if *affinity.path != *"/"
+                || affinity.max_age.is_some()
+                || *affinity.attributes != *COOKIE_ATTRIBUTES
+            {
+                write!(out, "[{} {:?}{}]", affinity.path, affinity.max_age, affinity.attributes)?;
+            }
         }
         if policy.retry != default.retry {
             write!(out, " {:?}", policy.retry)?;
@@ -332,6 +386,25 @@ pub fn detection(detection: &Detection) -> String {
         say(true, format!("check[{probe} every {interval:?} within {timeout:?}, {thresholds}]"));
     }
     out
+}
+
+fn predicate(predicate: &Predicate) -> String {
+    let value = |pattern: &ValuePattern| match pattern {
+        ValuePattern::Exact(value) => format!("={value}"),
+        ValuePattern::Regex(regex) => format!("~{}", regex.as_str()),
+    };
+    match predicate {
+        Predicate::Cookie(one) => format!("cookie:{}{}", one.name, value(&one.value)),
+        Predicate::Header(one) => format!("header:{}{}", one.name, value(&one.value)),
+        Predicate::Query(one) => format!("query:{}{}", one.name, value(&one.value)),
+        Predicate::Source(ranges) => format!("source:{ranges:?}"),
+        Predicate::Methods(methods) => format!("methods:{methods:?}"),
+        Predicate::Host(hosts) => format!("host:{hosts:?}"),
+        Predicate::Path(pattern) => format!("path{}", value(pattern)),
+        Predicate::Any(all) => {
+            format!("({})", all.iter().map(self::predicate).collect::<Vec<_>>().join(" or "))
+        }
+    }
 }
 
 fn edits(out: &mut String, what: &str, edits: &HeaderEdits) -> std::fmt::Result {

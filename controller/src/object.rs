@@ -50,6 +50,8 @@ pub enum Kind {
     ReferenceGrant,
     MemberCluster,
     GatewayConfig,
+    AlbConfig,
+    MseIngressConfig,
     FailoverPolicy,
     Namespace,
     Secret,
@@ -75,6 +77,8 @@ impl Kind {
             Self::ReferenceGrant => "ReferenceGrant",
             Self::MemberCluster => "MemberCluster",
             Self::GatewayConfig => "GatewayConfig",
+            Self::AlbConfig => "AlbConfig",
+            Self::MseIngressConfig => "MseIngressConfig",
             Self::FailoverPolicy => "FailoverPolicy",
             Self::Namespace => "Namespace",
             Self::Secret => "Secret",
@@ -94,6 +98,8 @@ impl Kind {
             | Self::MemberCluster
             | Self::GatewayConfig
             | Self::Namespace
+            | Self::AlbConfig
+            | Self::MseIngressConfig
             | Self::Node => true,
             Self::Ingress
             | Self::Gateway
@@ -161,6 +167,10 @@ pub enum Spec {
     ReferenceGrant(Box<ReferenceGrant>),
     MemberCluster(Box<MemberCluster>),
     GatewayConfig(Box<GatewayConfig>),
+    /// Its `spec`, as it is written: most of it is the cloud's.
+    AlbConfig(Box<serde_json::Value>),
+    /// Its `spec`, as it is written: most of it is the cloud's.
+    MseIngressConfig(Box<serde_json::Value>),
     FailoverPolicy(Box<FailoverPolicy>),
     /// Its labels.
     Namespace(BTreeMap<String, String>),

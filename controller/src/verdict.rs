@@ -10,7 +10,7 @@ use crate::object::ObjectId;
 /// Characters of a refused value that are shown.
 const VALUE_CHARS_MAX: usize = 80;
 /// Notes kept of one object; more are counted in a last one.
-pub const NOTES_PER_OBJECT_MAX: usize = 32;
+pub const NOTES_PER_OBJECT_MAX: usize = 64;
 
 /// What a note costs the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

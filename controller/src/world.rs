@@ -134,6 +134,8 @@ impl World {
             | Kind::ReferenceGrant
             | Kind::MemberCluster
             | Kind::GatewayConfig
+            | Kind::AlbConfig
+            | Kind::MseIngressConfig
             | Kind::FailoverPolicy
             | Kind::Namespace => self.dirty.everything = true,
             Kind::Secret => self.dirty.secrets = true,

@@ -517,17 +517,20 @@ impl Gateway {
                 weight: 1,
                 request_headers: HeaderEdits::default(),
                 response_headers: HeaderEdits::default(),
+                cluster: None,
             }])),
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),
             rewrite: Rewrite::default(),
             policy: Arc::new(Policy { clusters: Box::new([share]), ..Policy::default() }),
+            filters: None,
         };
         let matches = RuleMatch {
             path: PathMatch::Prefix("/shop".into()),
             method: None,
             headers: Box::default(),
             query: Box::default(),
+            more: Box::default(),
         };
         let rules = HostRules::new(vec![Rule { matches, action: Arc::new(action) }]);
         let cluster = ClusterSpec { name: "alpha".into(), ..ClusterSpec::default() };

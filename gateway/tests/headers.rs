@@ -7,7 +7,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use config::{Config, RequestIdPolicy, ViaPolicy};
-use routing::model::{CookieAffinity, HeaderEdits, PathMatch, PathRewrite, Redirect, RuleAction, Target};
+use routing::model::{
+    COOKIE_ATTRIBUTES, CookieAffinity, HeaderEdits, PathMatch, PathRewrite, Redirect, RuleAction, Target,
+};
 use support::backend::{Backend, Request, Then};
 use support::client::{Client, Response};
 use support::table::{World, world};
@@ -248,8 +250,12 @@ fn redirects_are_answered_here() {
 fn an_affinity_cookie_sticks_and_survives_its_endpoint() {
     let mut backends = [Backend::named("0"), Backend::named("1"), Backend::named("2")];
     let addrs: Vec<_> = backends.iter().map(|backend| backend.addr).collect();
-    let affinity =
-        CookieAffinity { cookie: "ring".into(), path: "/".into(), max_age: Some(Duration::from_secs(60)) };
+    let affinity = CookieAffinity {
+        cookie: "ring".into(),
+        path: "/".into(),
+        max_age: Some(Duration::from_secs(60)),
+        attributes: COOKIE_ATTRIBUTES.into(),
+    };
     let gateway = Gateway::start(config(), |on| {
         World::new()
             .cluster(0, &addrs[..2])

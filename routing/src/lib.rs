@@ -20,6 +20,7 @@ pub mod delta;
 pub mod failover;
 pub mod health;
 pub mod id;
+pub mod limit;
 pub mod matcher;
 pub mod model;
 pub mod retry;

@@ -3,8 +3,11 @@
 //! Nothing here decides anything. Payloads that many workers share ([`HostRules`], [`Policy`], [`BackendSpec`],
 //! [`HashRing`]) travel as `Arc` and are immutable; everything mutable lives in a worker's `Table`.
 
+mod edit;
 mod failover;
+mod filter;
 mod layer4;
+mod predicate;
 mod tls;
 
 use std::net::SocketAddr;
@@ -15,10 +18,15 @@ use ipnet::IpNet;
 use regex::bytes::Regex;
 pub use wire::head::Method;
 
+pub use self::edit::{FixedResponse, HeaderEdits, PathRewrite, Redirect, Rewrite};
 pub use self::failover::{
     CheckProbe, Condition, Detection, ErrorRatio, Failback, HealthCheck, HedgeMode, WriteFence,
 };
+pub use self::filter::{
+    Access, ConcurrencyLimit, Cors, Fallback, Filters, HttpsRedirect, Mirror, Origins, RateKey, RateLimit,
+};
 pub use self::layer4::{Established, Layer4, SendProxy, Speech};
+pub use self::predicate::Predicate;
 pub use self::tls::{Certificate, CertificateSet, ListenerTls, NameKind, SigningKey};
 use crate::id::{BackendId, BindId, ClusterId, EndpointId, ListenerId, NodeId, ZoneId};
 use crate::matcher::path::PathIndex;
@@ -168,6 +176,8 @@ pub struct RuleMatch {
     pub headers: Box<[ValueMatch]>,
     /// Query parameter conditions, ANDed.
     pub query: Box<[ValueMatch]>,
+    /// Conditions of any other kind, ANDed.
+    pub more: Box<[Predicate]>,
 }
 
 /// A path condition.
@@ -243,6 +253,8 @@ pub struct RuleAction {
     pub rewrite: Rewrite,
     /// Retries, timeouts, weights, balancing.
     pub policy: Arc<Policy>,
+    /// What is checked and done before and beside forwarding; `None` = nothing, and it costs nothing.
+    pub filters: Option<Arc<Filters>>,
 }
 
 /// Where a counter of a route or of a (backend, cluster) pair lives.
@@ -265,6 +277,8 @@ pub enum Target {
         /// Why, for the access log and `explain`.
         reason: Arc<str>,
     },
+    /// Answer with this.
+    Fixed(Arc<FixedResponse>),
 }
 
 /// One `backendRef`.
@@ -278,87 +292,8 @@ pub struct WeightedBackend {
     pub request_headers: HeaderEdits,
     /// Changes to the response's headers for this backend only.
     pub response_headers: HeaderEdits,
-}
-
-/// Header changes in the order set, add, remove (`HTTPHeaderFilter`). Names are in lower case.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeaderEdits {
-    /// Replace the header, or add it when absent.
-    pub set: Box<[(Arc<str>, Arc<str>)]>,
-    /// Add a line, whatever is there.
-    pub add: Box<[(Arc<str>, Arc<str>)]>,
-    /// Remove every line of this name.
-    pub remove: Box<[Arc<str>]>,
-}
-
-impl HeaderEdits {
-    /// Is there nothing to change?
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
-    }
-}
-
-/// Changes to what the backend sees (`HTTPURLRewriteFilter`, `rewrite-target`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rewrite {
-    /// Replaces the authority.
-    pub hostname: Option<Arc<str>>,
-    /// Replaces the path.
-    pub path: Option<PathRewrite>,
-}
-
-/// How a path is replaced.
-#[derive(Clone, Debug)]
-pub enum PathRewrite {
-    /// The whole path becomes this.
-    Full(Arc<str>),
-    /// The matched prefix becomes this; the rest of the path stays (`ReplacePrefixMatch`).
-    Prefix {
-        /// The prefix that the rule matched, without a trailing slash.
-        matched: Arc<str>,
-        /// What stands in its place.
-        replacement: Arc<str>,
-    },
-    /// The path becomes this template, in which `$1`…`$9` are the captures of the rule's path regex.
-    Captures {
-        /// The rule's path regex.
-        regex: Regex,
-        /// The template.
-        template: Arc<str>,
-    },
-}
-
-impl PartialEq for PathRewrite {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Full(a), Self::Full(b)) => a == b,
-            (Self::Prefix { matched: a, replacement: x }, Self::Prefix { matched: b, replacement: y }) => {
-                a == b && x == y
-            }
-            (Self::Captures { regex: a, template: x }, Self::Captures { regex: b, template: y }) => {
-                a.as_str() == b.as_str() && x == y
-            }
-            (Self::Full(_) | Self::Prefix { .. } | Self::Captures { .. }, _) => false,
-        }
-    }
-}
-
-impl Eq for PathRewrite {}
-
-/// A redirect (`HTTPRequestRedirectFilter`). What is absent stays as in the request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Redirect {
-    /// `http` or `https`.
-    pub scheme: Option<Arc<str>>,
-    /// Host of the location.
-    pub hostname: Option<Arc<str>>,
-    /// Path of the location.
-    pub path: Option<PathRewrite>,
-    /// Port of the location; left out where it is the scheme's own.
-    pub port: Option<u16>,
-    /// 301, 302, 303, 307 or 308.
-    pub status: u16,
+    /// Its requests go to this cluster while that can serve, as if pinned; a [`Pin`] of the policy comes first.
+    pub cluster: Option<ClusterId>,
 }
 
 // ---------------------------------------------------------------- policy
@@ -458,7 +393,12 @@ pub struct CookieAffinity {
     pub path: Arc<str>,
     /// The cookie's `Max-Age`; `None` = a session cookie.
     pub max_age: Option<Duration>,
+    /// Its further attributes as they are sent, the first `; ` included. Default [`COOKIE_ATTRIBUTES`].
+    pub attributes: Arc<str>,
 }
+
+/// What an affinity cookie carries unless it is told otherwise.
+pub const COOKIE_ATTRIBUTES: &str = "; HttpOnly; SameSite=Lax";
 
 /// How often a request is tried, and what it may cost.
 #[derive(Clone, Debug, PartialEq, Eq)]

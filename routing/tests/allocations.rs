@@ -24,7 +24,12 @@ fn allocations(run: impl FnOnce()) -> u64 {
 /// Every balancer and condition that a request may meet.
 fn policies() -> Vec<(&'static str, Policy)> {
     let shares = || plan(&[(0, 0, Some(3)), (1, 0, Some(1)), (2, 1, None)]);
-    let affinity = CookieAffinity { cookie: "SRV".into(), path: "/".into(), max_age: None };
+    let affinity = CookieAffinity {
+        cookie: "SRV".into(),
+        path: "/".into(),
+        max_age: None,
+        attributes: COOKIE_ATTRIBUTES.into(),
+    };
     let pin = Pin {
         when: PinMatch::Header("x-cluster".into(), "beta".into()),
         cluster: ClusterId(1),

@@ -184,7 +184,7 @@ fn share_of_an_unresolved_reference_is_500_and_without_endpoints_503() {
     add_endpoints(&mut world, 0, 0, 0, 2);
     let mut refs = match forward(&[(0, 50), (0, 50)]) {
         Target::Forward(refs) => refs,
-        other @ (Target::Redirect(_) | Target::Reply { .. }) => panic!("{other:?}"),
+        other @ (Target::Redirect(_) | Target::Reply { .. } | Target::Fixed(_)) => panic!("{other:?}"),
     };
     refs[1].backend = None;
     let policy = Arc::new(plan(&[(0, 0, None)]));
@@ -507,7 +507,12 @@ fn consistent_hash_keeps_a_key_on_its_endpoint_and_moves_only_keys_of_the_lost_o
 
 #[test]
 fn affinity_cookie_holds_across_clusters_and_weights_and_survives_failover() {
-    let affinity = CookieAffinity { cookie: "SRV".into(), path: "/".into(), max_age: None };
+    let affinity = CookieAffinity {
+        cookie: "SRV".into(),
+        path: "/".into(),
+        max_age: None,
+        attributes: COOKIE_ATTRIBUTES.into(),
+    };
     let worker =
         two_clusters(Policy { affinity: Some(affinity), ..plan(&[(0, 0, Some(99)), (1, 0, Some(1))]) });
     let mut rng = rng(11);
@@ -534,7 +539,12 @@ fn affinity_cookie_holds_across_clusters_and_weights_and_survives_failover() {
 
 #[test]
 fn cookie_of_a_standby_endpoint_does_not_hold_traffic_there() {
-    let affinity = CookieAffinity { cookie: "SRV".into(), path: "/".into(), max_age: None };
+    let affinity = CookieAffinity {
+        cookie: "SRV".into(),
+        path: "/".into(),
+        max_age: None,
+        attributes: COOKIE_ATTRIBUTES.into(),
+    };
     let worker = two_clusters(Policy { affinity: Some(affinity), ..plan(&[(0, 0, None), (1, 1, None)]) });
     let value = sticky::format(sticky::affinity_of("beta", addr(5)));
     let request = get().header("Cookie", &format!("SRV={}", String::from_utf8(value.to_vec()).unwrap()));

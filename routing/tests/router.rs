@@ -48,9 +48,25 @@ fn values() -> impl Strategy<Value = Box<[ValueMatch]>> {
     vec(condition, 0..2).prop_map(Vec::into_boxed_slice)
 }
 
+/// Conditions that the Gateway API does not have; the requests' source is 192.0.2.1.
+fn more() -> impl Strategy<Value = Box<[Predicate]>> {
+    let alternatives = values().prop_map(|all| {
+        Predicate::Any(
+            all.into_iter().flat_map(|one| [Predicate::Header(one.clone()), Predicate::Query(one)]).collect(),
+        )
+    });
+    let predicate = prop_oneof![
+        alternatives,
+        select(vec![Method::Get, Method::Post]).prop_map(|method| Predicate::Methods(Box::new([method]))),
+        select(vec!["192.0.2.0/24", "10.0.0.0/8"])
+            .prop_map(|range| Predicate::Source(Box::new([range.parse().unwrap()]))),
+    ];
+    vec(predicate, 0..2).prop_map(Vec::into_boxed_slice)
+}
+
 fn rule_match() -> impl Strategy<Value = RuleMatch> {
-    (path_match(), option::weighted(0.2, select(vec![Method::Get, Method::Post])), values(), values())
-        .prop_map(|(path, method, headers, query)| RuleMatch { path, method, headers, query })
+    (path_match(), option::weighted(0.2, select(vec![Method::Get, Method::Post])), values(), values(), more())
+        .prop_map(|(path, method, headers, query, more)| RuleMatch { path, method, headers, query, more })
 }
 
 fn host_pattern() -> impl Strategy<Value = HostPattern> {
@@ -150,7 +166,7 @@ fn naive(table: &RouteTable, bind: BindId, request: &Request) -> Result<(String,
         for (_, rules) in hosts {
             none = NoRoute::Rule;
             for rule in &rules.rules {
-                if matcher::mismatch(&rule.matches, &view).is_none() {
+                if matcher::mismatch(&rule.matches, &request.subject()).is_none() {
                     return Ok((rule.action.route.to_string(), rule.action.rule_index));
                 }
             }

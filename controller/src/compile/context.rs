@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use routing::id::{ClusterId, ListenerId};
-use routing::model::{ClusterSpec, HostPattern, Layer4, ListenerSpec, Protocol};
+use routing::model::{Access, ClusterSpec, HostPattern, Layer4, ListenerSpec, Protocol};
 
 use crate::compile::capacity::{self, Capacity};
 use crate::compile::ids::Ids;
@@ -83,6 +83,8 @@ pub struct Class {
     pub permitted: Permitted,
     /// The policy that `GatewayConfig` names.
     pub default: Part,
+    /// Who may come.
+    pub access: Option<Access>,
 }
 
 /// A Gateway of ours.
@@ -383,7 +385,7 @@ impl Context {
         }
     }
 
-    fn ingress_listener(
+    pub(super) fn ingress_listener(
         &mut self,
         Listen { addr, protocol }: Listen,
         taken: &mut Taken,
@@ -494,11 +496,20 @@ impl Context {
             let mut class = self.classless.clone();
             if let Some(parameters) = spec.parameters {
                 let group = parameters.api_group.unwrap_or_default();
-                if (group.as_str(), parameters.kind.as_str()) == (crd::GROUP, "GatewayConfig") {
-                    class = self.class(world, &parameters.name, taken, ids, &mut notes);
+                let name = parameters.name.as_str();
+                let cloud = match (group.as_str(), parameters.kind.as_str()) {
+                    ("alibabacloud.com", "AlbConfig") => Some(Kind::AlbConfig),
+                    ("mse.alibabacloud.com", "MseIngressConfig") => Some(Kind::MseIngressConfig),
+                    _ => None,
+                };
+                if let Some(kind) = cloud {
+                    class = self.cloud_class(world, (kind, name), taken, ids, &mut notes);
+                } else if (group.as_str(), parameters.kind.as_str()) == (crd::GROUP, "GatewayConfig") {
+                    class = self.class(world, name, taken, ids, &mut notes);
                 } else {
                     let given = format!("{group} {}", parameters.kind);
-                    let reason = "not supported yet: the class is served on --listen by all clusters";
+                    let reason = "ignored: allowed are GatewayConfig, AlbConfig, MseIngressConfig; the class is \
+                                  served on --listen by all clusters";
                     notes.ignored("spec.parameters", given, reason);
                 }
             }
@@ -549,7 +560,7 @@ impl Context {
         if spec.listeners.is_empty() {
             listeners.clone_from(&self.classless.listeners);
         }
-        Class { listeners, permitted, default }
+        Class { listeners, permitted, default, access: None }
     }
 
     fn read_grants(&mut self, world: &World) {
@@ -585,7 +596,7 @@ fn is_promoted(object: &Object, notes: &mut Notes) -> bool {
 }
 
 /// A port on every address of the node, IPv4 and IPv6.
-fn any_address(port: u16) -> SocketAddr {
+pub(super) fn any_address(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)
 }
 

@@ -1,14 +1,21 @@
-//! `HTTPRoute` filters: header changes, redirects, rewrites. What cannot be honoured makes the rule answer 500, as
+//! `HTTPRoute` filters: header changes, redirects, rewrites, cross-origin requests, mirrors. What cannot be honoured makes the rule answer 500, as
 //! the Gateway API demands: a filter that is silently skipped may be one that protects something.
 
 use std::sync::Arc;
 
 use gateway_api::experimental::httproutes as api;
-use routing::model::{HeaderEdits, PathMatch, PathRewrite, Redirect, Rewrite, WildcardLabels};
+use routing::model::{
+    self, Cors, HeaderEdits, Mirror, Origins, PathMatch, PathRewrite, Redirect, Rewrite, WeightedBackend,
+    WildcardLabels,
+};
 
+use crate::compile::annotations;
 use crate::compile::ingress::strip_root;
+use crate::compile::route::{Builder, Resolved};
+use crate::merge::PortRef;
 use crate::text;
 use crate::verdict::Notes;
+use crate::world::ServiceName;
 
 /// Header changes of one filter; more make the rule answer 500.
 pub const EDITS_MAX: usize = 64;
@@ -26,8 +33,25 @@ pub struct Filters {
     pub hostname: Option<Arc<str>>,
     /// `urlRewrite.path`.
     pub path: Option<PathSpec>,
+    /// `cors`.
+    pub cors: Option<Cors>,
+    /// `requestMirror`.
+    pub mirror: Option<MirrorSpec>,
+    /// What was honoured with a difference, once.
+    pub told: Option<&'static str>,
     /// Why the rule must answer 500, if it must.
     pub broken: Option<String>,
+}
+
+/// Where copies go, before it is known whether that Service may be used.
+#[derive(Clone, Debug)]
+pub struct MirrorSpec {
+    group: String,
+    kind: String,
+    namespace: Option<String>,
+    name: String,
+    port: i32,
+    share_ppm: u32,
 }
 
 /// A path modifier before it is known which prefix was matched.
@@ -112,6 +136,19 @@ enum Neutral<'a> {
         hostname: Option<&'a String>,
         path: Option<Replace<'a>>,
     },
+    Cors {
+        origins: Vec<&'a str>,
+        methods: Vec<&'a str>,
+        headers: Vec<&'a str>,
+        expose: Vec<&'a str>,
+        credentials: bool,
+        max_age: i32,
+    },
+    Mirror {
+        to: MirrorSpec,
+        percent: Option<i32>,
+        fraction: Option<(i32, i32)>,
+    },
     /// The filter's own field is not set.
     Missing,
     Unsupported,
@@ -148,6 +185,9 @@ macro_rules! reader {
                     notes.refused_part(field, given, format!("{reason}; the rule answers 500"));
                     out.broken.get_or_insert(reason);
                 }
+            }
+            if let Some(told) = out.told {
+                notes.ignored(format!("{field}.filters"), "", told);
             }
             out.exclude(field, notes);
             out
@@ -204,10 +244,33 @@ macro_rules! reader {
                     hostname: given.hostname.as_ref(),
                     path: replace!(given),
                 }),
-                api::$kind::RequestMirror
-                | api::$kind::ExtensionRef
-                | api::$kind::Cors
-                | api::$kind::ExternalAuth => Some(Neutral::Unsupported),
+                api::$kind::Cors => filter.cors.as_ref().map(|given| Neutral::Cors {
+                    origins: given.allow_origins.iter().flatten().map(String::as_str).collect(),
+                    methods: given.allow_methods.iter().flatten().map(String::as_str).collect(),
+                    headers: given.allow_headers.iter().flatten().map(String::as_str).collect(),
+                    expose: given.expose_headers.iter().flatten().map(String::as_str).collect(),
+                    credentials: given.allow_credentials.unwrap_or(false),
+                    max_age: given.max_age.unwrap_or(5),
+                }),
+                api::$kind::RequestMirror => filter.request_mirror.as_ref().map(|given| {
+                    let to = &given.backend_ref;
+                    Neutral::Mirror {
+                        to: MirrorSpec {
+                            group: to.group.clone().unwrap_or_default(),
+                            kind: to.kind.clone().unwrap_or_else(|| "Service".to_owned()),
+                            namespace: to.namespace.clone(),
+                            name: to.name.clone(),
+                            port: to.port.unwrap_or(0),
+                            share_ppm: PPM,
+                        },
+                        percent: given.percent,
+                        fraction: given
+                            .fraction
+                            .as_ref()
+                            .map(|f| (f.numerator, f.denominator.unwrap_or(100))),
+                    }
+                }),
+                api::$kind::ExtensionRef | api::$kind::ExternalAuth => Some(Neutral::Unsupported),
             };
             neutral.unwrap_or(Neutral::Missing)
         }
@@ -251,6 +314,30 @@ impl Filters {
                 self.hostname = hostname(host)?;
                 self.path = path.map(|path| path.spec()).transpose()?;
             }
+            Neutral::Cors { origins, methods, headers, expose, credentials, max_age } => {
+                let joined = |names: Vec<&str>| match names.is_empty() {
+                    true => Ok(Arc::from("")),
+                    false => annotations::tokens(&names.join(", ")),
+                };
+                let origins = annotations::origins(&origins.join(","))?;
+                let any = headers == ["*"];
+                // Any page's cookies are never sent: see `Cors::credentials`.
+                if credentials && origins == Origins::Any {
+                    self.told = Some("allowCredentials is not used with allowOrigins *: list the origins");
+                }
+                let credentials = credentials && origins != Origins::Any;
+                let headers = if any { Arc::from("") } else { joined(headers)? };
+                let max_age = Arc::from(max_age.max(1).to_string());
+                let (methods, expose) = (joined(methods)?, joined(expose)?);
+                self.cors = Some(Cors { origins, methods, headers, expose, credentials, max_age });
+            }
+            Neutral::Mirror { .. } if self.mirror.is_some() => {
+                return Err("one RequestMirror for each rule is supported".to_owned());
+            }
+            Neutral::Mirror { to, percent, fraction } => {
+                let share_ppm = share(percent, fraction)?;
+                self.mirror = Some(MirrorSpec { share_ppm, ..to });
+            }
             Neutral::Missing => return Err("the field that belongs to this type is missing".to_owned()),
             Neutral::Unsupported => return Err("this filter is not supported yet".to_owned()),
         }
@@ -290,6 +377,74 @@ impl Filters {
             status: spec.status,
         })
     }
+}
+
+/// All requests, in millionths.
+const PPM: u32 = 1_000_000;
+
+fn share(percent: Option<i32>, fraction: Option<(i32, i32)>) -> Result<u32, String> {
+    let (numerator, denominator) = match (percent, fraction) {
+        (None, None) => return Ok(PPM),
+        (Some(percent), None) => (percent, 100),
+        (None, Some(fraction)) => fraction,
+        (Some(_), Some(_)) => return Err("either percent or fraction".to_owned()),
+    };
+    if denominator < 1 || !(0..=denominator).contains(&numerator) {
+        return Err("a share from 0 to 1".to_owned());
+    }
+    text::bounded(i64::from(numerator) * i64::from(PPM) / i64::from(denominator), 0, i64::from(PPM))
+}
+
+impl Filters {
+    /// The filters that run before and beside forwarding. A mirror whose Service may not be used, or is not there, is
+    /// reported and left out, as the Gateway API demands; requests are served.
+    pub fn rule_filters(&self, builder: &mut Builder<'_, '_>, field: &str) -> Option<Arc<model::Filters>> {
+        let mirror = self.mirror.as_ref().and_then(|spec| {
+            let found = mirror_backend(builder, spec);
+            found
+                .map_err(|reason| {
+                    builder.out.notes.refused_part(format!("{field}.filters"), &spec.name, reason)
+                })
+                .ok()
+        });
+        let filters = model::Filters { cors: self.cors.clone(), mirror, ..model::Filters::default() };
+        (filters != model::Filters::default()).then(|| Arc::new(filters))
+    }
+}
+
+fn mirror_backend(builder: &mut Builder<'_, '_>, spec: &MirrorSpec) -> Result<Mirror, String> {
+    if (spec.group.as_str(), spec.kind.as_str()) != ("", "Service") {
+        return Err("InvalidKind: only Services are supported; nothing is mirrored".to_owned());
+    }
+    let own = builder.object.id.namespace.clone();
+    let namespace = spec.namespace.as_deref().map_or_else(|| own.clone(), Arc::from);
+    let service = ServiceName { namespace, name: Arc::from(spec.name.as_str()) };
+    let from = ("gateway.networking.k8s.io", "HTTPRoute", &*own);
+    if service.namespace != own
+        && !builder.env.context.is_granted(from, &service.namespace, ("", "Service", &service.name))
+    {
+        return Err(format!(
+            "RefNotPermitted: no ReferenceGrant in {} allows it; nothing is mirrored",
+            service.namespace
+        ));
+    }
+    let port = text::bounded::<u16>(i64::from(spec.port), 1, 65_535)
+        .map_err(|allowed| format!("port: {allowed}"))?;
+    let port = PortRef::Number(port);
+    if builder.resolve(&service, &port) != Resolved::Yes {
+        return Err(
+            "BackendNotFound: no member cluster has this Service and port; nothing is mirrored".to_owned()
+        );
+    }
+    let (id, _) = builder.backend(&service, port).ok_or("too many backends")?;
+    let backend = WeightedBackend {
+        backend: Some(id),
+        weight: 1,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+        cluster: None,
+    };
+    Ok(Mirror { backends: Box::new([backend]), share_ppm: spec.share_ppm })
 }
 
 /// `None` for a prefix replacement where no prefix was matched; such rules are refused before.

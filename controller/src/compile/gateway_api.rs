@@ -8,11 +8,11 @@ use gateway_api::experimental::httproutes::HttpRoute;
 use routing::id::ListenerId;
 use routing::model::Method;
 use routing::model::{
-    CookieAffinity, HeaderEdits, HostKey, HostPattern, PathMatch, Protocol, RuleAction, RuleMatch, Target,
-    ValueMatch, ValuePattern, WeightedBackend, WildcardLabels,
+    COOKIE_ATTRIBUTES, CookieAffinity, HeaderEdits, HostKey, HostPattern, PathMatch, Protocol, RuleAction,
+    RuleMatch, Target, ValueMatch, ValuePattern, WeightedBackend, WildcardLabels,
 };
 
-use crate::compile::annotations;
+use crate::compile::annotations::{self, Reading};
 use crate::compile::context::{Context, GatewayInfo, GatewayListener, MCS_GROUP, RoutesFrom};
 use crate::compile::filters::{self, Filters};
 use crate::compile::policy::{self, Part};
@@ -96,8 +96,13 @@ pub fn compile(env: &mut Env<'_>, object: &Object, route: &HttpRoute) -> RouteOu
     let hosts = hostnames(&mut builder, route.spec.hostnames.as_deref().unwrap_or_default());
     let parents = parents!(route.spec.parent_refs);
     let attachments = attach(&mut builder, &parents, hosts.as_deref(), Protocol::Http);
+    let annotated = {
+        let env = &mut *builder.env;
+        let mut reading =
+            Reading { id: &object.id, members: &env.context.members, regexes: &mut *env.regexes };
+        annotations::read_of_route(&object.annotations, &mut reading, &mut builder.out.notes)
+    };
     let notes = &mut builder.out.notes;
-    let annotated = annotations::read(&object.annotations, &builder.env.context.members, notes);
     if annotated.rewrite_prefix.is_some() {
         notes.ignored("metadata.annotations[ringway.dev/rewrite-prefix]", "", "use the URLRewrite filter");
     }
@@ -257,6 +262,7 @@ fn compile_rule(
             method: None,
             headers: Box::default(),
             query: Box::default(),
+            more: Box::default(),
         });
     }
     if filters.needs_prefix() && matches.iter().any(|m| !matches!(m.path, PathMatch::Prefix(_))) {
@@ -269,6 +275,7 @@ fn compile_rule(
         filters.broken.get_or_insert(reason.to_owned());
     }
     let (backends, keys) = backends(builder, rule, field, &mut filters);
+    let rule_filters = filters.rule_filters(builder, field);
     let inline = inline_part(builder, rule, field);
     for attachment in attachments {
         let part = rule_part(builder, attachment, (rule.name.as_deref(), field), &keys, annotated, &inline);
@@ -284,6 +291,7 @@ fn compile_rule(
                     action.request_headers = filters.request_headers.clone();
                     action.response_headers = filters.response_headers.clone();
                     action.rewrite = filters.rewrite(&matched.path);
+                    action.filters = rule_filters.clone();
                     Arc::new(action)
                 }
             };
@@ -380,7 +388,7 @@ fn read_match(
                 query.push(ValueMatch { name, value });
             }
         }
-        Ok(RuleMatch { path, method, headers: headers.into(), query: query.into() })
+        Ok(RuleMatch { path, method, headers: headers.into(), query: query.into(), more: Box::default() })
     })();
     match result {
         Ok(matched) => Some(matched),
@@ -457,10 +465,13 @@ fn backends(
             }
         };
         let own = filters::read_backend(given.filters.as_deref(), &field, &mut builder.out.notes);
-        let misplaced = own.redirect.is_some() || own.hostname.is_some() || own.path.is_some();
+        let misplaced = own.redirect.is_some()
+            || own.hostname.is_some()
+            || own.path.is_some()
+            || own.cors.is_some()
+            || own.mirror.is_some();
         if misplaced && own.broken.is_none() {
-            let reason =
-                "redirects and rewrites are supported on the rule only; this share is answered with 500";
+            let reason = "only header changes are supported here, the rest on the rule; this share is answered with 500";
             builder.out.notes.refused_part(format!("{field}.filters"), "", reason);
         }
         let resolved = if own.broken.is_some() || misplaced {
@@ -477,7 +488,7 @@ fn backends(
             Some(_) => (own.request_headers, own.response_headers),
             None => (HeaderEdits::default(), HeaderEdits::default()),
         };
-        backends.push(WeightedBackend { backend, weight, request_headers, response_headers });
+        backends.push(WeightedBackend { backend, weight, request_headers, response_headers, cluster: None });
     }
     if filters.redirect.is_some() && !backends.is_empty() {
         let reason = "not used: the rule redirects";
@@ -575,7 +586,12 @@ fn inline_part(builder: &mut Builder<'_, '_>, rule: &api::HttpRouteRules, field:
             Ok(cookie) => {
                 let max_age =
                     timeout(session.absolute_timeout.as_deref(), &format!("{field}.absoluteTimeout"), notes);
-                part.affinity = Some(CookieAffinity { cookie, path: Arc::from("/"), max_age });
+                part.affinity = Some(CookieAffinity {
+                    cookie,
+                    path: Arc::from("/"),
+                    max_age,
+                    attributes: Arc::from(COOKIE_ATTRIBUTES),
+                });
             }
             Err(allowed) => {
                 notes.refused_part(format!("{field}.sessionName"), name, format!("allowed: {allowed}"));

@@ -1,63 +1,61 @@
-//! `Ingress` to rows: class, hosts, paths, default backend.
+//! `Ingress` to rows: class, hosts, paths, default backend. What a row does is [`action`]'s.
+
+mod action;
 
 use std::sync::Arc;
 
-use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressSpec};
+use k8s_openapi::api::networking::v1::{Ingress, IngressSpec};
 use routing::id::ListenerId;
 use routing::model::{
-    HeaderEdits, HostKey, HostPattern, PathMatch, PathRewrite, Rewrite, RuleAction, RuleMatch, Target,
-    WeightedBackend, WildcardLabels,
+    Filters, FixedResponse, HostKey, HostPattern, PathMatch, Predicate, Redirect, RuleAction, RuleMatch,
+    Target, WildcardLabels,
 };
 
-use crate::compile::annotations::{self, Annotations};
+use crate::compile::annotations::{self, Annotations, Matching, Reading};
+use crate::compile::canary::CanaryRow;
 use crate::compile::context::{Class, SecretUse};
 use crate::compile::policy::Part;
-use crate::compile::route::{Builder, Env, Rank, Resolved, RouteOutput, Row};
-use crate::merge::PortRef;
-use crate::object::{Kind, Object};
+use crate::compile::route::{Builder, Env, ORDER_DEFAULT, Rank, RouteOutput, Row};
+use crate::object::Object;
 use crate::text;
-use crate::world::ServiceName;
 
 /// The annotation that came before `spec.ingressClassName`.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+
+/// What an Ingress is compiled with.
+struct Compiler<'a> {
+    class: &'a Class,
+    annotations: &'a Annotations,
+    /// The class's listeners that `listen-ports` leaves.
+    listeners: Vec<ListenerId>,
+    canary: Option<Arc<CanaryRow>>,
+}
 
 /// Compiles one Ingress. What is wrong is reported and costs itself only.
 pub fn compile(env: &mut Env<'_>, object: &Object, ingress: &Ingress) -> RouteOutput {
     let mut builder = Builder::new(env, object);
     let Some(class) = class_of(&mut builder, ingress) else { return builder.out };
-    let read = annotations::read(&object.annotations, &builder.env.context.members, &mut builder.out.notes);
-    let compiler = Compiler { class: &class, annotations: &read };
+    let mut read = {
+        let env = &mut *builder.env;
+        let mut reading =
+            Reading { id: &object.id, members: &env.context.members, regexes: &mut *env.regexes };
+        annotations::read(&object.annotations, &mut reading, &mut builder.out.notes)
+    };
+    let canary = read.canary.take().map(|spec| {
+        let own_policy = read.part != Part::default();
+        Arc::new(CanaryRow { spec, own_policy })
+    });
+    let listeners = listeners(&mut builder, &class, &read);
+    let compiler = Compiler { class: &class, annotations: &read, listeners, canary };
     let spec = ingress.spec.clone().unwrap_or_default();
     certificates(&mut builder, &class, &spec);
-    let mut index = 0;
-    for (r, rule) in spec.rules.iter().flatten().enumerate() {
-        let field = format!("spec.rules[{r}]");
-        let pattern = match rule.host.as_deref().filter(|host| !host.is_empty()) {
-            None => HostPattern::Any,
-            Some(host) => match text::host(host, WildcardLabels::One) {
-                Ok(pattern) => pattern,
-                Err(allowed) => {
-                    let field = format!("{field}.host");
-                    builder.out.notes.refused_part(field, host, format!("allowed: {allowed}"));
-                    continue;
-                }
-            },
-        };
-        for (p, path) in rule.http.iter().flat_map(|http| &http.paths).enumerate() {
-            let field = format!("{field}.http.paths[{p}]");
-            let given = path.path.as_deref().filter(|path| !path.is_empty());
-            let position = index;
-            index += 1;
-            let matched = path_match(&mut builder, &path.path_type, given, &field);
-            let Some(matched) = matched else { continue };
-            let action = compiler.action(&mut builder, &path.backend, Some(&matched), position, &field);
-            compiler.rows(&mut builder, &pattern, &matched, &action, Rank::Rule);
-        }
-    }
+    let index = compiler.rules(&mut builder, &spec);
     if let Some(backend) = &spec.default_backend {
-        let action = compiler.action(&mut builder, backend, None, index, "spec.defaultBackend");
         let all = PathMatch::Prefix(Arc::from("/"));
-        compiler.rows(&mut builder, &HostPattern::Any, &all, &action, Rank::Default);
+        let place = action::Place { index, field: "spec.defaultBackend", has_tls: false };
+        if let Some((action, matches)) = compiler.action(&mut builder, backend, &all, &place) {
+            compiler.rows(&mut builder, &[HostPattern::Any], &matches, &action, Rank::Default);
+        }
     } else if index == 0 && builder.out.notes.is_empty() {
         builder.out.notes.ignored("spec.rules", "", "no path and no default backend: it serves nothing");
     }
@@ -136,166 +134,185 @@ fn class_of(builder: &mut Builder<'_, '_>, ingress: &Ingress) -> Option<Class> {
     }
 }
 
-fn path_match(
-    builder: &mut Builder<'_, '_>,
-    path_type: &str,
-    path: Option<&str>,
-    field: &str,
-) -> Option<PathMatch> {
-    let path = path.unwrap_or("/");
-    if let Err(allowed) = text::path(path) {
-        builder.out.notes.refused_part(format!("{field}.path"), path, format!("allowed: {allowed}"));
-        return None;
+/// The class's listeners; those that `listen-ports` names, where it names any that the class has.
+fn listeners(builder: &mut Builder<'_, '_>, class: &Class, read: &Annotations) -> Vec<ListenerId> {
+    let Some(ports) = &read.ports else { return class.listeners.clone() };
+    let context = builder.env.context;
+    let port = |id: &ListenerId| context.listeners.get(id).map(|spec| spec.addr.port());
+    let chosen = class.listeners.iter().filter(|id| port(id).is_some_and(|port| ports.contains(&port)));
+    let chosen: Vec<ListenerId> = chosen.copied().collect();
+    if chosen.is_empty() {
+        let field = "metadata.annotations[alb.ingress.kubernetes.io/listen-ports]";
+        let reason = "the class has no listener on these ports: all of its listeners are used";
+        builder.out.notes.ignored(field, format!("{ports:?}"), reason);
+        return class.listeners.clone();
     }
-    match path_type {
-        "Exact" => Some(PathMatch::Exact(Arc::from(path))),
-        "Prefix" | "ImplementationSpecific" => Some(PathMatch::Prefix(Arc::from(text::prefix(path)))),
-        other => {
-            let allowed = "allowed: Exact, Prefix, ImplementationSpecific";
-            builder.out.notes.refused_part(format!("{field}.pathType"), other, allowed);
-            None
-        }
-    }
-}
-
-struct Compiler<'a> {
-    class: &'a Class,
-    annotations: &'a Annotations,
+    chosen
 }
 
 impl Compiler<'_> {
-    fn action(
-        &self,
-        builder: &mut Builder<'_, '_>,
-        backend: &IngressBackend,
-        matched: Option<&PathMatch>,
-        index: usize,
-        field: &str,
-    ) -> Arc<RuleAction> {
-        let mut keys = Vec::new();
-        let target = match service_of(builder, backend, field) {
-            Ok((service, port)) => match builder.backend(&service, port) {
-                Some((id, key)) => {
-                    keys.push(key);
-                    let backend = WeightedBackend {
-                        backend: Some(id),
-                        weight: 1,
-                        request_headers: HeaderEdits::default(),
-                        response_headers: HeaderEdits::default(),
-                    };
-                    Target::Forward(Box::new([backend]))
-                }
-                None => Target::Reply { status: 500, reason: Arc::from("too many backends") },
-            },
-            Err(reason) => Target::Reply { status: 500, reason: Arc::from(reason) },
-        };
-        let part = self.part(builder, &keys, field);
-        let policy = builder.policy(&part, &self.class.permitted, &keys);
-        let mut action = builder.action(index, target, policy);
-        if let Some(replacement) = &self.annotations.rewrite_prefix {
-            action.rewrite = match matched {
-                Some(PathMatch::Prefix(prefix)) => {
-                    let (matched, replacement) = (prefix.clone(), replacement.clone());
-                    rewrite(PathRewrite::Prefix { matched: strip_root(&matched), replacement })
-                }
-                Some(PathMatch::Exact(_) | PathMatch::Regex(_)) => {
-                    rewrite(PathRewrite::Full(or_root(replacement)))
-                }
-                None => Rewrite::default(),
+    /// The rows of all rules. Returns how many paths there were.
+    fn rules(&self, builder: &mut Builder<'_, '_>, spec: &IngressSpec) -> usize {
+        let mut index = 0;
+        for (r, rule) in spec.rules.iter().flatten().enumerate() {
+            let field = format!("spec.rules[{r}]");
+            let pattern = match rule.host.as_deref().filter(|host| !host.is_empty()) {
+                None => HostPattern::Any,
+                Some(host) => match text::host(host, WildcardLabels::One) {
+                    Ok(pattern) => pattern,
+                    Err(allowed) => {
+                        let field = format!("{field}.host");
+                        builder.out.notes.refused_part(field, host, format!("allowed: {allowed}"));
+                        continue;
+                    }
+                },
             };
+            let has_tls = has_tls(spec, rule.host.as_deref().unwrap_or_default());
+            let aliases = self.annotations.address.aliases.iter();
+            let patterns: Vec<HostPattern> = [&pattern].into_iter().chain(aliases).cloned().collect();
+            for (p, path) in rule.http.iter().flat_map(|http| &http.paths).enumerate() {
+                let field = format!("{field}.http.paths[{p}]");
+                let given = path.path.as_deref().filter(|path| !path.is_empty());
+                let position = index;
+                index += 1;
+                let Some(matched) = self.path_match(builder, &path.path_type, given, &field) else {
+                    continue;
+                };
+                let place = action::Place { index: position, field: &field, has_tls };
+                let compiled = self.action(builder, &path.backend, &matched, &place);
+                let Some((action, matches)) = compiled else { continue };
+                self.rows(builder, &patterns, &matches, &action, Rank::Rule);
+            }
+            self.beside(builder, &patterns, index);
         }
-        Arc::new(action)
+        index
     }
 
-    /// Default, then policies of the Ingress, of the Service, then annotations: the last one wins.
-    fn part(&self, builder: &mut Builder<'_, '_>, keys: &[crate::merge::BackendKey], field: &str) -> Part {
-        let mut part = self.class.default.clone();
-        let id = &builder.object.id;
-        if let Some(own) = builder.env.context.policy(Kind::Ingress, &id.namespace, &id.name, "") {
-            part.overlay(own);
+    /// Rows that no path of the Ingress asks for: `app-root`, `from-to-www-redirect`.
+    fn beside(&self, builder: &mut Builder<'_, '_>, patterns: &[HostPattern], index: usize) {
+        let address = &self.annotations.address;
+        let policy = builder.policy(&self.class.default, &self.class.permitted, &[]);
+        let access =
+            self.access().map(|access| Arc::new(Filters { access: Some(access), ..Filters::default() }));
+        if let Some(root) = &address.app_root {
+            let answer = FixedResponse { status: 302, location: root.clone(), ..FixedResponse::default() };
+            let mut action = builder.action(index, Target::Fixed(Arc::new(answer)), policy.clone());
+            action.filters = access.clone();
+            let action = Arc::new(action);
+            let matches = on_path(PathMatch::Exact(Arc::from("/")));
+            self.rows(builder, patterns, &matches, &action, Rank::Rule);
         }
-        builder.detect(&part, keys, field);
-        if let Some(service) = builder.service_part(keys) {
-            part.overlay(&service);
+        for pattern in patterns.iter().filter(|_| address.www) {
+            let HostPattern::Exact(host) = pattern else { continue };
+            let other = host.strip_prefix("www.").map_or_else(|| format!("www.{host}"), str::to_owned);
+            let hostname = Some(host.clone());
+            let redirect = Redirect { scheme: None, hostname, path: None, port: None, status: 308 };
+            let mut action = builder.action(index, Target::Redirect(redirect), policy.clone());
+            action.filters = access.clone();
+            let action = Arc::new(action);
+            let matches = on_path(PathMatch::Prefix(Arc::from("/")));
+            self.rows(builder, &[HostPattern::Exact(Arc::from(other))], &matches, &action, Rank::Rule);
         }
-        part.overlay(&self.annotations.part);
-        part
+    }
+
+    fn path_match(
+        &self,
+        builder: &mut Builder<'_, '_>,
+        path_type: &str,
+        path: Option<&str>,
+        field: &str,
+    ) -> Option<PathMatch> {
+        let path = path.unwrap_or("/");
+        let address = &self.annotations.address;
+        let checked = match address.matching {
+            Matching::Typed if !address.ignore_case => text::path(path).map(|()| None),
+            Matching::Typed => text::path(path).and_then(|()| {
+                let text = annotations::escaped(path.trim_end_matches('/'));
+                let rest = if path_type == "Exact" { "" } else { "(?:/(?s:.*))?" };
+                builder.env.regexes.anchored(&format!("(?i:{text}){rest}")).map(Some)
+            }),
+            Matching::RegexPrefix | Matching::RegexFull => {
+                let flag = if address.ignore_case { "i" } else { "" };
+                let rest = if address.matching == Matching::RegexFull { "" } else { "(?s:.*)" };
+                // Alone first: what is not closed there would be closed here.
+                let alone = builder.env.regexes.anchored(path);
+                let starts = path.starts_with(['/', '^', '(']);
+                alone.and_then(|_| if starts { Ok(()) } else { Err("begins with '/'".to_owned()) }).and_then(
+                    |()| {
+                        let path = path.trim_start_matches('^');
+                        builder.env.regexes.anchored(&format!("(?{flag}:{path}){rest}")).map(Some)
+                    },
+                )
+            }
+        };
+        match checked {
+            Ok(Some(regex)) => return Some(PathMatch::Regex(regex)),
+            Ok(None) => {}
+            Err(allowed) => {
+                builder.out.notes.refused_part(format!("{field}.path"), path, format!("allowed: {allowed}"));
+                return None;
+            }
+        }
+        match path_type {
+            "Exact" => Some(PathMatch::Exact(Arc::from(path))),
+            "Prefix" | "ImplementationSpecific" => Some(PathMatch::Prefix(Arc::from(text::prefix(path)))),
+            other => {
+                let allowed = "allowed: Exact, Prefix, ImplementationSpecific";
+                builder.out.notes.refused_part(format!("{field}.pathType"), other, allowed);
+                None
+            }
+        }
     }
 
     fn rows(
         &self,
         builder: &mut Builder<'_, '_>,
-        pattern: &HostPattern,
-        path: &PathMatch,
+        patterns: &[HostPattern],
+        matches: &RuleMatch,
         action: &Arc<RuleAction>,
         rank: Rank,
     ) {
-        let listeners: &[ListenerId] = &self.class.listeners;
-        for listener in listeners {
-            let key = HostKey { listener: *listener, pattern: pattern.clone() };
-            let (headers, query) = (Box::default(), Box::default());
-            let matches = RuleMatch { path: path.clone(), method: None, headers, query };
-            builder.row(Row::new(key, rank, matches, action.clone()));
+        for listener in &self.listeners {
+            for pattern in patterns {
+                let key = HostKey { listener: *listener, pattern: pattern.clone() };
+                builder.row(Row {
+                    order: self.annotations.order.unwrap_or(ORDER_DEFAULT),
+                    canary: self.canary.clone(),
+                    ..Row::new(key, rank, matches.clone(), action.clone())
+                });
+            }
         }
+    }
+
+    /// What must hold for a path, with what annotations ask for beside it.
+    fn matches(&self, path: &PathMatch, more: &[Predicate]) -> RuleMatch {
+        let methods = &self.annotations.methods;
+        let method = if let [only] = methods[..] { Some(only) } else { None };
+        let set = (methods.len() > 1).then(|| Predicate::Methods(methods.clone().into()));
+        let more = self.annotations.more.iter().chain(more).cloned().chain(set).collect();
+        RuleMatch { method, more, ..on_path(path.clone()) }
     }
 }
 
-fn or_root(path: &Arc<str>) -> Arc<str> {
-    if path.is_empty() { Arc::from("/") } else { path.clone() }
+fn on_path(path: PathMatch) -> RuleMatch {
+    RuleMatch { path, method: None, headers: Box::default(), query: Box::default(), more: Box::default() }
 }
 
-fn rewrite(path: PathRewrite) -> Rewrite {
-    Rewrite { hostname: None, path: Some(path) }
+/// Does `spec.tls` name the host?
+fn has_tls(spec: &IngressSpec, host: &str) -> bool {
+    let covers = |name: &String| {
+        name == host
+            || name.strip_prefix('*').is_some_and(|suffix| {
+                host.strip_suffix(suffix).is_some_and(|label| !label.is_empty() && !label.contains('.'))
+            })
+    };
+    spec.tls
+        .iter()
+        .flatten()
+        .any(|tls| tls.hosts.as_ref().is_none_or(|hosts| hosts.is_empty() || hosts.iter().any(covers)))
 }
 
 /// The prefix as a rewrite stores it: `/` is the empty prefix.
 pub fn strip_root(prefix: &Arc<str>) -> Arc<str> {
     Arc::from(prefix.trim_end_matches('/'))
-}
-
-fn service_of(
-    builder: &mut Builder<'_, '_>,
-    backend: &IngressBackend,
-    field: &str,
-) -> Result<(ServiceName, PortRef), &'static str> {
-    let Some(service) = &backend.service else {
-        let reason = "only Services are supported as backends: answered with 500";
-        let kind = backend.resource.as_ref().map_or("", |resource| resource.kind.as_str());
-        builder.out.notes.refused_part(format!("{field}.backend.resource"), kind, reason);
-        return Err("backend is not a Service");
-    };
-    let port = service.port.clone().unwrap_or_default();
-    let number = port.number.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
-    let port = match (number, port.name.filter(|name| !name.is_empty())) {
-        (Some(number), None) => PortRef::Number(number),
-        (None, Some(name)) => PortRef::Name(Arc::from(name)),
-        (Some(_), Some(_)) | (None, None) => {
-            let field = format!("{field}.backend.service.port");
-            builder.out.notes.refused_part(
-                field,
-                "",
-                "either a number from 1 to 65535 or a name: answered with 500",
-            );
-            return Err("backend has no port");
-        }
-    };
-    let namespace = builder.object.id.namespace.clone();
-    let name = ServiceName { namespace, name: Arc::from(service.name.as_str()) };
-    let shown = format!("{}/{}:{port}", name.namespace, name.name);
-    match builder.resolve(&name, &port) {
-        Resolved::Yes => {}
-        // Not a refusal: the Service may come later, and until then requests get 503.
-        Resolved::NoService => {
-            builder.out.notes.info(
-                format!("{field}.backend.service"),
-                shown,
-                "no member cluster has this Service",
-            );
-        }
-        Resolved::NoPort => {
-            let reason = "no member cluster's Service has this port";
-            builder.out.notes.refused_part(format!("{field}.backend.service.port"), shown, reason);
-        }
-    }
-    Ok((name, port))
 }

@@ -69,7 +69,12 @@ fn compile(
 ) -> RouteOutput {
     builder.out.speech = Speech::Opaque;
     let notes = &mut builder.out.notes;
-    let annotated = annotations::read(&builder.object.annotations, &builder.env.context.members, notes);
+    let mut reading = annotations::Reading {
+        id: &builder.object.id,
+        members: &builder.env.context.members,
+        regexes: &mut *builder.env.regexes,
+    };
+    let annotated = annotations::read_of_route(&builder.object.annotations, &mut reading, notes);
     if annotated.rewrite_prefix.is_some() {
         notes.ignored("metadata.annotations[ringway.dev/rewrite-prefix]", "", "a connection has no path");
     }
@@ -107,6 +112,7 @@ fn everything() -> RuleMatch {
         method: None,
         headers: Box::default(),
         query: Box::default(),
+        more: Box::default(),
     }
 }
 
@@ -141,7 +147,8 @@ fn backends(
             id
         });
         let (request_headers, response_headers) = (HeaderEdits::default(), HeaderEdits::default());
-        backends.push(WeightedBackend { backend, weight: share, request_headers, response_headers });
+        let cluster = None;
+        backends.push(WeightedBackend { backend, weight: share, request_headers, response_headers, cluster });
     }
     (backends, keys)
 }

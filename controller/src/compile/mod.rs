@@ -16,6 +16,7 @@ use routing::model::{BackendLimits, HostKey, Policy, Rule, Timeouts};
 use crate::compile::backends::{Backends, Use};
 use crate::compile::context::{Context, Listen};
 use crate::compile::ids::Ids;
+use crate::compile::limits::Limits;
 use crate::compile::route::{Env, RouteOutput};
 use crate::compile::secrets::Secrets;
 use crate::merge::{self, Loopback};
@@ -26,7 +27,9 @@ use crate::world::{Dirty, ServiceName, World};
 
 pub mod annotations;
 pub mod backends;
+pub mod canary;
 mod capacity;
+mod cloud;
 pub mod context;
 pub mod filters;
 pub mod gateway_api;
@@ -34,6 +37,7 @@ mod gateways;
 pub mod ids;
 pub mod ingress;
 mod layer4;
+mod limits;
 pub mod namespaces;
 pub mod order;
 pub mod policy;
@@ -103,6 +107,7 @@ pub struct Compiler {
     regexes: Regexes,
     policies: HashMap<u64, Arc<Policy>>,
     secrets: Secrets,
+    limits: Limits,
     reports: bool,
 }
 
@@ -124,6 +129,7 @@ impl Compiler {
             regexes: Regexes::default(),
             policies: HashMap::new(),
             secrets: Secrets::default(),
+            limits: Limits::default(),
             reports: true,
         }
     }
@@ -218,6 +224,7 @@ impl Compiler {
                 ids: &mut self.ids,
                 regexes: &mut self.regexes,
                 policies: &mut self.policies,
+                limits: &mut self.limits,
             };
             match &object.spec {
                 Spec::Ingress(spec) => Some(ingress::compile(&mut env, object, spec)),
@@ -230,6 +237,8 @@ impl Compiler {
                 | Spec::ReferenceGrant(_)
                 | Spec::MemberCluster(_)
                 | Spec::GatewayConfig(_)
+                | Spec::AlbConfig(_)
+                | Spec::MseIngressConfig(_)
                 | Spec::FailoverPolicy(_)
                 | Spec::Secret(_)
                 | Spec::Service(_)
@@ -306,29 +315,33 @@ impl Compiler {
             .flat_map(|route| route.rows.iter().filter(|row| row.key == *key).map(move |row| (route, row)))
             .collect();
         order::sort(&mut rows);
-        let mut shadowed = Vec::new();
+        let mut told = canary::Told::new();
+        let rows = canary::compose(&rows, &mut told);
+        let mut shadowed: Vec<(Arc<str>, Arc<str>)> = Vec::new();
         let mut rules: Vec<Rule> = Vec::with_capacity(rows.len());
-        let mut seen: HashMap<u64, &order::Placed<'_>, FixedState> = HashMap::default();
+        // Of two rows with the same match only the first can ever serve.
+        let mut seen: HashMap<u64, usize, FixedState> = HashMap::default();
         seen.reserve(rows.len());
-        for placed in &rows {
-            let row = placed.1;
-            // Of two rows with the same match only the first can ever serve.
-            if let Some((_, first)) = seen.get(&row.digest).filter(|first| first.1.matches == row.matches) {
+        for row in rows {
+            let first =
+                seen.get(&row.digest).map(|at| &rules[*at]).filter(|first| first.matches == row.matches);
+            if let Some(first) = first {
                 if first.action.route != row.action.route {
                     shadowed.push((row.action.route.clone(), first.action.route.clone()));
                 }
                 continue;
             }
-            seen.insert(row.digest, placed);
-            rules.push(Rule { matches: row.matches.clone(), action: row.action.clone() });
+            seen.insert(row.digest, rules.len());
+            rules.push(Rule { matches: row.matches, action: row.action });
         }
-        let named: Vec<(ObjectId, String)> = shadowed
+        let mut named: Vec<(ObjectId, String)> = shadowed
             .iter()
             .filter_map(|(loser, winner)| {
                 let id = ids.iter().find(|id| id.to_string() == **loser)?;
                 Some((id.clone(), format!("{winner} has the same match on this host and comes first")))
             })
             .collect();
+        named.extend(canary::told_of(told, &ids));
         self.reports |= self.shadowed.get(key).map_or(&[][..], Vec::as_slice) != named;
         if named.is_empty() {
             self.shadowed.remove(key);

@@ -20,7 +20,7 @@ pub fn sort(rows: &mut [Placed<'_>]) {
             namespaced_name: &route.namespaced_name,
             rule: u32::from(row.action.rule_index),
         };
-        (row.rank, Precedence::new(&row.matches, age))
+        (row.rank, row.order, Precedence::new(&row.matches, age))
     });
 }
 

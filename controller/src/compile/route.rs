@@ -8,8 +8,10 @@ use routing::model::{
     Balance, HeaderEdits, HostKey, Policy, Rewrite, RuleAction, RuleMatch, Speech, StatSlot, Target,
 };
 
+use crate::compile::canary::CanaryRow;
 use crate::compile::context::{Context, SecretUse};
 use crate::compile::ids::{Ids, StatKey};
+use crate::compile::limits::Limits;
 use crate::compile::policy::detection::DetectionPart;
 use crate::compile::policy::{self, Part, Permitted};
 use crate::merge::{BackendKey, PortRef, port_of};
@@ -28,6 +30,10 @@ pub struct Row {
     pub key: HostKey,
     /// An Ingress's default backend: after everything else of the host.
     pub rank: Rank,
+    /// ALB's `order`: the smaller comes first. [`ORDER_DEFAULT`] where nothing is said.
+    pub order: u16,
+    /// A canary serves only beside a row of another Ingress with the same match.
+    pub canary: Option<Arc<CanaryRow>>,
     /// What must hold.
     pub matches: RuleMatch,
     /// What is done.
@@ -41,9 +47,12 @@ impl Row {
     #[must_use]
     pub fn new(key: HostKey, rank: Rank, matches: RuleMatch, action: Arc<RuleAction>) -> Self {
         let digest = crate::digest::of(&matches);
-        Self { key, rank, matches, action, digest }
+        Self { key, rank, order: ORDER_DEFAULT, canary: None, matches, action, digest }
     }
 }
+
+/// The place of rows that say nothing of it (ALB).
+pub const ORDER_DEFAULT: u16 = 10;
 
 /// Does a row come before or after all others of its host?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,6 +104,8 @@ pub struct Env<'a> {
     pub regexes: &'a mut Regexes,
     /// Policies, each content once.
     pub policies: &'a mut HashMap<u64, Arc<Policy>>,
+    /// State of limits.
+    pub limits: &'a mut Limits,
 }
 
 /// A route that is being compiled.
@@ -225,7 +236,22 @@ impl<'a, 'b> Builder<'a, 'b> {
             response_headers: HeaderEdits::default(),
             rewrite: Rewrite::default(),
             policy,
+            filters: None,
         }
+    }
+
+    /// The route's name for people.
+    #[must_use]
+    pub fn name(&self) -> Arc<str> {
+        self.name.clone()
+    }
+
+    /// The first port of a Service, in the first member that has it.
+    pub fn first_port(&mut self, service: &ServiceName) -> Option<PortRef> {
+        self.out.services.insert(service.clone());
+        let members = self.env.context.members.keys();
+        let mut found = members.filter_map(|name| self.env.world.service(name, service)?.ports.first());
+        found.next().map(|port| PortRef::Number(port.port))
     }
 
     /// Adds a row, within the bound.

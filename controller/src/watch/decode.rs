@@ -155,7 +155,8 @@ fn api_version_note(group: &str, version: &str) -> Option<String> {
     let allowed = match group {
         "networking.k8s.io" | "discovery.k8s.io" => "v1",
         "gateway.networking.k8s.io" => "v1 or v1beta1",
-        "ringway.dev" => "v1alpha1",
+        "ringway.dev" | "mse.alibabacloud.com" => "v1alpha1",
+        "alibabacloud.com" => "v1",
         _ => return None,
     };
     (!allowed.split(" or ").any(|known| known == version)).then(|| format!("{group}/{allowed}"))
@@ -173,6 +174,8 @@ fn kind_of(group: &str, version: &str, kind: &str) -> Kind {
         ("gateway.networking.k8s.io", "v1" | "v1beta1", "ReferenceGrant") => Kind::ReferenceGrant,
         ("ringway.dev", "v1alpha1", "MemberCluster") => Kind::MemberCluster,
         ("ringway.dev", "v1alpha1", "GatewayConfig") => Kind::GatewayConfig,
+        ("alibabacloud.com", "v1", "AlbConfig") => Kind::AlbConfig,
+        ("mse.alibabacloud.com", "v1alpha1", "MseIngressConfig") => Kind::MseIngressConfig,
         ("ringway.dev", "v1alpha1", "FailoverPolicy") => Kind::FailoverPolicy,
         ("", "v1", "Namespace") => Kind::Namespace,
         ("", "v1", "Secret") => Kind::Secret,
@@ -199,6 +202,8 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
             | Kind::ReferenceGrant
             | Kind::MemberCluster
             | Kind::GatewayConfig
+            | Kind::AlbConfig
+            | Kind::MseIngressConfig
             | Kind::FailoverPolicy
             | Kind::Namespace
             | Kind::Secret,
@@ -220,6 +225,8 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
         Kind::ReferenceGrant => fleet(&value, id, Spec::ReferenceGrant),
         Kind::MemberCluster => fleet(&value, id, Spec::MemberCluster),
         Kind::GatewayConfig => fleet(&value, id, Spec::GatewayConfig),
+        Kind::AlbConfig => untyped(&value, id, Spec::AlbConfig),
+        Kind::MseIngressConfig => untyped(&value, id, Spec::MseIngressConfig),
         Kind::FailoverPolicy => fleet(&value, id, Spec::FailoverPolicy),
         Kind::Namespace => member(value, id, notes, namespace),
         Kind::Secret => member(value, id, notes, secret),
@@ -287,6 +294,21 @@ where
     let created = created(&meta);
     let annotations = meta.annotations.unwrap_or_default();
     Ok((Object { id, created, annotations, spec: wrap(Box::new(object)) }, notes))
+}
+
+/// An object of another product, kept as it is written: who compiles it names each field.
+fn untyped(value: &Value, id: ObjectId, wrap: fn(Box<Value>) -> Spec) -> Result<(Object, Notes), Refusal> {
+    let meta: ObjectMeta = match value.get("metadata") {
+        Some(meta) => typed(meta.clone(), &id)?,
+        None => ObjectMeta::default(),
+    };
+    let spec = value.get("spec").cloned().unwrap_or_default();
+    if !spec.is_object() {
+        return Err(refusal(Some(id), "spec", "", "missing: an object"));
+    }
+    let created = created(&meta);
+    let annotations = meta.annotations.unwrap_or_default();
+    Ok((Object { id, created, annotations, spec: wrap(Box::new(spec)) }, Notes::default()))
 }
 
 fn created(meta: &ObjectMeta) -> i64 {

@@ -429,6 +429,7 @@ pub(super) fn action(table: &Table, action: &RuleAction) -> String {
             format!("redirect {} to {scheme}://{host}{port}", redirect.status)
         }
         Target::Reply { status, reason } => format!("reply {status}: {reason}"),
+        Target::Fixed(answer) => format!("reply {} {}", answer.status, answer.location),
     }
 }
 

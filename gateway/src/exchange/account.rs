@@ -151,7 +151,11 @@ impl Held {
                 self.tell(Outcome::Closed, now);
             }
             // Says nothing about the endpoint; what is not told yet is told as abandoned when this is dropped.
-            End::Complete(_) | End::TunnelEnded | End::ClientGone | End::ClientFault(_) => {}
+            End::Complete(_)
+            | End::TunnelEnded
+            | End::ClientGone
+            | End::ClientFault(_)
+            | End::Diverted(_) => {}
         }
     }
 

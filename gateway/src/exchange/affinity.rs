@@ -17,6 +17,6 @@ pub(super) fn set_cookie<'a>(policy: &Policy, pick: &Pick, out: &'a mut Vec<u8>)
         out.extend_from_slice(b"; Max-Age=");
         out.extend_from_slice(itoa::Buffer::new().format(max_age.as_secs()).as_bytes());
     }
-    out.extend_from_slice(b"; HttpOnly; SameSite=Lax");
+    out.extend_from_slice(affinity.attributes.as_bytes());
     Some(out)
 }

@@ -20,13 +20,13 @@ use wire::error::WireError;
 use wire::h1::encode::{self, Edits, RequestEdit};
 use wire::head::{Persistence, RequestView};
 
-use super::Work;
 use super::account::{Held, REFUSED};
 use super::forward::Forwarding;
 use super::relay::copy_of;
 use super::rescue::Lane;
 use super::scratch::Scratch;
 use super::turn::{deadline, earlier, has_passed, set};
+use super::{Fallen, Work};
 use crate::accept::is_out_of_descriptors;
 use crate::downstream::h1::Client;
 use crate::net::conn::Conn;
@@ -51,6 +51,8 @@ pub(super) enum End {
     ClientFault(Fault),
     /// An upgraded connection that has ended.
     TunnelEnded,
+    /// The response has this status, which the rule's fallback answers instead.
+    Diverted(u16),
 }
 
 /// What a complete response leaves behind.
@@ -141,6 +143,9 @@ pub(super) async fn run(flow: &mut Flow<'_>) -> End {
     let status = flow.work.answer.status;
     if status == 101 {
         return super::tunnel::run(flow, up.conn, buf).await;
+    }
+    if diverts(flow, status) {
+        return End::Diverted(status);
     }
     if let Some(failed) = retryable(flow, status) {
         return End::Failed(failed);
@@ -298,7 +303,14 @@ pub(super) fn request_bytes(flow: &Flow<'_>, pick: &Pick) -> Result<Buf, End> {
     let Scratch { head_out, path: path_out, .. } = &mut *scratch;
     path_out.clear();
     let rewrite = &flow.rule.action().rewrite;
-    let path = super::rewrite::path(rewrite, flow.view.path(), path_out);
+    let mut code = itoa::Buffer::new();
+    let (path, own) = match flow.work.fallen {
+        // As ingress-nginx does: the fallback is told what went wrong, and is asked for its root.
+        Some(Fallen::Status(status)) => {
+            (Some(b"/".as_slice()), Some(("X-Code", code.format(status).as_bytes())))
+        }
+        Some(Fallen::NoEndpoint) | None => (super::rewrite::path(rewrite, flow.view.path(), path_out), None),
+    };
     let edit = RequestEdit {
         authority: rewrite.hostname.as_ref().map(|host| host.as_bytes()),
         path,
@@ -309,6 +321,7 @@ pub(super) fn request_bytes(flow: &Flow<'_>, pick: &Pick) -> Result<Buf, End> {
         ],
         forwarded: forwarding.fields(flow.settings, flow.client, &flow.view),
         upgrade: flow.view.head.upgrade.map(|span| span.of(flow.view.bytes)),
+        own: own.as_slice(),
         ..RequestEdit::default()
     };
     head_out.clear();
@@ -319,12 +332,22 @@ pub(super) fn request_bytes(flow: &Flow<'_>, pick: &Pick) -> Result<Buf, End> {
 pub(super) fn backend_edits<'a>(rule: &'a RuleRef, pick: &Pick) -> Option<&'a WeightedBackend> {
     match &rule.action().target {
         routing::model::Target::Forward(backends) => backends.get(usize::from(pick.backend_ref)),
-        routing::model::Target::Redirect(_) | routing::model::Target::Reply { .. } => None,
+        routing::model::Target::Redirect(_)
+        | routing::model::Target::Reply { .. }
+        | routing::model::Target::Fixed(_) => None,
     }
 }
 
 pub(super) fn edits(edits: &HeaderEdits) -> Edits<'_, std::sync::Arc<str>> {
     Edits { set: &edits.set, add: &edits.add, remove: &edits.remove }
+}
+
+/// Is a response of this status answered by the rule's fallback? Only once, and only when the request can be sent again.
+fn diverts(flow: &Flow<'_>, status: u16) -> bool {
+    super::fallback_of(flow.rule).is_some_and(|fallback| fallback.statuses.contains(&status))
+        && flow.work.fallen.is_none()
+        && flow.work.replayable() == Body::Replayable
+        && !flow.work.upload.wants_more()
 }
 
 pub(super) fn retryable(flow: &Flow<'_>, status: u16) -> Option<Failed> {

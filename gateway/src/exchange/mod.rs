@@ -5,6 +5,7 @@
 mod account;
 mod affinity;
 mod attempt;
+mod filter;
 mod forward;
 mod keep;
 mod pace;
@@ -22,7 +23,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use routing::failover::Tried;
-use routing::model::Target;
+use routing::model::{Fallback, HttpsRedirect, Redirect, Target};
 use routing::retry::{Body, Charge, Decision};
 use routing::subject::{Subject, SubjectKind};
 use routing::table::{NoEndpoint, OverloadBound, Pick, RuleRef};
@@ -94,6 +95,17 @@ struct Work {
     response_by: Option<MonoTime>,
     /// Was an idle connection closed under this request? Then no other idle one is tried.
     raced: bool,
+    /// Why the rule's fallback is asked instead of its own backends.
+    fallen: Option<Fallen>,
+}
+
+/// Why a request goes to its rule's fallback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fallen {
+    /// The rule's backends have no endpoint that could serve it.
+    NoEndpoint,
+    /// They answered with this status.
+    Status(u16),
 }
 
 /// Bytes that an idle exchange keeps allocated for bodies and heads.
@@ -121,6 +133,7 @@ impl Work {
         self.watches_client = false;
         self.response_by = None;
         self.raced = false;
+        self.fallen = None;
         self.upload.reset(BodyLength::None, BodyLength::None);
         self.download.reset(BodyLength::None, BodyLength::None);
     }
@@ -146,6 +159,8 @@ struct Request<'a> {
     work: &'a mut Work,
     entry: Entry,
     began: MonoTime,
+    /// Its place among those at once, where its rule bounds them.
+    entered: Option<filter::Entered>,
 }
 
 /// Serves the request whose head `buf` starts with and was complete at `began`.
@@ -168,6 +183,7 @@ pub async fn run(
         work,
         entry: Entry::default(),
         began,
+        entered: None,
     };
     request.work.seen = began;
     let mut after = request.serve(&buf.bytes()[head.head_len..]).await;
@@ -189,7 +205,7 @@ pub async fn refuse(
     worker.stats.responses.response(status);
     worker.log.borrow_mut().refused(client, status, reason);
     let reply = Reply { status, reason, persistence: Persistence::Close, ..Reply::default() };
-    let _ = reply::send(client, &exchange.request, &reply).await;
+    let _ = reply::send(client, &exchange.request, &reply, &[]).await;
 }
 
 impl Request<'_> {
@@ -219,22 +235,42 @@ impl Request<'_> {
             }
         };
         self.entry.rule = Some(rule.clone());
+        if let Some(filters) = &rule.action().filters
+            && let Some(stop) = filter::judge(self, &rule, filters)
+        {
+            return self.stopped(stop).await;
+        }
         match &rule.action().target {
             Target::Forward(_) => self.forward(&rule).await,
-            Target::Redirect(redirect) => {
-                let own = match self.client.conn.tls() {
-                    None => ("http", 80),
-                    Some(_) => ("https", 443),
-                };
-                let port = self.client.conn.local_addr().map_or(own.1, |addr| addr.port());
-                let mut location = std::mem::take(&mut self.worker.scratch.borrow_mut().path);
-                rewrite::location(redirect, &self.view, (own.0, port), &mut location);
-                let reply = Reply { location: Some(&location), ..Reply::new(redirect.status, "redirect") };
-                let after = self.reply(reply).await;
-                self.worker.scratch.borrow_mut().path = location;
-                after
-            }
+            Target::Redirect(redirect) => self.redirect(redirect).await,
             Target::Reply { status, .. } => self.reply(Reply::new(*status, "rule")).await,
+            Target::Fixed(answer) => self.reply(filter::fixed(answer, "rule")).await,
+        }
+    }
+
+    async fn redirect(&mut self, redirect: &Redirect) -> After {
+        let own = match self.client.conn.tls() {
+            None => ("http", 80),
+            Some(_) => ("https", 443),
+        };
+        let port = self.client.conn.local_addr().map_or(own.1, |addr| addr.port());
+        let mut location = std::mem::take(&mut self.worker.scratch.borrow_mut().path);
+        rewrite::location(redirect, &self.view, (own.0, port), &mut location);
+        let reply = Reply { location: Some(&location), ..Reply::new(redirect.status, "redirect") };
+        let after = self.reply(reply).await;
+        self.worker.scratch.borrow_mut().path = location;
+        after
+    }
+
+    /// A filter decided.
+    async fn stopped(&mut self, stop: filter::Stop<'_>) -> After {
+        match stop {
+            filter::Stop::Reply(reply) => self.reply(reply).await,
+            filter::Stop::ToHttps(HttpsRedirect { status, port }) => {
+                let scheme = Some("https".into());
+                let port = Some(port);
+                self.redirect(&Redirect { scheme, hostname: None, path: None, port, status }).await
+            }
         }
     }
 
@@ -281,6 +317,12 @@ impl Request<'_> {
                 attempt,
                 lanes: Vec::new(),
             };
+            if attempt == 1
+                && let Some(filters) = &rule.action().filters
+                && let Some(mirror) = &filters.mirror
+            {
+                filter::mirror(&mut flow, mirror);
+            }
             let end = attempt::run(&mut flow).await;
             if !matches!(end, End::Complete(_)) {
                 flow.work.seen = clock::now();
@@ -304,8 +346,23 @@ impl Request<'_> {
         let subject = self.subject();
         let table = self.worker.table.borrow();
         let mut rng = self.worker.rng.borrow_mut();
-        let pick = table.pick(rule, &subject, &self.work.tried, self.began, &mut rng)?;
-        Ok(pick)
+        let fallback = fallback_of(rule);
+        let picked = match self.work.fallen {
+            None => table.pick(rule, &subject, &self.work.tried, self.began, &mut rng),
+            Some(_) => Err(NoEndpoint::NoUsableEndpoint),
+        };
+        match (picked, fallback) {
+            (Err(NoEndpoint::NoUsableEndpoint), Some(fallback))
+                if fallback.without_endpoint || self.work.fallen.is_some() =>
+            {
+                let refs = &fallback.backends;
+                let pick = table.pick_among(refs, rule, &subject, &self.work.tried, self.began, &mut rng)?;
+                self.work.fallen.get_or_insert(Fallen::NoEndpoint);
+                // The changes that a backend of the rule asks for are not for this one.
+                Ok(Pick { backend_ref: u16::MAX, ..pick })
+            }
+            (picked, _) => picked,
+        }
     }
 
     async fn after(&mut self, rule: &RuleRef, pick: &Pick, attempt: u8, end: End) -> Next {
@@ -322,6 +379,11 @@ impl Request<'_> {
                 return Next::Done(After::Abort);
             }
             End::ClientFault(fault) => return Next::Done(self.client_fault(fault).await),
+            End::Diverted(status) => {
+                self.work.fallen = Some(Fallen::Status(status));
+                self.work.tried = Tried::new();
+                return Next::Anew;
+            }
             End::Failed(failed) => failed,
         };
         if self.is_lost_race(&failed) {
@@ -429,7 +491,11 @@ impl Request<'_> {
         if unread || head.persistence == Persistence::Close || self.worker.is_draining() {
             reply.persistence = Persistence::Close;
         }
-        match reply::send(self.client, head, &reply).await {
+        let cors = self.entry.rule.clone().filter(|rule| rule.action().filters.is_some());
+        let filters = cors.as_ref().and_then(|rule| rule.action().filters.as_deref());
+        let more = filters.and_then(|filters| filters.cors.as_ref());
+        let more = more.map(|cors| filter::cors_fields(cors, &self.view)).unwrap_or_default();
+        match reply::send(self.client, head, &reply, &more).await {
             Ok(bytes) => self.work.sent += bytes,
             Err(_gone) => return After::Abort,
         }
@@ -444,6 +510,11 @@ impl Request<'_> {
 
 fn subject<'a>(client: &Client, view: RequestView<'a>) -> Subject<'a> {
     Subject { bind: client.bind, peer: client.conn.peer(), kind: SubjectKind::Http(view) }
+}
+
+/// Where a rule's requests go that its own backends fail.
+fn fallback_of(rule: &RuleRef) -> Option<&Fallback> {
+    rule.action().filters.as_ref()?.fallback.as_ref()
 }
 
 enum Next {

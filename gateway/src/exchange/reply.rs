@@ -3,6 +3,7 @@
 use std::io;
 
 use routing::retry::FailureKind;
+use smallvec::SmallVec;
 use wire::h1::encode::{SimpleResponse, simple_response};
 use wire::head::{Persistence, RequestHead};
 
@@ -24,11 +25,20 @@ pub struct Reply<'a> {
     pub retry_after: u8,
     /// May the connection carry another request?
     pub persistence: Persistence,
+    /// Type and content of the body, when it is not one line for people; no type = none is sent.
+    pub content: Option<(&'a str, &'a [u8])>,
 }
 
 impl Default for Reply<'_> {
     fn default() -> Self {
-        Self { status: 500, reason: "", location: None, retry_after: 0, persistence: Persistence::KeepAlive }
+        Self {
+            status: 500,
+            reason: "",
+            location: None,
+            retry_after: 0,
+            persistence: Persistence::KeepAlive,
+            content: None,
+        }
     }
 }
 
@@ -63,22 +73,26 @@ pub(super) fn given_up(failed: &Failed) -> Reply<'static> {
     }
 }
 
-/// Sends it. Returns how many bytes.
+/// Sends it, with `more` fields. Returns how many bytes.
 ///
 /// # Errors
 /// When the client is gone, or no buffer memory is left.
-pub async fn send(client: &mut Client, head: &RequestHead, reply: &Reply<'_>) -> io::Result<u64> {
+pub async fn send(
+    client: &mut Client,
+    head: &RequestHead,
+    reply: &Reply<'_>,
+    more: &[(&str, &[u8])],
+) -> io::Result<u64> {
     let date = httpdate::fmt_http_date(clock::wall());
     let mut body = [0; 128];
     let body_len = text(reply, &mut body);
     let mut retry_after = itoa::Buffer::new();
-    let mut headers: [(&str, &[u8]); 4] = [("", b""); 4];
-    let mut count = 0;
-    let mut add = |name, value| {
-        headers[count] = (name, value);
-        count += 1;
-    };
-    add("Content-Type", b"text/plain; charset=utf-8".as_slice());
+    let (content_type, content) = reply.content.unwrap_or(("text/plain; charset=utf-8", &body[..body_len]));
+    let mut headers: SmallVec<[(&str, &[u8]); 10]> = SmallVec::new();
+    let mut add = |name, value| headers.push((name, value));
+    if !content_type.is_empty() {
+        add("Content-Type", content_type.as_bytes());
+    }
     add("x-ringway-reason", reply.reason.as_bytes());
     if reply.retry_after > 0 {
         add("Retry-After", retry_after.format(reply.retry_after).as_bytes());
@@ -86,6 +100,7 @@ pub async fn send(client: &mut Client, head: &RequestHead, reply: &Reply<'_>) ->
     if let Some(location) = reply.location {
         add("Location", location);
     }
+    headers.extend_from_slice(more);
     let mut out = Vec::with_capacity(512);
     simple_response(
         &mut out,
@@ -95,8 +110,8 @@ pub async fn send(client: &mut Client, head: &RequestHead, reply: &Reply<'_>) ->
             version: head.version,
             persistence: reply.persistence,
             date: date.as_bytes(),
-            headers: &headers[..count],
-            body: &body[..body_len],
+            headers: &headers,
+            body: content,
         },
     );
     client.flush().await?;

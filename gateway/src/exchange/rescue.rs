@@ -149,6 +149,7 @@ fn may_be_sent_again(flow: &Flow<'_>) -> bool {
         && (head.method.is_idempotent() || policy.non_idempotent)
         && work.replayable() == Body::Replayable
         && work.interim == 0
+        && work.fallen.is_none()
         && head.upgrade.is_none()
 }
 
@@ -415,6 +416,36 @@ pub(super) fn let_first_go(flow: &Flow<'_>, up: Upstream, mut held: Held) {
                 let failed = failed(FailureKind::Closed, Blame::Endpoint, "upstream_closed");
                 held.failed(&failed, clock::now());
             }
+        }
+    });
+}
+
+/// Sends a copy of the request to a mirror, in a task of its own.
+pub(super) fn send_copy(flow: &mut Flow<'_>, mut held: Held) {
+    // The client's deadline is not the copy's: it must not wake the exchange.
+    held.waits_no_more();
+    let Ok(request) = request_in_full(flow, &held.pick) else { return };
+    let timeouts = flow.rule.policy().timeouts;
+    let flight = Flight {
+        worker: Rc::clone(flow.worker),
+        held,
+        request,
+        limits: flow.settings.head,
+        method: flow.view.head.method,
+        pending_max: flow.settings.pending_connects_max,
+        connect: timeouts.connect,
+        due: deadline(clock::now(), timeouts.attempt),
+    };
+    flow.worker.stats.mirrored_total.inc();
+    let policy = flow.rule.policy().retry.clone();
+    listen(flow.worker, flow.settings.detached_max, async move {
+        let Landed { mut held, result } = fly(flight).await;
+        match result {
+            Ok(ready) => {
+                let outcome = Outcome::of_status(ready.answer.status, &policy);
+                held.answered(ready.answer.status, outcome, clock::now());
+            }
+            Err(failed) => held.failed(&failed, clock::now()),
         }
     });
 }

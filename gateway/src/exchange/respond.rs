@@ -72,6 +72,9 @@ fn first_bytes(
     let (head, head_out, cookie_out) = scratch.fields(&work.answer, buf.bytes(), limits, method);
     let backend = backend_edits(flow.rule, &flow.held.pick);
     let cookie = super::affinity::set_cookie(flow.rule.policy(), &flow.held.pick, cookie_out);
+    let filters = flow.rule.action().filters.as_deref();
+    let cors = filters.and_then(|filters| filters.cors.as_ref());
+    let own = cors.map(|cors| super::filter::cors_fields(cors, &flow.view)).unwrap_or_default();
     let edit = ResponseEdit {
         version: flow.view.head.version,
         body: framing,
@@ -83,6 +86,7 @@ fn first_bytes(
         set_cookie: cookie,
         via: flow.settings.via_responses.then_some(super::forward::VIA_NAME),
         upgrade: None,
+        own: &own,
     };
     encode::response(head_out, &ResponseView { head, bytes: buf.bytes() }, &edit);
     buf.consume(work.answer.head_len);

@@ -290,6 +290,7 @@ impl Scrape {
             "ringway_moves_total" => sum(|stats| &stats.moves_total),
             "ringway_hedges_total" => sum(|stats| &stats.hedges_total),
             "ringway_hedges_won_total" => sum(|stats| &stats.hedges_won_total),
+            "ringway_mirrored_total" => sum(|stats| &stats.mirrored_total),
             "ringway_attempts_detached_total" => sum(|stats| &stats.detached_total),
             "ringway_probes_total" => sum(|stats| &stats.probes_total),
             "ringway_recordings_total" => sum(|stats| &stats.recordings_total),

@@ -116,11 +116,19 @@ pub enum Limit {
     SourceConnections,
     /// `layer4.maxSourceRate` of a `GatewayConfig` listener.
     SourceRate,
+    /// Source ranges of a rule (403).
+    Access,
+    /// Requests in a time of a rule.
+    Rate,
+    /// Requests at once of a rule.
+    Concurrency,
+    /// `Content-Length` of a rule (413).
+    RuleBody,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 33] = [
+    pub const ALL: [(Self, &'static str); 37] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -154,6 +162,10 @@ impl Limit {
         (Self::ListenerConnections, "listener_connections"),
         (Self::SourceConnections, "source_connections"),
         (Self::SourceRate, "source_rate"),
+        (Self::Access, "rule_access"),
+        (Self::Rate, "rule_rate"),
+        (Self::Concurrency, "rule_concurrency"),
+        (Self::RuleBody, "rule_body_bytes"),
     ];
 }
 
@@ -235,6 +247,8 @@ pub struct WorkerStats {
     pub hedges_total: Counter,
     /// Exchanges that a second attempt answered.
     pub hedges_won_total: Counter,
+    /// Copies of requests sent to mirrors.
+    pub mirrored_total: Counter,
     /// Suspicions raised by this worker.
     pub suspicions_total: Counter,
     /// Verdicts (down) by this worker.
@@ -313,6 +327,7 @@ impl WorkerStats {
             moves_total: Counter::default(),
             hedges_total: Counter::default(),
             hedges_won_total: Counter::default(),
+            mirrored_total: Counter::default(),
             suspicions_total: Counter::default(),
             verdicts_total: Counter::default(),
             probes_total: Counter::default(),

@@ -156,11 +156,12 @@ pub fn forward(backend: u32) -> Target {
         weight: 1,
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
+        cluster: None,
     }]))
 }
 
 pub fn on(path: PathMatch) -> RuleMatch {
-    RuleMatch { path, method: None, headers: Box::default(), query: Box::default() }
+    RuleMatch { path, method: None, headers: Box::default(), query: Box::default(), more: Box::default() }
 }
 
 fn action(target: Target) -> RuleAction {
@@ -173,5 +174,6 @@ fn action(target: Target) -> RuleAction {
         response_headers: HeaderEdits::default(),
         rewrite: Rewrite::default(),
         policy: Arc::default(),
+        filters: None,
     }
 }

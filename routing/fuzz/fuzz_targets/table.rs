@@ -81,6 +81,7 @@ fn rules(input: &mut Input<'_>) -> Arc<HostRules> {
             weight: u32::from(input.below(3)),
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),
+            cluster: None,
         });
         let action = Arc::new(RuleAction {
             route: "r".into(),
@@ -91,8 +92,9 @@ fn rules(input: &mut Input<'_>) -> Arc<HostRules> {
             response_headers: HeaderEdits::default(),
             rewrite: Rewrite::default(),
             policy: Arc::clone(&policy),
+            filters: None,
         });
-        let matches = RuleMatch { path, method: None, headers: Box::default(), query: Box::default() };
+        let matches = RuleMatch { path, method: None, headers: Box::default(), query: Box::default(), more: Box::default() };
         Rule { matches, action }
     });
     Arc::new(HostRules::new(rules.collect::<Vec<_>>()))

@@ -8,14 +8,17 @@ pub mod header;
 pub mod host;
 pub mod path;
 pub mod precedence;
+mod predicate;
 pub mod query;
 
 use std::fmt;
+use std::net::IpAddr;
 
 use regex::bytes::Regex;
 use wire::head::RequestView;
 
 use crate::model::{RuleMatch, ValuePattern};
+use crate::subject::Subject;
 
 /// The first condition of a rule that does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub enum Mismatch {
     Header(usize),
     /// The query condition with this index does not hold.
     Query(usize),
+    /// The further condition with this index does not hold.
+    More(usize),
 }
 
 impl fmt::Display for Mismatch {
@@ -37,11 +42,12 @@ impl fmt::Display for Mismatch {
             Self::Method => f.write_str("method does not match"),
             Self::Header(index) => write!(f, "headers[{index}] does not match"),
             Self::Query(index) => write!(f, "queryParams[{index}] does not match"),
+            Self::More(index) => write!(f, "condition {index} does not match"),
         }
     }
 }
 
-/// A worker's own copies of the regexes of one rule, in the order path, headers, query.
+/// A worker's own copies of the regexes of one rule, in the order path, headers, query, further conditions.
 ///
 /// A `Regex` that threads share guards its scratch space with a lock; a clone has scratch space of its own.
 pub(crate) struct OwnRegexes<'a>(std::slice::Iter<'a, Regex>);
@@ -66,6 +72,7 @@ pub(crate) fn other_mismatch(
     matches: &RuleMatch,
     own: &mut OwnRegexes<'_>,
     view: &RequestView<'_>,
+    peer: IpAddr,
 ) -> Option<Mismatch> {
     if matches.method.is_some_and(|method| method != view.head.method) {
         return Some(Mismatch::Method);
@@ -73,16 +80,21 @@ pub(crate) fn other_mismatch(
     if let Some(index) = header::first_mismatch(&matches.headers, own, view) {
         return Some(Mismatch::Header(index));
     }
-    query::first_mismatch(&matches.query, own, view).map(Mismatch::Query)
+    if let Some(index) = query::first_mismatch(&matches.query, own, view) {
+        return Some(Mismatch::Query(index));
+    }
+    predicate::first_mismatch(&matches.more, own, view, peer).map(Mismatch::More)
 }
 
 /// Every condition of `matches`, the path first; `None` = the rule matches. For `explain`, which has time.
 #[must_use]
-pub fn mismatch(matches: &RuleMatch, view: &RequestView<'_>) -> Option<Mismatch> {
+pub fn mismatch(matches: &RuleMatch, subject: &Subject<'_>) -> Option<Mismatch> {
+    // A connection has nothing that a condition could ask for.
+    let view = subject.http()?;
     if !path::is_match(&matches.path, view.path()) {
         return Some(Mismatch::Path);
     }
-    other_mismatch(matches, &mut OwnRegexes::new(&[]), view)
+    other_mismatch(matches, &mut OwnRegexes::new(&[]), view, subject.peer.ip())
 }
 
 fn value_holds(pattern: &ValuePattern, own: &mut OwnRegexes<'_>, value: Option<&[u8]>) -> Holds {

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
@@ -105,6 +106,7 @@ pub(crate) struct Query<'a> {
     #[allow(clippy::borrowed_box, reason = "the slice would be read from cold memory for every lookup")]
     pub(crate) own: &'a Box<[Regex]>,
     pub(crate) view: &'a RequestView<'a>,
+    pub(crate) peer: IpAddr,
 }
 
 impl PathIndex {
@@ -227,7 +229,7 @@ impl PathIndex {
             return rule < best;
         }
         let mut own = self.own_of(rule, query.own);
-        other_mismatch(&query.rules.rules[rule as usize].matches, &mut own, query.view).is_none()
+        other_mismatch(&query.rules.rules[rule as usize].matches, &mut own, query.view, query.peer).is_none()
     }
 
     fn first_regex(&self, best: u32, path: &[u8], query: &Query<'_>) -> u32 {
@@ -241,7 +243,9 @@ impl PathIndex {
             let matches = &query.rules.rules[rule as usize].matches;
             let PathMatch::Regex(regex) = &matches.path else { continue };
             let mut own = self.own_of(rule, query.own);
-            if own.next_for(regex).is_match(path) && other_mismatch(matches, &mut own, query.view).is_none() {
+            if own.next_for(regex).is_match(path)
+                && other_mismatch(matches, &mut own, query.view, query.peer).is_none()
+            {
                 return rule;
             }
         }
@@ -271,7 +275,7 @@ fn slot_hash(hash: u64) -> u32 {
     folded.max(1)
 }
 
-/// Every regex of `rules`, rule by rule, in the order path, headers, query.
+/// Every regex of `rules`, rule by rule, in the order path, headers, query, further conditions.
 pub(crate) fn all_regexes(rules: &[Rule]) -> impl Iterator<Item = &Regex> {
     rules.iter().flat_map(|rule| {
         let path = match &rule.matches.path {
@@ -279,10 +283,11 @@ pub(crate) fn all_regexes(rules: &[Rule]) -> impl Iterator<Item = &Regex> {
             PathMatch::Exact(_) | PathMatch::Prefix(_) => None,
         };
         let values = rule.matches.headers.iter().chain(rule.matches.query.iter());
-        path.into_iter().chain(values.filter_map(|condition| match &condition.value {
+        let values = values.filter_map(|condition| match &condition.value {
             ValuePattern::Regex(regex) => Some(regex),
             ValuePattern::Exact(_) => None,
-        }))
+        });
+        path.into_iter().chain(values).chain(super::predicate::regexes(&rule.matches.more))
     })
 }
 
@@ -392,7 +397,10 @@ fn free_slot(table: &[u8], hash: u32) -> usize {
 }
 
 fn is_plain(matches: &RuleMatch) -> bool {
-    matches.method.is_none() && matches.headers.is_empty() && matches.query.is_empty()
+    matches.method.is_none()
+        && matches.headers.is_empty()
+        && matches.query.is_empty()
+        && matches.more.is_empty()
 }
 
 /// The paths above `path`, the nearest first.

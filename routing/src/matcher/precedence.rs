@@ -22,7 +22,8 @@ pub struct RouteAge<'a> {
 ///
 /// Exact paths, then regular expressions, then prefixes (the place of regular expressions is the
 /// implementation's choice; this is the common one). Among regular expressions and among prefixes the one with
-/// more characters comes first; then a method condition, then more header conditions, then more query
+/// more characters comes first; then a method condition, then more header conditions (and such
+/// that the API does not have), then more query
 /// conditions; then the older route, the alphabetically first `namespace/name`, the first rule. Ingress
 /// `ImplementationSpecific` is a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,7 +65,7 @@ impl<'a> Precedence<'a> {
             path,
             path_len: Reverse(path_len),
             method: if matches.method.is_some() { MethodRank::One } else { MethodRank::Any },
-            headers: Reverse(matches.headers.len()),
+            headers: Reverse(matches.headers.len() + matches.more.len()),
             query: Reverse(matches.query.len()),
             created: age.created,
             namespaced_name: age.namespaced_name,

@@ -173,7 +173,7 @@ impl Table {
                     let is_chosen = chosen.is_some_and(|chosen| {
                         std::rc::Rc::ptr_eq(&chosen.entry, entry) && chosen.rule == index
                     });
-                    let mismatch = subject.http().and_then(|view| matcher::mismatch(&rule.matches, view));
+                    let mismatch = matcher::mismatch(&rule.matches, subject);
                     let why = if is_chosen { Why::Chosen } else { Why::Lost(lost(mismatch, decided)) };
                     if is_chosen {
                         decided = Decided::Earlier;
@@ -212,7 +212,7 @@ impl Table {
                 Some(Ability::Healthy | Ability::None) | None => Why::Lost("no endpoint".into()),
             };
             let clusters = weighted.backend.map(|backend| {
-                let scope = live.scope(ask, backend, pinned, strict);
+                let scope = live.scope(ask, backend, pinned.or(weighted.cluster), strict);
                 self.explain_clusters(live, ask, backend, scope)
             });
             BackendCandidate {

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use regex::bytes::Regex;
 use smallvec::SmallVec;
-use wire::head::RequestView;
 
 use crate::chunks::{ChainIndex, Chunks};
 use crate::id::{BindId, ListenerId};
 use crate::matcher::host::{HOST_BYTES_MAX, suffixes};
 use crate::matcher::path::{PathIndex, Query, all_regexes};
 use crate::model::{HostKey, HostPattern, HostRules, Layer4, ListenerSpec, Protocol, WildcardLabels};
+use crate::subject::Subject;
 
 /// One host pattern's rules in one worker. A [`RuleRef`](super::RuleRef) holds it for as long as its request lasts.
 ///
@@ -54,8 +54,11 @@ impl HostEntry {
     }
 
     /// The first rule that matches.
-    pub(crate) fn find(&self, view: &RequestView<'_>) -> Option<u32> {
-        self.index.find(&Query { rules: &self.rules, own: &self.own, view })
+    pub(crate) fn find(&self, subject: &Subject<'_>) -> Option<u32> {
+        // A connection has nothing that a condition could ask for: the first rule of its host.
+        let Some(view) = subject.http() else { return Some(0) };
+        let peer = subject.peer.ip();
+        self.index.find(&Query { rules: &self.rules, own: &self.own, view, peer })
     }
 }
 

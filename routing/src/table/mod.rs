@@ -50,7 +50,7 @@ use crate::health::endpoint::Outcome;
 use crate::id::{BackendId, BindId, ClusterId, EndpointId, Generation, ListenerId, NodeId, ZoneId};
 use crate::model::{
     CertificateSet, Layer4, OutlierPolicy, Policy, Protocol, RetryPolicy, RuleAction, RuleMatch, Speech,
-    StatSlot, Target,
+    StatSlot, Target, WeightedBackend,
 };
 use crate::retry::{self, Decision, Failure};
 use crate::subject::Subject;
@@ -333,11 +333,7 @@ impl Table {
             none = none.max_of(NoRoute::Host);
             let found = self.world.hosts.first(*listener, subject.host(), |entry| {
                 none = NoRoute::Rule;
-                let rule = match subject.http() {
-                    Some(view) => entry.find(view)?,
-                    // A connection has nothing that a condition could ask for: the first rule of its host.
-                    None => 0,
-                };
+                let rule = entry.find(subject)?;
                 Some(RuleRef { entry: Rc::clone(entry), rule })
             });
             if let Some(found) = found {
@@ -387,6 +383,19 @@ impl Table {
         rng: &mut SmallRng,
     ) -> Result<Pick, NoEndpoint> {
         let Target::Forward(refs) = &rule.action().target else { return Err(NoEndpoint::NoBackend) };
+        self.pick_among(refs, rule, subject, tried, now, rng)
+    }
+
+    /// The same among other backends than the rule's own: those of its fallback or its mirror.
+    pub fn pick_among(
+        &self,
+        refs: &[WeightedBackend],
+        rule: &RuleRef,
+        subject: &Subject<'_>,
+        tried: &Tried,
+        now: MonoTime,
+        rng: &mut SmallRng,
+    ) -> Result<Pick, NoEndpoint> {
         let mut live = self.live.borrow_mut();
         live.restore_due(now);
         live.sync(now);

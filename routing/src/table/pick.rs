@@ -117,7 +117,8 @@ impl Live {
         }
         let index = self.choose_ref(ask, refs, strict, rng).ok_or(NoEndpoint::NoBackend)?;
         let backend = refs[index].backend.ok_or(NoEndpoint::NoBackend)?;
-        let scope = self.scope(ask, backend, pin.map(|pin| pin.cluster), strict);
+        let pinned = pin.map(|pin| pin.cluster).or(refs[index].cluster);
+        let scope = self.scope(ask, backend, pinned, strict);
         if !(self.detector.probation.is_empty() && self.detector.ejected.is_empty())
             && let Some(slot) = self.trial(ask, backend, scope, rng)
         {
@@ -403,7 +404,7 @@ impl Live {
             let Some(slot) = self.find_affinity(backend, value) else { continue };
             let (cluster, in_flight) =
                 (self.slots[slot as usize].cluster, self.slots[slot as usize].in_flight);
-            let scope = self.scope(ask, backend, pinned, strict);
+            let scope = self.scope(ask, backend, pinned.or(weighted.cluster), strict);
             let best = self.best_rank(ask, backend, scope)?;
             let in_scope = scope == Scope::All || scope == Scope::Only(cluster);
             let own = self.best_rank(ask, backend, Scope::Only(cluster));

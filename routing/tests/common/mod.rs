@@ -144,7 +144,7 @@ pub(crate) fn key(listener: u32, pattern: HostPattern) -> HostKey {
 }
 
 pub(crate) fn on_path(path: PathMatch) -> RuleMatch {
-    RuleMatch { path, method: None, headers: Box::default(), query: Box::default() }
+    RuleMatch { path, method: None, headers: Box::default(), query: Box::default(), more: Box::default() }
 }
 
 pub(crate) fn prefix(path: &str) -> RuleMatch {
@@ -157,6 +157,7 @@ pub(crate) fn forward(backends: &[(u32, u32)]) -> Target {
         weight: *weight,
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
+        cluster: None,
     });
     Target::Forward(backends.collect())
 }
@@ -171,6 +172,7 @@ pub(crate) fn action(name: &str, index: u16, target: Target, policy: Arc<Policy>
         response_headers: HeaderEdits::default(),
         rewrite: Rewrite::default(),
         policy,
+        filters: None,
     })
 }
 

@@ -315,7 +315,7 @@ impl Watch {
         }
         let backend = match target {
             Target::Forward(refs) => refs[0].backend.unwrap(),
-            Target::Redirect(_) | Target::Reply { .. } => return Ok(()),
+            Target::Redirect(_) | Target::Reply { .. } | Target::Fixed(_) => return Ok(()),
         };
         let view = Choice::new(plan, table, backend, post);
         let free =

@@ -94,6 +94,8 @@ pub struct RequestEdit<'a, S> {
     pub upgrade: Option<&'a [u8]>,
     /// `Expect: 100-continue`.
     pub expect: Expect,
+    /// Fields of the gateway's own; they replace those of the same name.
+    pub own: &'a [(&'a str, &'a [u8])],
 }
 
 impl<S> Default for RequestEdit<'_, S> {
@@ -108,6 +110,7 @@ impl<S> Default for RequestEdit<'_, S> {
             forwarded: ForwardedFields::default(),
             upgrade: None,
             expect: Expect::Strip,
+            own: &[],
         }
     }
 }
@@ -129,6 +132,8 @@ pub struct ResponseEdit<'a, S> {
     pub via: Option<&'a str>,
     /// The protocol of a 101 that travels on: writes Connection and Upgrade.
     pub upgrade: Option<&'a [u8]>,
+    /// Fields of the gateway's own; they replace those of the same name, but for Vary, which gets one more line.
+    pub own: &'a [(&'a str, &'a [u8])],
 }
 
 impl<S> Default for ResponseEdit<'_, S> {
@@ -141,6 +146,7 @@ impl<S> Default for ResponseEdit<'_, S> {
             set_cookie: None,
             via: None,
             upgrade: None,
+            own: &[],
         }
     }
 }
@@ -227,7 +233,7 @@ pub fn request<S: AsRef<str>>(sink: &mut impl Sink, view: &RequestView<'_>, edit
         }
         let name = field.name.of(view.bytes);
         let vouches = forwarded.trust == PeerTrust::Untrusted && hop::is_vouching(field.known, name);
-        if !vouches && !edits.take(name) {
+        if !vouches && !edits.take(name) && !replaces(edit.own, name) {
             sink.field(name, field.value.of(view.bytes));
         }
     }
@@ -236,6 +242,9 @@ pub fn request<S: AsRef<str>>(sink: &mut impl Sink, view: &RequestView<'_>, edit
     }
     write_forwarded(sink, view, forwarded, edits);
     edits.write_own(sink);
+    for (name, value) in edit.own {
+        sink.field(name.as_bytes(), value);
+    }
     if edit.expect == Expect::Forward && head.expects_continue {
         sink.put(b"Expect: 100-continue\r\n");
     }
@@ -268,9 +277,12 @@ pub fn response<S: AsRef<str>>(sink: &mut impl Sink, view: &ResponseView<'_>, ed
             continue;
         }
         let name = field.name.of(view.bytes);
-        if !edits.take(name) {
+        if !edits.take(name) && !replaces(edit.own, name) {
             sink.field(name, field.value.of(view.bytes));
         }
+    }
+    for (name, value) in edit.own {
+        sink.field(name.as_bytes(), value);
     }
     if let Some(cookie) = edit.set_cookie {
         sink.field(b"Set-Cookie", cookie);
@@ -446,6 +458,12 @@ impl<'e, 'a, S: AsRef<str>> Rewriting<'e, 'a, S> {
             }
         }
     }
+}
+
+/// Does one of the gateway's own fields stand in for this one?
+fn replaces(own: &[(&str, &[u8])], name: &[u8]) -> bool {
+    own.iter().any(|(own, _)| own.as_bytes().eq_ignore_ascii_case(name))
+        && !name.eq_ignore_ascii_case(b"vary")
 }
 
 /// What of the client's own is not written because it is replaced or ours.

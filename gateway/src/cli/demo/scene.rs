@@ -134,7 +134,7 @@ fn plain_path(rule: &Rule) -> Option<String> {
     let is_plain = matches.method.is_none() && matches.headers.is_empty() && matches.query.is_empty();
     let leads_to_pods = match &rule.action.target {
         Target::Forward(backends) => backends.iter().any(|one| one.backend.is_some() && one.weight > 0),
-        Target::Redirect(_) | Target::Reply { .. } => false,
+        Target::Redirect(_) | Target::Reply { .. } | Target::Fixed(_) => false,
     };
     match &matches.path {
         PathMatch::Exact(path) | PathMatch::Prefix(path) if is_plain && leads_to_pods => {
@@ -351,8 +351,15 @@ mod tests {
 
     fn plan(example: &str) -> Plan {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples").join(example);
-        Plan::of(&controller::compile_dir(&dir, &["[::]:8080".parse::<std::net::SocketAddr>().unwrap()], &Defaults::default()).0)
-            .unwrap()
+        Plan::of(
+            &controller::compile_dir(
+                &dir,
+                &["[::]:8080".parse::<std::net::SocketAddr>().unwrap()],
+                &Defaults::default(),
+            )
+            .0,
+        )
+        .unwrap()
     }
 
     #[test]

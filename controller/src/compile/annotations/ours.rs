@@ -1,8 +1,8 @@
-//! Annotations of Ingresses and routes. Every one of a family that we know is honoured or named as ignored.
+//! Our own annotations, of Ingresses and routes.
 //!
 //! | annotation | value |
 //! |---|---|
-//! | `ringway.dev/cluster-weight.CLUSTER` | share of that cluster, 0–1000000 (also `alb.ingress.kubernetes.io/…`) |
+//! | `ringway.dev/cluster-weight.CLUSTER` | share of that cluster, 0–1000000 |
 //! | `ringway.dev/cluster-priority.CLUSTER` | 0 = active, higher = standby |
 //! | `ringway.dev/cluster` | this cluster serves; the others only when it cannot |
 //! | `ringway.dev/load-balance` | `least_request`, `round_robin`, `random`, `hash(…)` |
@@ -12,59 +12,29 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use routing::model::CookieAffinity;
+use routing::model::{COOKIE_ATTRIBUTES, CookieAffinity};
 
-use crate::compile::policy::Part;
+use super::Annotations;
 use crate::merge::Member;
 use crate::text;
 use crate::verdict::Notes;
-
-/// Families whose other annotations come later: each is named, so that nothing is lost in silence.
-const FAMILIES: [&str; 5] = [
-    "nginx.ingress.kubernetes.io/",
-    "alb.ingress.kubernetes.io/",
-    "mse.ingress.kubernetes.io/",
-    "higress.io/",
-    "higress.ingress.kubernetes.io/",
-];
 
 /// What is known of ours, for reports.
 const OURS: &str = "cluster-weight.CLUSTER, cluster-priority.CLUSTER, cluster, load-balance, affinity-cookie, \
                     rewrite-prefix";
 
-/// What the annotations of one object say.
-#[derive(Debug, Default)]
-pub struct Annotations {
-    /// Policy.
-    pub part: Part,
-    /// `ringway.dev/rewrite-prefix`.
-    pub rewrite_prefix: Option<Arc<str>>,
-}
-
-/// Reads annotations. One that is wrong is reported and says nothing.
-pub fn read(
+/// Reads them. One that is wrong is reported and says nothing.
+pub(super) fn read(
     annotations: &BTreeMap<String, String>,
     members: &BTreeMap<Arc<str>, Member>,
+    out: &mut Annotations,
     notes: &mut Notes,
-) -> Annotations {
-    let mut out = Annotations::default();
+) {
     let (mut weights, mut priorities) = (BTreeMap::new(), BTreeMap::new());
     for (name, value) in annotations {
-        let result = if let Some(ours) = name.strip_prefix("ringway.dev/") {
-            read_one(ours, value, members, &mut out, &mut weights, &mut priorities)
-        } else if let Some(cluster) = name.strip_prefix("alb.ingress.kubernetes.io/cluster-weight.") {
-            // Ours wins where both are given: it sorts later, so it is read later.
-            cluster_number(cluster, value, text::WEIGHT_MAX, members).map(|(cluster, weight)| {
-                weights.insert(cluster, weight);
-            })
-        } else {
-            if FAMILIES.iter().any(|family| name.starts_with(family)) {
-                notes.ignored(annotation(name), value, "not supported yet");
-            }
-            Ok(())
-        };
-        if let Err(allowed) = result {
-            notes.refused_part(annotation(name), value, format!("allowed: {allowed}"));
+        let Some(ours) = name.strip_prefix("ringway.dev/") else { continue };
+        if let Err(allowed) = read_one(ours, value, members, out, &mut weights, &mut priorities) {
+            notes.refused_part(super::given::field(name), value, format!("allowed: {allowed}"));
         }
     }
     if !weights.is_empty() {
@@ -73,11 +43,6 @@ pub fn read(
     if !priorities.is_empty() {
         out.part.priorities = Some(priorities);
     }
-    out
-}
-
-fn annotation(name: &str) -> String {
-    format!("metadata.annotations[{}]", crate::verdict::shown(name))
 }
 
 fn read_one(
@@ -102,7 +67,8 @@ fn read_one(
         out.part.balance = Some(text::balance(value)?);
     } else if name == "affinity-cookie" {
         let cookie = text::cookie_name(value)?;
-        out.part.affinity = Some(CookieAffinity { cookie, path: Arc::from("/"), max_age: None });
+        let (path, attributes) = (Arc::from("/"), Arc::from(COOKIE_ATTRIBUTES));
+        out.part.affinity = Some(CookieAffinity { cookie, path, max_age: None, attributes });
     } else if name == "rewrite-prefix" {
         text::path(value)?;
         out.rewrite_prefix = Some(Arc::from(value.trim_end_matches('/')));
@@ -112,7 +78,7 @@ fn read_one(
     Ok(())
 }
 
-fn cluster_number(
+pub(super) fn cluster_number(
     cluster: &str,
     value: &str,
     max: i64,
@@ -123,7 +89,7 @@ fn cluster_number(
     Ok((cluster.clone(), text::bounded(number, 0, max)?))
 }
 
-fn names(members: &BTreeMap<Arc<str>, Member>) -> String {
+pub(super) fn names(members: &BTreeMap<Arc<str>, Member>) -> String {
     let names: Vec<&str> = members.keys().take(16).map(|name| &**name).collect();
     format!("a member cluster: {}", names.join(", "))
 }

@@ -1,0 +1,143 @@
+//! Heads: changes to requests and responses, cross-origin requests.
+
+use std::sync::Arc;
+
+use routing::model::{Cors, HeaderEdits, Origins};
+
+use super::Annotations;
+use super::given::Given;
+use super::registry::Family;
+use crate::compile::filters::EDITS_MAX;
+use crate::text;
+
+/// Origins of one Ingress.
+const ORIGINS_MAX: usize = 64;
+/// What ingress-nginx lets pages send unless it is told otherwise.
+const CORS_METHODS: &str = "GET, PUT, POST, DELETE, PATCH, OPTIONS";
+/// The headers that it lets them send.
+const CORS_HEADERS: &str = "DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,Content-Type,\
+                            Range,Authorization";
+
+pub(super) fn read(given: &mut Given<'_, '_>, out: &mut Annotations) {
+    out.request_headers = edits(given, "request");
+    out.response_headers = edits(given, "response");
+    if let Some(prefix) = given.parse("x-forwarded-prefix", |path| text::path(path).map(|()| Arc::from(path)))
+    {
+        let mut set = out.request_headers.set.to_vec();
+        set.push((Arc::from("x-forwarded-prefix"), prefix));
+        out.request_headers.set = set.into();
+    }
+    if given.flag("enable-cors") == Some(true) {
+        out.checks.cors = Some(cors(given));
+    }
+}
+
+type Pairs = Box<[(Arc<str>, Arc<str>)]>;
+
+fn edits(given: &mut Given<'_, '_>, of: &str) -> HeaderEdits {
+    let name = |what: &str| format!("{of}-header-control-{what}");
+    HeaderEdits {
+        add: given.parse(&name("add"), pairs).unwrap_or_default(),
+        set: given.parse(&name("update"), pairs).unwrap_or_default(),
+        remove: given.parse(&name("remove"), names).unwrap_or_default(),
+    }
+}
+
+/// `NAME VALUE`, one a line; a value may stand between double quotes.
+fn pairs(text: &str) -> Result<Pairs, String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let pairs: Result<Vec<_>, String> = lines
+        .map(|line| {
+            let (name, value) = line.split_once([' ', '\t']).ok_or("NAME VALUE, one a line")?;
+            let value = value.trim();
+            let value = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
+            Ok((text::edited_header(name)?, text::value(value)?))
+        })
+        .collect();
+    let pairs = pairs?;
+    if pairs.is_empty() || pairs.len() > EDITS_MAX {
+        Err(format!("1 to {EDITS_MAX} lines"))
+    } else {
+        Ok(pairs.into())
+    }
+}
+
+fn names(text: &str) -> Result<Box<[Arc<str>]>, String> {
+    let names = text.split([',', '\n']).map(str::trim).filter(|name| !name.is_empty());
+    let names: Result<Vec<_>, String> = names.map(text::edited_header).collect();
+    let names = names?;
+    if names.is_empty() || names.len() > EDITS_MAX {
+        Err(format!("1 to {EDITS_MAX} names"))
+    } else {
+        Ok(names.into())
+    }
+}
+
+/// A list of tokens by comma, or `*`: as it is sent.
+pub(crate) fn tokens(text: &str) -> Result<Arc<str>, String> {
+    let allowed = || "names by comma, or *".to_owned();
+    for token in text.split(',').map(str::trim) {
+        text::header_name(token).map_err(|_| allowed())?;
+    }
+    text::value(text)
+}
+
+pub(crate) fn origins(text: &str) -> Result<Origins, String> {
+    if text == "*" {
+        return Ok(Origins::Any);
+    }
+    let allowed = || "* or origins by comma, such as https://a.example, https://*.a.example:8443".to_owned();
+    let mut origins = Vec::new();
+    for origin in text.split(',').map(str::trim).filter(|origin| !origin.is_empty()) {
+        let origin = origin.trim_end_matches('/').to_ascii_lowercase();
+        let (_, rest) = origin
+            .split_once("://")
+            .filter(|(scheme, _)| matches!(*scheme, "http" | "https"))
+            .ok_or_else(allowed)?;
+        let (host, port) = rest.split_once(':').map_or((rest, None), |(host, port)| (host, Some(port)));
+        let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+        // An address may be an origin, too; a star only in place of the first labels.
+        let is_address = host.parse::<std::net::Ipv4Addr>().is_ok();
+        if !(is_address || text::host(host, routing::model::WildcardLabels::Many).is_ok())
+            || !port.is_none_or(is_port)
+        {
+            return Err(allowed());
+        }
+        origins.push(Arc::from(origin));
+    }
+    if origins.is_empty() || origins.len() > ORIGINS_MAX {
+        Err(allowed())
+    } else {
+        Ok(Origins::List(origins.into()))
+    }
+}
+
+fn cors(given: &mut Given<'_, '_>) -> Cors {
+    let age_of_family = if given.family("enable-cors") == Some(Family::Alb) { 172_800 } else { 1_728_000 };
+    // An origin that cannot be read must not become every origin.
+    let nobody = || Origins::List(Box::default());
+    let origins = match given.family("cors-allow-origin") {
+        None => Origins::Any,
+        Some(_) => given.parse("cors-allow-origin", origins).unwrap_or_else(nobody),
+    };
+    let mut list =
+        |name: &str, default: &str| given.parse(name, tokens).unwrap_or_else(|| Arc::from(default));
+    let methods = list("cors-allow-methods", CORS_METHODS);
+    let headers = list("cors-allow-headers", CORS_HEADERS);
+    let expose = list("cors-expose-headers", "");
+    let credentials = given.flag("cors-allow-credentials").unwrap_or(true);
+    let age = given.parse("cors-max-age", |text| {
+        let age: i64 = text.parse().map_err(|_| "-1 to 1728000".to_owned())?;
+        text::bounded::<i64>(age, -1, 1_728_000)
+    });
+    let max_age = Arc::from(age.unwrap_or(age_of_family).to_string());
+    let credentials = credentials && origins != Origins::Any;
+    Cors {
+        origins,
+        methods,
+        headers: if &*headers == "*" { Arc::from("") } else { headers },
+        expose,
+        credentials,
+        max_age,
+    }
+}

@@ -1,0 +1,184 @@
+//! Annotations of Ingresses and routes. Each one of a family that we know gets a verdict: honoured, honoured with a
+//! difference, ignored and why, or refused with what is allowed. What is wrong says nothing; the rest holds.
+//!
+//! [`registry`] says what there is, [`given`] which of it an object carries; the other modules read one family of
+//! purposes each. They hold for the Ingress that carries them, also where the documentation of MSE calls them
+//! service-scoped. There is no text template anywhere: what is not plainly allowed is refused.
+
+mod access;
+mod address;
+mod alb;
+pub mod given;
+mod heads;
+mod ours;
+pub mod registry;
+mod serving;
+mod traffic;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use routing::limit::Rate;
+use routing::model::{Access, Cors, FixedResponse, HeaderEdits, HttpsRedirect, Method, Predicate, RateKey};
+
+use self::given::Given;
+use crate::compile::policy::Part;
+use crate::merge::{Member, PortRef};
+use crate::object::ObjectId;
+use crate::text::Regexes;
+use crate::verdict::Notes;
+use crate::world::ServiceName;
+
+pub(crate) use self::access::ranges;
+pub use self::address::{Address, Matching, escaped};
+pub use self::alb::{Forward, ServiceRule};
+pub(crate) use self::heads::{origins, tokens};
+pub use self::traffic::{CanaryWhen, CanaryWord, Destination};
+
+/// What annotations are read with.
+pub struct Reading<'a> {
+    /// Whose they are.
+    pub id: &'a ObjectId,
+    /// Clusters by name.
+    pub members: &'a BTreeMap<Arc<str>, Member>,
+    /// Compiled patterns.
+    pub regexes: &'a mut Regexes,
+}
+
+/// What the annotations of one object say.
+#[derive(Debug, Default)]
+pub struct Annotations {
+    /// Policy.
+    pub part: Part,
+    /// `ringway.dev/rewrite-prefix`, `rewrite-path`.
+    pub rewrite_prefix: Option<Arc<str>>,
+    /// Hosts, paths, redirects.
+    pub address: Address,
+    /// Further conditions of every rule.
+    pub more: Vec<Predicate>,
+    /// `match-method`.
+    pub methods: Vec<Method>,
+    /// `canary` and its kin.
+    pub canary: Option<Canary>,
+    /// `subset-labels` with `service-subset`: the cluster whose endpoints come first.
+    pub cluster: Option<Arc<str>>,
+    /// `destination`.
+    pub destinations: Vec<Destination>,
+    /// `default-backend`.
+    pub default_backend: Option<Arc<str>>,
+    /// `custom-http-errors`.
+    pub error_statuses: Vec<u16>,
+    /// Changes to the request.
+    pub request_headers: HeaderEdits,
+    /// Changes to the response.
+    pub response_headers: HeaderEdits,
+    /// What is checked.
+    pub checks: Checks,
+    /// `mirror-target-service`: where, and what share in millionths.
+    pub mirror: Option<(ServiceName, PortRef, u32)>,
+    /// Why every rule answers 503: something that protects it cannot be honoured.
+    pub closed: Option<Arc<str>>,
+    /// `order`; 10 where nothing is said.
+    pub order: Option<u16>,
+    /// `listen-ports`.
+    pub ports: Option<Vec<u16>>,
+    /// `conditions.SERVICE` and `actions.SERVICE`.
+    pub services: BTreeMap<String, ServiceRule>,
+}
+
+/// What filters check.
+#[derive(Clone, Debug, Default)]
+pub struct Checks {
+    /// Source ranges.
+    pub access: Option<Access>,
+    /// `ssl-redirect`, `force-ssl-redirect`.
+    pub https: Option<HttpsRedirect>,
+    /// `enable-cors` and its kin.
+    pub cors: Option<Cors>,
+    /// Requests in a time.
+    pub rates: Vec<RateSpec>,
+    /// Requests at once, and what the others are answered.
+    pub concurrency: Option<(u32, Arc<FixedResponse>)>,
+    /// `proxy-body-size`.
+    pub body_bytes_max: u64,
+}
+
+/// One rate limit.
+#[derive(Clone, Debug)]
+pub struct RateSpec {
+    /// The annotation: with the rule it names the state that workers share.
+    pub name: &'static str,
+    /// How fast.
+    pub rate: Rate,
+    /// Whose requests count together.
+    pub key: RateKey,
+    /// Is it one limit for the whole Ingress, or one for each of its rules?
+    pub scope: RateScope,
+    /// Sources that do not count.
+    pub exempt: Vec<ipnet::IpNet>,
+    /// What the others are answered.
+    pub answer: Arc<FixedResponse>,
+}
+
+/// What one limit covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateScope {
+    /// All rules of the Ingress together.
+    Ingress,
+    /// Each rule by itself.
+    Rule,
+}
+
+/// A canary: which requests of another Ingress's rule go to this one's backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Canary {
+    /// By header, query and cookie, in this order of precedence.
+    pub when: Vec<CanaryWhen>,
+    /// Of the others so many…
+    pub weight: u32,
+    /// …of so many.
+    pub total: u32,
+}
+
+/// Reads annotations. One that is wrong is reported and says nothing.
+pub fn read(
+    annotations: &BTreeMap<String, String>,
+    reading: &mut Reading<'_>,
+    notes: &mut Notes,
+) -> Annotations {
+    let mut out = Annotations::default();
+    ours::read(annotations, reading.members, &mut out, notes);
+    let mut given = Given::new(annotations, notes);
+    if given.is_empty() {
+        return out;
+    }
+    address::read(&mut given, reading, &mut out);
+    alb::read(&mut given, reading, &mut out);
+    traffic::read(&mut given, reading, &mut out);
+    heads::read(&mut given, &mut out);
+    serving::read(&mut given, reading, &mut out);
+    access::read(&mut given, reading, &mut out);
+    given.finish(&mut out);
+    out
+}
+
+/// Reads the annotations of a route of the Gateway API: ours. Those of the families belong on Ingresses.
+pub fn read_of_route(
+    annotations: &BTreeMap<String, String>,
+    reading: &mut Reading<'_>,
+    notes: &mut Notes,
+) -> Annotations {
+    let mut out = Annotations::default();
+    ours::read(annotations, reading.members, &mut out, notes);
+    for (name, value) in annotations {
+        let is_known = registry::Family::PREFIXES.iter().any(|(prefix, _)| name.starts_with(prefix));
+        if is_known {
+            notes.ignored(
+                given::field(name),
+                value,
+                "ignored: annotations of Ingresses mean nothing on routes",
+            );
+        }
+    }
+    out
+}

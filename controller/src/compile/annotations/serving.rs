@@ -1,0 +1,251 @@
+//! How a request is served once its backend is known: time limits, retries, sessions, balancing, health checks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use routing::model::{Balance, CookieAffinity, HashKey};
+
+use super::given::Given;
+use super::{Annotations, Reading};
+use crate::compile::policy::detection::{CheckPart, CheckProtocol, DetectionPart};
+use crate::text;
+
+/// Seconds of a day: the longest time limit.
+const DAY: i64 = 86_400;
+/// The name of a session's cookie by ingress-nginx and MSE.
+const SESSION_COOKIE: &str = "INGRESSCOOKIE";
+/// The same by ALB.
+const ALB_COOKIE: &str = "SERVERID";
+
+pub(super) fn read(given: &mut Given<'_, '_>, reading: &Reading<'_>, out: &mut Annotations) {
+    timeouts(given, out);
+    retries(given, out);
+    balance(given, out);
+    session(given, out);
+    detection(given, reading, out);
+    let protocol = given.parse("backend-protocol", |text| match text.to_ascii_uppercase().as_str() {
+        "HTTP" => Ok(None),
+        other @ ("HTTPS" | "GRPC" | "GRPCS" | "HTTP2" | "AUTO_HTTP" | "FCGI") => Ok(Some(other.to_owned())),
+        _ => Err("HTTP".to_owned()),
+    });
+    if let Some(Some(protocol)) = protocol {
+        let reason = format!("allowed: HTTP; {protocol} is not spoken to backends yet: the rules answer 503");
+        given.refuse("backend-protocol", &reason);
+        out.closed.get_or_insert_with(|| Arc::from("backend-protocol"));
+    }
+}
+
+fn seconds(given: &mut Given<'_, '_>, name: &str, min: i64) -> Option<Duration> {
+    given.number(name, min, DAY).map(|seconds| Duration::from_secs(u64::from(seconds)))
+}
+
+fn timeouts(given: &mut Given<'_, '_>, out: &mut Annotations) {
+    out.part.connect = seconds(given, "proxy-connect-timeout", 1);
+    if let Some(read) = seconds(given, "proxy-read-timeout", 1) {
+        out.part.attempt = Some(read);
+        out.part.idle = Some(read);
+        out.part.request = Some(Duration::ZERO);
+    }
+    if let Some(timeout) = seconds(given, "timeout", 0) {
+        out.part.request = Some(timeout);
+    }
+}
+
+fn retries(given: &mut Given<'_, '_>, out: &mut Annotations) {
+    let tries = given.number("proxy-next-upstream-tries", 0, 10);
+    // Zero is "no limit" there; ours is 10.
+    out.part.attempts = tries.and_then(|tries| u8::try_from(if tries == 0 { 10 } else { tries }).ok());
+    let Some(words) = given.parse("proxy-next-upstream", next_upstream) else { return };
+    if words.off {
+        out.part.attempts = Some(1);
+    }
+    out.part.statuses = Some(words.statuses);
+    out.part.non_idempotent = Some(words.non_idempotent);
+}
+
+#[derive(Default)]
+struct NextUpstream {
+    off: bool,
+    non_idempotent: bool,
+    statuses: Vec<u16>,
+}
+
+fn next_upstream(text: &str) -> Result<NextUpstream, String> {
+    let mut out = NextUpstream::default();
+    let allowed =
+        "error, timeout, invalid_header, http_400 to http_599, non_idempotent, off, by space or comma";
+    for word in text.split([' ', ',']).filter(|word| !word.is_empty()) {
+        match word {
+            "error" | "timeout" | "invalid_header" => {}
+            "off" => out.off = true,
+            "non_idempotent" => out.non_idempotent = true,
+            _ => {
+                let status = word.strip_prefix("http_").and_then(|status| status.parse().ok());
+                out.statuses.push(status.filter(|status| (400..=599).contains(status)).ok_or(allowed)?);
+            }
+        }
+    }
+    out.statuses.sort_unstable();
+    out.statuses.dedup();
+    Ok(out)
+}
+
+fn balance(given: &mut Given<'_, '_>, out: &mut Annotations) {
+    let balance = given.parse("load-balance", |text| match text {
+        "round_robin" => Ok(Balance::RoundRobin),
+        "least_conn" | "ewma" => Ok(Balance::LeastRequest),
+        "random" => Ok(Balance::Random),
+        _ => Err("round_robin, least_conn, random, ewma".to_owned()),
+    });
+    let parameter = given.parse("backend-scheduler-uch-value", text::query_name);
+    let scheduler = given.parse("backend-scheduler", |text| match (text, parameter) {
+        ("wrr", _) => Ok(Balance::RoundRobin),
+        ("wlc", _) => Ok(Balance::LeastRequest),
+        ("sch", _) => Ok(Balance::ConsistentHash(HashKey::Source)),
+        ("uch", Some(name)) => Ok(Balance::ConsistentHash(HashKey::Query(name))),
+        ("uch", None) => Err("uch together with backend-scheduler-uch-value".to_owned()),
+        _ => Err("wrr, wlc, sch, uch".to_owned()),
+    });
+    let hash = given.parse("upstream-hash-by", hash_key).map(Balance::ConsistentHash);
+    // A hash is more telling than a kind.
+    if let Some(balance) = hash.or(scheduler).or(balance) {
+        out.part.balance = Some(balance);
+    }
+}
+
+fn hash_key(text: &str) -> Result<HashKey, String> {
+    let name = text.strip_prefix('$').map(|name| name.trim_matches(['{', '}'])).unwrap_or_default();
+    match name {
+        "request_uri" | "uri" => Ok(HashKey::Path),
+        "host" | "http_host" => Ok(HashKey::Header(Arc::from("host"))),
+        "remote_addr" | "binary_remote_addr" => Ok(HashKey::Source),
+        _ => {
+            if let Some(header) = name.strip_prefix("http_") {
+                text::header_name(&header.replace('_', "-")).map(HashKey::Header)
+            } else if let Some(parameter) = name.strip_prefix("arg_") {
+                text::query_name(parameter).map(HashKey::Query)
+            } else if let Some(cookie) = name.strip_prefix("cookie_") {
+                text::cookie_name(cookie).map(HashKey::Cookie)
+            } else {
+                Err("$request_uri, $uri, $host, $remote_addr, $http_NAME, $arg_NAME, $cookie_NAME".to_owned())
+            }
+        }
+    }
+}
+
+fn session(given: &mut Given<'_, '_>, out: &mut Annotations) {
+    let by_cookie = given.parse("affinity", |text| match text {
+        "cookie" => Ok(()),
+        _ => Err("cookie".to_owned()),
+    });
+    let _ = given.parse("affinity-mode", |text| match text {
+        "balanced" | "persistent" => Ok(()),
+        _ => Err("balanced, persistent".to_owned()),
+    });
+    if by_cookie.is_some() {
+        out.part.affinity = Some(nginx_cookie(given));
+    }
+    let kind = given.parse("sticky-session-type", |text| match text {
+        "Insert" | "Server" => Ok(()),
+        _ => Err("Insert, Server".to_owned()),
+    });
+    let age = given.number("cookie-timeout", 1, DAY);
+    let is_sticky = given.flag("sticky-session");
+    if is_sticky == Some(true) && out.part.affinity.is_none() {
+        let _ = kind;
+        let max_age = Some(Duration::from_secs(u64::from(age.unwrap_or(1000))));
+        let attributes = Arc::from(routing::model::COOKIE_ATTRIBUTES);
+        out.part.affinity =
+            Some(CookieAffinity { cookie: Arc::from(ALB_COOKIE), path: Arc::from("/"), max_age, attributes });
+    }
+}
+
+fn nginx_cookie(given: &mut Given<'_, '_>) -> CookieAffinity {
+    let cookie = given.parse("session-cookie-name", text::cookie_name);
+    let path = given.parse("session-cookie-path", |path| text::path(path).map(|()| Arc::from(path)));
+    let year = 31_536_000;
+    let max_age = given.number("session-cookie-max-age", 0, year);
+    let expires = given.number("session-cookie-expires", 0, year);
+    let domain = given.parse("session-cookie-domain", |name| text::check_host(name.trim_start_matches('.')));
+    let same_site = given.parse("session-cookie-samesite", |text| match text {
+        "None" | "Lax" | "Strict" => Ok(text.to_owned()),
+        _ => Err("None, Lax, Strict".to_owned()),
+    });
+    let secure = given.flag("session-cookie-secure").unwrap_or(false);
+    let mut attributes = String::new();
+    if let Some(domain) = domain {
+        attributes += &format!("; Domain={domain}");
+    }
+    // Browsers take SameSite=None only of a secure cookie.
+    if secure || same_site.as_deref() == Some("None") {
+        attributes += "; Secure";
+    }
+    attributes += &format!("; HttpOnly; SameSite={}", same_site.as_deref().unwrap_or("Lax"));
+    let max_age = max_age.or(expires).filter(|age| *age > 0);
+    CookieAffinity {
+        cookie: cookie.unwrap_or_else(|| Arc::from(SESSION_COOKIE)),
+        path: path.unwrap_or_else(|| Arc::from("/")),
+        max_age: max_age.map(|age| Duration::from_secs(u64::from(age))),
+        attributes: Arc::from(attributes),
+    }
+}
+
+fn detection(given: &mut Given<'_, '_>, reading: &Reading<'_>, out: &mut Annotations) {
+    let ramp = given.number("warmup", 0, 3600).map(|seconds| Duration::from_secs(u64::from(seconds)));
+    let check = check(given);
+    if ramp.is_some() || check.is_some() {
+        let from = vec![reading.id.clone()];
+        out.part.detection = Some(Arc::new(DetectionPart { ramp, check, from, ..DetectionPart::default() }));
+    }
+}
+
+fn check(given: &mut Given<'_, '_>) -> Option<CheckPart> {
+    let protocol = given.parse("healthcheck-protocol", |text| match text {
+        "HTTP" => Ok(Ok(CheckProtocol::Http)),
+        "TCP" => Ok(Ok(CheckProtocol::Tcp)),
+        "HTTPS" | "GRPC" => Ok(Err(text.to_owned())),
+        _ => Err("HTTP, TCP".to_owned()),
+    });
+    let path = given.parse("healthcheck-path", |path| {
+        if path.len() > 80 { Err("a path of 1 to 80 characters".to_owned()) } else { text::check_path(path) }
+    });
+    let _ = given.parse("healthcheck-method", |text| match text {
+        "HEAD" | "GET" | "POST" => Ok(()),
+        _ => Err("HEAD, GET, POST".to_owned()),
+    });
+    for name in ["healthcheck-code", "healthcheck-httpcode"] {
+        let _ = given.parse(name, |text| {
+            let good = |code: &str| matches!(code.trim(), "http_2xx" | "http_3xx" | "http_4xx" | "http_5xx");
+            let allowed = "http_2xx, http_3xx, http_4xx, http_5xx by comma";
+            if text.split(',').all(good) { Ok(()) } else { Err(allowed.to_owned()) }
+        });
+    }
+    let timeout = given.number("healthcheck-timeout-seconds", 1, 300).unwrap_or(5);
+    let interval = given.number("healthcheck-interval-seconds", 1, 50).unwrap_or(2);
+    let healthy = given.number("healthy-threshold-count", 2, 10).unwrap_or(3);
+    let unhealthy = given.number("unhealthy-threshold-count", 2, 10).unwrap_or(3);
+    let _ = given.number("healthcheck-connect-port", 0, 65_535);
+    if given.flag("healthcheck-enabled") != Some(true) {
+        return None;
+    }
+    let protocol = match protocol {
+        None => CheckProtocol::Http,
+        Some(Ok(protocol)) => protocol,
+        Some(Err(other)) => {
+            given.refuse(
+                "healthcheck-protocol",
+                &format!("allowed: HTTP, TCP; no check is made with {other}"),
+            );
+            return None;
+        }
+    };
+    Some(CheckPart {
+        protocol: Some(protocol),
+        path: path.filter(|_| protocol == CheckProtocol::Http),
+        host: None,
+        interval: Some(Duration::from_secs(u64::from(interval))),
+        timeout: Some(Duration::from_secs(u64::from(timeout))),
+        unhealthy_threshold: Some(unhealthy),
+        healthy_threshold: Some(healthy),
+    })
+}

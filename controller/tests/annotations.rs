@@ -1,0 +1,648 @@
+//! Every annotation of the registry: its good value is honoured, or ignored with the reason that the registry gives; its
+//! bad value is refused by name, with what is allowed, and the rest of the Ingress keeps working. Then what families
+//! become in the compiled table, and that ANNOTATIONS.md says what the registry says.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use controller::compile::Defaults;
+use controller::compile::annotations::registry::{ENTRIES, Entry, Family, Fate};
+use controller::compile::annotations::{self, Annotations, Reading};
+use controller::crd::EndpointMode;
+use controller::merge::Member;
+use controller::object::{Kind, ObjectId, Source};
+use controller::text::Regexes;
+use controller::verdict::{Note, Notes, Severity};
+
+// ---------------------------------------------------------------- one by one
+
+fn read(pairs: &[(String, String)]) -> (Annotations, Vec<Note>) {
+    let member = |(index, name): (u16, &str)| {
+        let name: Arc<str> = Arc::from(name);
+        let member = Member {
+            id: routing::id::ClusterId(index),
+            name: name.clone(),
+            priority: 0,
+            weight: None,
+            mode: EndpointMode::Pod,
+            allowed: vec![],
+            region: Arc::from(""),
+            zone: Arc::from(""),
+        };
+        (name, member)
+    };
+    let members: BTreeMap<Arc<str>, Member> = [(0, "alpha"), (1, "beta")].into_iter().map(member).collect();
+    let id = ObjectId {
+        source: Source::Fleet,
+        kind: Kind::Ingress,
+        namespace: Arc::from("default"),
+        name: Arc::from("web"),
+    };
+    let mut regexes = Regexes::default();
+    let mut reading = Reading { id: &id, members: &members, regexes: &mut regexes };
+    let mut notes = Notes::default();
+    let all: BTreeMap<String, String> = pairs.iter().cloned().collect();
+    let read = annotations::read(&all, &mut reading, &mut notes);
+    (read, notes.to_vec())
+}
+
+fn family(entry: &Entry) -> &'static str {
+    let found = Family::PREFIXES.iter().find(|(_, family)| entry.is_of(*family));
+    found.expect("an entry has a family").0
+}
+
+/// What an annotation needs beside it to say anything.
+fn companions(name: &str) -> Vec<(&'static str, &'static str)> {
+    let mut out = Vec::new();
+    for (start, companion) in [
+        ("canary-", ("canary", "true")),
+        ("canary-by-header-", ("canary-by-header", "x-canary")),
+        ("canary-by-cookie-", ("canary-by-cookie", "canary")),
+        ("canary-by-query-", ("canary-by-query", "canary")),
+        ("cors-", ("enable-cors", "true")),
+        ("cors-allow-credentials", ("cors-allow-origin", "https://a.example")),
+        ("session-cookie-", ("affinity", "cookie")),
+        ("healthcheck-", ("healthcheck-enabled", "true")),
+        ("permanent-redirect-code", ("permanent-redirect", "/x")),
+        ("temporal-redirect-code", ("temporal-redirect", "/x")),
+        ("custom-http-errors", ("default-backend", "web")),
+        ("rate-limit-fallback-", ("rate-limit", "10")),
+        ("concurrency-limit-fallback-", ("concurrency-limit", "10")),
+        ("mirror-percentage", ("mirror-target-service", "default/web:80")),
+        ("service-subset", ("subset-labels", "topology.istio.io/cluster alpha")),
+        ("rule-direction.", ("actions.web", r#"[{"type":"RemoveHeader","RemoveHeaderConfig":{"key":"x"}}]"#)),
+    ] {
+        if name.starts_with(start) && companion.0 != name {
+            out.push(companion);
+        }
+    }
+    out
+}
+
+fn case(entry: &Entry, value: &str) -> (String, Vec<(String, String)>) {
+    let prefix = family(entry);
+    let rest = if entry.name.starts_with("cluster-weight") { "alpha" } else { "web" };
+    let name = entry.name.replace('*', rest);
+    let full = format!("{prefix}{name}");
+    let beside = companions(&name).into_iter().map(|(name, value)| {
+        let entry = ENTRIES.iter().find(|entry| entry.is_named(name)).unwrap();
+        (format!("{}{name}", family(entry)), value.to_owned())
+    });
+    let mut pairs: Vec<(String, String)> = beside.collect();
+    pairs.push((full.clone(), value.to_owned()));
+    (full, pairs)
+}
+
+fn note_on(full: &str, notes: &[Note]) -> Note {
+    let field = format!("metadata.annotations[{full}]");
+    let found: Vec<&Note> = notes.iter().filter(|note| note.field == field).collect();
+    assert_eq!(found.len(), 1, "{full} gets one verdict: {notes:#?}");
+    found[0].clone()
+}
+
+#[test]
+fn every_good_value_gets_the_verdict_of_the_registry() {
+    for entry in ENTRIES {
+        let (full, pairs) = case(entry, entry.good);
+        let (_, notes) = read(&pairs);
+        let note = note_on(&full, &notes);
+        let (severity, reason) = match entry.fate {
+            Fate::Honoured => (Severity::Info, "honoured".to_owned()),
+            Fate::Differs(how) => (Severity::Info, format!("honoured with a difference: {how}")),
+            Fate::Ignored(why) => (Severity::Ignored, format!("ignored: {why}")),
+            Fate::Closes(why) => (Severity::RefusedPart, format!("not supported: {why}")),
+        };
+        assert_eq!((note.severity, note.reason), (severity, reason), "{full}: {}", entry.good);
+        let others =
+            notes.iter().filter(|note| note.severity > Severity::Info && !note.field.contains(&full));
+        assert_eq!(others.count(), 0, "{full}: {notes:#?}");
+    }
+}
+
+#[test]
+fn every_bad_value_is_refused_by_name_with_what_is_allowed() {
+    let mut tried = 0;
+    for entry in ENTRIES.iter().filter(|entry| !entry.bad.is_empty()) {
+        let (full, pairs) = case(entry, entry.bad);
+        let (_, notes) = read(&pairs);
+        let note = note_on(&full, &notes);
+        assert_eq!(note.severity, Severity::RefusedPart, "{full}: {} {note:?}", entry.bad);
+        assert!(note.reason.contains("allowed: "), "{full}: {note:?}");
+        assert!(!note.value.is_empty(), "{full}: {note:?}");
+        tried += 1;
+    }
+    assert!(tried > 90, "{tried}");
+}
+
+#[test]
+fn control_characters_are_refused_in_every_annotation() {
+    for entry in ENTRIES {
+        let (full, pairs) = case(entry, "a\u{1b}[2Jb\r");
+        let (_, notes) = read(&pairs);
+        let note = note_on(&full, &notes);
+        assert_eq!(note.severity, Severity::RefusedPart, "{full}");
+        assert!(!note.value.contains('\u{1b}'), "{full}");
+    }
+}
+
+#[test]
+fn names_of_the_registry_are_unique_and_families_do_not_mix() {
+    let mut names: Vec<&str> = ENTRIES.iter().map(|entry| entry.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), ENTRIES.len());
+    let one = |name: &str, value: &str| read(&[(name.to_owned(), value.to_owned())]).1;
+    assert!(
+        one("nginx.ingress.kubernetes.io/destination", "100% web:80")[0].reason.contains("another family")
+    );
+    assert!(
+        one("mse.ingress.kubernetes.io/no-such-thing", "1")[0].reason.contains("no annotation of this name")
+    );
+    let both = [
+        ("nginx.ingress.kubernetes.io/load-balance".to_owned(), "random".to_owned()),
+        ("mse.ingress.kubernetes.io/load-balance".to_owned(), "round_robin".to_owned()),
+    ];
+    let (read, notes) = read(&both);
+    assert_eq!(read.part.balance, Some(routing::model::Balance::RoundRobin));
+    let losing = note_on("nginx.ingress.kubernetes.io/load-balance", &notes);
+    assert!(losing.reason.contains("says the same, and comes first"), "{losing:?}");
+}
+
+/// A list of who may come that cannot be read closes the Ingress: it must not open it.
+#[test]
+fn what_protects_and_cannot_be_honoured_closes() {
+    for (name, value) in [
+        ("nginx.ingress.kubernetes.io/whitelist-source-range", "10.0.0.0/8, typo"),
+        ("nginx.ingress.kubernetes.io/denylist-source-range", "typo"),
+        ("nginx.ingress.kubernetes.io/auth-type", "basic"),
+        ("nginx.ingress.kubernetes.io/auth-url", "https://auth.example"),
+        ("nginx.ingress.kubernetes.io/auth-tls-secret", "default/ca"),
+        ("nginx.ingress.kubernetes.io/backend-protocol", "GRPC"),
+    ] {
+        assert!(read(&[(name.to_owned(), value.to_owned())]).0.closed.is_some(), "{name}");
+    }
+    let origin = ("nginx.ingress.kubernetes.io/cors-allow-origin".to_owned(), "not an origin".to_owned());
+    let enabled = ("nginx.ingress.kubernetes.io/enable-cors".to_owned(), "true".to_owned());
+    let cors = read(&[origin, enabled]).0.checks.cors.unwrap();
+    assert_eq!(cors.origins, routing::model::Origins::List(Box::default()), "nobody, not everybody");
+}
+
+// ---------------------------------------------------------------- what they become
+
+struct Temp(PathBuf);
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+const SERVICES: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: other}
+spec: {ports: [{port: 81}]}
+";
+
+fn ingress(name: &str, path: &str, annotations: &[(&str, &str)]) -> String {
+    let lines: String = annotations.iter().map(|(name, value)| format!("    {name}: {value:?}\n")).collect();
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata:\n  name: {name}\n  annotations:\n    x: y\n{lines}\
+         spec:\n  rules:\n  - host: a.example\n    http:\n      paths:\n      - {{path: {path:?}, pathType: Prefix, \
+         backend: {{service: {{name: web, port: {{number: 80}}}}}}}}\n---\n"
+    )
+}
+
+/// The table that these Ingresses compile to, and the verdicts.
+fn compiled(fleet: &str) -> (String, String) {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let name =
+        format!("ringway-annotations-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let temp = Temp(std::env::temp_dir().join(name));
+    for cluster in ["alpha", "beta"] {
+        fs::create_dir_all(temp.0.join("clusters").join(cluster)).unwrap();
+        fs::write(temp.0.join("clusters").join(cluster).join("all.yaml"), SERVICES).unwrap();
+    }
+    fs::create_dir_all(temp.0.join("fleet")).unwrap();
+    fs::write(temp.0.join("fleet/all.yaml"), fleet).unwrap();
+    let listen = ["[::]:8080".parse().unwrap()];
+    let (table, report) = controller::check::compile_dir(&temp.0, &listen, &Defaults::default());
+    (controller::dump::table(&table), report.to_string())
+}
+
+#[test]
+fn annotations_become_rows_backends_and_filters() {
+    const N: &str = "nginx.ingress.kubernetes.io/";
+    const M: &str = "mse.ingress.kubernetes.io/";
+    const A: &str = "alb.ingress.kubernetes.io/";
+    let cases: &[(&str, &[(&str, &str, &str)], &[&str])] = &[
+        ("/a(/|$)(.*)", &[(N, "rewrite-target", "/$2")], &["regex ^(?:(?i:/a(/|$)(.*))(?s:.*))$", "-> /$2]"]),
+        ("/a", &[(N, "rewrite-target", "/b")], &["prefix /a", "path=/b"]),
+        ("/a", &[("higress.io/", "rewrite-path", "/b")], &[r#"path["/a" -> "/b"]"#]),
+        ("/A", &[("higress.io/", "ignore-path-case", "true")], &["regex ^(?:(?i:/A)(?:/(?s:.*))?)$"]),
+        (
+            "/",
+            &[(N, "server-alias", "b.example,*.c.example")],
+            &["host b.example", "host *.c.example (one label)"],
+        ),
+        ("/", &[(N, "upstream-vhost", "inner.example")], &["rewrite-host=inner.example"]),
+        ("/", &[(N, "app-root", "/start")], &["exact /  <-", "answer 302 \"\" \"\" location=/start"]),
+        (
+            "/",
+            &[(N, "permanent-redirect", "https://b.example")],
+            &["answer 301", "location=https://b.example"],
+        ),
+        ("/", &[(N, "from-to-www-redirect", "true")], &["host www.a.example", "redirect 308 - a.example"]),
+        ("/", &[(N, "force-ssl-redirect", "true")], &["to-https=308 port=443"]),
+        ("/", &[(A, "ssl-redirect", "true")], &["to-https=308 port=443"]),
+        (
+            "/",
+            &[(M, "subset-labels", "topology.istio.io/cluster beta"), (M, "service-subset", "b")],
+            &["default/web:80=1@beta"],
+        ),
+        (
+            "/",
+            &[(A, "cluster-weight.alpha", "80"), (A, "cluster-weight.beta", "20")],
+            &["alpha:p0:w80 beta:p0:w20"],
+        ),
+        (
+            "/",
+            &[(
+                M,
+                "destination",
+                "75% web.default.svc.cluster.local:80\n25% other.default.svc.cluster.local:81",
+            )],
+            &["default/web:80=75", "default/other:81=25"],
+        ),
+        (
+            "/",
+            &[(N, "default-backend", "other"), (N, "custom-http-errors", "404,503")],
+            &["fallback=default/other:81 statuses=[404, 503]"],
+        ),
+        (
+            "/",
+            &[(M, "request-header-control-update", "x-a 1"), (M, "response-header-control-remove", "server")],
+            &["request-set[x-a: 1]", "response-remove[server]"],
+        ),
+        ("/", &[(M, "timeout", "7")], &["request: 7s"]),
+        (
+            "/",
+            &[(N, "proxy-connect-timeout", "3"), (N, "proxy-read-timeout", "90")],
+            &["connect: 3s, attempt: 90s, request: 0ns, idle: 90s"],
+        ),
+        (
+            "/",
+            &[
+                (N, "proxy-next-upstream", "error http_503 non_idempotent"),
+                (N, "proxy-next-upstream-tries", "2"),
+            ],
+            &["attempts: 2", "statuses: [503], non_idempotent: true"],
+        ),
+        (
+            "/",
+            &[
+                (N, "affinity", "cookie"),
+                (N, "session-cookie-samesite", "None"),
+                (N, "session-cookie-path", "/p"),
+            ],
+            &["affinity=INGRESSCOOKIE[/p None; Secure; HttpOnly; SameSite=None]"],
+        ),
+        (
+            "/",
+            &[(A, "sticky-session", "true")],
+            &["affinity=SERVERID[/ Some(1000s); HttpOnly; SameSite=Lax]"],
+        ),
+        ("/", &[(N, "load-balance", "ewma")], &["forward default/web:80=1"]),
+        ("/", &[(N, "upstream-hash-by", "$http_x_user")], &["hash(header:x-user)"]),
+        (
+            "/",
+            &[(A, "backend-scheduler", "uch"), (A, "backend-scheduler-uch-value", "user")],
+            &["hash(query:user)"],
+        ),
+        (
+            "/",
+            &[(A, "healthcheck-enabled", "true"), (A, "healthcheck-path", "/h")],
+            &["check[GET /h every 2s within 5s, 3 down, 3 up]"],
+        ),
+        (
+            "/",
+            &[(N, "whitelist-source-range", "10.0.0.0/8"), (N, "denylist-source-range", "10.1.0.0/16")],
+            &["allow=[10.0.0.0/8] deny=[10.1.0.0/16]"],
+        ),
+        ("/", &[(N, "limit-rps", "10")], &["interval_ns: 100000000, tolerance_ns: 5000000000", "of Source"]),
+        (
+            "/",
+            &[(M, "route-limit-rpm", "60"), (M, "route-limit-burst-multiplier", "2")],
+            &["interval_ns: 1000000000", "429 \"local_rate_limited\""],
+        ),
+        (
+            "/",
+            &[(M, "concurrency-limit", "3"), (M, "concurrency-limit-fallback-redirect-url", "/busy")],
+            &["at-once<=3 else 302 \"\"/busy"],
+        ),
+        ("/", &[(N, "proxy-body-size", "8m")], &["body<=8388608"]),
+        (
+            "/",
+            &[(M, "mirror-target-service", "other:81"), (M, "mirror-percentage", "25")],
+            &["mirror=default/other:81 ppm=250000"],
+        ),
+        (
+            "/",
+            &[
+                (A, "order", "1"),
+                (
+                    A,
+                    "conditions.web",
+                    r#"[{"type":"Cookie","cookieConfig":{"values":[{"key":"k","value":"v*"}]}}]"#,
+                ),
+            ],
+            &["(cookie:k~^(?:v(?s:.*))$)"],
+        ),
+        (
+            "/",
+            &[(
+                A,
+                "actions.web",
+                r#"[{"type":"Redirect","RedirectConfig":{"host":"${host}","path":"/n","port":"443","protocol":"https","httpCode":"301"}}]"#,
+            )],
+            &["redirect 301 https -", "port=Some(443) path=/n"],
+        ),
+        (
+            "/",
+            &[(
+                A,
+                "actions.web",
+                r#"[{"type":"ForwardGroup","ForwardConfig":{"ServerGroups":[{"ServiceName":"web","ServicePort":80,"Weight":30},{"ServiceName":"other","ServicePort":81,"Weight":70}]}},{"type":"InsertHeader","InsertHeaderConfig":{"key":"x-a","value":"1","valueType":"UserDefined"}}]"#,
+            )],
+            &["default/web:80=30", "default/other:81=70", "request-set[x-a: 1]"],
+        ),
+        ("/", &[(A, "actions.web", "[{]")], &["reply 503 (actions cannot be read)"]),
+        (
+            "/",
+            &[("higress.io/", "match-method", "GET POST"), ("higress.io/", "prefix-match-query-v", "1.")],
+            &["query:v~^(?:1\\..*)$ methods:[Get, Post]"],
+        ),
+    ];
+    let mut wrong = String::new();
+    for (path, given, expected) in cases {
+        let named: Vec<(String, &str)> =
+            given.iter().map(|(family, name, value)| (format!("{family}{name}"), *value)).collect();
+        let named: Vec<(&str, &str)> = named.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let (table, report) = compiled(&ingress("web", path, &named));
+        for wanted in expected.iter().filter(|wanted| !table.contains(**wanted)) {
+            writeln!(wrong, "{named:?}: no {wanted:?} in\n{table}\n{report}").unwrap();
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn an_ssl_redirect_of_ingress_nginx_needs_tls_on_the_host() {
+    let with = [("nginx.ingress.kubernetes.io/ssl-redirect", "true")];
+    let plain = ingress("web", "/", &with);
+    assert!(!compiled(&plain).0.contains("to-https"));
+    let tls = plain.replace("spec:\n", "spec:\n  tls: [{hosts: [a.example], secretName: x}]\n");
+    assert!(compiled(&tls).0.contains("to-https"));
+}
+
+#[test]
+fn a_canary_takes_its_share_of_the_rule_that_it_belongs_to() {
+    let canary = [
+        ("nginx.ingress.kubernetes.io/canary", "true"),
+        ("nginx.ingress.kubernetes.io/canary-by-header", "x-canary"),
+        ("nginx.ingress.kubernetes.io/canary-by-cookie", "canary"),
+        ("nginx.ingress.kubernetes.io/canary-weight", "20"),
+    ];
+    let main = ingress("web", "/", &[("nginx.ingress.kubernetes.io/upstream-vhost", "inner.example")]);
+    let other = ingress("gray", "/", &canary)
+        .replace("name: web, port: {number: 80}", "name: other, port: {number: 81}");
+    let (table, report) = compiled(&format!("{main}{other}"));
+    let rules: Vec<&str> =
+        table.lines().filter(|line| line.contains("prefix /") || line.contains("forward")).collect();
+    let expected = [
+        "    prefix / header:x-canary=always  <- Ingress default/gray rules[0]",
+        "      forward default/other:81=1 rewrite-host=inner.example",
+        "    prefix / header:x-canary=never  <- Ingress default/web rules[0]",
+        "      forward default/web:80=1 rewrite-host=inner.example",
+        "    prefix / cookie:canary=always  <- Ingress default/gray rules[0]",
+        "      forward default/other:81=1 rewrite-host=inner.example",
+        "    prefix / cookie:canary=never  <- Ingress default/web rules[0]",
+        "      forward default/web:80=1 rewrite-host=inner.example",
+        "    prefix /  <- Ingress default/web rules[0]",
+        "      forward default/web:80=80 default/other:81=20 rewrite-host=inner.example",
+    ];
+    assert_eq!(rules, expected, "{table}\n{report}");
+    let (table, report) = compiled(&other);
+    assert!(!table.contains("host a.example"), "{table}");
+    assert!(report.contains("no Ingress without canary has this host and path"), "{report}");
+}
+
+#[test]
+fn a_service_of_another_namespace_needs_a_grant() {
+    let of = |value| ingress("web", "/", &[("mse.ingress.kubernetes.io/destination", value)]);
+    let (table, report) = compiled(&of("100% other.secret.svc.cluster.local:81"));
+    assert!(table.contains("reply 500"), "{table}");
+    assert!(report.contains("no ReferenceGrant in secret"), "{report}");
+}
+
+#[test]
+fn a_bad_value_costs_itself_only() {
+    let (table, report) = compiled(&ingress(
+        "web",
+        "/",
+        &[
+            ("nginx.ingress.kubernetes.io/proxy-read-timeout", "60s"),
+            ("nginx.ingress.kubernetes.io/upstream-vhost", "inner.example"),
+            ("nginx.ingress.kubernetes.io/configuration-snippet", "return 200;"),
+        ],
+    ));
+    assert!(table.contains("forward default/web:80=1 rewrite-host=inner.example"), "{table}");
+    for wanted in [
+        "partly refused",
+        "proxy-read-timeout]: \"60s\": allowed: 1 to 86400",
+        "ignored: there are no templates here",
+    ] {
+        assert!(report.contains(wanted), "{wanted}: {report}");
+    }
+}
+
+// ---------------------------------------------------------------- the document
+
+fn document() -> String {
+    let mut out = String::from(
+        "# Annotations\n\nGenerated from controller/src/compile/annotations/registry.rs \
+         (`UPDATE_EXPECT=1 cargo test -p ringway-controller --test annotations`).\n\nFamilies: n = \
+         `nginx.ingress.kubernetes.io/`, m = `mse.ingress.kubernetes.io/`, h = `higress.io/` and \
+         `higress.ingress.kubernetes.io/`, a = `alb.ingress.kubernetes.io/`. Of two families with one name MSE's comes first, \
+         then ALB's, Higress's, nginx's. Every annotation holds for the Ingress that carries it. `ringway check DIR` prints \
+         the verdict on each annotation of each Ingress.\n\nA request passes the filters of its rule in this order: source \
+         ranges, redirect to https, CORS preflight, rate limits, requests at once, size of the body; then mirror, header \
+         changes, rewrite, retries, fallback.\n",
+    );
+    let (mut yes, mut but, mut no) = (0, 0, 0);
+    let mut rows = String::new();
+    for entry in ENTRIES {
+        let fate = match entry.fate {
+            Fate::Honoured => {
+                yes += 1;
+                "honoured".to_owned()
+            }
+            Fate::Differs(how) => {
+                but += 1;
+                format!("honoured: {how}")
+            }
+            Fate::Ignored(why) => {
+                no += 1;
+                format!("ignored: {why}")
+            }
+            Fate::Closes(why) => {
+                no += 1;
+                format!("not supported: {why}")
+            }
+        };
+        let grammar = entry.grammar.replace('|', "\\|");
+        writeln!(
+            rows,
+            "| `{}` | {} | {} | {} |",
+            entry.name,
+            entry.families,
+            grammar,
+            fate.replace('|', "\\|")
+        )
+        .unwrap();
+    }
+    writeln!(out, "\n{yes} are honoured, {but} with a difference, {no} are not.\n").unwrap();
+    out.push_str("| annotation | of | may hold | becomes |\n|---|---|---|---|\n");
+    out + &rows
+}
+
+#[test]
+fn the_document_says_what_the_registry_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ANNOTATIONS.md");
+    let text = document();
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap_or_default(), text, "run with UPDATE_EXPECT=1");
+}
+
+// ---------------------------------------------------------------- import
+
+const GATEWAY: &str = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: ringway}
+spec: {controllerName: ringway.dev/gateway}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: public}
+spec: {gatewayClassName: ringway, listeners: [{name: http, port: 80, protocol: HTTP}]}
+";
+
+fn imported(text: &str) -> controller::import::Import {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("ringway-import-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let temp = Temp(std::env::temp_dir().join(name));
+    fs::create_dir_all(temp.0.join("deep/er")).unwrap();
+    fs::write(temp.0.join("deep/er/all.yaml"), text).unwrap();
+    controller::import::import(&temp.0).unwrap()
+}
+
+#[test]
+fn what_is_imported_gets_a_verdict_and_compiles_as_routes() {
+    const N: &str = "nginx.ingress.kubernetes.io/";
+    let n = |name: &str| format!("{N}{name}");
+    let web = ingress(
+        "web",
+        "/a",
+        &[
+            (&n("upstream-vhost"), "inner.example"),
+            (&n("enable-cors"), "true"),
+            (&n("cors-allow-origin"), "https://a.example"),
+            (&n("proxy-read-timeout"), "60"),
+            (&n("affinity"), "cookie"),
+            (&n("limit-rps"), "10"),
+            (&n("configuration-snippet"), "deny all;"),
+            ("mse.ingress.kubernetes.io/mirror-target-service", "other:81"),
+        ],
+    );
+    let gray = ingress(
+        "gray",
+        "/a",
+        &[(&n("canary"), "true"), (&n("canary-by-header"), "x-c"), (&n("canary-weight"), "25")],
+    );
+    let gray = gray.replace("name: web, port: {number: 80}", "name: other, port: {number: 81}");
+    let import = imported(&format!("{web}{gray}"));
+    let report = import.to_string();
+    assert!(
+        report.ends_with("2 Ingresses: 6 annotations honoured, 4 with a difference, 1 ignored, 0 refused\n"),
+        "{report}"
+    );
+    assert!(!import.refused());
+    let routes = import.gateway_api("public");
+    assert!(routes.contains("# left out: nginx.ingress.kubernetes.io/limit-rps"), "{routes}");
+    let (table, verdicts) = compiled(&format!("{GATEWAY}{routes}"));
+    for wanted in [
+        "prefix /a header:x-c=always",
+        "prefix /a header:x-c=never",
+        "forward default/web:80=75 default/other:81=25 rewrite-host=inner.example",
+        "mirror=default/other:81 ppm=1000000",
+        "origins: List([\"https://a.example\"])",
+        "affinity=INGRESSCOOKIE",
+    ] {
+        assert!(table.contains(wanted), "{wanted}\n{table}\n{verdicts}\n{routes}");
+    }
+    assert!(verdicts.contains("0 partly refused, 0 refused"), "{verdicts}\n{routes}");
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_the_rest_imported() {
+    let import =
+        imported(&format!("{}kind: Nonsense\n---\n{}", ingress("web", "/", &[]), ingress("too", "/b", &[])));
+    let report = import.to_string();
+    assert!(
+        import.refused() && report.contains("apiVersion: missing") && report.contains("2 Ingresses"),
+        "{report}"
+    );
+}
+
+// ---------------------------------------------------------------- hostile values
+
+mod hostile {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        /// Whatever stands in annotations: no panic, one verdict for each, and no control character in a report.
+        #[test]
+        fn any_value_of_any_annotation_gets_a_verdict(
+            given in proptest::collection::vec((0..ENTRIES.len(), "\\PC{0,12}|[0-9$%{}\\[\\]\":/.,* a-z\n-]{0,40}"), 1..12)
+        ) {
+            let mut pairs: Vec<(String, String)> = given
+                .into_iter()
+                .map(|(index, value)| (case(&ENTRIES[index], "").0, value))
+                .collect();
+            pairs.sort();
+            pairs.dedup_by(|a, b| a.0 == b.0);
+            let (_, notes) = read(&pairs);
+            for (full, _) in &pairs {
+                let note = note_on(full, &notes);
+                prop_assert!(!note.value.chars().any(char::is_control), "{note:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What a rule checks before it does anything, in the order of the fields of [`Filters`]: one place, whether an
+//! annotation or an `HTTPRoute` asked for it. A rule without filters costs one branch.
+
+mod cors;
+mod mirror;
+
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::sync::LazyLock;
+
+use ipnet::IpNet;
+use routing::model::{Access, Filters, FixedResponse, HttpsRedirect, RateKey, RateLimit};
+use routing::table::RuleRef;
+use routing::time::MonoTime;
+use wire::head::{BodyLength, Known, RequestView};
+
+use super::Request;
+use super::reply::Reply;
+use crate::downstream::h1::Client;
+use crate::observe::stats::Limit;
+
+pub(super) use cors::fields as cors_fields;
+pub(super) use mirror::mirror;
+
+/// Why a request goes no further.
+pub(super) enum Stop<'r> {
+    /// It is answered with this.
+    Reply(Reply<'r>),
+    /// It is sent to the same address with `https`.
+    ToHttps(HttpsRedirect),
+}
+
+/// Runs the filters that come before forwarding. `None` = the request may go on.
+pub(super) fn judge<'r>(request: &mut Request<'_>, rule: &RuleRef, filters: &'r Filters) -> Option<Stop<'r>> {
+    let stats = &request.worker.stats;
+    let peer = request.client.conn.peer().ip().to_canonical();
+    if filters.access.as_ref().is_some_and(|access| !admits(access, peer)) {
+        stats.hit(Limit::Access);
+        return Some(Stop::Reply(Reply::new(403, "source_not_allowed")));
+    }
+    if let Some(https) = filters.https
+        && !came_by_tls(request.client, &request.view)
+    {
+        return Some(Stop::ToHttps(https));
+    }
+    if filters.cors.is_some() && cors::is_preflight(&request.view) {
+        return Some(Stop::Reply(Reply { content: Some(("", b"")), ..Reply::new(204, "preflight") }));
+    }
+    let refused = filters.rates.iter().find(|limit| !takes(limit, peer, request.began));
+    if let Some(limit) = refused {
+        stats.hit(Limit::Rate);
+        return Some(Stop::Reply(fixed(&limit.answer, "rate_limit")));
+    }
+    if let Some(limit) = &filters.concurrency {
+        if !limit.state.get().enter(limit.max) {
+            stats.hit(Limit::Concurrency);
+            return Some(Stop::Reply(fixed(&limit.answer, "concurrency_limit")));
+        }
+        request.entered = Some(Entered(rule.clone()));
+    }
+    let length = match request.view.head.body {
+        BodyLength::Exact(length) => length,
+        BodyLength::None | BodyLength::Chunked | BodyLength::UntilClose => 0,
+    };
+    if filters.body_bytes_max > 0 && length > filters.body_bytes_max {
+        stats.hit(Limit::RuleBody);
+        return Some(Stop::Reply(Reply::new(413, "body_bytes_max")));
+    }
+    None
+}
+
+/// An answer that the configuration spells out.
+pub(super) fn fixed<'r>(answer: &'r FixedResponse, reason: &'static str) -> Reply<'r> {
+    let content = (&*answer.content_type, answer.body.as_bytes());
+    let location = (!answer.location.is_empty()).then(|| answer.location.as_bytes());
+    let retry_after = if matches!(answer.status, 429 | 503) { 1 } else { 0 };
+    Reply { content: Some(content), location, retry_after, ..Reply::new(answer.status, reason) }
+}
+
+/// Did the client speak TLS, with us or with a trusted peer in front of us?
+fn came_by_tls(client: &Client, view: &RequestView<'_>) -> bool {
+    client.conn.tls().is_some()
+        || client.trusted
+            && view.known(Known::XForwardedProto).is_some_and(|proto| proto.eq_ignore_ascii_case(b"https"))
+}
+
+fn admits(access: &Access, peer: IpAddr) -> bool {
+    let in_any = |ranges: &[IpNet]| ranges.iter().any(|range| range.contains(&peer));
+    !in_any(&access.deny) && (access.allow.is_empty() || in_any(&access.allow))
+}
+
+fn takes(limit: &RateLimit, peer: IpAddr, now: MonoTime) -> bool {
+    if limit.exempt.iter().any(|range| range.contains(&peer)) {
+        return true;
+    }
+    match limit.key {
+        RateKey::All => limit.state.get().take(limit.rate, now),
+        RateKey::Source => limit.state.get().take_of(source_hash(peer), limit.rate, now),
+    }
+}
+
+/// Sources are told apart by a hash that no client can foresee, the same on all workers. Of IPv6 the /64 counts: it is
+/// what one client has.
+fn source_hash(peer: IpAddr) -> u64 {
+    static SEED: LazyLock<foldhash::quality::RandomState> =
+        LazyLock::new(foldhash::quality::RandomState::default);
+    match peer {
+        IpAddr::V4(v4) => SEED.hash_one(v4.to_bits()),
+        IpAddr::V6(v6) => SEED.hash_one((v6.to_bits() >> 64) as u64),
+    }
+}
+
+/// A request that is counted as one of those at once, until it ends.
+pub(super) struct Entered(RuleRef);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let filters = self.0.action().filters.as_ref();
+        if let Some(limit) = filters.and_then(|filters| filters.concurrency.as_ref()) {
+            limit.state.get().leave();
+        }
+    }
+}

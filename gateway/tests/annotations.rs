@@ -1,0 +1,510 @@
+//! Annotations end to end, a test for each family: an Ingress as its users write it, a request, what the backend sees of
+//! it, and what the client gets. The controller compiles the manifests; nothing is faked between file and socket.
+#![allow(clippy::unwrap_used, reason = "a failing helper fails its test")]
+
+mod support;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use gateway::observe::stats::Limit;
+use support::backend::{Backend, Then, respond};
+use support::client::{Client, Response, To};
+use support::fleet::Fleet;
+use support::{config, until};
+
+const N: &str = "nginx.ingress.kubernetes.io/";
+const M: &str = "mse.ingress.kubernetes.io/";
+const A: &str = "alb.ingress.kubernetes.io/";
+
+fn services(all: &[(&str, &[SocketAddr])]) -> String {
+    let mut text = String::new();
+    for (name, endpoints) in all {
+        text += &format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{name: http, port: 80}}]}}\n"
+        );
+        for (index, endpoint) in endpoints.iter().enumerate() {
+            text += &format!(
+                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}-{index}, labels: \
+                 {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\nports: [{{name: http, port: {}}}]\n\
+                 endpoints:\n- {{addresses: [\"{}\"]}}\n",
+                endpoint.port(),
+                endpoint.ip()
+            );
+        }
+    }
+    text
+}
+
+fn ingress(name: &str, path: &str, service: &str, annotations: &[(&str, &str, &str)]) -> String {
+    let lines: String =
+        annotations.iter().map(|(of, name, value)| format!("    {of}{name}: {value:?}\n")).collect();
+    format!(
+        "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata:\n  name: {name}\n  annotations:\n    x: y\n{lines}\
+         spec:\n  rules:\n  - host: shop.example\n    http:\n      paths:\n      - {{path: {path:?}, pathType: Prefix, \
+         backend: {{service: {{name: {service}, port: {{number: 80}}}}}}}}\n"
+    )
+}
+
+/// One Ingress for everything, one backend.
+fn one(path: &str, annotations: &[(&str, &str, &str)], web: &Backend) -> Fleet {
+    with(&ingress("web", path, "web", annotations), &[("web", &[web.addr])])
+}
+
+fn with(fleet: &str, all: &[(&str, &[SocketAddr])]) -> Fleet {
+    Fleet::start(config(), &[("fleet/web.yaml", fleet), ("clusters/one/all.yaml", &services(all))])
+}
+
+fn send(fleet: &Fleet, request: &str) -> Response {
+    let mut client = Client::connect(fleet.addr);
+    client.send(request.replace('\n', "\r\n")).response()
+}
+
+fn get(fleet: &Fleet, path: &str, fields: &str) -> Response {
+    send(fleet, &format!("GET {path} HTTP/1.1\nHost: shop.example\n{fields}\n"))
+}
+
+fn hits(fleet: &Fleet, limit: Limit) -> u64 {
+    fleet.node().stats.iter().map(|stats| stats.hits(limit)).sum()
+}
+
+#[test]
+fn a_path_is_rewritten_by_its_captures_and_the_host_replaced() {
+    let web = Backend::named("web");
+    let fleet = one(
+        "/something(/|$)(.*)",
+        &[(N, "rewrite-target", "/$2"), (N, "upstream-vhost", "inner.example")],
+        &web,
+    );
+    for (asked, seen) in [("/something", "/"), ("/something/new?x=1", "/new?x=1"), ("/SOMETHING/a/b", "/a/b")]
+    {
+        assert_eq!(get(&fleet, asked, "").text(), "web", "{asked}");
+        let request = web.requests().pop().unwrap();
+        assert_eq!((request.target(), request.one("host")), (seen, Some("inner.example")), "{asked}");
+    }
+    assert_eq!(get(&fleet, "/somethingelse", "").status, 404);
+}
+
+#[test]
+fn redirects_leave_the_backend_alone() {
+    let web = Backend::named("web");
+    for (annotations, path, status, location) in [
+        (&[(N, "permanent-redirect", "https://b.example/x")][..], "/a?y", 301, "https://b.example/x"),
+        (&[(N, "temporal-redirect", "/there"), (N, "temporal-redirect-code", "307")], "/a", 307, "/there"),
+        (&[(N, "force-ssl-redirect", "true")], "/a?y=1", 308, "https://shop.example/a?y=1"),
+        (&[(N, "app-root", "/start")], "/", 302, "/start"),
+        (
+            &[(
+                A,
+                "actions.web",
+                r#"[{"type":"Redirect","RedirectConfig":{"host":"b.example","path":"${path}","port":"8443","protocol":"HTTPS","query":"${query}","httpCode":"301"}}]"#,
+            )],
+            "/a?y=1",
+            301,
+            "https://b.example:8443/a?y=1",
+        ),
+    ] {
+        let fleet = one("/", annotations, &web);
+        let response = get(&fleet, path, "");
+        assert_eq!((response.status, response.one("location")), (status, Some(location)), "{annotations:?}");
+    }
+    assert_eq!(web.count(), 0);
+}
+
+#[test]
+fn aliases_serve_what_the_host_serves() {
+    let web = Backend::named("web");
+    let fleet =
+        one("/", &[(N, "server-alias", "b.example,*.c.example"), (N, "from-to-www-redirect", "true")], &web);
+    let status = |host: &str| send(&fleet, &format!("GET / HTTP/1.1\nHost: {host}\n\n"));
+    for (host, expected) in
+        [("shop.example", 200), ("b.example", 200), ("a.c.example", 200), ("d.example", 404)]
+    {
+        assert_eq!(status(host).status, expected, "{host}");
+    }
+    let www = status("www.shop.example");
+    let home = format!("http://shop.example:{}/", fleet.addr.port());
+    assert_eq!((www.status, www.one("location")), (308, Some(home.as_str())), "{}", www.head);
+}
+
+#[test]
+fn sources_are_admitted_and_denied() {
+    let web = Backend::named("web");
+    for (name, ranges, status) in [
+        ("whitelist-source-range", "10.0.0.0/8", 403),
+        ("whitelist-source-range", "10.0.0.0/8,127.0.0.1", 200),
+        ("denylist-source-range", "127.0.0.0/8", 403),
+        ("denylist-source-range", "10.0.0.0/8", 200),
+        ("whitelist-source-range", "a typo", 503),
+    ] {
+        let fleet = one("/", &[(N, name, ranges)], &web);
+        assert_eq!(get(&fleet, "/", "").status, status, "{name} {ranges}");
+        assert_eq!(hits(&fleet, Limit::Access), u64::from(status == 403));
+    }
+    assert_eq!(web.count(), 2);
+}
+
+#[test]
+fn cross_origin_requests_get_what_their_origin_may_have() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nAccess-Control-Allow-Origin: https://wrong.example\r\nVary: Accept\r\n\r\nweb";
+    let web = Backend::answering(answer, Then::Keep);
+    let listed = [
+        (N, "enable-cors", "true"),
+        (N, "cors-allow-origin", "https://a.example, https://*.b.example"),
+        (N, "cors-allow-methods", "GET, PUT"),
+        (N, "cors-expose-headers", "x-total"),
+        (N, "cors-max-age", "600"),
+    ];
+    let fleet = one("/", &listed, &web);
+    let asks = "Origin: https://x.b.example\nAccess-Control-Request-Method: PUT\n";
+    let preflight = send(&fleet, &format!("OPTIONS / HTTP/1.1\nHost: shop.example\n{asks}\n"));
+    assert_eq!((preflight.status, web.count()), (204, 0));
+    for (name, value) in [
+        ("access-control-allow-origin", "https://x.b.example"),
+        ("access-control-allow-methods", "GET, PUT"),
+        ("access-control-allow-credentials", "true"),
+        ("access-control-max-age", "600"),
+        ("vary", "Origin"),
+    ] {
+        assert_eq!(preflight.one(name), Some(value), "{}", preflight.head);
+    }
+    let response = get(&fleet, "/", "Origin: https://a.example\n");
+    assert_eq!(response.one("access-control-allow-origin"), Some("https://a.example"), "{}", response.head);
+    assert_eq!(response.one("access-control-expose-headers"), Some("x-total"));
+    assert_eq!(response.all("vary"), ["Accept", "Origin"]);
+    let other = get(&fleet, "/", "Origin: https://evil.example\n");
+    assert_eq!((other.status, other.one("access-control-allow-credentials")), (200, None), "{}", other.head);
+    // What is not asked across origins by a preflight goes to the backend.
+    send(&fleet, "OPTIONS / HTTP/1.1\nHost: shop.example\n\n");
+    assert_eq!(web.count(), 3);
+    let any = one("/", &[(N, "enable-cors", "true")], &web);
+    let response = get(&any, "/", "Origin: https://evil.example\n");
+    assert_eq!(response.one("access-control-allow-origin"), Some("*"));
+    assert_eq!(response.one("access-control-allow-credentials"), None, "never any page's cookies");
+}
+
+#[test]
+fn headers_are_changed_both_ways() {
+    let web = Backend::answering(
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nServer: old\r\nX-Keep: 1\r\n\r\n",
+        Then::Keep,
+    );
+    let fleet = one(
+        "/",
+        &[
+            (M, "request-header-control-update", "x-a 1\nx-b \"two words\""),
+            (M, "request-header-control-remove", "x-secret"),
+            (M, "response-header-control-add", "x-by ringway"),
+            (M, "response-header-control-remove", "server"),
+            (N, "x-forwarded-prefix", "/app"),
+        ],
+        &web,
+    );
+    let response = get(&fleet, "/", "X-A: client\nX-Secret: 1\n");
+    assert_eq!(
+        (response.one("server"), response.one("x-by"), response.one("x-keep")),
+        (None, Some("ringway"), Some("1"))
+    );
+    let seen = web.only_request();
+    assert_eq!(
+        (seen.one("x-a"), seen.one("x-b"), seen.one("x-secret")),
+        (Some("1"), Some("two words"), None)
+    );
+    assert_eq!(seen.one("x-forwarded-prefix"), Some("/app"));
+}
+
+#[test]
+fn a_rate_is_answered_as_its_product_says() {
+    let web = Backend::named("web");
+    for (annotations, status, body) in [
+        (
+            &[(M, "route-limit-rpm", "1"), (M, "route-limit-burst-multiplier", "1")][..],
+            429,
+            "local_rate_limited",
+        ),
+        (&[(A, "traffic-limit-qps", "1")], 503, ""),
+        (&[(A, "traffic-limit-ip-qps", "1")], 503, ""),
+        (
+            &[
+                (M, "rate-limit", "1"),
+                (M, "rate-limit-fallback-custom-response-code", "418"),
+                (M, "rate-limit-fallback-custom-response-body-type", "json"),
+                (M, "rate-limit-fallback-custom-response-body", "{}"),
+            ],
+            418,
+            "{}",
+        ),
+    ] {
+        let fleet = one("/", annotations, &web);
+        assert_eq!(get(&fleet, "/", "").status, 200, "{annotations:?}");
+        let refused = get(&fleet, "/", "");
+        assert_eq!((refused.status, refused.text().as_str()), (status, body), "{annotations:?}");
+        assert_eq!(hits(&fleet, Limit::Rate), 1);
+    }
+}
+
+/// Many clients on four workers ask far more often than the limit lets them: what is admitted is the limit within 5 %.
+#[test]
+fn a_rate_holds_over_all_workers_together() {
+    let web = Backend::named("web");
+    let mut config = config();
+    config.worker.count = 4;
+    let limit = [(M, "route-limit-rps", "200"), (M, "route-limit-burst-multiplier", "1")];
+    let fleet = Fleet::start(
+        config,
+        &[
+            ("fleet/web.yaml", &ingress("web", "/", "web", &limit)),
+            ("clusters/one/all.yaml", &services(&[("web", &[web.addr])])),
+        ],
+    );
+    let (admitted, asked, stop) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    let began = Instant::now();
+    let elapsed = std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = Client::connect(fleet.addr);
+                while !stop.load(Ordering::Relaxed) {
+                    let status = client.get("/").status;
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    assert!(matches!(status, 200 | 429), "{status}");
+                    admitted.fetch_add(usize::from(status == 200), Ordering::Relaxed);
+                }
+            });
+        }
+        support::pass(Duration::from_secs(3));
+        let elapsed = began.elapsed();
+        stop.store(true, Ordering::Relaxed);
+        elapsed
+    });
+    let (admitted, asked) = (admitted.into_inner() as f64, asked.into_inner() as f64);
+    let expected = 200.0 + 200.0 * elapsed.as_secs_f64();
+    assert!(asked > 2.0 * expected, "{asked} asked, {expected} expected");
+    assert!((admitted - expected).abs() <= 0.05 * expected, "{admitted} of {asked}, expected {expected}");
+}
+
+#[test]
+fn requests_at_once_are_bounded_and_their_places_given_back() {
+    let (open, held) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let gate = std::sync::Arc::new((open, held));
+    let seen = std::sync::Arc::clone(&gate);
+    let web = Backend::start(move |_, stream| {
+        seen.1.fetch_add(1, Ordering::SeqCst);
+        until("the test opens the gate", || seen.0.load(Ordering::SeqCst));
+        respond(stream, b"web")
+    });
+    let fleet = one(
+        "/",
+        &[(M, "concurrency-limit", "1"), (M, "concurrency-limit-fallback-custom-response-body", "busy")],
+        &web,
+    );
+    let mut first = Client::connect(fleet.addr);
+    first.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    until("the first is with the backend", || gate.1.load(Ordering::SeqCst) == 1);
+    let second = get(&fleet, "/", "");
+    assert_eq!((second.status, second.text().as_str()), (429, "busy"));
+    gate.0.store(true, Ordering::SeqCst);
+    assert_eq!(first.response().status, 200);
+    assert_eq!(get(&fleet, "/", "").status, 200, "its place is free again");
+    assert_eq!(hits(&fleet, Limit::Concurrency), 1);
+}
+
+#[test]
+fn a_body_that_is_too_large_is_refused_by_its_length() {
+    let web = Backend::named("web");
+    let fleet = one("/", &[(N, "proxy-body-size", "1k")], &web);
+    let post = |length: usize| {
+        let body = "x".repeat(length);
+        send(&fleet, &format!("POST / HTTP/1.1\nHost: shop.example\nContent-Length: {length}\n\n{body}"))
+    };
+    assert_eq!((post(1024).status, post(1025).status), (200, 413));
+    assert_eq!(web.count(), 1);
+}
+
+#[test]
+fn fixed_responses_and_conditions_of_alb() {
+    let web = Backend::named("web");
+    let fixed = r#"[{"type":"FixedResponse","FixedResponseConfig":{"contentType":"application/json","httpCode":"503","content":"{\"a\":1}"}}]"#;
+    let when = r#"[{"type":"Header","headerConfig":{"key":"x-part","values":["repairs*"]}},{"type":"SourceIp","sourceIpConfig":{"values":["127.0.0.0/8"]}}]"#;
+    let repairs =
+        ingress("repairs", "/", "repairs", &[(A, "actions.repairs", fixed), (A, "conditions.repairs", when)])
+            .replace("number: 80", "name: use-annotation");
+    let fleet = with(&format!("{repairs}{}", ingress("web", "/", "web", &[])), &[("web", &[web.addr])]);
+    let answer = get(&fleet, "/", "X-Part: repairs-2\n");
+    assert_eq!((answer.status, answer.text().as_str()), (503, r#"{"a":1}"#));
+    assert_eq!(answer.one("content-type"), Some("application/json"));
+    assert_eq!(get(&fleet, "/", "X-Part: sales\n").text(), "web");
+}
+
+#[test]
+fn the_fallback_answers_when_nobody_can_or_with_an_error() {
+    let other = Backend::named("other");
+    let fallback = [(N, "default-backend", "other"), (N, "custom-http-errors", "503,404")];
+    let fleet = with(&ingress("web", "/", "web", &fallback), &[("web", &[]), ("other", &[other.addr])]);
+    assert_eq!(get(&fleet, "/a", "").text(), "other", "no endpoint");
+    assert_eq!(other.only_request().target(), "/a");
+    let web = Backend::start(|request, stream| match request.target() {
+        "/fine" => respond(stream, b"web"),
+        _ => {
+            let _ = stream.write_all(b"HTTP/1.1 503 Broken\r\nContent-Length: 3\r\n\r\nbad");
+            Then::Keep
+        }
+    });
+    let fleet =
+        with(&ingress("web", "/", "web", &fallback), &[("web", &[web.addr]), ("other", &[other.addr])]);
+    assert_eq!(get(&fleet, "/fine", "").text(), "web");
+    assert_eq!(get(&fleet, "/broken?x=1", "").text(), "other");
+    let seen = other.requests().pop().unwrap();
+    assert_eq!((seen.target(), seen.one("x-code")), ("/?x=1", Some("503")));
+    let posted = send(&fleet, "POST /broken HTTP/1.1\nHost: shop.example\nContent-Length: 2\n\nhi");
+    assert_eq!(posted.text(), "other", "its body was kept");
+    assert_eq!(other.requests().pop().unwrap().body, b"hi");
+}
+
+#[test]
+fn a_mirror_gets_a_copy_and_changes_nothing() {
+    let (web, copy) = (Backend::named("web"), Backend::named("copy"));
+    let mirror = [(M, "mirror-target-service", "copy:80")];
+    let fleet = with(&ingress("web", "/", "web", &mirror), &[("web", &[web.addr]), ("copy", &[copy.addr])]);
+    let body = send(&fleet, "POST /a?x=1 HTTP/1.1\nHost: shop.example\nContent-Length: 2\n\nhi").text();
+    assert_eq!(body, "web");
+    until("the copy arrives", || copy.count() == 1);
+    let (original, copied) = (web.only_request(), copy.only_request());
+    assert_eq!((original.line(), &original.body), (copied.line(), &copied.body));
+    // A mirror that is down is nobody's concern.
+    drop(copy);
+    assert_eq!(get(&fleet, "/", "").text(), "web");
+    let none = [(M, "mirror-target-service", "copy:80"), (M, "mirror-percentage", "0")];
+    let copy = Backend::named("copy");
+    let fleet = with(&ingress("web", "/", "web", &none), &[("web", &[web.addr]), ("copy", &[copy.addr])]);
+    assert!((0..20).all(|_| get(&fleet, "/", "").text() == "web"));
+    assert_eq!(copy.count(), 0);
+}
+
+#[test]
+fn a_canary_is_chosen_by_header_then_query_then_cookie_then_weight() {
+    let (web, gray) = (Backend::named("web"), Backend::named("gray"));
+    let canary = |more: &[(&'static str, &'static str, &'static str)]| {
+        let mut all = vec![(N, "canary", "true")];
+        all.extend_from_slice(more);
+        let text = ingress("web", "/", "web", &[]) + &ingress("gray", "/", "gray", &all);
+        with(&text, &[("web", &[web.addr]), ("gray", &[gray.addr])])
+    };
+    let fleet =
+        canary(&[(N, "canary-by-header", "x-c"), (N, "canary-by-cookie", "c"), (N, "canary-weight", "100")]);
+    for (fields, expected) in [
+        ("", "gray"),
+        ("X-C: never\n", "web"),
+        ("X-C: never\nCookie: c=always\n", "web"),
+        ("X-C: always\nCookie: c=never\n", "gray"),
+        ("X-C: other\nCookie: a=b; c=never\n", "web"),
+    ] {
+        assert_eq!(get(&fleet, "/", fields).text(), expected, "{fields:?}");
+    }
+    let fleet = canary(&[
+        (N, "canary-by-header", "x-c"),
+        (N, "canary-by-header-pattern", "v[12]"),
+        (M, "canary-by-query", "q"),
+        (M, "canary-by-query-value", "1"),
+    ]);
+    for (path, fields, expected) in [
+        ("/", "X-C: v2\n", "gray"),
+        ("/", "X-C: v22\n", "web"),
+        ("/?a=2&q=1", "", "gray"),
+        ("/?q=2", "", "web"),
+        ("/", "", "web"),
+    ] {
+        assert_eq!(get(&fleet, path, fields).text(), expected, "{path} {fields:?}");
+    }
+    let fleet = canary(&[(N, "canary-weight", "250"), (N, "canary-weight-total", "1000")]);
+    let mut client = Client::connect(fleet.addr);
+    let share = (0..400).filter(|_| client.get("/").text() == "gray").count();
+    assert!((60..=140).contains(&share), "{share} of 400, expected about 100");
+}
+
+#[test]
+fn a_subset_of_a_cluster_falls_back_to_every_cluster() {
+    let (alpha, mut beta) = (Backend::named("alpha"), Backend::named("beta"));
+    let pinned = [(M, "service-subset", "b"), (M, "subset-labels", "topology.istio.io/cluster beta")];
+    let fleet = Fleet::start(
+        config(),
+        &[
+            ("fleet/web.yaml", &ingress("web", "/", "web", &pinned)),
+            ("clusters/alpha/all.yaml", &services(&[("web", &[alpha.addr])])),
+            ("clusters/beta/all.yaml", &services(&[("web", &[beta.addr])])),
+        ],
+    );
+    assert!((0..20).all(|_| get(&fleet, "/", "").text() == "beta"));
+    beta.kill();
+    assert!((0..20).all(|_| get(&fleet, "/", "").text() == "alpha"), "no request is lost");
+}
+
+#[test]
+fn a_session_has_the_attributes_that_were_asked_for() {
+    let web = Backend::named("web");
+    let fleet = one(
+        "/",
+        &[
+            (N, "affinity", "cookie"),
+            (N, "session-cookie-name", "route"),
+            (N, "session-cookie-path", "/p"),
+            (N, "session-cookie-expires", "60"),
+            (N, "session-cookie-samesite", "Strict"),
+            (N, "session-cookie-secure", "true"),
+        ],
+        &web,
+    );
+    let cookie = get(&fleet, "/", "").one("set-cookie").unwrap().to_owned();
+    let (value, attributes) = cookie.split_once("; ").unwrap();
+    assert!(value.starts_with("route="), "{cookie}");
+    assert_eq!(attributes, "Path=/p; Max-Age=60; Secure; HttpOnly; SameSite=Strict");
+    assert_eq!(get(&fleet, "/", &format!("Cookie: {value}\n")).one("set-cookie"), None);
+}
+
+#[test]
+fn a_listed_status_is_tried_again_elsewhere() {
+    let bad = Backend::answering("HTTP/1.1 503 Broken\r\nContent-Length: 3\r\n\r\nbad", Then::Keep);
+    let good = Backend::named("good");
+    let again = [(N, "proxy-next-upstream", "error http_503"), (N, "proxy-next-upstream-tries", "2")];
+    let fleet = with(&ingress("web", "/", "web", &again), &[("web", &[bad.addr, good.addr])]);
+    assert!((0..10).all(|_| get(&fleet, "/", "").text() == "good"));
+    let off = [(N, "proxy-next-upstream", "off")];
+    let fleet = with(&ingress("web", "/", "web", &off), &[("web", &[bad.addr])]);
+    assert_eq!(get(&fleet, "/", "").status, 503);
+}
+
+/// ACK One's own objects open their listener and choose their clusters; what the cloud would do is left out.
+#[test]
+fn an_alb_config_is_a_gateway() {
+    let (alpha, beta) = (Backend::named("alpha"), Backend::named("beta"));
+    let port = support::Port::reserve();
+    let gateway = format!(
+        "apiVersion: alibabacloud.com/v1\nkind: AlbConfig\nmetadata:\n  name: demo\n  annotations:\n    \
+         alb.ingress.kubernetes.io/remote-clusters: beta\nspec:\n  config: {{name: demo, addressType: Internet}}\n  \
+         listeners: [{{port: {}, protocol: HTTP, aclConfig: {{aclType: White, aclEntries: [127.0.0.0/8]}}}}]\n---\n\
+         apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {{name: alb}}\nspec:\n  controller: \
+         ingress.k8s.alibabacloud/alb\n  parameters: {{apiGroup: alibabacloud.com, kind: AlbConfig, name: demo}}\n",
+        port.addr.port()
+    );
+    let web =
+        ingress("web", "/", "web", &[]).replace("spec:\n  rules", "spec:\n  ingressClassName: alb\n  rules");
+    let fleet = Fleet::start(
+        config(),
+        &[
+            ("fleet/gateway.yaml", &gateway),
+            ("fleet/web.yaml", &web),
+            ("clusters/alpha/all.yaml", &services(&[("web", &[alpha.addr])])),
+            ("clusters/beta/all.yaml", &services(&[("web", &[beta.addr])])),
+        ],
+    );
+    let ask = |addr| {
+        Client::connect(addr).send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n").try_response(To::Get)
+    };
+    until("its listener is open", || Client::try_connect(port.addr).is_ok());
+    assert!((0..10).all(|_| ask(port.addr).unwrap().text() == "beta"));
+    assert_eq!(ask(fleet.addr).unwrap().status, 404, "not on --listen");
+    let closed = gateway.replace("127.0.0.0/8", "10.0.0.0/8");
+    fleet.write("fleet/gateway.yaml", &closed);
+    until("the list is in force", || ask(port.addr).is_ok_and(|response| response.status == 403));
+}

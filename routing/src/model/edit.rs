@@ -1,0 +1,99 @@
+//! Changes to heads and paths, redirects and answers: what a rule does to a request on its way.
+
+use std::sync::Arc;
+
+use regex::bytes::Regex;
+
+/// Header changes in the order set, add, remove (`HTTPHeaderFilter`). Names are in lower case.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderEdits {
+    /// Replace the header, or add it when absent.
+    pub set: Box<[(Arc<str>, Arc<str>)]>,
+    /// Add a line, whatever is there.
+    pub add: Box<[(Arc<str>, Arc<str>)]>,
+    /// Remove every line of this name.
+    pub remove: Box<[Arc<str>]>,
+}
+
+impl HeaderEdits {
+    /// Is there nothing to change?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
+    }
+}
+
+/// Changes to what the backend sees (`HTTPURLRewriteFilter`, `rewrite-target`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rewrite {
+    /// Replaces the authority.
+    pub hostname: Option<Arc<str>>,
+    /// Replaces the path.
+    pub path: Option<PathRewrite>,
+}
+
+/// How a path is replaced.
+#[derive(Clone, Debug)]
+pub enum PathRewrite {
+    /// The whole path becomes this.
+    Full(Arc<str>),
+    /// The matched prefix becomes this; the rest of the path stays (`ReplacePrefixMatch`).
+    Prefix {
+        /// The prefix that the rule matched, without a trailing slash.
+        matched: Arc<str>,
+        /// What stands in its place.
+        replacement: Arc<str>,
+    },
+    /// The path becomes this template, in which `$1`…`$9` are the captures of the rule's path regex.
+    Captures {
+        /// The rule's path regex.
+        regex: Regex,
+        /// The template.
+        template: Arc<str>,
+    },
+}
+
+impl PartialEq for PathRewrite {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Full(a), Self::Full(b)) => a == b,
+            (Self::Prefix { matched: a, replacement: x }, Self::Prefix { matched: b, replacement: y }) => {
+                a == b && x == y
+            }
+            (Self::Captures { regex: a, template: x }, Self::Captures { regex: b, template: y }) => {
+                a.as_str() == b.as_str() && x == y
+            }
+            (Self::Full(_) | Self::Prefix { .. } | Self::Captures { .. }, _) => false,
+        }
+    }
+}
+
+impl Eq for PathRewrite {}
+
+/// A redirect (`HTTPRequestRedirectFilter`). What is absent stays as in the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// `http` or `https`.
+    pub scheme: Option<Arc<str>>,
+    /// Host of the location.
+    pub hostname: Option<Arc<str>>,
+    /// Path of the location.
+    pub path: Option<PathRewrite>,
+    /// Port of the location; left out where it is the scheme's own.
+    pub port: Option<u16>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+}
+
+/// An answer that the gateway gives itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FixedResponse {
+    /// The status, 200 to 599.
+    pub status: u16,
+    /// `Content-Type` of the body; empty = none is sent.
+    pub content_type: Arc<str>,
+    /// The body; at most 16 KiB.
+    pub body: Arc<str>,
+    /// `Location`; empty = none is sent.
+    pub location: Arc<str>,
+}

@@ -1,0 +1,132 @@
+//! What is checked and done for a request before and beside forwarding it. Plain data; the gateway's exchange runs it.
+//!
+//! The order is fixed, and is the order of the fields of [`Filters`]: who may come at all, where to, from which page,
+//! how much, how much at once; then what is done beside, and what follows a failure. The same filters serve
+//! annotations of an Ingress and filters of an `HTTPRoute`.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::{FixedResponse, WeightedBackend};
+use crate::limit::{InFlight, Rate, RateState, Shared};
+
+/// All filters of a rule, in the order in which they run. What is `None` or empty does nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filters {
+    /// 1. Who may come: 403 for others.
+    pub access: Option<Access>,
+    /// 2. Requests that came without TLS are redirected.
+    pub https: Option<HttpsRedirect>,
+    /// 3. Cross-origin requests: preflights are answered here, other responses get their headers.
+    pub cors: Option<Cors>,
+    /// 4. How many requests in a time. The first limit that is reached answers.
+    pub rates: Box<[RateLimit]>,
+    /// 5. How many requests at once.
+    pub concurrency: Option<ConcurrencyLimit>,
+    /// 6. The largest request body, in bytes, judged by `Content-Length`: 413. 0 = any.
+    pub body_bytes_max: u64,
+    /// 7. A copy goes elsewhere; its answer is not waited for.
+    pub mirror: Option<Mirror>,
+    /// 8. Where a request goes that its own backends cannot serve, or answer with an error.
+    pub fallback: Option<Fallback>,
+}
+
+/// Which source addresses may come. An address that is denied may not, whatever else allows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// If not empty, only these.
+    pub allow: Box<[IpNet]>,
+    /// Not these.
+    pub deny: Box<[IpNet]>,
+}
+
+/// Redirects what came without TLS to the same address with `https`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpsRedirect {
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+    /// The port of the location; 443 is not written.
+    pub port: u16,
+}
+
+/// Cross-origin resource sharing (Fetch standard). An origin that is not listed gets no header: the browser refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cors {
+    /// Who may ask.
+    pub origins: Origins,
+    /// `Access-Control-Allow-Methods` of a preflight.
+    pub methods: Arc<str>,
+    /// `Access-Control-Allow-Headers` of a preflight; empty = what was asked for.
+    pub headers: Arc<str>,
+    /// `Access-Control-Expose-Headers`; empty = none is sent.
+    pub expose: Arc<str>,
+    /// May cookies be sent? Never together with [`Origins::Any`]: that would be any page's cookies.
+    pub credentials: bool,
+    /// `Access-Control-Max-Age`, in seconds, as text; empty = none is sent.
+    pub max_age: Arc<str>,
+}
+
+/// Which origins may ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origins {
+    /// `*`.
+    Any,
+    /// Exactly these, in lower case; one label may stand as `*` after `://`.
+    List(Box<[Arc<str>]>),
+}
+
+/// A bound of requests in a time, for all workers of the node together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// How fast.
+    pub rate: Rate,
+    /// Whose requests are counted together.
+    pub key: RateKey,
+    /// Sources that are not counted.
+    pub exempt: Box<[IpNet]>,
+    /// What the others are answered.
+    pub answer: Arc<FixedResponse>,
+    /// What the workers share. Two limits are equal whatever stands in it.
+    pub state: Shared<RateState>,
+}
+
+/// Whose requests a limit counts together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RateKey {
+    /// All.
+    All,
+    /// Those of one source address.
+    Source,
+}
+
+/// A bound of requests in flight, for all workers of the node together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConcurrencyLimit {
+    /// At most so many.
+    pub max: u32,
+    /// What the others are answered.
+    pub answer: Arc<FixedResponse>,
+    /// What the workers share.
+    pub state: Shared<InFlight>,
+}
+
+/// Where copies of requests go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// The backend: one, of weight 1.
+    pub backends: Box<[WeightedBackend]>,
+    /// Share of requests that are copied, in millionths.
+    pub share_ppm: u32,
+}
+
+/// Where a request goes that its own backends fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fallback {
+    /// The backend: one, of weight 1.
+    pub backends: Box<[WeightedBackend]>,
+    /// Is it asked when the rule's backends have no usable endpoint?
+    pub without_endpoint: bool,
+    /// Statuses of the rule's backends that are answered by the fallback instead, for the path `/`.
+    pub statuses: Box<[u16]>,
+}
