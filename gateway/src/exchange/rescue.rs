@@ -323,7 +323,7 @@ pub(super) fn send_copy(flow: &mut Flow<'_>, mut held: Held) {
         worker: Rc::clone(flow.worker),
         held,
         request,
-        limits: flow.settings.head.clone(),
+        limits: flow.settings.head,
         method: flow.view.head.method,
         pending_max: flow.settings.pending_connects_max,
     };
