@@ -236,166 +236,156 @@ fn compiled(fleet: &str) -> (String, String) {
     }
     fs::create_dir_all(temp.0.join("fleet")).unwrap();
     fs::write(temp.0.join("fleet/all.yaml"), fleet).unwrap();
-    let listen = ["[::]:8080".parse().unwrap()];
+    let listen: [std::net::SocketAddr; 1] = ["[::]:8080".parse().unwrap()];
     let (table, report) = controller::check::compile_dir(&temp.0, &listen, &Defaults::default());
     (controller::dump::table(&table), report.to_string())
 }
 
+const N: &str = "nginx.ingress.kubernetes.io/";
+const M: &str = "mse.ingress.kubernetes.io/";
+const A: &str = "alb.ingress.kubernetes.io/";
+
+/// A path, annotations (family, name, value), and what the compiled table must hold.
+type Case = (&'static str, &'static [(&'static str, &'static str, &'static str)], &'static [&'static str]);
+
+const CASES: &[Case] = &[
+    ("/a(/|$)(.*)", &[(N, "rewrite-target", "/$2")], &["regex ^(?:(?i:/a(/|$)(.*))(?s:.*))$", "-> /$2]"]),
+    ("/a", &[(N, "rewrite-target", "/b")], &["prefix /a", "path=/b"]),
+    ("/a", &[("higress.io/", "rewrite-path", "/b")], &[r#"path["/a" -> "/b"]"#]),
+    ("/A", &[("higress.io/", "ignore-path-case", "true")], &["regex ^(?:(?i:/A)(?:/(?s:.*))?)$"]),
+    (
+        "/",
+        &[(N, "server-alias", "b.example,*.c.example")],
+        &["host b.example", "host *.c.example (one label)"],
+    ),
+    ("/", &[(N, "upstream-vhost", "inner.example")], &["rewrite-host=inner.example"]),
+    ("/", &[(N, "app-root", "/start")], &["exact /  <-", "answer 302 \"\" \"\" location=/start"]),
+    ("/", &[(N, "permanent-redirect", "https://b.example")], &["answer 301", "location=https://b.example"]),
+    ("/", &[(N, "from-to-www-redirect", "true")], &["host www.a.example", "redirect 308 - a.example"]),
+    ("/", &[(N, "force-ssl-redirect", "true")], &["to-https=308 port=443"]),
+    ("/", &[(A, "ssl-redirect", "true")], &["to-https=308 port=443"]),
+    (
+        "/",
+        &[(M, "subset-labels", "topology.istio.io/cluster beta"), (M, "service-subset", "b")],
+        &["default/web:80=1@beta"],
+    ),
+    (
+        "/",
+        &[(A, "cluster-weight.alpha", "80"), (A, "cluster-weight.beta", "20")],
+        &["alpha:p0:w80 beta:p0:w20"],
+    ),
+    (
+        "/",
+        &[(M, "destination", "75% web.default.svc.cluster.local:80\n25% other.default.svc.cluster.local:81")],
+        &["default/web:80=75", "default/other:81=25"],
+    ),
+    (
+        "/",
+        &[(N, "default-backend", "other"), (N, "custom-http-errors", "404,503")],
+        &["fallback=default/other:81 statuses=[404, 503]"],
+    ),
+    (
+        "/",
+        &[(M, "request-header-control-update", "x-a 1"), (M, "response-header-control-remove", "server")],
+        &["request-set[x-a: 1]", "response-remove[server]"],
+    ),
+    ("/", &[(M, "timeout", "7")], &["request: 7s"]),
+    (
+        "/",
+        &[(N, "proxy-connect-timeout", "3"), (N, "proxy-read-timeout", "90")],
+        &["connect: 3s, attempt: 90s, request: 0ns, idle: 90s"],
+    ),
+    (
+        "/",
+        &[(N, "proxy-next-upstream", "error http_503 non_idempotent"), (N, "proxy-next-upstream-tries", "2")],
+        &["attempts: 2", "statuses: [503], non_idempotent: true"],
+    ),
+    (
+        "/",
+        &[
+            (N, "affinity", "cookie"),
+            (N, "session-cookie-samesite", "None"),
+            (N, "session-cookie-path", "/p"),
+        ],
+        &["affinity=INGRESSCOOKIE[/p None; Secure; HttpOnly; SameSite=None]"],
+    ),
+    ("/", &[(A, "sticky-session", "true")], &["affinity=SERVERID[/ Some(1000s); HttpOnly; SameSite=Lax]"]),
+    ("/", &[(N, "load-balance", "ewma")], &["forward default/web:80=1"]),
+    ("/", &[(N, "upstream-hash-by", "$http_x_user")], &["hash(header:x-user)"]),
+    (
+        "/",
+        &[(A, "backend-scheduler", "uch"), (A, "backend-scheduler-uch-value", "user")],
+        &["hash(query:user)"],
+    ),
+    (
+        "/",
+        &[(A, "healthcheck-enabled", "true"), (A, "healthcheck-path", "/h")],
+        &["check[GET /h every 2s within 5s, 3 down, 3 up]"],
+    ),
+    (
+        "/",
+        &[(N, "whitelist-source-range", "10.0.0.0/8"), (N, "denylist-source-range", "10.1.0.0/16")],
+        &["allow=[10.0.0.0/8] deny=[10.1.0.0/16]"],
+    ),
+    ("/", &[(N, "limit-rps", "10")], &["interval_ns: 100000000, tolerance_ns: 5000000000", "of Source"]),
+    (
+        "/",
+        &[(M, "route-limit-rpm", "60"), (M, "route-limit-burst-multiplier", "2")],
+        &["interval_ns: 1000000000", "429 \"local_rate_limited\""],
+    ),
+    (
+        "/",
+        &[(M, "concurrency-limit", "3"), (M, "concurrency-limit-fallback-redirect-url", "/busy")],
+        &["at-once<=3 else 302 \"\"/busy"],
+    ),
+    ("/", &[(N, "proxy-body-size", "8m")], &["body<=8388608"]),
+    (
+        "/",
+        &[(M, "mirror-target-service", "other:81"), (M, "mirror-percentage", "25")],
+        &["mirror=default/other:81 ppm=250000"],
+    ),
+    (
+        "/",
+        &[
+            (A, "order", "1"),
+            (
+                A,
+                "conditions.web",
+                r#"[{"type":"Cookie","cookieConfig":{"values":[{"key":"k","value":"v*"}]}}]"#,
+            ),
+        ],
+        &["(cookie:k~^(?:v(?s:.*))$)"],
+    ),
+    (
+        "/",
+        &[(
+            A,
+            "actions.web",
+            r#"[{"type":"Redirect","RedirectConfig":{"host":"${host}","path":"/n","port":"443","protocol":"https","httpCode":"301"}}]"#,
+        )],
+        &["redirect 301 https -", "port=Some(443) path=/n"],
+    ),
+    (
+        "/",
+        &[(
+            A,
+            "actions.web",
+            r#"[{"type":"ForwardGroup","ForwardConfig":{"ServerGroups":[{"ServiceName":"web","ServicePort":80,"Weight":30},{"ServiceName":"other","ServicePort":81,"Weight":70}]}},{"type":"InsertHeader","InsertHeaderConfig":{"key":"x-a","value":"1","valueType":"UserDefined"}}]"#,
+        )],
+        &["default/web:80=30", "default/other:81=70", "request-set[x-a: 1]"],
+    ),
+    ("/", &[(A, "actions.web", "[{]")], &["reply 503 (actions cannot be read)"]),
+    (
+        "/",
+        &[("higress.io/", "match-method", "GET POST"), ("higress.io/", "prefix-match-query-v", "1.")],
+        &["query:v~^(?:1\\..*)$ methods:[Get, Post]"],
+    ),
+];
+
 #[test]
 fn annotations_become_rows_backends_and_filters() {
-    const N: &str = "nginx.ingress.kubernetes.io/";
-    const M: &str = "mse.ingress.kubernetes.io/";
-    const A: &str = "alb.ingress.kubernetes.io/";
-    let cases: &[(&str, &[(&str, &str, &str)], &[&str])] = &[
-        ("/a(/|$)(.*)", &[(N, "rewrite-target", "/$2")], &["regex ^(?:(?i:/a(/|$)(.*))(?s:.*))$", "-> /$2]"]),
-        ("/a", &[(N, "rewrite-target", "/b")], &["prefix /a", "path=/b"]),
-        ("/a", &[("higress.io/", "rewrite-path", "/b")], &[r#"path["/a" -> "/b"]"#]),
-        ("/A", &[("higress.io/", "ignore-path-case", "true")], &["regex ^(?:(?i:/A)(?:/(?s:.*))?)$"]),
-        (
-            "/",
-            &[(N, "server-alias", "b.example,*.c.example")],
-            &["host b.example", "host *.c.example (one label)"],
-        ),
-        ("/", &[(N, "upstream-vhost", "inner.example")], &["rewrite-host=inner.example"]),
-        ("/", &[(N, "app-root", "/start")], &["exact /  <-", "answer 302 \"\" \"\" location=/start"]),
-        (
-            "/",
-            &[(N, "permanent-redirect", "https://b.example")],
-            &["answer 301", "location=https://b.example"],
-        ),
-        ("/", &[(N, "from-to-www-redirect", "true")], &["host www.a.example", "redirect 308 - a.example"]),
-        ("/", &[(N, "force-ssl-redirect", "true")], &["to-https=308 port=443"]),
-        ("/", &[(A, "ssl-redirect", "true")], &["to-https=308 port=443"]),
-        (
-            "/",
-            &[(M, "subset-labels", "topology.istio.io/cluster beta"), (M, "service-subset", "b")],
-            &["default/web:80=1@beta"],
-        ),
-        (
-            "/",
-            &[(A, "cluster-weight.alpha", "80"), (A, "cluster-weight.beta", "20")],
-            &["alpha:p0:w80 beta:p0:w20"],
-        ),
-        (
-            "/",
-            &[(
-                M,
-                "destination",
-                "75% web.default.svc.cluster.local:80\n25% other.default.svc.cluster.local:81",
-            )],
-            &["default/web:80=75", "default/other:81=25"],
-        ),
-        (
-            "/",
-            &[(N, "default-backend", "other"), (N, "custom-http-errors", "404,503")],
-            &["fallback=default/other:81 statuses=[404, 503]"],
-        ),
-        (
-            "/",
-            &[(M, "request-header-control-update", "x-a 1"), (M, "response-header-control-remove", "server")],
-            &["request-set[x-a: 1]", "response-remove[server]"],
-        ),
-        ("/", &[(M, "timeout", "7")], &["request: 7s"]),
-        (
-            "/",
-            &[(N, "proxy-connect-timeout", "3"), (N, "proxy-read-timeout", "90")],
-            &["connect: 3s, attempt: 90s, request: 0ns, idle: 90s"],
-        ),
-        (
-            "/",
-            &[
-                (N, "proxy-next-upstream", "error http_503 non_idempotent"),
-                (N, "proxy-next-upstream-tries", "2"),
-            ],
-            &["attempts: 2", "statuses: [503], non_idempotent: true"],
-        ),
-        (
-            "/",
-            &[
-                (N, "affinity", "cookie"),
-                (N, "session-cookie-samesite", "None"),
-                (N, "session-cookie-path", "/p"),
-            ],
-            &["affinity=INGRESSCOOKIE[/p None; Secure; HttpOnly; SameSite=None]"],
-        ),
-        (
-            "/",
-            &[(A, "sticky-session", "true")],
-            &["affinity=SERVERID[/ Some(1000s); HttpOnly; SameSite=Lax]"],
-        ),
-        ("/", &[(N, "load-balance", "ewma")], &["forward default/web:80=1"]),
-        ("/", &[(N, "upstream-hash-by", "$http_x_user")], &["hash(header:x-user)"]),
-        (
-            "/",
-            &[(A, "backend-scheduler", "uch"), (A, "backend-scheduler-uch-value", "user")],
-            &["hash(query:user)"],
-        ),
-        (
-            "/",
-            &[(A, "healthcheck-enabled", "true"), (A, "healthcheck-path", "/h")],
-            &["check[GET /h every 2s within 5s, 3 down, 3 up]"],
-        ),
-        (
-            "/",
-            &[(N, "whitelist-source-range", "10.0.0.0/8"), (N, "denylist-source-range", "10.1.0.0/16")],
-            &["allow=[10.0.0.0/8] deny=[10.1.0.0/16]"],
-        ),
-        ("/", &[(N, "limit-rps", "10")], &["interval_ns: 100000000, tolerance_ns: 5000000000", "of Source"]),
-        (
-            "/",
-            &[(M, "route-limit-rpm", "60"), (M, "route-limit-burst-multiplier", "2")],
-            &["interval_ns: 1000000000", "429 \"local_rate_limited\""],
-        ),
-        (
-            "/",
-            &[(M, "concurrency-limit", "3"), (M, "concurrency-limit-fallback-redirect-url", "/busy")],
-            &["at-once<=3 else 302 \"\"/busy"],
-        ),
-        ("/", &[(N, "proxy-body-size", "8m")], &["body<=8388608"]),
-        (
-            "/",
-            &[(M, "mirror-target-service", "other:81"), (M, "mirror-percentage", "25")],
-            &["mirror=default/other:81 ppm=250000"],
-        ),
-        (
-            "/",
-            &[
-                (A, "order", "1"),
-                (
-                    A,
-                    "conditions.web",
-                    r#"[{"type":"Cookie","cookieConfig":{"values":[{"key":"k","value":"v*"}]}}]"#,
-                ),
-            ],
-            &["(cookie:k~^(?:v(?s:.*))$)"],
-        ),
-        (
-            "/",
-            &[(
-                A,
-                "actions.web",
-                r#"[{"type":"Redirect","RedirectConfig":{"host":"${host}","path":"/n","port":"443","protocol":"https","httpCode":"301"}}]"#,
-            )],
-            &["redirect 301 https -", "port=Some(443) path=/n"],
-        ),
-        (
-            "/",
-            &[(
-                A,
-                "actions.web",
-                r#"[{"type":"ForwardGroup","ForwardConfig":{"ServerGroups":[{"ServiceName":"web","ServicePort":80,"Weight":30},{"ServiceName":"other","ServicePort":81,"Weight":70}]}},{"type":"InsertHeader","InsertHeaderConfig":{"key":"x-a","value":"1","valueType":"UserDefined"}}]"#,
-            )],
-            &["default/web:80=30", "default/other:81=70", "request-set[x-a: 1]"],
-        ),
-        ("/", &[(A, "actions.web", "[{]")], &["reply 503 (actions cannot be read)"]),
-        (
-            "/",
-            &[("higress.io/", "match-method", "GET POST"), ("higress.io/", "prefix-match-query-v", "1.")],
-            &["query:v~^(?:1\\..*)$ methods:[Get, Post]"],
-        ),
-    ];
     let mut wrong = String::new();
-    for (path, given, expected) in cases {
+    for (path, given, expected) in CASES {
         let named: Vec<(String, &str)> =
             given.iter().map(|(family, name, value)| (format!("{family}{name}"), *value)).collect();
         let named: Vec<(&str, &str)> = named.iter().map(|(name, value)| (name.as_str(), *value)).collect();
@@ -562,7 +552,6 @@ fn imported(text: &str) -> controller::import::Import {
 
 #[test]
 fn what_is_imported_gets_a_verdict_and_compiles_as_routes() {
-    const N: &str = "nginx.ingress.kubernetes.io/";
     let n = |name: &str| format!("{N}{name}");
     let web = ingress(
         "web",

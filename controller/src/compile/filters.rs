@@ -171,6 +171,36 @@ impl Replace<'_> {
     }
 }
 
+macro_rules! cors_of {
+    ($given:expr) => {
+        Neutral::Cors {
+            origins: $given.allow_origins.iter().flatten().map(String::as_str).collect(),
+            methods: $given.allow_methods.iter().flatten().map(String::as_str).collect(),
+            headers: $given.allow_headers.iter().flatten().map(String::as_str).collect(),
+            expose: $given.expose_headers.iter().flatten().map(String::as_str).collect(),
+            credentials: $given.allow_credentials.unwrap_or(false),
+            max_age: $given.max_age.unwrap_or(5),
+        }
+    };
+}
+
+macro_rules! mirror_of {
+    ($given:expr) => {
+        Neutral::Mirror {
+            to: MirrorSpec {
+                group: $given.backend_ref.group.clone().unwrap_or_default(),
+                kind: $given.backend_ref.kind.clone().unwrap_or_else(|| "Service".to_owned()),
+                namespace: $given.backend_ref.namespace.clone(),
+                name: $given.backend_ref.name.clone(),
+                port: $given.backend_ref.port.unwrap_or(0),
+                share_ppm: PPM,
+            },
+            percent: $given.percent,
+            fraction: $given.fraction.as_ref().map(|f| (f.numerator, f.denominator.unwrap_or(100))),
+        }
+    };
+}
+
 // The API's generator made one family of types for a rule's filters and one for a backend's: same fields, other
 // names.
 macro_rules! reader {
@@ -244,32 +274,8 @@ macro_rules! reader {
                     hostname: given.hostname.as_ref(),
                     path: replace!(given),
                 }),
-                api::$kind::Cors => filter.cors.as_ref().map(|given| Neutral::Cors {
-                    origins: given.allow_origins.iter().flatten().map(String::as_str).collect(),
-                    methods: given.allow_methods.iter().flatten().map(String::as_str).collect(),
-                    headers: given.allow_headers.iter().flatten().map(String::as_str).collect(),
-                    expose: given.expose_headers.iter().flatten().map(String::as_str).collect(),
-                    credentials: given.allow_credentials.unwrap_or(false),
-                    max_age: given.max_age.unwrap_or(5),
-                }),
-                api::$kind::RequestMirror => filter.request_mirror.as_ref().map(|given| {
-                    let to = &given.backend_ref;
-                    Neutral::Mirror {
-                        to: MirrorSpec {
-                            group: to.group.clone().unwrap_or_default(),
-                            kind: to.kind.clone().unwrap_or_else(|| "Service".to_owned()),
-                            namespace: to.namespace.clone(),
-                            name: to.name.clone(),
-                            port: to.port.unwrap_or(0),
-                            share_ppm: PPM,
-                        },
-                        percent: given.percent,
-                        fraction: given
-                            .fraction
-                            .as_ref()
-                            .map(|f| (f.numerator, f.denominator.unwrap_or(100))),
-                    }
-                }),
+                api::$kind::Cors => filter.cors.as_ref().map(|given| cors_of!(given)),
+                api::$kind::RequestMirror => filter.request_mirror.as_ref().map(|given| mirror_of!(given)),
                 api::$kind::ExtensionRef | api::$kind::ExternalAuth => Some(Neutral::Unsupported),
             };
             neutral.unwrap_or(Neutral::Missing)

@@ -10,6 +10,7 @@ mod drill;
 mod explain;
 mod facts;
 mod manager;
+mod import;
 mod operate;
 mod run;
 mod status;
@@ -36,6 +37,8 @@ enum Command {
     Run(RunArgs),
     /// Judge a directory of manifests without serving it: what is accepted, refused or partly ignored, and why.
     Check(check::CheckArgs),
+    /// Read Ingresses of ingress-nginx, ALB, MSE or Higress: a verdict on each annotation, or Gateway API objects.
+    Import(import::ImportArgs),
     /// Say where a request would go: which rule, which backend, cluster and endpoints, and why the others lost.
     Explain(explain::ExplainArgs),
     /// Show a running node: its clusters with share, rate, latency and state.
@@ -110,6 +113,7 @@ pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::main(&args),
         Command::Check(args) => check::main(&args),
+        Command::Import(args) => import::main(&args),
         Command::Explain(args) => explain::main(&args),
         Command::Status(args) => status::main(&args),
         Command::Drain(args) => operate::drain(&args),
