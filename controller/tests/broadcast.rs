@@ -383,7 +383,8 @@ fn edits_of_a_watched_directory_are_live_on_every_worker_within_milliseconds() {
     // The median, not the maximum: the machine of a test run has other things to do.
     let within: u64 = lag.buckets.iter().take(9).sum();
     assert!(within * 2 > lag.count, "half of the edits took longer than 25 ms: {lag:?}");
-    let (table, _) = compile_dir(&root, &["[::]:8080".parse().unwrap()], &Defaults::default());
+    let (table, _) =
+        compile_dir(&root, &["[::]:8080".parse::<std::net::SocketAddr>().unwrap()], &Defaults::default());
     for worker in running.stop() {
         assert_eq!(dump::table(&worker), dump::table(&table));
     }

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use routing::id::BindId;
+use routing::model::Protocol;
 
 use crate::downstream::h1;
 use crate::net::conn::{Cancel, Conn};
@@ -65,7 +66,10 @@ fn admit(worker: &Rc<Worker>, bind: BindId, accepted: Accepted) {
     if worker.stats.connections_open.get() >= settings.connections_max as u64 {
         worker.stats.hit(Limit::Connections);
         if !worker.shed_oldest_idle() {
-            refuse(&socket);
+            // In clear only: a TLS client has no use for an answer outside of TLS.
+            if worker.table.borrow().protocol(bind) != Some(Protocol::Https) {
+                refuse(&socket);
+            }
             return;
         }
     }

@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use regex::bytes::Regex;
 pub use wire::head::Method;
 
-pub use self::tls::{Certificate, CertificateSet, ListenerTls, NameKind, SigningKey};
 pub use self::failover::{CheckProbe, Detection, ErrorRatio, Failback, HealthCheck, HedgeMode, WriteFence};
+pub use self::tls::{Certificate, CertificateSet, ListenerTls, NameKind, SigningKey};
 use crate::id::{BackendId, BindId, ClusterId, EndpointId, ListenerId, NodeId, ZoneId};
 use crate::matcher::path::PathIndex;
 

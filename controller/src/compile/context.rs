@@ -521,7 +521,11 @@ impl Context {
                     let listen = Listen { addr: any_address(port), protocol };
                     let id = self.ingress_listener(listen, taken, ids);
                     if id.is_none() {
-                        notes.refused_part(field, listen.addr, "not served: the port speaks another protocol");
+                        notes.refused_part(
+                            field,
+                            listen.addr,
+                            "not served: the port speaks another protocol",
+                        );
                     }
                     listeners.extend(id);
                 }

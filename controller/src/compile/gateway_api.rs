@@ -443,7 +443,8 @@ fn resolve(
     let name = ServiceName { namespace, name: Arc::from(given.name.as_str()) };
     let shown = format!("{}/{}", name.namespace, name.name);
     let from = (GROUP, "HTTPRoute", &*own);
-    if name.namespace != own && !builder.env.context.is_granted(from, "Service", &name.namespace, &name.name) {
+    if name.namespace != own && !builder.env.context.is_granted(from, "Service", &name.namespace, &name.name)
+    {
         let reason = format!("RefNotPermitted: no ReferenceGrant in {} allows it; {share}", name.namespace);
         builder.out.notes.refused_part(field, shown, reason);
         return None;

@@ -21,12 +21,7 @@ use crate::verdict::Notes;
 use crate::world::World;
 
 impl Context {
-    pub(super) fn read_gateways(
-        &mut self,
-        world: &World,
-        taken: &mut Taken,
-        ids: &mut Ids,
-    ) {
+    pub(super) fn read_gateways(&mut self, world: &World, taken: &mut Taken, ids: &mut Ids) {
         let mut classes = HashMap::new();
         for object in world.fleet(Kind::GatewayClass) {
             let Spec::GatewayClass(class) = &object.spec else { continue };
@@ -115,7 +110,9 @@ impl Context {
             let Some((mut listener, protocol)) = read_listener(spec, &field, notes) else { continue };
             let secrets = match protocol {
                 Protocol::Http => None,
-                Protocol::Https => Some(self.certificate_refs(object, spec, &field, &listener.hostname, notes)),
+                Protocol::Https => {
+                    Some(self.certificate_refs(object, spec, &field, &listener.hostname, notes))
+                }
             };
             if listener.closed.is_none() {
                 let port = u16::try_from(spec.port).unwrap_or(0);
@@ -206,7 +203,8 @@ fn read_listener(
         notes.refused_part(format!("{field}.port"), spec.port, "allowed: 1 to 65535");
         return None;
     }
-    let passes = spec.tls.as_ref().and_then(|tls| tls.mode.as_ref()) == Some(&GatewayListenersTlsMode::Passthrough);
+    let passes =
+        spec.tls.as_ref().and_then(|tls| tls.mode.as_ref()) == Some(&GatewayListenersTlsMode::Passthrough);
     let protocol = if spec.protocol == "HTTPS" { Protocol::Https } else { Protocol::Http };
     let mut closed = match spec.protocol.as_str() {
         "HTTPS" if passes => Some("allowed for HTTPS: tls.mode Terminate"),

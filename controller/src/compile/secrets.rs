@@ -330,8 +330,9 @@ fn parse(secret: &FleetSecret, name: &Arc<str>, notes: &mut Notes) -> Result<Cer
     }
     let key = PrivateKeyDer::from_pem_slice(&secret.key)
         .map_err(|error| wrong(KEY, format!("no private key in PEM: {error}")))?;
-    let key = any_supported_type(&key)
-        .map_err(|_| wrong(KEY, "not supported: allowed: RSA of 2048 to 8192 bits, ECDSA P-256, P-384, P-521, Ed25519"))?;
+    let key = any_supported_type(&key).map_err(|_| {
+        wrong(KEY, "not supported: allowed: RSA of 2048 to 8192 bits, ECDSA P-256, P-384, P-521, Ed25519")
+    })?;
     let (names, not_after) = read_leaf(&chain[0], notes)?;
     let mut hash = digest::Context::new(&SHA256);
     chain.iter().for_each(|certificate| hash.update(certificate));

@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::object::{
-    FleetSecret, Kind, MemberNode, MemberService, MemberServicePort, MemberSlice, Object, ObjectId, SliceEndpoint, Source,
-    Spec,
+    FleetSecret, Kind, MemberNode, MemberService, MemberServicePort, MemberSlice, Object, ObjectId,
+    SliceEndpoint, Source, Spec,
 };
 use crate::verdict::{Note, Notes, Severity};
 

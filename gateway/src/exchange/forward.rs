@@ -44,7 +44,11 @@ impl Forwarding {
         ForwardedFields {
             trust: if client.trusted { PeerTrust::Trusted } else { PeerTrust::Untrusted },
             x_forwarded_for: ForwardedFor::Append(peer),
-            proto: missing(Known::XForwardedProto).then_some(if client.conn.tls().is_some() { b"https" } else { b"http" }),
+            proto: missing(Known::XForwardedProto).then_some(if client.conn.tls().is_some() {
+                b"https"
+            } else {
+                b"http"
+            }),
             host: missing(Known::XForwardedHost).then(|| view.authority()),
             port: None,
             x_real_ip: missing(Known::XRealIp).then_some(peer),

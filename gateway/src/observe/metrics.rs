@@ -263,7 +263,8 @@ impl Scrape {
             "ringway_tls_handshakes_total" => Ended::ALL
                 .iter()
                 .map(|(ended, name)| {
-                    let count = self.workers.iter().map(|stats| stats.handshakes[*ended as usize].get()).sum();
+                    let count =
+                        self.workers.iter().map(|stats| stats.handshakes[*ended as usize].get()).sum();
                     row([("result", *name)], count)
                 })
                 .collect(),

@@ -135,7 +135,10 @@ impl Handshake<'_> {
         }
     }
 
-    fn look_up(&mut self, name: Option<String>) -> Result<(Box<str>, ListenerId, Arc<CertificateSet>), Ended> {
+    fn look_up(
+        &mut self,
+        name: Option<String>,
+    ) -> Result<(Box<str>, ListenerId, Arc<CertificateSet>), Ended> {
         let table = self.worker.table.borrow();
         match table.certificates(self.client.bind, name.as_deref()) {
             Some((listener, set)) => Ok((name.unwrap_or_default().into(), listener, Arc::clone(set))),

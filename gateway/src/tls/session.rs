@@ -108,7 +108,8 @@ impl Session {
         let mut left = len;
         loop {
             let mut sink = Sink { data: Some((&mut *into, &mut self.plain)), control: &mut self.control };
-            let (used, step) = step(self.tls.process_tls_records(&mut incoming.bytes_mut()[..left]), &mut sink);
+            let (used, step) =
+                step(self.tls.process_tls_records(&mut incoming.bytes_mut()[..left]), &mut sink);
             incoming.consume(used);
             left -= used.min(left);
             match step {

@@ -12,8 +12,8 @@ use std::task::{Context, Poll, Waker, ready};
 
 use super::Facts;
 use super::session::Session;
-use crate::net::{Buf, Class, acquire};
 use crate::net::conn::{Conn, Done};
+use crate::net::{Buf, Class, acquire};
 
 /// A connection of a client.
 pub struct Stream {

@@ -75,7 +75,7 @@ impl Keyring {
         }
         let mut bytes = [0; WORDS * 8];
         random(&mut bytes);
-        let slot = &self.slots[(epoch % 2) as usize];
+        let slot = &self.slots[usize::from(epoch % 2 == 1)];
         slot.epoch.store(0, Ordering::Relaxed);
         fence(Ordering::Release);
         for (word, bytes) in slot.words.iter().zip(bytes.as_chunks::<8>().0) {
@@ -86,7 +86,7 @@ impl Keyring {
     }
 
     fn key(&self, epoch: u64) -> Option<Key> {
-        let slot = &self.slots[(epoch % 2) as usize];
+        let slot = &self.slots[usize::from(epoch % 2 == 1)];
         if epoch == 0 || slot.epoch.load(Ordering::Acquire) != epoch {
             return None;
         }
@@ -152,8 +152,10 @@ impl ProducesTickets for Tickets {
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
         let (name, rest) = ticket.split_first_chunk::<NAME_BYTES>()?;
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
-        let key =
-            [Some(&self.current), self.previous.as_ref()].into_iter().flatten().find(|key| key.name == *name)?;
+        let key = [Some(&self.current), self.previous.as_ref()]
+            .into_iter()
+            .flatten()
+            .find(|key| key.name == *name)?;
         let mut session = sealed.to_vec();
         let nonce = Nonce::assume_unique_for_key(*nonce);
         let len = key.aead.open_in_place(nonce, Aad::from(name), &mut session).ok()?.len();

@@ -148,7 +148,9 @@ impl PartialEq for ListenerTls {
         let all = |a: &HashMap<Box<str>, Arc<CertificateSet>, FixedState>, b: &HashMap<_, _, _>| {
             a.len() == b.len() && a.iter().all(|(name, set)| b.get(name).is_some_and(|b| same(set, b)))
         };
-        all(&self.exact, &other.exact) && all(&self.wildcard, &other.wildcard) && self.default == other.default
+        all(&self.exact, &other.exact)
+            && all(&self.wildcard, &other.wildcard)
+            && self.default == other.default
     }
 }
 
@@ -183,7 +185,8 @@ mod tests {
         tls.add(&shop, &set("late"));
         assert_eq!(found(&tls, Some("a.shop.example")), Some("exact"));
         assert_eq!(found(&tls, Some("b.shop.example")), Some("wildcard"));
-        for unknown in [Some("x.b.shop.example"), Some("shop.example"), Some(".shop.example"), Some(""), None] {
+        for unknown in [Some("x.b.shop.example"), Some("shop.example"), Some(".shop.example"), Some(""), None]
+        {
             assert_eq!(found(&tls, unknown), None, "{unknown:?}");
         }
         tls.add(&HostPattern::Any, &set("default"));

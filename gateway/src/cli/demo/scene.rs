@@ -351,8 +351,15 @@ mod tests {
 
     fn plan(example: &str) -> Plan {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples").join(example);
-        Plan::of(&controller::compile_dir(&dir, &["[::]:8080".parse().unwrap()], &Defaults::default()).0)
-            .unwrap()
+        Plan::of(
+            &controller::compile_dir(
+                &dir,
+                &["[::]:8080".parse::<std::net::SocketAddr>().unwrap()],
+                &Defaults::default(),
+            )
+            .0,
+        )
+        .unwrap()
     }
 
     #[test]
