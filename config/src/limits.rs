@@ -49,8 +49,8 @@ pub struct Limits {
     /// Attempts that were given up for a faster one and are listened to for their late answer, per worker. Default
     /// 1024. Beyond it they are closed. Counted as `detached`.
     pub detached_max: u32,
-    /// TLS handshakes in flight on one worker. Default 1024. Beyond it the new connection is closed. Counted as
-    /// `handshakes`.
+    /// TLS handshakes in flight on one worker, slow clients included. Default 8,192. Beyond it the new connection is
+    /// closed. Counted as `handshakes`.
     pub handshakes_max: u32,
     /// Sources (IPv4 addresses, IPv6 /64 networks) whose layer-4 connections are counted at once, per worker, where a
     /// listener bounds them. Default 65,536. Beyond it a new source is served uncounted. Counted as
@@ -96,7 +96,7 @@ impl Default for Limits {
             retry_bodies_bytes_max: ByteSize::mib(64),
             probes_max: 256,
             detached_max: 1024,
-            handshakes_max: 1024,
+            handshakes_max: 8_192,
             connection_sources_max: 65_536,
         }
     }

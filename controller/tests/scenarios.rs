@@ -19,7 +19,6 @@ use controller::verdict::Outcome;
 use controller::watch::Observation;
 use controller::watch::files::Directory;
 use controller::world::World;
-use routing::model::Protocol;
 
 struct Temp(PathBuf);
 
@@ -62,9 +61,8 @@ struct Replay {
 impl Replay {
     fn new(root: &Path, place: &Place) -> Self {
         let listen: SocketAddr = "[::]:8080".parse().unwrap();
-        let tls: SocketAddr = "[::]:8443".parse().unwrap();
         let settings = CompilerSettings {
-            listen: vec![listen.into(), (tls, Protocol::Https).into()],
+            listen: vec![listen.into()],
             series_max: 1000,
             loopback: Loopback::Allowed,
             defaults: Defaults { place: place.clone(), ..Defaults::default() },
@@ -198,7 +196,7 @@ fn every_example_compiles_to_what_it_expects_and_nothing_of_it_is_refused() {
         let expects = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/examples");
         fs::create_dir_all(&expects).unwrap();
         wrong.extend(compare(&name, &example, &expects.join(format!("{name}.txt"))).err());
-        let report = controller::check_dir(&example, &["[::]:8080".parse::<std::net::SocketAddr>().unwrap()]);
+        let report = controller::check_dir(&example, &["[::]:8080".parse::<SocketAddr>().unwrap()]);
         assert!(!report.refused(), "{name}\n{report}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -68,6 +68,7 @@ fn admit(worker: &Rc<Worker>, bind: BindId, protocol: Protocol, accepted: Accept
         if !worker.shed_oldest_idle() {
             match protocol {
                 Protocol::Http => refuse(&socket),
+                // In clear only: a TLS client has no use for an answer outside of TLS.
                 Protocol::Https | Protocol::Tcp | Protocol::TlsPassthrough => {}
             }
             return;

@@ -75,7 +75,7 @@ impl Keyring {
         }
         let mut bytes = [0; WORDS * 8];
         random(&mut bytes);
-        let slot = &self.slots[(epoch % 2) as usize];
+        let slot = &self.slots[usize::from(epoch % 2 == 1)];
         slot.epoch.store(0, Ordering::Relaxed);
         fence(Ordering::Release);
         for (word, bytes) in slot.words.iter().zip(bytes.as_chunks::<8>().0) {
@@ -86,7 +86,7 @@ impl Keyring {
     }
 
     fn key(&self, epoch: u64) -> Option<Key> {
-        let slot = &self.slots[(epoch % 2) as usize];
+        let slot = &self.slots[usize::from(epoch % 2 == 1)];
         if epoch == 0 || slot.epoch.load(Ordering::Acquire) != epoch {
             return None;
         }

@@ -21,26 +21,42 @@ use super::{Port, until};
 pub struct Fleet {
     /// Where Ingress rules are served.
     pub addr: SocketAddr,
+    /// Where they are served over TLS.
+    pub tls: SocketAddr,
     /// What the controller says of itself.
     pub view: SharedView,
     node: Option<Node>,
     dir: PathBuf,
     stop: Sender<()>,
     controller: Option<JoinHandle<()>>,
-    _port: Port,
+    _ports: [Port; 2],
 }
 
 impl Fleet {
     /// Starts with these files; returns when every worker runs them.
     pub fn start(config: Config, files: &[(&str, &str)]) -> Self {
+        Self::start_on(std::net::Ipv4Addr::LOCALHOST.into(), config, files)
+    }
+
+    /// The same on an address of the test's choice.
+    pub fn start_on(ip: std::net::IpAddr, config: Config, files: &[(&str, &str)]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("ringway-fleet-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(name);
         let _ = fs::remove_dir_all(&dir);
-        let port = Port::reserve();
+        let (port, secure) = (Port::reserve_on(ip), Port::reserve_on(ip));
         let (stop, stopped) = bounded(1);
         let view = SharedView::new();
-        let mut fleet = Self { addr: port.addr, view, node: None, dir, stop, controller: None, _port: port };
+        let mut fleet = Self {
+            addr: port.addr,
+            tls: secure.addr,
+            view,
+            node: None,
+            dir,
+            stop,
+            controller: None,
+            _ports: [port, secure],
+        };
         for (path, text) in files {
             fleet.write(path, text);
         }
@@ -49,7 +65,7 @@ impl Fleet {
         let mailboxes = node.mailboxes().unwrap().into_iter().map(mailbox).collect();
         let settings = ControllerSettings {
             source: ManifestSource::Manifests(fleet.dir.clone()),
-            listen: vec![(fleet.addr, Protocol::Http)],
+            listen: vec![(fleet.addr, Protocol::Http), (fleet.tls, Protocol::Https)],
             series_max: 100,
             defaults: Defaults::default(),
             state_dir: None,

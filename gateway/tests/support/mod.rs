@@ -15,6 +15,7 @@ pub mod client;
 pub mod fleet;
 pub mod load;
 pub mod table;
+pub mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -68,10 +69,15 @@ pub struct Port {
 
 impl Port {
     pub fn reserve() -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        Self::reserve_on(std::net::Ipv4Addr::LOCALHOST.into())
+    }
+
+    pub fn reserve_on(ip: std::net::IpAddr) -> Self {
+        let addr = SocketAddr::new(ip, 0);
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
         // Without SO_REUSEADDR: the kernel gives this port to no other test, but lets SO_REUSEPORT sockets join.
         socket.set_reuse_port(true).unwrap();
-        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.bind(&addr.into()).unwrap();
         let addr = socket.local_addr().unwrap().as_socket().unwrap();
         Self { _reserved: socket, addr }
     }
