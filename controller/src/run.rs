@@ -1,7 +1,8 @@
 //! The loop: events in, updates out, reports back.
 //!
 //! It waits only when there is nothing to do. A panic in here is a bug of ours: the loop starts again from the disk
-//! and the last good table keeps serving meanwhile.
+//! or from the API servers, and the last good table keeps serving meanwhile. What is seen comes from a directory, which
+//! the loop reads itself, or from the fleet's thread ([`crate::watch::fleet`]), in batches.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use crate::broadcast::{Broadcaster, Mailbox};
 use crate::clock;
 use crate::compile::{Compiler, CompilerSettings, Defaults};
 use crate::merge::Loopback;
+use crate::object::Source;
 use crate::operator::Command;
 use crate::operator::store::Store;
 use crate::verdict::Outcome;
@@ -26,6 +28,7 @@ use crate::view::SharedView;
 use crate::watch::Observation;
 use crate::watch::events::{Events, FileEvent};
 use crate::watch::files::Directory;
+use crate::watch::fleet::{Batch, Before, FleetSettings, FleetWatch};
 use crate::world::World;
 
 /// How often everything is looked at although nothing was heard: inotify may be out of watches.
@@ -38,6 +41,8 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(1);
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// How often the lag and the workers' generations are published while nothing else is.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+/// Batches of the fleet that are handled as one change.
+const BATCHES_TOGETHER_MAX: usize = 64;
 /// Verdicts logged at once; the rest is counted. `ringway check` shows all of them.
 const VERDICTS_LOGGED_MAX: usize = 20;
 
@@ -46,6 +51,8 @@ const VERDICTS_LOGGED_MAX: usize = 20;
 pub enum ManifestSource {
     /// A directory of manifests.
     Manifests(PathBuf),
+    /// A hub and its members, by their APIs.
+    Fleet(FleetSettings),
 }
 
 /// What the controller is told at boot.
@@ -84,10 +91,12 @@ pub fn run(settings: &ControllerSettings, mailboxes: Vec<Mailbox>, inputs: &Inpu
     loop {
         let one_life = || Life::new(settings, view).run(&mut broadcaster, &mut store, inputs);
         match catch_unwind(AssertUnwindSafe(one_life)) {
-            Ok(()) => return,
-            Err(_) => {
+            Ok(End::Stopped) => return,
+            ended @ (Ok(End::Again) | Err(_)) => {
                 view.update(|view| view.restarts_total += 1);
-                error!("the controller panicked and starts again; the last good table keeps serving");
+                let what =
+                    if ended.is_ok() { "the fleet's watches ended" } else { "the controller panicked" };
+                error!("{what}; the controller starts again, the last good table keeps serving");
                 if inputs.stop.recv_timeout(RESTART_PAUSE)
                     != Err(crossbeam_channel::RecvTimeoutError::Timeout)
                 {
@@ -98,17 +107,38 @@ pub fn run(settings: &ControllerSettings, mailboxes: Vec<Mailbox>, inputs: &Inpu
     }
 }
 
+/// Where the world comes from.
+enum Feed {
+    Directory(Directory),
+    /// Or why there is none.
+    Fleet(Result<FleetWatch, String>),
+}
+
 /// The controller from one start to the next.
 struct Life<'a> {
-    directory: Directory,
+    feed: Feed,
     world: World,
     compiler: Compiler,
     view: &'a SharedView,
+    /// A table has gone out.
+    is_serving: bool,
+}
+
+/// How a life ended.
+enum End {
+    Stopped,
+    Again,
 }
 
 impl<'a> Life<'a> {
     fn new(settings: &ControllerSettings, view: &'a SharedView) -> Self {
-        let ManifestSource::Manifests(root) = &settings.source;
+        let (feed, loopback) = match &settings.source {
+            ManifestSource::Manifests(root) => (Feed::Directory(Directory::new(root)), Loopback::Allowed),
+            ManifestSource::Fleet(fleet) => {
+                let started = FleetWatch::start(fleet.clone(), Before::default(), view.clone());
+                (Feed::Fleet(started), Loopback::Refused)
+            }
+        };
         let http = settings.listen.iter().filter(|(_, protocol)| match protocol {
             Protocol::Http => true,
             Protocol::Https => false,
@@ -116,24 +146,25 @@ impl<'a> Life<'a> {
         let compiler = CompilerSettings {
             listen: http.map(|(addr, _)| *addr).collect(),
             series_max: settings.series_max,
-            loopback: Loopback::Allowed,
+            loopback,
             defaults: settings.defaults.clone(),
         };
-        let directory = Directory::new(root);
-        Self { directory, world: World::default(), compiler: Compiler::new(compiler), view }
+        Self { feed, world: World::default(), compiler: Compiler::new(compiler), view, is_serving: false }
     }
 
-    fn run(&mut self, broadcaster: &mut Broadcaster, store: &mut Store, inputs: &Inputs) {
+    fn run(&mut self, broadcaster: &mut Broadcaster, store: &mut Store, inputs: &Inputs) -> End {
         // Listening starts before looking: what changes in between is seen twice rather than never.
         let mut events = self.listen();
-        let started_ns = clock::monotonic_ns();
-        let mut seen = self.directory.scan();
-        seen.push(Observation::Synced);
-        self.observe(seen);
-        let _ = self.compiler.compile(&mut self.world);
-        broadcaster.everything(started_ns, self.compiler.table());
-        self.publish(broadcaster);
-        let rescan = tick(RESCAN_INTERVAL);
+        let batches = match &self.feed {
+            Feed::Directory(_) => never(),
+            Feed::Fleet(Ok(fleet)) => fleet.receiver().clone(),
+            Feed::Fleet(Err(reason)) => {
+                error!(reason, "the fleet cannot be watched");
+                return End::Again;
+            }
+        };
+        self.read_directory(broadcaster);
+        let rescan = self.rescan();
         let publish = tick(PUBLISH_INTERVAL);
         let mut settle = never();
         let mut orders = inputs.orders.clone();
@@ -151,6 +182,10 @@ impl<'a> Life<'a> {
                     }
                     Err(_) => events = None,
                 },
+                recv(batches) -> batch => match batch {
+                    Ok(batch) => self.told(batch, &batches, broadcaster),
+                    Err(_) => return End::Again,
+                },
                 recv(orders) -> command => match command {
                     Ok(command) => self.obey(command, broadcaster, store),
                     // Nobody can give orders any more; what serves goes on.
@@ -161,7 +196,7 @@ impl<'a> Life<'a> {
                     store.save(broadcaster.words());
                 }
                 recv(inputs.reports) -> report => {
-                    let Ok(report) = report else { return };
+                    let Ok(report) = report else { return End::Stopped };
                     broadcaster.report(report, self.compiler.table());
                 }
                 recv(settle) -> _ => {
@@ -180,7 +215,7 @@ impl<'a> Life<'a> {
                     // A manifest may have made a word superfluous.
                     store.save(broadcaster.words());
                 }
-                recv(inputs.stop) -> _ => return,
+                recv(inputs.stop) -> _ => return End::Stopped,
             }
             if events.as_ref().is_some_and(Events::take_overflow) {
                 self.look(broadcaster);
@@ -204,13 +239,48 @@ impl<'a> Life<'a> {
     }
 
     fn listen(&self) -> Option<Events> {
-        match Events::start(self.directory.root()) {
+        let Feed::Directory(directory) = &self.feed else { return None };
+        match Events::start(directory.root()) {
             Ok(events) => Some(events),
             Err(cause) => {
-                let root = self.directory.root().display();
+                let root = directory.root().display();
                 warn!(%root, cause, "inotify is not available: changes are seen every {RESCAN_INTERVAL:?} only");
                 None
             }
+        }
+    }
+
+    /// Everything that the directory holds, as the first table.
+    fn read_directory(&mut self, broadcaster: &mut Broadcaster) {
+        let started_ns = clock::monotonic_ns();
+        let Feed::Directory(directory) = &mut self.feed else { return };
+        let mut seen = directory.scan();
+        seen.push(Observation::Synced);
+        self.changed(seen, started_ns, broadcaster);
+    }
+
+    fn rescan(&self) -> Receiver<Instant> {
+        match &self.feed {
+            Feed::Directory(_) => tick(RESCAN_INTERVAL),
+            Feed::Fleet(_) => never(),
+        }
+    }
+
+    /// Handles what the fleet saw, and what waits behind it, as one change.
+    fn told(&mut self, first: Batch, waiting: &Receiver<Batch>, broadcaster: &mut Broadcaster) {
+        let observed_ns = first.observed_ns;
+        let mut clusters = BTreeMap::new();
+        let mut seen = Vec::new();
+        for batch in std::iter::once(first).chain(waiting.try_iter().take(BATCHES_TOGETHER_MAX)) {
+            if let Source::Member(cluster) = batch.source {
+                clusters.entry(cluster).or_insert(batch.observed_ns);
+            }
+            seen.extend(batch.seen);
+        }
+        let before = broadcaster.generation();
+        self.changed(seen, observed_ns, broadcaster);
+        if broadcaster.generation() > before {
+            clusters.iter().for_each(|(cluster, observed_ns)| broadcaster.attribute(cluster, *observed_ns));
         }
     }
 
@@ -225,12 +295,13 @@ impl<'a> Life<'a> {
                 None => everything = true,
             }
         }
+        let Feed::Directory(directory) = &mut self.feed else { return };
         let mut seen = Vec::new();
         if everything {
-            seen = self.directory.scan();
+            seen = directory.scan();
         } else {
             for path in paths.keys() {
-                seen.extend(self.directory.refresh(path));
+                seen.extend(directory.refresh(path));
             }
         }
         self.changed(seen, observed_ns, broadcaster);
@@ -238,7 +309,8 @@ impl<'a> Life<'a> {
 
     fn look(&mut self, broadcaster: &mut Broadcaster) {
         let observed_ns = clock::monotonic_ns();
-        let seen = self.directory.scan();
+        let Feed::Directory(directory) = &mut self.feed else { return };
+        let seen = directory.scan();
         self.changed(seen, observed_ns, broadcaster);
     }
 
@@ -247,8 +319,15 @@ impl<'a> Life<'a> {
             return;
         }
         self.observe(seen);
+        if !self.world.is_synced() {
+            // Half a world is worse than the last good table, or none.
+            return;
+        }
         let delta = self.compiler.compile(&mut self.world);
-        if !delta.is_empty() {
+        if !self.is_serving {
+            self.is_serving = true;
+            broadcaster.everything(observed_ns, self.compiler.table());
+        } else if !delta.is_empty() {
             broadcaster.delta(delta, observed_ns, self.compiler.table());
         }
         self.publish(broadcaster);
@@ -288,6 +367,7 @@ impl<'a> Life<'a> {
             view.coalesced_total = broadcaster.coalesced_total;
             view.snapshots_total = broadcaster.snapshots_total;
             view.ejections_total = broadcaster.ejections_total;
+            view.lags.clone_from(&broadcaster.lags);
             view.standings = broadcaster.words().standings(self.compiler.table());
         });
     }

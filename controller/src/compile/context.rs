@@ -15,7 +15,7 @@ use crate::compile::policy::detection::{self, DetectionPart};
 use crate::compile::policy::{self, Part, Permitted};
 use crate::compile::{CompilerSettings, Defaults};
 use crate::crd;
-use crate::merge::{BackendKey, Member};
+use crate::merge::{BackendKey, Loopback, Member};
 use crate::object::{Kind, Object, ObjectId, Source, Spec};
 use crate::text;
 use crate::verdict::Notes;
@@ -63,6 +63,8 @@ pub struct Context {
     pub(super) capacities: Vec<Capacity>,
     /// Policies that a `GatewayConfig` names, with the clusters that it permits.
     pub(super) default_policies: HashMap<ObjectId, Vec<Permitted>>,
+    /// The world comes from a directory of manifests, not from API servers.
+    is_directory: bool,
     /// Remarks on the objects that were read here.
     pub notes: HashMap<ObjectId, Notes>,
 }
@@ -131,7 +133,8 @@ pub struct Grant {
 impl Context {
     /// Reads the world.
     pub fn build(world: &World, settings: &CompilerSettings, ids: &mut Ids) -> Self {
-        let mut context = Self { defaults: settings.defaults.clone(), ..Self::default() };
+        let is_directory = settings.loopback == Loopback::Allowed;
+        let mut context = Self { defaults: settings.defaults.clone(), is_directory, ..Self::default() };
         context.read_members(world, ids);
         context.read_policies(world);
         let mut taken = HashSet::new();
@@ -241,7 +244,7 @@ impl Context {
             // A restriction that cannot be read must not become no restriction.
             allowed.push(ipnet::IpNet::from(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)));
         }
-        if spec.kubeconfig_secret_ref.is_some() {
+        if spec.kubeconfig_secret_ref.is_some() && self.is_directory {
             notes.info("spec.kubeconfigSecretRef", "", "not read in a directory of manifests");
         }
         let text = |given: Option<String>| Arc::<str>::from(given.unwrap_or_default());

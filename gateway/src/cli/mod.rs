@@ -66,6 +66,9 @@ pub(crate) struct RunArgs {
     /// The directory of manifests: DIR/fleet/*.yaml and DIR/clusters/NAME/*.yaml; watched for changes.
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
+    /// The hub's kubeconfig, or "in-cluster": watch Kubernetes APIs in place of a directory of manifests.
+    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    pub fleet_kubeconfig: Option<PathBuf>,
     /// How many workers. Default: one for each core of the process's affinity mask.
     #[arg(long, value_name = "N")]
     pub workers: Option<u32>,
@@ -89,6 +92,7 @@ impl RunArgs {
         let overrides = Overrides {
             listen: (!self.listen.is_empty()).then(|| self.listen.clone()),
             manifests: self.manifests.clone(),
+            fleet_kubeconfig: self.fleet_kubeconfig.clone(),
             workers: self.workers,
             admin: self.admin,
         };
