@@ -23,12 +23,13 @@ use crate::merge::Loopback;
 use crate::object::Source;
 use crate::operator::Command;
 use crate::operator::store::Store;
+use crate::snapshot::{self, Writer};
 use crate::verdict::Outcome;
 use crate::view::SharedView;
 use crate::watch::Observation;
 use crate::watch::events::{Events, FileEvent};
 use crate::watch::files::Directory;
-use crate::watch::fleet::{Batch, Before, FleetSettings, FleetWatch};
+use crate::watch::fleet::{Batch, FleetSettings, FleetWatch};
 use crate::world::World;
 
 /// How often everything is looked at although nothing was heard: inotify may be out of watches.
@@ -66,7 +67,8 @@ pub struct ControllerSettings {
     pub series_max: u32,
     /// What holds where no policy says otherwise.
     pub defaults: Defaults,
-    /// Where operators' words are kept, so that they outlive the process; `None` = nowhere.
+    /// Where operators' words are kept, so that they outlive the process, and the last world of a fleet, so that a start
+    /// without the hub serves it; `None` = nowhere.
     pub state_dir: Option<PathBuf>,
 }
 
@@ -122,6 +124,12 @@ struct Life<'a> {
     view: &'a SharedView,
     /// A table has gone out.
     is_serving: bool,
+    /// What the disk holds of the world before the API servers have said anything; empty = nothing.
+    resumed: Vec<Observation>,
+    /// Keeps the world for the next start; `None` for a directory, which is on the disk already.
+    writer: Option<Writer>,
+    /// The world has changed since it was saved.
+    unsaved: bool,
 }
 
 /// How a life ended.
@@ -132,10 +140,15 @@ enum End {
 
 impl<'a> Life<'a> {
     fn new(settings: &ControllerSettings, view: &'a SharedView) -> Self {
+        let mut resumed = Vec::new();
         let (feed, loopback) = match &settings.source {
             ManifestSource::Manifests(root) => (Feed::Directory(Directory::new(root)), Loopback::Allowed),
             ManifestSource::Fleet(fleet) => {
-                let started = FleetWatch::start(fleet.clone(), Before::default(), view.clone());
+                let before = settings.state_dir.as_deref().and_then(snapshot::load);
+                view.update(|view| view.resumed_from = before.as_ref().map(|(_, written)| *written));
+                let before = before.map(|(before, _)| before).unwrap_or_default();
+                resumed = snapshot::observations(&before);
+                let started = FleetWatch::start(fleet.clone(), before, view.clone());
                 (Feed::Fleet(started), Loopback::Refused)
             }
         };
@@ -149,7 +162,13 @@ impl<'a> Life<'a> {
             loopback,
             defaults: settings.defaults.clone(),
         };
-        Self { feed, world: World::default(), compiler: Compiler::new(compiler), view, is_serving: false }
+        let world = World::default();
+        let writer = match &feed {
+            Feed::Directory(_) => None,
+            Feed::Fleet(_) => settings.state_dir.clone().and_then(|dir| Writer::start(dir).ok()),
+        };
+        let compiler = Compiler::new(compiler);
+        Self { feed, world, compiler, view, is_serving: false, resumed, writer, unsaved: false }
     }
 
     fn run(&mut self, broadcaster: &mut Broadcaster, store: &mut Store, inputs: &Inputs) -> End {
@@ -163,8 +182,9 @@ impl<'a> Life<'a> {
                 return End::Again;
             }
         };
-        self.read_directory(broadcaster);
+        self.read_disk(broadcaster);
         let rescan = self.rescan();
+        let save = tick(snapshot::INTERVAL);
         let publish = tick(PUBLISH_INTERVAL);
         let mut settle = never();
         let mut orders = inputs.orders.clone();
@@ -215,7 +235,11 @@ impl<'a> Life<'a> {
                     // A manifest may have made a word superfluous.
                     store.save(broadcaster.words());
                 }
-                recv(inputs.stop) -> _ => return End::Stopped,
+                recv(save) -> _ => self.save(),
+                recv(inputs.stop) -> _ => {
+                    self.save();
+                    return End::Stopped;
+                }
             }
             if events.as_ref().is_some_and(Events::take_overflow) {
                 self.look(broadcaster);
@@ -250,12 +274,14 @@ impl<'a> Life<'a> {
         }
     }
 
-    /// Everything that the directory holds, as the first table.
-    fn read_directory(&mut self, broadcaster: &mut Broadcaster) {
+    /// Everything that the directory holds, or the snapshot, as the first table.
+    fn read_disk(&mut self, broadcaster: &mut Broadcaster) {
         let started_ns = clock::monotonic_ns();
-        let Feed::Directory(directory) = &mut self.feed else { return };
-        let mut seen = directory.scan();
-        seen.push(Observation::Synced);
+        let mut seen = std::mem::take(&mut self.resumed);
+        if let Feed::Directory(directory) = &mut self.feed {
+            seen = directory.scan();
+            seen.push(Observation::Synced);
+        }
         self.changed(seen, started_ns, broadcaster);
     }
 
@@ -319,6 +345,7 @@ impl<'a> Life<'a> {
             return;
         }
         self.observe(seen);
+        self.unsaved = true;
         if !self.world.is_synced() {
             // Half a world is worse than the last good table, or none.
             return;
@@ -327,10 +354,18 @@ impl<'a> Life<'a> {
         if !self.is_serving {
             self.is_serving = true;
             broadcaster.everything(observed_ns, self.compiler.table());
+            self.save();
         } else if !delta.is_empty() {
             broadcaster.delta(delta, observed_ns, self.compiler.table());
         }
         self.publish(broadcaster);
+    }
+
+    /// Saves the world if it has changed; a writer that is busy is asked again at the next tick.
+    fn save(&mut self) {
+        if let (true, true, Some(writer)) = (self.unsaved, self.is_serving, &self.writer) {
+            self.unsaved = !writer.save(&self.world);
+        }
     }
 
     fn observe(&mut self, seen: Vec<Observation>) {

@@ -83,6 +83,10 @@ pub struct ControllerView {
     pub sources: BTreeMap<Arc<str>, SourceView>,
     /// When the snapshot on disk was written that is served because the hub has not answered yet, Unix seconds.
     pub resumed_from: Option<u64>,
+    /// Status written to the hub by this node.
+    pub status_writes_total: u64,
+    /// Writes of status that failed.
+    pub status_failures_total: u64,
     /// From an event of a cluster to its application on the last worker, by cluster.
     pub lags: BTreeMap<Arc<str>, LagHistogram>,
     /// Where every member cluster stands with operators, by name.

@@ -10,7 +10,9 @@ mod rig;
 use std::time::Duration;
 
 use apiserver::{ApiServer, GATEWAY_API, OURS};
-use rig::{Rig, Temp, declared, hub_and_alpha, ingress, member, secret, service, settings, slice, tuning};
+use rig::{
+    Rig, Temp, declared, hub_and_alpha, ingress, member, secret, service, settings, slice, tuning, writing,
+};
 use serde_json::json;
 
 #[test]
@@ -283,4 +285,123 @@ fn a_member_that_never_answers_does_not_keep_the_others_waiting() {
     rig.until("it is named", |rig| rig.reason("dead").is_some_and(|reason| reason.contains("orbidden")));
     assert!(tuning().pause_max < Duration::from_secs(1));
     drop(alpha);
+}
+
+#[test]
+fn a_start_without_any_api_server_serves_what_was_there_and_says_so() {
+    let (hub, alpha) = hub_and_alpha(&["10.1.0.1"]);
+    hub.put(ingress("shop"));
+    let temp = Temp::new();
+    let mut rig = Rig::start(settings(&hub, &temp.0));
+    rig.until("the first table", |rig| rig.serves("10.1.0.1:8080") && rig.serves("shop.example"));
+    drop(rig);
+    hub.go_down();
+    alpha.go_down();
+    hub.delete("ingresses", "default", "shop");
+    let mut rig = Rig::start(settings(&hub, &temp.0));
+    rig.until("the last world", |rig| rig.serves("10.1.0.1:8080") && rig.serves("shop.example"));
+    let view = rig.sources();
+    assert!(view.synced && view.resumed_from.is_some(), "{view:?}");
+    let state = std::fs::read_to_string(temp.0.join("state/world.jsonl")).unwrap();
+    assert!(
+        !state.contains("kubeconfig\"") && !state.contains("current-context"),
+        "no Secret rests on the disk"
+    );
+
+    hub.come_up();
+    rig.until("what is gone meanwhile goes", |rig| !rig.serves("shop.example"));
+    rig.until("it is said no longer", |rig| rig.sources().resumed_from.is_none());
+    rig.stays("alpha keeps its endpoints", Duration::from_millis(300), |rig| rig.serves("10.1.0.1:8080"));
+    alpha.put(slice("web-1", &["10.1.0.3"]));
+    alpha.come_up();
+    rig.until("alpha is heard again", |rig| rig.serves("10.1.0.3:8080"));
+}
+
+#[test]
+fn without_the_hub_and_without_a_snapshot_there_is_no_table_until_the_hub_answers() {
+    let (hub, _alpha) = hub_and_alpha(&["10.1.0.1"]);
+    hub.go_down();
+    let temp = Temp::new();
+    let mut rig = Rig::start(settings(&hub, &temp.0));
+    rig.until("it is noticed", |rig| rig.reason("fleet").is_some_and(|reason| !reason.is_empty()));
+    assert!(!rig.sources().synced, "an unknown world is not an empty one");
+    hub.come_up();
+    rig.until("the first table", |rig| rig.serves("10.1.0.1:8080"));
+}
+
+fn leader(hub: &ApiServer) -> Option<String> {
+    let lease = hub.object("leases", "ringway-system", "ringway")?;
+    lease["spec"]["holderIdentity"].as_str().map(str::to_owned)
+}
+
+fn ready(hub: &ApiServer, name: &str) -> Option<(String, serde_json::Value)> {
+    let status = hub.object("memberclusters", "", name)?["status"].clone();
+    let condition = status["conditions"].as_array()?.iter().find(|c| c["type"] == "Ready")?.clone();
+    Some((condition["status"].as_str()?.to_owned(), status))
+}
+
+#[test]
+fn status_is_written_by_the_holder_of_the_lease_only_and_passes_to_the_next() {
+    let (hub, alpha) = hub_and_alpha(&["10.1.0.1", "10.1.0.2"]);
+    let (one, two) = (Temp::new(), Temp::new());
+    let mut first = Rig::start(writing(&hub, &one.0, "first"));
+    first.until("status", |_| ready(&hub, "alpha").is_some_and(|(ready, _)| ready == "True"));
+    assert_eq!(leader(&hub).as_deref(), Some("first"));
+    first.until("endpoints", |_| ready(&hub, "alpha").is_some_and(|(_, status)| status["endpoints"] == 2));
+    let (_, status) = ready(&hub, "alpha").unwrap();
+    assert!(status["lastSeenTime"].as_str().is_some_and(|time| time.ends_with(":00Z")), "{status}");
+    let generation = hub.object("memberclusters", "", "alpha").unwrap()["metadata"]["generation"].clone();
+    assert_eq!(status["conditions"][0]["observedGeneration"], generation, "{status}");
+
+    let mut second = Rig::start(writing(&hub, &two.0, "second"));
+    second.until("it serves", |rig| rig.serves("10.1.0.1:8080"));
+    alpha.go_down();
+    first.until("the loss is told", |_| ready(&hub, "alpha").is_some_and(|(ready, _)| ready == "False"));
+    second.stays("not by it", Duration::from_millis(600), |rig| rig.sources().status_writes_total == 0);
+    assert_eq!(leader(&hub).as_deref(), Some("first"));
+    drop(first);
+    alpha.come_up();
+    second.until("the other one takes over", |_| leader(&hub).as_deref() == Some("second"));
+    second.until("and writes", |_| ready(&hub, "alpha").is_some_and(|(ready, _)| ready == "True"));
+}
+
+#[test]
+fn what_others_wrote_into_a_status_stays_and_nothing_is_written_twice() {
+    let (hub, _alpha) = hub_and_alpha(&["10.1.0.1"]);
+    hub.install(&GATEWAY_API);
+    let theirs = json!({"type": "Audited", "status": "True", "reason": "Ok", "message": ""});
+    hub.put(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
+        "metadata": {"name": "ours"}, "spec": {"controllerName": "ringway.dev/gateway"},
+        "status": {"conditions": [theirs]}}));
+    hub.put(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
+        "metadata": {"name": "foreign"}, "spec": {"controllerName": "example.com/other"}}));
+    let temp = Temp::new();
+    let mut rig = Rig::start(writing(&hub, &temp.0, "one"));
+    let conditions = |name: &str| {
+        let class = hub.object("gatewayclasses", "", name).unwrap();
+        let conditions = class["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions
+            .iter()
+            .map(|c| format!("{}={}", c["type"], c["status"]).replace('"', ""))
+            .collect::<Vec<_>>()
+    };
+    rig.until("ours is accepted", |_| conditions("ours") == ["Audited=True", "Accepted=True"]);
+    rig.until("the endpoints are told", |_| ready(&hub, "alpha").is_some_and(|(_, s)| s["endpoints"] == 1));
+    let writes = || hub.requests().iter().filter(|request| request.starts_with("PATCH")).count();
+    let before = writes();
+    // At the turn of a minute `lastSeenTime` moves on: one write.
+    rig.stays("quiet", Duration::from_millis(700), |_| writes() <= before + 1);
+    assert!(conditions("foreign").is_empty(), "another controller's class is not ours to speak of");
+}
+
+#[test]
+fn a_refused_write_is_tried_again_and_counted() {
+    let (hub, _alpha) = hub_and_alpha(&["10.1.0.1"]);
+    hub.refuse("/apis/ringway.dev/v1alpha1/memberclusters/alpha/status", 409);
+    let temp = Temp::new();
+    let mut rig = Rig::start(writing(&hub, &temp.0, "one"));
+    rig.until("it was refused", |rig| rig.sources().status_failures_total > 0);
+    assert!(rig.serves("10.1.0.1:8080"), "what serves does not depend on it");
+    hub.refuse("/apis/ringway.dev/v1alpha1/memberclusters/alpha/status", 0);
+    rig.until("status", |_| ready(&hub, "alpha").is_some_and(|(ready, _)| ready == "True"));
 }

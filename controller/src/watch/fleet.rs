@@ -16,7 +16,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+mod lease;
 mod roster;
+mod status;
 
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use k8s_openapi::api::core::v1::Secret;
@@ -70,6 +72,8 @@ pub struct FleetSettings {
     pub namespace: String,
     /// `fleet.secret_namespaces`
     pub secret_namespaces: Vec<String>,
+    /// Who writes status to the hub while it holds the Lease: a name that no other process has; `None` = nobody here.
+    pub writer: Option<String>,
     /// Times.
     pub tuning: Tuning,
 }
@@ -198,6 +202,7 @@ async fn run(settings: FleetSettings, before: &Before, to: Sender<Batch>, view: 
         this.resume(before);
         let tuning = this.settings.tuning;
         this.fleet.follow_with(&client, &hub, tuning);
+        this.start_writing(&hub);
         this.reconcile();
     }
     let mut tick = tokio::time::interval(TICK);
@@ -232,11 +237,14 @@ pub(super) struct Hub {
     asked: HashMap<SecretName, Instant>,
     /// What is known of Secrets that hold certificates.
     secrets_known: Known,
+    generations: status::Generations,
     /// Names that cannot be members: each is logged once.
     unfit: HashSet<Arc<str>>,
     published: BTreeMap<Arc<str>, SourceView>,
     settled_at: Option<Instant>,
     is_synced: bool,
+    /// What is served is what the disk held: the hub has not told everything yet.
+    is_resumed: bool,
     is_over: bool,
 }
 
@@ -277,10 +285,12 @@ impl Hub {
             fetched: HashMap::new(),
             asked: HashMap::new(),
             secrets_known: Known::default(),
+            generations: status::Generations::default(),
             unfit: HashSet::new(),
             published: BTreeMap::new(),
             settled_at: None,
             is_synced: false,
+            is_resumed: false,
             is_over: false,
         }
     }
@@ -302,7 +312,8 @@ impl Hub {
             }
             self.note(object);
         }
-        self.is_synced = !before.members.is_empty() || !before.objects.is_empty();
+        self.is_resumed = !before.members.is_empty() || !before.objects.is_empty();
+        self.is_synced = self.is_resumed;
     }
 
     fn send(&mut self, source: Source, seen: Vec<Observation>, observed_ns: u64) {
@@ -336,6 +347,7 @@ impl Hub {
 
     /// Takes note of what refers to Secrets.
     fn note(&mut self, object: &Object) -> bool {
+        self.generations.note(object);
         let names = match &object.spec {
             Spec::MemberCluster(member) => {
                 let reference = member.spec.kubeconfig_secret_ref.as_ref();
@@ -364,6 +376,7 @@ impl Hub {
     }
 
     fn forget(&mut self, id: &ObjectId) -> bool {
+        self.generations.forget(id);
         if id.kind == Kind::MemberCluster {
             return self.declared.remove(&id.name).is_some();
         }
@@ -428,6 +441,11 @@ impl Hub {
                 info!(members = self.members.len(), missing, "the fleet has been read");
                 self.send(Source::Fleet, vec![Observation::Synced], crate::clock::monotonic_ns());
             }
+        }
+        if self.is_resumed && self.fleet.is_settled() && self.credentials_are_known() {
+            self.is_resumed = false;
+            info!("the hub has spoken: what the disk held is no longer needed");
+            self.view.update(|view| view.resumed_from = None);
         }
         self.publish();
     }

@@ -32,6 +32,8 @@ pub struct Tuning {
     pub rediscover: Duration,
     /// The longest pause between two tries of a server that does not answer. Default 10 s; the first is a 40th of it.
     pub pause_max: Duration,
+    /// How often the Lease is renewed; it lasts three times as long. Default 5 s.
+    pub renew: Duration,
 }
 
 impl Default for Tuning {
@@ -40,6 +42,7 @@ impl Default for Tuning {
             confirm_after: Duration::from_secs(5),
             rediscover: Duration::from_secs(10),
             pause_max: Duration::from_secs(10),
+            renew: Duration::from_secs(5),
         }
     }
 }

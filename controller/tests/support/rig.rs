@@ -64,6 +64,7 @@ pub fn tuning() -> Tuning {
         confirm_after: Duration::from_millis(500),
         rediscover: Duration::from_millis(100),
         pause_max: Duration::from_millis(200),
+        renew: Duration::from_millis(200),
     }
 }
 
@@ -75,6 +76,7 @@ pub fn settings(hub: &ApiServer, dir: &Path) -> ControllerSettings {
             access: HubAccess::Kubeconfig(kubeconfig),
             namespace: "ringway-system".to_owned(),
             secret_namespaces: vec!["argocd".to_owned()],
+            writer: None,
             tuning: tuning(),
         }),
         listen: vec![(SocketAddr::from(([127, 0, 0, 1], 80)), Protocol::Http)],
@@ -82,6 +84,15 @@ pub fn settings(hub: &ApiServer, dir: &Path) -> ControllerSettings {
         defaults: Defaults::default(),
         state_dir: Some(dir.join("state")),
     }
+}
+
+/// The same, and it writes status while it holds the Lease.
+pub fn writing(hub: &ApiServer, dir: &Path, writer: &str) -> ControllerSettings {
+    let mut settings = settings(hub, dir);
+    if let ManifestSource::Fleet(fleet) = &mut settings.source {
+        fleet.writer = Some(writer.to_owned());
+    }
+    settings
 }
 
 impl Rig {

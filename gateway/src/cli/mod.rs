@@ -10,6 +10,7 @@ mod drill;
 mod explain;
 mod facts;
 mod operate;
+mod rbac;
 mod run;
 mod status;
 mod table;
@@ -51,6 +52,8 @@ enum Command {
     Drill(drill::DrillArgs),
     /// Print the CustomResourceDefinitions as YAML, for `kubectl apply -f -`.
     Crds,
+    /// Print what the hub or a member must allow (RBAC) as YAML, for `kubectl apply -f -`.
+    Rbac(rbac::RbacArgs),
     /// Print a completion script for a shell.
     Completions(completions::CompletionsArgs),
     /// Watch a cluster die and lose nothing: two member clusters, real load, a live view, a report.
@@ -121,6 +124,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Fence(args) => operate::fence(&args),
         Command::Drill(args) => drill::main(&args),
         Command::Crds => crds::main(),
+        Command::Rbac(args) => rbac::main(&args),
         Command::Completions(args) => completions::main(&args),
         Command::Demo(args) => demo::main(&args),
     };

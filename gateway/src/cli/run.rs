@@ -206,8 +206,16 @@ fn source(config: &Config) -> Result<ManifestSource, String> {
         access,
         namespace: fleet.namespace.clone(),
         secret_namespaces: fleet.secret_namespaces.clone(),
+        writer: fleet.write_status.then(|| writer(config)),
         tuning: Tuning { confirm_after: fleet.confirm_after.get(), ..Tuning::default() },
     }))
+}
+
+/// This process among all that write to the hub: two nodes may have the same name by mistake.
+fn writer(config: &Config) -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name = if config.node.name.is_empty() { host } else { config.node.name.clone() };
+    format!("{name}_{}_{:x}", std::process::id(), clock::now().0)
 }
 
 /// What holds where no policy says otherwise.

@@ -8,6 +8,7 @@
 //! Called by the admin thread only.
 
 mod list;
+mod sources;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -220,6 +221,7 @@ impl Scrape {
             .or_else(|| self.of_clusters(name))
             .or_else(|| self.of_configuration(name))
             .or_else(|| self.of_controller(name))
+            .or_else(|| self.of_sources(name))
             .expect("every metric of the list has its samples; a test scrapes all of them")
     }
 
@@ -391,11 +393,7 @@ impl Scrape {
             "ringway_controller_routes" => one(facts.routes),
             "ringway_controller_backends" => one(facts.backends),
             "ringway_propagation_seconds" => {
-                let bounds = facts.lag.bounds_ns.iter().map(|bound| seconds(*bound));
-                let buckets = bounds.chain([f64::INFINITY]).zip(facts.lag.buckets.iter().copied()).collect();
-                let value =
-                    Value::Histogram { sum: seconds(facts.lag.sum_ns), count: facts.lag.count, buckets };
-                vec![Row { labels: Vec::new(), value }]
+                vec![Row { labels: Vec::new(), value: sources::lag(&facts.lag) }]
             }
             "ringway_updates_coalesced_total" => one(facts.coalesced_total),
             "ringway_snapshots_total" => one(facts.snapshots_total),
