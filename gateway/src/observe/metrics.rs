@@ -505,6 +505,7 @@ mod tests {
         let mut scrape = scrape();
         scrape.controller.objects.insert("Ingress".into(), 1);
         scrape.controller.outcomes.insert("accepted", 1);
+        sources::add_sample(&mut scrape.controller);
         let text = encode(scrape);
         let families: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         assert_eq!(families.len(), METRICS.len());

@@ -60,7 +60,12 @@ impl Hub {
     /// Asks for Secrets that are needed and not known in their version.
     fn fetch(&mut self) {
         let Some(hub) = self.myself.upgrade() else { return };
-        for (secret, version) in self.needed() {
+        let needed = self.needed();
+        // What a MemberCluster names stays known: its Secret may come back in the version that it had.
+        let named: BTreeSet<&SecretName> =
+            needed.iter().map(|(name, _)| name).chain(self.declared.values().flatten()).collect();
+        self.fetched.retain(|name, _| named.contains(name));
+        for (secret, version) in needed {
             let is_known = self.fetched.get(&secret).is_some_and(|fetched| fetched.version == version);
             if is_known || self.asked.contains_key(&secret) {
                 continue;

@@ -65,3 +65,17 @@ pub(super) fn lag(lag: &Lag) -> Value {
     let buckets = bounds.chain([f64::INFINITY]).zip(lag.buckets.iter().copied()).collect();
     Value::Histogram { sum: seconds(lag.sum_ns), count: lag.count, buckets }
 }
+
+/// One API server with one watch, for a test that wants a sample of every metric.
+#[cfg(test)]
+pub(super) fn add_sample(facts: &mut crate::admin::Facts) {
+    use crate::admin::{SourceFact, WatchFact};
+    facts.sources.push(SourceFact {
+        cluster: "alpha".to_owned(),
+        ready: true,
+        answered_seconds: Some(1),
+        event_seconds: Some(2),
+        watches: vec![WatchFact { kind: "Service", state: "watching", ..WatchFact::default() }],
+    });
+    facts.lags.push(("alpha".to_owned(), Lag::default()));
+}
