@@ -1,8 +1,10 @@
-//! Where the control plane's objects come from when no Kubernetes is configured.
+//! Where the control plane's objects come from: a Kubernetes API, or a directory.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::unit::Period;
 
 /// The directory of manifests: `DIR/fleet/*.yaml` and `DIR/clusters/NAME/*.yaml`, watched.
 ///
@@ -29,5 +31,46 @@ impl From<PathBuf> for ManifestsDir {
 impl Default for ManifestsDir {
     fn default() -> Self {
         Self(PathBuf::from("/etc/ringway/manifests"))
+    }
+}
+
+/// `[fleet]`: the hub cluster whose API is watched in place of a directory of manifests. Not live: the watches are set
+/// up at boot; what they see is, of course.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fleet {
+    /// The hub's kubeconfig: a path, or `in-cluster` for the service account of the pod that this runs in. Default
+    /// empty: no hub, the directory of manifests is served.
+    pub kubeconfig: PathBuf,
+    /// The namespace of the Lease, and of kubeconfig Secrets that make members by their label. Default
+    /// `ringway-system`; 1 to 63 bytes.
+    pub namespace: String,
+    /// More namespaces whose labelled kubeconfig Secrets make members (`istio-system`, `argocd`). Whoever can write a
+    /// Secret there can add a member cluster. Default none; at most 32.
+    pub secret_namespaces: Vec<String>,
+    /// How long an empty or much smaller list from an API server is doubted before it is asked for again, and believed
+    /// if it says the same. Default 5 s.
+    pub confirm_after: Period,
+    /// Is status written to the hub, by the holder of the Lease? Default true.
+    pub write_status: bool,
+}
+
+impl Fleet {
+    /// Is there a hub?
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        !self.kubeconfig.as_os_str().is_empty()
+    }
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        Self {
+            kubeconfig: PathBuf::new(),
+            namespace: "ringway-system".to_owned(),
+            secret_namespaces: Vec::new(),
+            confirm_after: Period::millis(5_000),
+            write_status: true,
+        }
     }
 }

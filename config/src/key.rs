@@ -87,6 +87,16 @@ pub const KEYS: &[Key] = &[
     // 256: each is a socket per worker, and the node's descriptors are finite.
     Key { name: "listen", range: Range::List(1, 256), reload: Restart, limit: None },
     typed("manifests", Restart),
+    typed("fleet.kubeconfig", Restart),
+    Key { name: "fleet.namespace", range: Range::Word(1, 63), reload: Restart, limit: None },
+    Key { name: "fleet.secret_namespaces", range: Range::List(0, 32), reload: Restart, limit: None },
+    Key {
+        name: "fleet.confirm_after",
+        range: Range::Time(Period::millis(100), Period::millis(HOUR)),
+        reload: Restart,
+        limit: None,
+    },
+    typed("fleet.write_status", Restart),
     number("worker.count", 0, 1_024, Restart, None),
     typed("worker.pin", Restart),
     // 32,768 and 65,536 are the kernel's own bounds (IORING_MAX_ENTRIES, IORING_MAX_CQ_ENTRIES).

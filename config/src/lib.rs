@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-pub use controller::ManifestsDir;
+pub use controller::{Fleet, ManifestsDir};
 pub use error::{ConfigError, Invalid};
 pub use forward::{EncodedSlashPolicy, Forward, RequestIdPolicy, UnderscorePolicy, ViaPolicy};
 pub use http::{HalfClose, Http};
@@ -49,6 +49,8 @@ pub struct Config {
     pub listen: Vec<ListenAddr>,
     /// The directory of manifests.
     pub manifests: ManifestsDir,
+    /// The hub cluster, in place of the directory.
+    pub fleet: Fleet,
     /// Workers and their rings.
     pub worker: Worker,
     /// Bounds of memory, connections and heads.
@@ -76,6 +78,8 @@ pub struct Overrides {
     pub listen: Option<Vec<ListenAddr>>,
     /// `--manifests`.
     pub manifests: Option<PathBuf>,
+    /// `--fleet-kubeconfig`.
+    pub fleet_kubeconfig: Option<PathBuf>,
     /// `--workers`.
     pub workers: Option<u32>,
     /// `--admin`.
@@ -101,6 +105,7 @@ impl Default for Config {
                 protocol: Protocol::Http,
             }],
             manifests: ManifestsDir::default(),
+            fleet: Fleet::default(),
             worker: Worker::default(),
             limits: Limits::default(),
             pool: Pool::default(),
@@ -151,12 +156,17 @@ impl Config {
 
     /// Puts what the command line says over what is there.
     pub fn apply(&mut self, overrides: &Overrides) {
-        let Overrides { listen, manifests, workers, admin } = overrides;
+        let Overrides { listen, manifests, fleet_kubeconfig, workers, admin } = overrides;
         if let Some(listen) = listen {
             self.listen.clone_from(listen);
         }
         if let Some(manifests) = manifests {
             self.manifests = manifests.clone().into();
+            // Asked for by name, it beats a hub that the file names.
+            self.fleet.kubeconfig = PathBuf::new();
+        }
+        if let Some(kubeconfig) = fleet_kubeconfig {
+            self.fleet.kubeconfig.clone_from(kubeconfig);
         }
         if let Some(workers) = workers {
             self.worker.count = *workers;
@@ -235,6 +245,7 @@ impl Config {
         let may_be_empty = |key: &str| key != "manifests";
         for (key, path) in [
             ("manifests", self.manifests.path()),
+            ("fleet.kubeconfig", &self.fleet.kubeconfig),
             ("admin.socket", &self.admin.socket),
             ("admin.state_dir", &self.admin.state_dir),
             ("observe.recorder_dir", &self.observe.recorder_dir),

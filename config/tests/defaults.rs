@@ -161,6 +161,7 @@ fn the_command_line_beats_the_file_and_the_file_beats_the_defaults() {
     let overrides = Overrides {
         listen: Some(vec![listen]),
         manifests: Some(PathBuf::from("/b")),
+        fleet_kubeconfig: None,
         workers: None,
         admin: None,
     };

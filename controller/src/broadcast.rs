@@ -8,7 +8,7 @@
 //!
 //! The controller keeps every update until no worker holds it any more: workers never run a big destructor.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
@@ -80,8 +80,11 @@ pub struct Broadcaster {
     snapshot: Option<Arc<Update>>,
     kept: VecDeque<Arc<Update>>,
     timed: VecDeque<(Generation, u64)>,
+    timed_clusters: VecDeque<(Generation, u64, Arc<str>)>,
     /// Event to last worker.
     pub lag: LagHistogram,
+    /// The same for each member cluster whose API is watched.
+    pub lags: BTreeMap<Arc<str>, LagHistogram>,
     /// Updates merged into a pending one.
     pub coalesced_total: u64,
     /// Snapshots sent.
@@ -108,7 +111,9 @@ impl Broadcaster {
             snapshot: None,
             kept: VecDeque::new(),
             timed: VecDeque::new(),
+            timed_clusters: VecDeque::new(),
             lag: LagHistogram::default(),
+            lags: BTreeMap::new(),
             coalesced_total: 0,
             snapshots_total: 0,
             ejections_total: 0,
@@ -230,6 +235,14 @@ impl Broadcaster {
             }
         }
         self.flush(table);
+    }
+
+    /// The newest update holds what this cluster said at that time.
+    pub fn attribute(&mut self, cluster: &Arc<str>, observed_ns: u64) {
+        self.timed_clusters.push_back((self.generation, observed_ns, cluster.clone()));
+        if self.timed_clusters.len() > TIMED_MAX {
+            self.timed_clusters.pop_front();
+        }
     }
 
     fn next_generation(&mut self, observed_ns: u64) {
@@ -358,6 +371,10 @@ impl Broadcaster {
             }
             self.timed.pop_front();
             self.lag.record(at_ns.saturating_sub(observed_ns));
+        }
+        while self.timed_clusters.front().is_some_and(|(generation, _, _)| *generation <= everywhere) {
+            let Some((_, observed_ns, cluster)) = self.timed_clusters.pop_front() else { break };
+            self.lags.entry(cluster).or_default().record(at_ns.saturating_sub(observed_ns));
         }
     }
 }

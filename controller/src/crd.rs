@@ -33,6 +33,7 @@ pub fn crds() -> Vec<(&'static str, String)> {
 /// The object is optional in a manifests directory: a folder without one has all the defaults.
 #[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[kube(group = "ringway.dev", version = "v1alpha1", kind = "MemberCluster", plural = "memberclusters")]
+#[kube(status = "MemberClusterStatus")]
 #[kube(doc = "A member cluster; metadata.name is the cluster id.")]
 #[serde(rename_all = "camelCase")]
 pub struct MemberClusterSpec {
@@ -64,6 +65,45 @@ pub struct MemberClusterSpec {
     /// link-local, metadata, unspecified, multicast and broadcast are refused whatever is written here.
     #[serde(default, rename = "allowedCIDRs", skip_serializing_if = "Vec::is_empty")]
     pub allowed_cidrs: Vec<String>,
+}
+
+/// What the gateways say of a member: written by one of them, read by people.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberClusterStatus {
+    /// `Ready`: its API is watched and answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<MemberCondition>,
+    /// Endpoints of it that are in use.
+    #[serde(default)]
+    pub endpoints: i64,
+    /// When its API last answered, to the minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_seen_time: Option<String>,
+}
+
+/// One condition, in the form of every Kubernetes object.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberCondition {
+    /// Its name.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True` or `False`.
+    pub status: String,
+    /// One word.
+    #[serde(default)]
+    pub reason: String,
+    /// One sentence.
+    #[serde(default)]
+    pub message: String,
+    /// The generation of the object that it speaks of.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// Since when it is so.
+    #[serde(default)]
+    pub last_transition_time: String,
 }
 
 /// How the pods of a member are reached.

@@ -2,7 +2,7 @@
 //!
 //! In the order an update meets them: [`watch`] (the only input) → [`object`] → [`world`] → [`merge`] →
 //! [`compile`] → [`broadcast`] → workers, and back as reports → [`view`]. What an [`operator`] says goes straight to
-//! the broadcast. [`mod@run`] is the loop; [`check`] is the same
+//! the broadcast. [`mod@run`] is the loop; [`snapshot`] keeps the world for a start without the hub; [`check`] is the same
 //! road without workers. [`verdict`] is what is said about objects on the way, [`dump`] what a table looks like.
 //!
 //! It is never on the path of a request or of a first fallback: while it is dead, the last good table serves.
@@ -20,7 +20,9 @@ pub mod intern;
 pub mod merge;
 pub mod object;
 pub mod operator;
+pub mod rbac;
 pub mod run;
+pub mod snapshot;
 pub mod text;
 pub mod verdict;
 pub mod view;

@@ -1,7 +1,8 @@
 //! The loop: events in, updates out, reports back.
 //!
 //! It waits only when there is nothing to do. A panic in here is a bug of ours: the loop starts again from the disk
-//! and the last good table keeps serving meanwhile.
+//! or from the API servers, and the last good table keeps serving meanwhile. What is seen comes from a directory, which
+//! the loop reads itself, or from the fleet's thread ([`crate::watch::fleet`]), in batches.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,13 +20,16 @@ use crate::broadcast::{Broadcaster, Mailbox};
 use crate::clock;
 use crate::compile::{Compiler, CompilerSettings, Defaults};
 use crate::merge::Loopback;
+use crate::object::Source;
 use crate::operator::Command;
 use crate::operator::store::Store;
+use crate::snapshot::{self, Writer};
 use crate::verdict::Outcome;
 use crate::view::SharedView;
 use crate::watch::Observation;
 use crate::watch::events::{Events, FileEvent};
 use crate::watch::files::Directory;
+use crate::watch::fleet::{Batch, FleetSettings, FleetWatch};
 use crate::world::World;
 
 /// How often everything is looked at although nothing was heard: inotify may be out of watches.
@@ -38,6 +42,8 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(1);
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// How often the lag and the workers' generations are published while nothing else is.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+/// Batches of the fleet that are handled as one change.
+const BATCHES_TOGETHER_MAX: usize = 64;
 /// Verdicts logged at once; the rest is counted. `ringway check` shows all of them.
 const VERDICTS_LOGGED_MAX: usize = 20;
 
@@ -46,6 +52,8 @@ const VERDICTS_LOGGED_MAX: usize = 20;
 pub enum ManifestSource {
     /// A directory of manifests.
     Manifests(PathBuf),
+    /// A hub and its members, by their APIs.
+    Fleet(FleetSettings),
 }
 
 /// What the controller is told at boot.
@@ -59,7 +67,8 @@ pub struct ControllerSettings {
     pub series_max: u32,
     /// What holds where no policy says otherwise.
     pub defaults: Defaults,
-    /// Where operators' words are kept, so that they outlive the process; `None` = nowhere.
+    /// Where operators' words are kept, so that they outlive the process, and the last world of a fleet, so that a start
+    /// without the hub serves it; `None` = nowhere.
     pub state_dir: Option<PathBuf>,
 }
 
@@ -88,10 +97,12 @@ pub fn run(settings: &ControllerSettings, mailboxes: Vec<Mailbox>, inputs: &Inpu
     loop {
         let one_life = || Life::new(settings, &mut defaults, view).run(&mut broadcaster, &mut store, inputs);
         match catch_unwind(AssertUnwindSafe(one_life)) {
-            Ok(()) => return,
-            Err(_) => {
+            Ok(End::Stopped) => return,
+            ended @ (Ok(End::Again) | Err(_)) => {
                 view.update(|view| view.restarts_total += 1);
-                error!("the controller panicked and starts again; the last good table keeps serving");
+                let what =
+                    if ended.is_ok() { "the fleet's watches ended" } else { "the controller panicked" };
+                error!("{what}; the controller starts again, the last good table keeps serving");
                 if inputs.stop.recv_timeout(RESTART_PAUSE)
                     != Err(crossbeam_channel::RecvTimeoutError::Timeout)
                 {
@@ -102,39 +113,79 @@ pub fn run(settings: &ControllerSettings, mailboxes: Vec<Mailbox>, inputs: &Inpu
     }
 }
 
+/// Where the world comes from.
+enum Feed {
+    Directory(Directory),
+    /// Or why there is none.
+    Fleet(Result<FleetWatch, String>),
+}
+
 /// The controller from one start to the next.
 struct Life<'a> {
-    directory: Directory,
+    feed: Feed,
     world: World,
     compiler: Compiler,
     defaults: &'a mut Defaults,
     view: &'a SharedView,
+    /// A table has gone out.
+    is_serving: bool,
+    /// What the disk holds of the world before the API servers have said anything; empty = nothing.
+    resumed: Vec<Observation>,
+    /// Keeps the world for the next start; `None` for a directory, which is on the disk already.
+    writer: Option<Writer>,
+    /// The world has changed since it was saved.
+    unsaved: bool,
+}
+
+/// How a life ended.
+enum End {
+    Stopped,
+    Again,
 }
 
 impl<'a> Life<'a> {
     fn new(settings: &ControllerSettings, defaults: &'a mut Defaults, view: &'a SharedView) -> Self {
-        let ManifestSource::Manifests(root) = &settings.source;
+        let mut resumed = Vec::new();
+        let (feed, loopback) = match &settings.source {
+            ManifestSource::Manifests(root) => (Feed::Directory(Directory::new(root)), Loopback::Allowed),
+            ManifestSource::Fleet(fleet) => {
+                let before = settings.state_dir.as_deref().and_then(snapshot::load);
+                view.update(|view| view.resumed_from = before.as_ref().map(|(_, written)| *written));
+                let before = before.map(|(before, _)| before).unwrap_or_default();
+                resumed = snapshot::observations(&before);
+                let started = FleetWatch::start(fleet.clone(), before, view.clone());
+                (Feed::Fleet(started), Loopback::Refused)
+            }
+        };
         let compiler = CompilerSettings {
             listen: settings.listen.iter().map(|listen| (*listen).into()).collect(),
             series_max: settings.series_max,
-            loopback: Loopback::Allowed,
+            loopback,
             defaults: defaults.clone(),
         };
-        let directory = Directory::new(root);
-        Self { directory, world: World::default(), compiler: Compiler::new(compiler), defaults, view }
+        let world = World::default();
+        let writer = match &feed {
+            Feed::Directory(_) => None,
+            Feed::Fleet(_) => settings.state_dir.clone().and_then(|dir| Writer::start(dir).ok()),
+        };
+        let compiler = Compiler::new(compiler);
+        Self { feed, world, compiler, defaults, view, is_serving: false, resumed, writer, unsaved: false }
     }
 
-    fn run(&mut self, broadcaster: &mut Broadcaster, store: &mut Store, inputs: &Inputs) {
+    fn run(&mut self, broadcaster: &mut Broadcaster, store: &mut Store, inputs: &Inputs) -> End {
         // Listening starts before looking: what changes in between is seen twice rather than never.
         let mut events = self.listen();
-        let started_ns = clock::monotonic_ns();
-        let mut seen = self.directory.scan();
-        seen.push(Observation::Synced);
-        self.observe(seen);
-        let _ = self.compiler.compile(&mut self.world);
-        broadcaster.everything(started_ns, self.compiler.table());
-        self.publish(broadcaster);
-        let rescan = tick(RESCAN_INTERVAL);
+        let batches = match &self.feed {
+            Feed::Directory(_) => never(),
+            Feed::Fleet(Ok(fleet)) => fleet.receiver().clone(),
+            Feed::Fleet(Err(reason)) => {
+                error!(reason, "the fleet cannot be watched");
+                return End::Again;
+            }
+        };
+        self.read_disk(broadcaster);
+        let rescan = self.rescan();
+        let save = tick(snapshot::INTERVAL);
         let publish = tick(PUBLISH_INTERVAL);
         let mut settle = never();
         let (mut orders, mut defaults) = (inputs.orders.clone(), inputs.defaults.clone());
@@ -152,6 +203,10 @@ impl<'a> Life<'a> {
                     }
                     Err(_) => events = None,
                 },
+                recv(batches) -> batch => match batch {
+                    Ok(batch) => self.told(batch, &batches, broadcaster),
+                    Err(_) => return End::Again,
+                },
                 recv(orders) -> command => match command {
                     Ok(command) => self.obey(command, broadcaster, store),
                     // Nobody can give orders any more; what serves goes on.
@@ -166,7 +221,7 @@ impl<'a> Life<'a> {
                     store.save(broadcaster.words());
                 }
                 recv(inputs.reports) -> report => {
-                    let Ok(report) = report else { return };
+                    let Ok(report) = report else { return End::Stopped };
                     broadcaster.report(report, self.compiler.table());
                 }
                 recv(settle) -> _ => {
@@ -185,7 +240,11 @@ impl<'a> Life<'a> {
                     // A manifest may have made a word superfluous.
                     store.save(broadcaster.words());
                 }
-                recv(inputs.stop) -> _ => return,
+                recv(save) -> _ => self.save(),
+                recv(inputs.stop) -> _ => {
+                    self.save();
+                    return End::Stopped;
+                }
             }
             if events.as_ref().is_some_and(Events::take_overflow) {
                 self.look(broadcaster);
@@ -219,13 +278,50 @@ impl<'a> Life<'a> {
     }
 
     fn listen(&self) -> Option<Events> {
-        match Events::start(self.directory.root()) {
+        let Feed::Directory(directory) = &self.feed else { return None };
+        match Events::start(directory.root()) {
             Ok(events) => Some(events),
             Err(cause) => {
-                let root = self.directory.root().display();
+                let root = directory.root().display();
                 warn!(%root, cause, "inotify is not available: changes are seen every {RESCAN_INTERVAL:?} only");
                 None
             }
+        }
+    }
+
+    /// Everything that the directory holds, or the snapshot, as the first table.
+    fn read_disk(&mut self, broadcaster: &mut Broadcaster) {
+        let started_ns = clock::monotonic_ns();
+        let mut seen = std::mem::take(&mut self.resumed);
+        if let Feed::Directory(directory) = &mut self.feed {
+            seen = directory.scan();
+            seen.push(Observation::Synced);
+        }
+        self.changed(seen, started_ns, broadcaster);
+    }
+
+    fn rescan(&self) -> Receiver<Instant> {
+        match &self.feed {
+            Feed::Directory(_) => tick(RESCAN_INTERVAL),
+            Feed::Fleet(_) => never(),
+        }
+    }
+
+    /// Handles what the fleet saw, and what waits behind it, as one change.
+    fn told(&mut self, first: Batch, waiting: &Receiver<Batch>, broadcaster: &mut Broadcaster) {
+        let observed_ns = first.observed_ns;
+        let mut clusters = BTreeMap::new();
+        let mut seen = Vec::new();
+        for batch in std::iter::once(first).chain(waiting.try_iter().take(BATCHES_TOGETHER_MAX)) {
+            if let Source::Member(cluster) = batch.source {
+                clusters.entry(cluster).or_insert(batch.observed_ns);
+            }
+            seen.extend(batch.seen);
+        }
+        let before = broadcaster.generation();
+        self.changed(seen, observed_ns, broadcaster);
+        if broadcaster.generation() > before {
+            clusters.iter().for_each(|(cluster, observed_ns)| broadcaster.attribute(cluster, *observed_ns));
         }
     }
 
@@ -240,12 +336,13 @@ impl<'a> Life<'a> {
                 None => everything = true,
             }
         }
+        let Feed::Directory(directory) = &mut self.feed else { return };
         let mut seen = Vec::new();
         if everything {
-            seen = self.directory.scan();
+            seen = directory.scan();
         } else {
             for path in paths.keys() {
-                seen.extend(self.directory.refresh(path));
+                seen.extend(directory.refresh(path));
             }
         }
         self.changed(seen, observed_ns, broadcaster);
@@ -253,7 +350,8 @@ impl<'a> Life<'a> {
 
     fn look(&mut self, broadcaster: &mut Broadcaster) {
         let observed_ns = clock::monotonic_ns();
-        let seen = self.directory.scan();
+        let Feed::Directory(directory) = &mut self.feed else { return };
+        let seen = directory.scan();
         self.changed(seen, observed_ns, broadcaster);
     }
 
@@ -262,15 +360,31 @@ impl<'a> Life<'a> {
             return;
         }
         self.observe(seen);
+        self.unsaved = true;
         self.recompile(observed_ns, broadcaster);
     }
 
     fn recompile(&mut self, observed_ns: u64, broadcaster: &mut Broadcaster) {
+        if !self.world.is_synced() {
+            // Half a world is worse than the last good table, or none.
+            return;
+        }
         let delta = self.compiler.compile(&mut self.world);
-        if !delta.is_empty() {
+        if !self.is_serving {
+            self.is_serving = true;
+            broadcaster.everything(observed_ns, self.compiler.table());
+            self.save();
+        } else if !delta.is_empty() {
             broadcaster.delta(delta, observed_ns, self.compiler.table());
         }
         self.publish(broadcaster);
+    }
+
+    /// Saves the world if it has changed; a writer that is busy is asked again at the next tick.
+    fn save(&mut self) {
+        if let (true, true, Some(writer)) = (self.unsaved, self.is_serving, &self.writer) {
+            self.unsaved = !writer.save(&self.world);
+        }
     }
 
     fn observe(&mut self, seen: Vec<Observation>) {
@@ -307,6 +421,7 @@ impl<'a> Life<'a> {
             view.coalesced_total = broadcaster.coalesced_total;
             view.snapshots_total = broadcaster.snapshots_total;
             view.ejections_total = broadcaster.ejections_total;
+            view.lags.clone_from(&broadcaster.lags);
             view.standings = broadcaster.words().standings(self.compiler.table());
         });
     }

@@ -79,8 +79,75 @@ pub struct ControllerView {
     pub restarts_total: u64,
     /// Ejections that workers reported.
     pub ejections_total: u64,
+    /// API servers that are watched: the hub as `fleet`, members by their name. Empty for a directory of manifests.
+    pub sources: BTreeMap<Arc<str>, SourceView>,
+    /// When the snapshot on disk was written that is served because the hub has not answered yet, Unix seconds.
+    pub resumed_from: Option<u64>,
+    /// Status written to the hub by this node.
+    pub status_writes_total: u64,
+    /// Writes of status that failed.
+    pub status_failures_total: u64,
+    /// From an event of a cluster to its application on the last worker, by cluster.
+    pub lags: BTreeMap<Arc<str>, LagHistogram>,
     /// Where every member cluster stands with operators, by name.
     pub standings: Vec<Standing>,
+}
+
+/// One API server that is watched, as it is shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceView {
+    /// Why it cannot be relied on just now; empty = it can.
+    pub reason: String,
+    /// When it last answered anything, `CLOCK_MONOTONIC` nanoseconds; 0 = never.
+    pub answered_ns: u64,
+    /// When it last said something new; 0 = never.
+    pub event_ns: u64,
+    /// Its watches.
+    pub watches: Vec<WatchView>,
+}
+
+/// One watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchView {
+    /// What it watches.
+    pub kind: &'static str,
+    /// How it is doing.
+    pub state: WatchPhase,
+    /// Lists that were believed.
+    pub lists_total: u64,
+    /// Lists that were doubted.
+    pub doubted_total: u64,
+    /// Times that it failed.
+    pub failures_total: u64,
+}
+
+/// How a watch is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchPhase {
+    /// It has said nothing yet.
+    Waiting,
+    /// All is well.
+    Watching,
+    /// The server does not know the resource.
+    Missing,
+    /// A list shrank; what was known stays until a second list says the same.
+    Doubting,
+    /// Its last request failed.
+    Failing,
+}
+
+impl WatchPhase {
+    /// The phase as it stands in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Watching => "watching",
+            Self::Missing => "missing",
+            Self::Doubting => "doubting",
+            Self::Failing => "failing",
+        }
+    }
 }
 
 /// A handle to the view: clones share it.

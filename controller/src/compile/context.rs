@@ -16,7 +16,7 @@ use crate::compile::policy::detection::{self, DetectionPart};
 use crate::compile::policy::{self, Part, Permitted};
 use crate::compile::{CompilerSettings, Defaults};
 use crate::crd;
-use crate::merge::{BackendKey, Member};
+use crate::merge::{BackendKey, Loopback, Member};
 use crate::object::{Kind, Object, ObjectId, Source, Spec};
 use crate::text;
 use crate::verdict::Notes;
@@ -70,6 +70,8 @@ pub struct Context {
     pub(super) default_policies: HashMap<ObjectId, Vec<Permitted>>,
     /// Listeners with TLS, and where their certificates come from.
     pub(super) secure: BTreeMap<ListenerId, Wanted>,
+    /// The world comes from a directory of manifests, not from API servers.
+    is_directory: bool,
     /// Remarks on the objects that were read here.
     pub notes: HashMap<ObjectId, Notes>,
 }
@@ -217,7 +219,8 @@ pub struct Grant {
 impl Context {
     /// Reads the world.
     pub fn build(world: &World, settings: &CompilerSettings, ids: &mut Ids) -> Self {
-        let mut context = Self { defaults: settings.defaults.clone(), ..Self::default() };
+        let is_directory = settings.loopback == Loopback::Allowed;
+        let mut context = Self { defaults: settings.defaults.clone(), is_directory, ..Self::default() };
         context.read_members(world, ids);
         context.read_policies(world);
         context.read_grants(world);
@@ -328,7 +331,7 @@ impl Context {
             // A restriction that cannot be read must not become no restriction.
             allowed.push(ipnet::IpNet::from(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)));
         }
-        if spec.kubeconfig_secret_ref.is_some() {
+        if spec.kubeconfig_secret_ref.is_some() && self.is_directory {
             notes.info("spec.kubeconfigSecretRef", "", "not read in a directory of manifests");
         }
         let text = |given: Option<String>| Arc::<str>::from(given.unwrap_or_default());

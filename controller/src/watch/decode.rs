@@ -51,6 +51,49 @@ pub struct Decoded {
     pub problems: Vec<(Option<ObjectId>, Note)>,
 }
 
+/// One object that an API server sent.
+#[derive(Debug)]
+pub enum One {
+    /// It is used.
+    Object(Box<Object>, Notes),
+    /// It cannot be used.
+    Refused(Option<ObjectId>, Note),
+    /// Its kind is not used.
+    Unused(ObjectId),
+}
+
+/// Decodes one object.
+#[must_use]
+pub fn decode_one(value: Value, source: &Source) -> One {
+    match decode_object(value, source) {
+        Ok((object, notes)) => match object.id.kind {
+            Kind::Other(_) => One::Unused(object.id),
+            Kind::Ingress
+            | Kind::IngressClass
+            | Kind::Gateway
+            | Kind::GatewayClass
+            | Kind::HttpRoute
+            | Kind::TcpRoute
+            | Kind::TlsRoute
+            | Kind::ReferenceGrant
+            | Kind::MemberCluster
+            | Kind::GatewayConfig
+            | Kind::AlbConfig
+            | Kind::MseIngressConfig
+            | Kind::FailoverPolicy
+            | Kind::Namespace
+            | Kind::Secret
+            | Kind::Service
+            | Kind::EndpointSlice
+            | Kind::Node => One::Object(Box::new(object), notes),
+        },
+        Err(refusal) => {
+            let (id, note) = *refusal;
+            One::Refused(id, note)
+        }
+    }
+}
+
 /// Decodes a file.
 ///
 /// # Errors

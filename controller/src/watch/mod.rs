@@ -1,6 +1,8 @@
 //! The only input of the controller: what was seen, as [`Observation`]s.
 //!
-//! [`files`] reads a directory of manifests; watching the Kubernetes API will produce the same observations.
+//! [`files`] reads a directory of manifests; [`fleet`] watches the APIs of the hub and of its members
+//! ([`member`], with [`credentials`] from [`secrets`]) and makes the same observations. [`follow`] is one watch,
+//! [`known`] what it has told and whether a new list of it is believed, [`client`] the connection.
 //! Nothing here judges what an object means: it is decoded, or reported.
 
 use std::sync::Arc;
@@ -8,10 +10,18 @@ use std::sync::Arc;
 use crate::object::{Object, ObjectId};
 use crate::verdict::{Note, Notes};
 
+pub mod client;
+pub mod credentials;
 pub mod decode;
 pub(crate) mod documents;
 pub mod events;
 pub mod files;
+pub mod fleet;
+pub mod follow;
+pub mod kinds;
+pub mod known;
+pub mod member;
+pub mod secrets;
 
 /// One thing that was seen. Order matters: a later observation replaces an earlier one of the same name.
 #[derive(Debug)]

@@ -41,12 +41,50 @@ pub struct Facts {
     pub backends: u64,
     /// From an event to its application on the last worker.
     pub lag: Lag,
+    /// API servers that are watched; empty when a directory of manifests is served.
+    pub sources: Vec<SourceFact>,
+    /// What readiness hides: a start from the disk, members that do not answer. Empty = nothing.
+    pub remarks: Vec<String>,
+    /// Status written to the hub by this node, and writes that failed.
+    pub status_writes: (u64, u64),
+    /// From a cluster's event to the last worker, by cluster.
+    pub lags: Vec<(String, Lag)>,
     /// Updates merged into a later one because a worker's inbox was full.
     pub coalesced_total: u64,
     /// Whole tables sent.
     pub snapshots_total: u64,
     /// Restarts of the controller after a panic.
     pub restarts_total: u64,
+}
+
+/// One API server.
+#[derive(Clone, Debug, Default)]
+pub struct SourceFact {
+    /// `fleet` for the hub, else the member's name.
+    pub cluster: String,
+    /// Is all well with it?
+    pub ready: bool,
+    /// Seconds since it last answered; `None` = it never did.
+    pub answered_seconds: Option<u64>,
+    /// Seconds since it last said something new; `None` = it never did.
+    pub event_seconds: Option<u64>,
+    /// Its watches.
+    pub watches: Vec<WatchFact>,
+}
+
+/// One watch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WatchFact {
+    /// The kind that is watched.
+    pub kind: &'static str,
+    /// `waiting`, `watching`, `missing`, `doubting` or `failing`.
+    pub state: &'static str,
+    /// Lists that were believed.
+    pub lists_total: u64,
+    /// Lists that were doubted.
+    pub doubted_total: u64,
+    /// Times that it failed.
+    pub failures_total: u64,
 }
 
 /// How long updates took from the event to the last worker.

@@ -91,10 +91,19 @@ async fn healthz(State(desk): State<Desk>) -> Response {
 }
 
 async fn readyz(State(desk): State<Desk>) -> Response {
-    match desk.ask(|room| room.not_ready(&room.facts())).await {
-        Some(None) => Json(serde_json::json!({ "ready": true })).into_response(),
-        Some(Some(reason)) => {
-            let body = Json(serde_json::json!({ "ready": false, "reason": reason }));
+    let ask = |room: &Room| {
+        let facts = room.facts();
+        (room.not_ready(&facts), facts.remarks)
+    };
+    match desk.ask(ask).await {
+        Some((None, remarks)) if remarks.is_empty() => {
+            Json(serde_json::json!({ "ready": true })).into_response()
+        }
+        Some((None, remarks)) => {
+            Json(serde_json::json!({ "ready": true, "remarks": remarks })).into_response()
+        }
+        Some((Some(reason), remarks)) => {
+            let body = Json(serde_json::json!({ "ready": false, "reason": reason, "remarks": remarks }));
             (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
         }
         None => failed(),

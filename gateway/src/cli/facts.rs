@@ -1,14 +1,15 @@
 //! What the controller tells the admin API: the one place that knows both.
 
 use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use controller::verdict::{Outcome, Verdict};
-use controller::view::LAG_BOUNDS_NS;
-use controller::{Command, Order, Refused, SharedView, operator};
+use controller::view::{LAG_BOUNDS_NS, SourceView, WatchView};
+use controller::{Command, ControllerView, LagHistogram, Order, Refused, SharedView, operator};
 use crossbeam_channel::Sender;
 use gateway::admin::api::{Origin, Standing};
 use gateway::admin::operate::{Answer, OrderRefused, Wish};
-use gateway::admin::{Controller, Facts, Lag, VerdictFact, VerdictNote};
+use gateway::admin::{Controller, Facts, Lag, SourceFact, VerdictFact, VerdictNote, WatchFact};
 use gateway::worker::clock;
 use routing::time::MonoTime;
 
@@ -30,17 +31,15 @@ impl Controller for Told {
         Facts {
             synced: view.synced,
             generation: view.generation.0,
-            objects: view.objects.into_iter().map(|(kind, count)| (kind, count as u64)).collect(),
+            objects: view.objects.iter().map(|(kind, count)| (kind.clone(), *count as u64)).collect(),
             outcomes,
             routes: view.routes as u64,
             backends: view.backends as u64,
-            lag: Lag {
-                bounds_ns: &LAG_BOUNDS_NS,
-                buckets: view.lag.buckets.to_vec(),
-                count: view.lag.count,
-                sum_ns: view.lag.sum_ns,
-                max_ns: view.lag.max_ns,
-            },
+            lag: lag(&view.lag),
+            remarks: remarks(&view),
+            status_writes: (view.status_writes_total, view.status_failures_total),
+            sources: view.sources.iter().map(|(cluster, source)| source_fact(cluster, source)).collect(),
+            lags: view.lags.iter().map(|(cluster, one)| (cluster.to_string(), lag(one))).collect(),
             coalesced_total: view.coalesced_total,
             snapshots_total: view.snapshots_total,
             restarts_total: view.restarts_total,
@@ -74,6 +73,49 @@ impl Controller for Told {
         let command = Command { cluster: order.cluster.into(), order: wish, done };
         // Full, or nobody there: what is dropped with the command tells who waits.
         let _ = self.orders.try_send(command);
+    }
+}
+
+fn lag(lag: &LagHistogram) -> Lag {
+    Lag {
+        bounds_ns: &LAG_BOUNDS_NS,
+        buckets: lag.buckets.to_vec(),
+        count: lag.count,
+        sum_ns: lag.sum_ns,
+        max_ns: lag.max_ns,
+    }
+}
+
+/// Clusters that are named in a remark.
+const NAMED_MAX: usize = 8;
+
+fn remarks(view: &ControllerView) -> Vec<String> {
+    let mut remarks = Vec::new();
+    if let Some(written) = view.resumed_from {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let age = now.saturating_sub(written);
+        remarks.push(format!("the hub has not answered yet: serving what was saved {age} s ago"));
+    }
+    let ill = view.sources.iter().filter(|(_, source)| !source.reason.is_empty());
+    remarks.extend(ill.take(NAMED_MAX).map(|(cluster, source)| format!("{cluster}: {}", source.reason)));
+    remarks
+}
+
+fn source_fact(cluster: &str, source: &SourceView) -> SourceFact {
+    let since = |at_ns: u64| (at_ns > 0).then(|| clock::now().since(MonoTime(at_ns)).as_secs());
+    let watch = |watch: &WatchView| WatchFact {
+        kind: watch.kind,
+        state: watch.state.name(),
+        lists_total: watch.lists_total,
+        doubted_total: watch.doubted_total,
+        failures_total: watch.failures_total,
+    };
+    SourceFact {
+        cluster: cluster.to_owned(),
+        ready: source.reason.is_empty(),
+        answered_seconds: since(source.answered_ns),
+        event_seconds: since(source.event_ns),
+        watches: source.watches.iter().map(watch).collect(),
     }
 }
 

@@ -12,6 +12,7 @@ mod facts;
 mod manager;
 mod import;
 mod operate;
+mod rbac;
 mod run;
 mod status;
 mod table;
@@ -55,6 +56,8 @@ enum Command {
     Drill(drill::DrillArgs),
     /// Print the CustomResourceDefinitions as YAML, for `kubectl apply -f -`.
     Crds,
+    /// Print what the hub or a member must allow (RBAC) as YAML, for `kubectl apply -f -`.
+    Rbac(rbac::RbacArgs),
     /// Print a completion script for a shell.
     Completions(completions::CompletionsArgs),
     /// Watch a cluster die and lose nothing: two member clusters, real load, a live view, a report.
@@ -70,6 +73,9 @@ pub(crate) struct RunArgs {
     /// The directory of manifests: DIR/fleet/*.yaml and DIR/clusters/NAME/*.yaml; watched for changes.
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
+    /// The hub's kubeconfig, or "in-cluster": watch Kubernetes APIs in place of a directory of manifests.
+    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    pub fleet_kubeconfig: Option<PathBuf>,
     /// How many workers. Default: one for each core of the process's affinity mask.
     #[arg(long, value_name = "N")]
     pub workers: Option<u32>,
@@ -93,6 +99,7 @@ impl RunArgs {
         let overrides = Overrides {
             listen: (!self.listen.is_empty()).then(|| self.listen.clone()),
             manifests: self.manifests.clone(),
+            fleet_kubeconfig: self.fleet_kubeconfig.clone(),
             workers: self.workers,
             admin: self.admin,
         };
@@ -122,6 +129,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Fence(args) => operate::fence(&args),
         Command::Drill(args) => drill::main(&args),
         Command::Crds => crds::main(),
+        Command::Rbac(args) => rbac::main(&args),
         Command::Completions(args) => completions::main(&args),
         Command::Demo(args) => demo::main(&args),
     };

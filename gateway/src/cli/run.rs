@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use config::Config;
 use controller::compile::{Defaults, Place};
+use controller::watch::fleet::{FleetSettings, HubAccess, check_access};
+use controller::watch::follow::Tuning;
 use controller::{ControllerSettings, Inputs, Mailbox, ManifestSource, Reader, SharedView};
 use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
 use gateway::admin::Admin;
@@ -58,15 +60,9 @@ impl Serving {
     /// Starts everything; returns at once, while the first table is still being made.
     ///
     /// # Errors
-    /// When threads, descriptors or the manifests directory are missing.
+    /// When threads, descriptors, the manifests directory or the hub's kubeconfig are missing.
     pub(crate) fn start(config: &Arc<Config>) -> Result<Self, String> {
-        let dir = config.manifests.path().to_path_buf();
-        if !dir.is_dir() {
-            return Err(format!(
-                "manifests {}: not a directory (give --manifests DIR, with DIR/fleet/*.yaml and DIR/clusters/NAME/*.yaml)",
-                dir.display()
-            ));
-        }
+        let source = source(config)?;
         let node = Node::start(config).map_err(|error| format!("cannot start workers: {error}"))?;
         let view = SharedView::new();
         let (orders_in, orders) = bounded(ORDERS_MAX);
@@ -81,7 +77,7 @@ impl Serving {
             .map(|((tx, bell), reader)| Mailbox { tx, wake: File::from(bell), reader })
             .collect();
         let settings = ControllerSettings {
-            source: ManifestSource::Manifests(dir),
+            source,
             listen: super::check::listeners(config),
             series_max: config.observe.metrics_series_max,
             defaults: defaults(config),
@@ -186,6 +182,43 @@ impl Serving {
         self.admin.stop();
         ended.map(|()| ExitCode::SUCCESS)
     }
+}
+
+/// Where routes and endpoints come from.
+///
+/// # Errors
+/// When the directory is missing, or the hub's kubeconfig cannot be read.
+fn source(config: &Config) -> Result<ManifestSource, String> {
+    if !config.fleet.is_set() {
+        let dir = config.manifests.path().to_path_buf();
+        if !dir.is_dir() {
+            return Err(format!(
+                "manifests {}: not a directory (give --manifests DIR, with DIR/fleet/*.yaml and DIR/clusters/NAME/*.yaml, or --fleet-kubeconfig FILE)",
+                dir.display()
+            ));
+        }
+        return Ok(ManifestSource::Manifests(dir));
+    }
+    let fleet = &config.fleet;
+    let access = match fleet.kubeconfig.to_str() {
+        Some("in-cluster") => HubAccess::InCluster,
+        Some(_) | None => HubAccess::Kubeconfig(fleet.kubeconfig.clone()),
+    };
+    check_access(&access).map_err(|error| format!("fleet.kubeconfig: {error}"))?;
+    Ok(ManifestSource::Fleet(FleetSettings {
+        access,
+        namespace: fleet.namespace.clone(),
+        secret_namespaces: fleet.secret_namespaces.clone(),
+        writer: fleet.write_status.then(|| writer(config)),
+        tuning: Tuning { confirm_after: fleet.confirm_after.get(), ..Tuning::default() },
+    }))
+}
+
+/// This process among all that write to the hub: two nodes may have the same name by mistake.
+fn writer(config: &Config) -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name = if config.node.name.is_empty() { host } else { config.node.name.clone() };
+    format!("{name}_{}_{:x}", std::process::id(), clock::now().0)
 }
 
 /// What holds where no policy says otherwise.

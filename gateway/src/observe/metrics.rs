@@ -9,6 +9,7 @@
 
 mod layer4;
 mod list;
+mod sources;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -225,6 +226,7 @@ impl Scrape {
             .or_else(|| self.of_clusters(name))
             .or_else(|| self.of_configuration(name))
             .or_else(|| self.of_controller(name))
+            .or_else(|| self.of_sources(name))
             .expect("every metric of the list has its samples; a test scrapes all of them")
     }
 
@@ -417,11 +419,7 @@ impl Scrape {
             "ringway_controller_routes" => one(facts.routes),
             "ringway_controller_backends" => one(facts.backends),
             "ringway_propagation_seconds" => {
-                let bounds = facts.lag.bounds_ns.iter().map(|bound| seconds(*bound));
-                let buckets = bounds.chain([f64::INFINITY]).zip(facts.lag.buckets.iter().copied()).collect();
-                let value =
-                    Value::Histogram { sum: seconds(facts.lag.sum_ns), count: facts.lag.count, buckets };
-                vec![Row { labels: Vec::new(), value }]
+                vec![Row { labels: Vec::new(), value: sources::lag(&facts.lag) }]
             }
             "ringway_updates_coalesced_total" => one(facts.coalesced_total),
             "ringway_snapshots_total" => one(facts.snapshots_total),
@@ -534,6 +532,7 @@ mod tests {
         let mut scrape = scrape();
         scrape.controller.objects.insert("Ingress".into(), 1);
         scrape.controller.outcomes.insert("accepted", 1);
+        sources::add_sample(&mut scrape.controller);
         let text = encode(scrape);
         let families: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         assert_eq!(families.len(), METRICS.len());

@@ -135,6 +135,7 @@ fn configure(args: &DemoArgs, scene: &mut Scene, folder: &Folder) -> Result<Conf
     let overrides = Overrides {
         listen: Some(vec![ListenAddr { addr: scene.listen, protocol: Protocol::Http }]),
         manifests: Some(folder.manifests().to_path_buf()),
+        fleet_kubeconfig: None,
         workers: args.workers,
         admin: None,
     };

@@ -210,6 +210,31 @@ pub const METRICS: &[Metric] = &[
         "Whole tables sent: at the start, to restarted workers, to this API",
     ),
     counter("ringway_controller_restarts_total", "", "Restarts of the controller after a panic"),
+    gauge("ringway_fleet_ready", "cluster", "1 while all is well with a cluster's API: `fleet` is the hub"),
+    gauge("ringway_fleet_answered_age_seconds", "cluster", "Since a cluster's API last answered anything"),
+    gauge("ringway_fleet_event_age_seconds", "cluster", "Since a cluster's API last said something new"),
+    gauge(
+        "ringway_fleet_watches",
+        "cluster, state",
+        "Watches of a cluster's API by state (waiting, watching, missing, doubting, failing)",
+    ),
+    counter("ringway_fleet_lists_total", "cluster", "Lists of a cluster's objects that were believed"),
+    counter(
+        "ringway_fleet_lists_doubted_total",
+        "cluster",
+        "Lists that lost more than half and were asked for again",
+    ),
+    counter("ringway_fleet_watch_failures_total", "cluster", "Requests of watches that failed"),
+    counter(
+        "ringway_fleet_status_writes_total",
+        "outcome",
+        "Writes of status to the hub by this node, which holds the Lease (written, failed)",
+    ),
+    histogram(
+        "ringway_fleet_propagation_seconds",
+        "cluster",
+        "From an event of a member's API to its application on the last worker",
+    ),
 ];
 
 const fn counter(name: &'static str, labels: &'static str, help: &'static str) -> Metric {

@@ -1,0 +1,431 @@
+//! The last world on disk: what is served when this process starts and no API server answers.
+//!
+//! `STATE_DIR/world.jsonl`: a head, one line for each member and each object in the form of a manifest, and a checksum.
+//! Written as a whole beside the old one and renamed into place, by a thread of its own, at most every
+//! [`INTERVAL`]. Secrets are never in it: no private key and no kubeconfig rests on the disk because of it. A file of
+//! another version, or one that is cut or altered, is not used, and that is logged.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Sender, TrySendError, bounded};
+use routing::model::Condition;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tracing::{info, warn};
+
+use crate::object::{Object, ObjectId, Source, Spec};
+use crate::verdict::Notes;
+use crate::watch::decode::{One, decode_one};
+use crate::watch::fleet::Before;
+use crate::world::World;
+
+/// How often a changed world is written at most.
+pub const INTERVAL: Duration = Duration::from_secs(10);
+/// The file's name.
+const FILE: &str = "world.jsonl";
+/// The form of the file.
+const VERSION: u32 = 1;
+/// Largest file that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Longest line that is read, in bytes: an API server takes no object of more than 1.5 MiB.
+const LINE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Line {
+    Head {
+        version: u32,
+        written: u64,
+    },
+    Member(String),
+    /// Of the hub when there is no cluster.
+    Object {
+        cluster: Option<String>,
+        object: Value,
+    },
+    Sum {
+        lines: u64,
+        fnv1a: u64,
+    },
+}
+
+/// A world as it was: cheap to take, for the controller's loop.
+#[derive(Debug)]
+struct Picture {
+    members: BTreeSet<Arc<str>>,
+    objects: Vec<Arc<Object>>,
+}
+
+/// Writes snapshots on a thread of its own. Dropping it waits for the last one.
+#[derive(Debug)]
+pub struct Writer {
+    to: Option<Sender<Picture>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Writes into `dir`, which is made when it is missing.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn start(dir: PathBuf) -> io::Result<Self> {
+        let (to, pictures) = bounded::<Picture>(1);
+        let thread = std::thread::Builder::new().name("snapshot".into()).spawn(move || {
+            for picture in pictures {
+                if let Err(error) = write(&dir, &picture) {
+                    warn!(dir = %dir.display(), %error, "the world is not saved: a start without the hub has the last one that was");
+                }
+            }
+        })?;
+        Ok(Self { to: Some(to), thread: Some(thread) })
+    }
+
+    /// Hands the world over to be written. `false`: the one before is still being written, try again later.
+    pub fn save(&self, world: &World) -> bool {
+        let Some(to) = &self.to else { return false };
+        if to.is_full() {
+            return false;
+        }
+        let objects = world.objects().map(|(_, stored)| stored.object.clone()).collect();
+        match to.try_send(Picture { members: world.members().clone(), objects }) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.to.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic there was printed by its hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// FNV-1a: finds what a full disk or a bad sector does to a file. It is not against somebody who alters it.
+#[derive(Clone, Copy)]
+struct Sum(u64);
+
+impl Sum {
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+impl Default for Sum {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+fn write(dir: &Path, picture: &Picture) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    let next = dir.join(format!("{FILE}.next"));
+    let file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&next)?;
+    let mut out = BufWriter::new(file);
+    let (mut sum, mut lines) = (Sum::default(), 0);
+    let mut put = |line: &Line| -> io::Result<()> {
+        let mut bytes = serde_json::to_vec(line)?;
+        bytes.push(b'\n');
+        sum.add(&bytes);
+        lines += 1;
+        out.write_all(&bytes)
+    };
+    let written = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    put(&Line::Head { version: VERSION, written })?;
+    for member in &picture.members {
+        put(&Line::Member(member.to_string()))?;
+    }
+    for object in &picture.objects {
+        let cluster = match &object.id.source {
+            Source::Fleet => None,
+            Source::Member(name) => Some(name.to_string()),
+        };
+        if let Some(object) = manifest(object) {
+            put(&Line::Object { cluster, object })?;
+        }
+    }
+    let last = serde_json::to_vec(&Line::Sum { lines, fnv1a: sum.0 })?;
+    out.write_all(&last)?;
+    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    fs::rename(&next, dir.join(FILE))
+}
+
+/// What was written before this process began, and when, in Unix seconds; `None` when there is nothing to use.
+#[must_use]
+pub fn load(dir: &Path) -> Option<(Before, u64)> {
+    let path = dir.join(FILE);
+    match read(&path) {
+        Ok((before, written)) => {
+            let (members, objects) = (before.members.len(), before.objects.len());
+            info!(path = %path.display(), members, objects, written, "the last world was read from the disk");
+            Some((before, written))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            warn!(path = %path.display(), %error, "the snapshot of the world is not used");
+            None
+        }
+    }
+}
+
+fn read(path: &Path) -> io::Result<(Before, u64)> {
+    let file = fs::File::open(path)?;
+    if file.metadata()?.len() > FILE_BYTES_MAX {
+        return Err(io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes")));
+    }
+    let mut file = BufReader::new(file);
+    let (mut before, mut written) = (Before::default(), None);
+    let (mut sum, mut count) = (Sum::default(), 0);
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        if file.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes)? == 0 {
+            return Err(io::Error::other("it ends before its checksum"));
+        }
+        match serde_json::from_slice(&bytes)? {
+            Line::Head { version, .. } if version != VERSION => {
+                return Err(io::Error::other(format!("version {version}, this is {VERSION}")));
+            }
+            Line::Head { written: at, .. } => written = Some(at),
+            Line::Member(name) => drop(before.members.insert(Arc::from(name))),
+            Line::Object { cluster, object } => {
+                let source = cluster.map_or(Source::Fleet, |name| Source::Member(Arc::from(name)));
+                if let One::Object(object, notes) = decode_one(object, &source) {
+                    before.objects.push((Arc::from(object), notes));
+                }
+            }
+            Line::Sum { lines, fnv1a } => {
+                if (lines, fnv1a) != (count, sum.0) {
+                    return Err(io::Error::other("its checksum is another: it was cut or altered"));
+                }
+                return written.map(|at| (before, at)).ok_or_else(|| io::Error::other("it has no head"));
+            }
+        }
+        sum.add(&bytes);
+        count += 1;
+    }
+}
+
+/// An object as a manifest; `None` for what does not rest on the disk.
+fn manifest(object: &Object) -> Option<Value> {
+    let typed = match &object.spec {
+        Spec::Ingress(it) => serde_json::to_value(it),
+        Spec::IngressClass(it) => serde_json::to_value(it),
+        Spec::Gateway(it) => serde_json::to_value(it),
+        Spec::GatewayClass(it) => serde_json::to_value(it),
+        Spec::HttpRoute(it) => serde_json::to_value(it),
+        Spec::TcpRoute(it) => serde_json::to_value(it),
+        Spec::TlsRoute(it) => serde_json::to_value(it),
+        Spec::ReferenceGrant(it) => serde_json::to_value(it),
+        Spec::MemberCluster(it) => serde_json::to_value(it),
+        Spec::GatewayConfig(it) => serde_json::to_value(it),
+        Spec::AlbConfig(spec) => return Some(cloud("alibabacloud.com/v1", object, spec)),
+        Spec::MseIngressConfig(spec) => return Some(cloud("mse.alibabacloud.com/v1alpha1", object, spec)),
+        Spec::FailoverPolicy(it) => serde_json::to_value(it),
+        Spec::Namespace(labels) => {
+            let metadata = json!({"name": &*object.id.name, "labels": labels});
+            return Some(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}));
+        }
+        // Keys do not rest on the disk: listeners with TLS wait for the API server.
+        Spec::Secret(_) => return None,
+        Spec::Service(it) => return Some(service(&object.id, it)),
+        Spec::EndpointSlice(it) => return Some(slice(&object.id, it)),
+        Spec::Node(it) => return Some(node(&object.id, it)),
+        Spec::Other => return None,
+    };
+    typed.ok()
+}
+
+fn cloud(version: &str, object: &Object, spec: &Value) -> Value {
+    json!({
+        "apiVersion": version, "kind": object.id.kind.as_str(),
+        "metadata": {"name": &*object.id.name, "annotations": object.annotations},
+        "spec": spec,
+    })
+}
+
+fn service(id: &ObjectId, service: &crate::object::MemberService) -> Value {
+    let ports = service.ports.iter().map(|port| {
+        let node_port = (port.node_port > 0).then_some(port.node_port);
+        json!({"name": &*port.name, "port": port.port, "nodePort": node_port})
+    });
+    let ingress = service.load_balancer.iter().map(|ip| json!({"ip": ip.to_string()}));
+    let (kind, external) = match &service.external_name {
+        Some(name) => ("ExternalName", Some(name)),
+        None => ("ClusterIP", None),
+    };
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": &*id.name, "namespace": &*id.namespace},
+        "spec": {"type": kind, "externalName": external, "ports": ports.collect::<Vec<_>>()},
+        "status": {"loadBalancer": {"ingress": ingress.collect::<Vec<_>>()}},
+    })
+}
+
+fn slice(id: &ObjectId, slice: &crate::object::MemberSlice) -> Value {
+    let is_ipv6 = slice.endpoints.first().is_some_and(|endpoint| endpoint.ip.is_ipv6());
+    let ports = slice.ports.iter().map(|(name, port)| json!({"name": &**name, "port": port}));
+    let endpoints = slice.endpoints.iter().map(|endpoint| {
+        let (ready, serving, terminating) = match endpoint.condition {
+            Some(Condition::Ready) => (true, true, false),
+            Some(Condition::Terminating) => (false, true, true),
+            None => (false, false, false),
+        };
+        json!({
+            "addresses": [endpoint.ip.to_string()],
+            "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
+            "zone": Some(&*endpoint.zone).filter(|zone| !zone.is_empty()),
+            "nodeName": Some(&*endpoint.node).filter(|node| !node.is_empty()),
+        })
+    });
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": &*id.name, "namespace": &*id.namespace,
+            "labels": {"kubernetes.io/service-name": &*slice.service}},
+        "addressType": if is_ipv6 { "IPv6" } else { "IPv4" },
+        "ports": ports.collect::<Vec<_>>(), "endpoints": endpoints.collect::<Vec<_>>(),
+    })
+}
+
+fn node(id: &ObjectId, node: &crate::object::MemberNode) -> Value {
+    let addresses = node.addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()}));
+    let ready = if node.ready { "True" } else { "False" };
+    let labels = match &*node.zone {
+        "" => json!({}),
+        zone => json!({"topology.kubernetes.io/zone": zone}),
+    };
+    json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": &*id.name, "labels": labels},
+        "status": {"addresses": addresses.collect::<Vec<_>>(), "conditions": [{"type": "Ready", "status": ready}]},
+    })
+}
+
+/// The objects of a snapshot with what was noticed while they were decoded, as the world sees them.
+pub(crate) fn observations(before: &Before) -> Vec<crate::watch::Observation> {
+    use crate::watch::{Observation, Presence};
+    if before.members.is_empty() && before.objects.is_empty() {
+        // Nothing is known: that is not the same as a world with nothing in it.
+        return Vec::new();
+    }
+    let present = |name: &Arc<str>| Observation::Member { name: name.clone(), presence: Presence::Present };
+    let upsert = |(object, notes): &(Arc<Object>, Notes)| Observation::Upsert {
+        object: Box::new((**object).clone()),
+        origin: Arc::from(object.id.source.to_string()),
+        notes: notes.clone(),
+    };
+    let mut seen: Vec<Observation> = before.members.iter().map(present).collect();
+    seen.extend(before.objects.iter().map(upsert));
+    seen.push(Observation::Synced);
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::decode::{Format, decode_text};
+
+    const WORLD: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {ports: [{name: http, port: 80, nodePort: 30080}, {name: tls, port: 443}]}
+status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: other, namespace: shop}
+spec: {type: ExternalName, externalName: example.org}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}
+addressType: IPv6
+ports: [{name: http, port: 8080}]
+endpoints:
+- {addresses: ['fd00::1'], zone: z1, nodeName: n1}
+- {addresses: ['fd00::2'], conditions: {ready: false, serving: true, terminating: true}}
+- {addresses: ['fd00::3'], conditions: {ready: false}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n1, labels: {topology.kubernetes.io/zone: z1}}
+status: {addresses: [{type: InternalIP, address: 10.0.0.1}], conditions: [{type: Ready, status: 'False'}]}
+";
+
+    fn picture() -> Picture {
+        let alpha = Source::Member(Arc::from("alpha"));
+        let mut objects: Vec<Arc<Object>> = Vec::new();
+        for (object, _) in decode_text(WORLD, Format::Yaml, &alpha).unwrap().objects {
+            objects.push(Arc::new(object));
+        }
+        let ingress = "{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: a}, \
+                       spec: {rules: [{host: a.example}]}}";
+        for (object, _) in decode_text(ingress, Format::Yaml, &Source::Fleet).unwrap().objects {
+            objects.push(Arc::new(object));
+        }
+        Picture { members: BTreeSet::from([Arc::from("alpha"), Arc::from("empty")]), objects }
+    }
+
+    struct Temp(PathBuf);
+
+    impl Temp {
+        fn new(name: &str) -> Self {
+            Self(std::env::temp_dir().join(format!("ringway-snapshot-{}-{name}", std::process::id())))
+        }
+    }
+
+    impl Drop for Temp {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn what_is_read_back_is_what_was_written() {
+        let dir = Temp::new("same");
+        let picture = picture();
+        write(&dir.0, &picture).unwrap();
+        let (before, written) = load(&dir.0).unwrap();
+        assert!(written > 1_700_000_000);
+        assert_eq!(before.members, picture.members);
+        let text = |object: &Arc<Object>| format!("{object:?}");
+        let read: Vec<String> = before.objects.iter().map(|(object, _)| text(object)).collect();
+        assert_eq!(read, picture.objects.iter().map(text).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_file_that_was_cut_altered_or_is_of_another_version_is_not_used() {
+        let dir = Temp::new("bad");
+        write(&dir.0, &picture()).unwrap();
+        let path = dir.0.join(FILE);
+        let good = fs::read_to_string(&path).unwrap();
+        let cut = good.lines().take(3).collect::<Vec<_>>().join("\n");
+        let without_one: String =
+            good.lines().enumerate().filter(|(n, _)| *n != 3).map(|(_, l)| format!("{l}\n")).collect();
+        let cases = [
+            cut,
+            without_one,
+            good.replace("8080", "8081"),
+            good.replace("\"version\":1", "\"version\":2"),
+            String::new(),
+            "\0\0\0".to_owned(),
+        ];
+        for bad in cases {
+            fs::write(&path, bad).unwrap();
+            assert!(load(&dir.0).is_none());
+        }
+        fs::write(&path, good).unwrap();
+        assert!(load(&dir.0).is_some());
+    }
+}

@@ -1,0 +1,98 @@
+//! Which resources of an API server are watched, and how its raw objects become ours.
+
+use kube::api::{ApiResource, DynamicObject};
+use serde_json::Value;
+
+use crate::object::Source;
+use crate::watch::decode::{self, One};
+
+/// A resource that is watched.
+#[derive(Debug)]
+pub struct Resource {
+    /// Its API group; empty for the core group.
+    pub group: &'static str,
+    /// The versions that are read, the preferred one first: a server that does not know it is asked for the next.
+    pub versions: &'static [&'static str],
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its name in URLs.
+    pub plural: &'static str,
+}
+
+const fn resource(
+    group: &'static str,
+    versions: &'static [&'static str],
+    kind: &'static str,
+    plural: &'static str,
+) -> Resource {
+    Resource { group, versions, kind, plural }
+}
+
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
+const OURS: &str = crate::crd::GROUP;
+
+/// What is watched on the Fleet, Secrets apart. Those that are resources of a CRD may be missing.
+pub const FLEET: [Resource; 15] = [
+    resource("networking.k8s.io", &["v1"], "Ingress", "ingresses"),
+    resource("networking.k8s.io", &["v1"], "IngressClass", "ingressclasses"),
+    resource(GATEWAY_API, &["v1", "v1beta1"], "GatewayClass", "gatewayclasses"),
+    resource(GATEWAY_API, &["v1", "v1beta1"], "Gateway", "gateways"),
+    resource(GATEWAY_API, &["v1", "v1beta1"], "HTTPRoute", "httproutes"),
+    resource(GATEWAY_API, &["v1", "v1alpha2"], "TCPRoute", "tcproutes"),
+    resource(GATEWAY_API, &["v1", "v1alpha3", "v1alpha2"], "TLSRoute", "tlsroutes"),
+    resource(GATEWAY_API, &["v1", "v1beta1"], "ReferenceGrant", "referencegrants"),
+    resource("", &["v1"], "Namespace", "namespaces"),
+    resource("multicluster.x-k8s.io", &["v1beta1", "v1alpha1"], "ServiceImport", "serviceimports"),
+    resource(OURS, &["v1alpha1"], "MemberCluster", "memberclusters"),
+    resource(OURS, &["v1alpha1"], "GatewayConfig", "gatewayconfigs"),
+    resource(OURS, &["v1alpha1"], "FailoverPolicy", "failoverpolicies"),
+    resource("alibabacloud.com", &["v1"], "AlbConfig", "albconfigs"),
+    resource("mse.alibabacloud.com", &["v1alpha1"], "MseIngressConfig", "mseingressconfigs"),
+];
+
+/// What is watched on a member.
+pub const MEMBER: [Resource; 3] = [
+    resource("", &["v1"], "Service", "services"),
+    resource("discovery.k8s.io", &["v1"], "EndpointSlice", "endpointslices"),
+    resource("", &["v1"], "Node", "nodes"),
+];
+
+impl Resource {
+    /// One of its versions, as the client names it.
+    #[must_use]
+    pub fn api(&self, version: &str) -> ApiResource {
+        let group = self.group;
+        let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+        ApiResource {
+            group: group.to_owned(),
+            version: version.to_owned(),
+            api_version,
+            kind: self.kind.to_owned(),
+            plural: self.plural.to_owned(),
+        }
+    }
+
+    /// Decodes one object that the API server sent.
+    ///
+    /// What changes without a change of what is asked for is left out: `managedFields`, `resourceVersion` and, on the
+    /// Fleet, where it is ours to write, `status`.
+    #[must_use]
+    pub fn decode(&self, version: &str, object: DynamicObject, source: &Source) -> One {
+        let DynamicObject { types: _, mut metadata, data } = object;
+        metadata.managed_fields = None;
+        metadata.resource_version = None;
+        let mut map = match data {
+            Value::Object(map) => map,
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+                serde_json::Map::new()
+            }
+        };
+        if *source == Source::Fleet {
+            map.remove("status");
+        }
+        map.insert("apiVersion".to_owned(), self.api(version).api_version.into());
+        map.insert("kind".to_owned(), self.kind.into());
+        map.insert("metadata".to_owned(), serde_json::to_value(metadata).unwrap_or_default());
+        decode::decode_one(Value::Object(map), source)
+    }
+}
