@@ -72,7 +72,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Begins an attempt. `deadline` is fired when the detector has news of it.
+    /// Begins an attempt. `deadline` is fired when the detector has news of it. What the detector wants now is left to
+    /// the next [`Worker::heed`], which the caller sees to before it waits.
     pub(super) fn new(
         worker: &Rc<Worker>,
         pick: Pick,
@@ -84,7 +85,6 @@ impl Held {
         worker.recorder.note(since, Whom::from(&pick), What::Pick { trial: pick.trial });
         worker.table.borrow().on_sent(&pick, since);
         let waits = Some(worker.waits(&pick, deadline));
-        worker.heed();
         Self { worker: Rc::clone(worker), pick, since, outlier, waits, told: false }
     }
 
