@@ -163,7 +163,7 @@ fn an_idle_connection_costs_little() {
     let (one, all) = (live_bytes(1), live_bytes(COUNT));
     let each = all.saturating_sub(one) / (COUNT as u64 - 1);
     println!("live heap bytes of a worker: {one} with 1 idle connection, {all} with {COUNT}: {each} each");
-    assert!(each <= 3_200, "{each} bytes for each idle connection");
+    assert!(each <= 1_600, "{each} bytes for each idle connection");
 }
 
 /// A connection that comes and goes leaves nothing behind.
