@@ -6,6 +6,7 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use allocation_counter::AllocationInfo;
 use config::{Config, Period};
@@ -84,15 +85,30 @@ impl Counted {
     }
 }
 
-/// What a worker allocates that serves `count` requests on one connection.
+/// What a worker allocates that serves `count` requests on one connection, none of which waited so long that the
+/// detector began to ask questions.
+///
+/// Where this process or its backend is not scheduled for some milliseconds, the detector suspects the backend and
+/// probes it: each probe is a task and a connection, and the change of state is told by name. That is by the clock and
+/// by verdict, not by request, so such a run says nothing and is made again.
 fn cost_of(count: u64, request: &str, response: &'static str) -> u64 {
-    let backend = Backend::answering(response, support::backend::Then::Keep);
-    let worker = Counted::start(config(), &backend);
-    let mut client = Client::connect(worker.port.addr);
-    for _ in 0..count {
-        client.send(request).response();
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let backend = Backend::answering(response, support::backend::Then::Keep);
+        let worker = Counted::start(config(), &backend);
+        let mut client = Client::connect(worker.port.addr);
+        for _ in 0..count {
+            client.send(request).response();
+        }
+        let stats = Arc::clone(&worker.stats);
+        let asked = stats.suspicions_total.get() + stats.probes_total.get() + stats.hedges_total.get();
+        let cost = worker.stop().count_total;
+        if asked == 0 {
+            return cost;
+        }
+        println!("{count} requests: {cost} allocations, but {asked} questions of the detector: once more");
+        assert!(Instant::now() < end, "no run without a suspicion: the machine is too busy to tell");
     }
-    worker.stop().count_total
 }
 
 /// In steady state, on the common path: a keep-alive connection on either side, bodies that fit their buffer.
@@ -147,7 +163,7 @@ fn an_idle_connection_costs_little() {
     let (one, all) = (live_bytes(1), live_bytes(COUNT));
     let each = all.saturating_sub(one) / (COUNT as u64 - 1);
     println!("live heap bytes of a worker: {one} with 1 idle connection, {all} with {COUNT}: {each} each");
-    assert!(each <= 3_200, "{each} bytes for each idle connection");
+    assert!(each <= 1_600, "{each} bytes for each idle connection");
 }
 
 /// A connection that comes and goes leaves nothing behind.

@@ -187,41 +187,42 @@ enum Ended {
 }
 
 /// A place to run exchanges in, used by one active connection after the other so that none allocates.
-pub struct Runner {
-    work: Pin<Box<dyn Future<Output = ()>>>,
-    slot: Rc<Slot>,
-}
+pub struct Runner(Pin<Box<dyn Future<Output = ()>>>);
 
-#[derive(Default)]
-struct Slot {
-    job: Cell<Option<Box<Client>>>,
-    ended: Cell<Option<Ended>>,
+thread_local! {
+    /// A runner's next connection, and the end of its last: each is put down and taken up within one poll, so that one
+    /// place does for all runners and stays in the cache.
+    static JOB: Cell<Option<Box<Client>>> = const { Cell::new(None) };
+    static ENDED: Cell<Option<Ended>> = const { Cell::new(None) };
 }
 
 impl Runner {
     /// A new place: one allocation of a few kilobytes, used again and again.
     #[must_use]
     pub fn new(worker: Rc<Worker>) -> Self {
-        let slot = Rc::new(Slot::default());
-        Self { work: Box::pin(run_jobs(worker, Rc::clone(&slot))), slot }
+        Self(Box::pin(run_jobs(worker)))
     }
 
-    fn run(&mut self, client: Box<Client>) -> impl Future<Output = Ended> + '_ {
-        self.slot.job.set(Some(client));
+    async fn run(&mut self, client: Box<Client>) -> Ended {
+        let mut job = Some(client);
         poll_fn(|cx| {
-            let _ = self.work.as_mut().poll(cx);
-            self.slot.ended.take().map_or(Poll::Pending, Poll::Ready)
+            if let Some(client) = job.take() {
+                JOB.set(Some(client));
+            }
+            let _never_ends = self.0.as_mut().poll(cx);
+            ENDED.take().map_or(Poll::Pending, Poll::Ready)
         })
+        .await
     }
 }
 
-async fn run_jobs(worker: Rc<Worker>, slot: Rc<Slot>) {
+async fn run_jobs(worker: Rc<Worker>) {
     let mut exchange = Exchange::default();
     loop {
-        let client = poll_fn(|_| slot.job.take().map_or(Poll::Pending, Poll::Ready)).await;
+        let client = poll_fn(|_| JOB.take().map_or(Poll::Pending, Poll::Ready)).await;
         let ended = active(&worker, &mut exchange, client).await;
         exchange.shrink();
-        slot.ended.set(Some(ended));
+        ENDED.set(Some(ended));
     }
 }
 

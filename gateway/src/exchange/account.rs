@@ -84,7 +84,8 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Begins an attempt. `deadline` is fired when the detector has news of it.
+    /// Begins an attempt. `deadline` is fired when the detector has news of it. What the detector wants now is left to
+    /// the next [`Worker::heed`], which the caller sees to before it waits.
     pub(crate) fn new(
         worker: &Rc<Worker>,
         pick: Pick,
@@ -101,7 +102,6 @@ impl Held {
             worker.table.borrow().on_sent(&pick, since);
         }
         let waits = Some(worker.waits(&pick, deadline));
-        worker.heed();
         Self { worker: Rc::clone(worker), pick, since, outlier, waits, asked, told: false }
     }
 

@@ -210,6 +210,7 @@ async fn connection(flow: &mut Flow<'_>) -> Result<Upstream, End> {
 async fn connect(flow: &mut Flow<'_>, begun: MonoTime) -> Result<Conn, End> {
     let timeout = flow.rule.policy().timeouts.connect;
     let due = earlier(deadline(begun, timeout), flow.work.response_by);
+    flow.worker.heed();
     let mut connecting = pin!(net::listen::connect(flow.held.pick.addr));
     let mut again = advised(flow, begun)?;
     loop {

@@ -69,6 +69,7 @@ impl Wait {
 pub(super) async fn response_head(flow: &mut Flow<'_>, up: Upstream) -> Result<(Upstream, Buf), End> {
     let begun = up.begun;
     if flow.view.head.expects_continue && flow.work.upload.wants_read() {
+        flow.worker.heed();
         reply::interim_continue(flow.client).await.map_err(|_| End::ClientGone)?;
     }
     if flow.held.pick.trial {

@@ -1,71 +1,76 @@
 //! One TCP connection: at most one read and one write in flight, both started and collected by hand.
 //!
 //! io_uring owns a buffer while an operation runs, and a read that is dropped loses its bytes. So the operations of
-//! a connection live in two small futures that are allocated once per connection, and the owner starts an
-//! operation ([`Conn::start_read`], [`Conn::start_write`]) and collects it later ([`Conn::poll_read`],
-//! [`Conn::poll_write`]), from whichever task owns the connection then. Nothing is lost when an exchange ends
-//! early, an idle upstream connection keeps its read armed (so that its death is known before it is used), and a
-//! write that nobody waits for costs no wake-up.
+//! a connection live in one future that is allocated with the connection, and the owner starts an operation
+//! ([`Conn::start_read`], [`Conn::start_write`]) and collects it later ([`Conn::poll_read`], [`Conn::poll_write`]),
+//! from whichever task owns the connection then. Nothing is lost when an exchange ends early, an idle upstream
+//! connection keeps its read armed (so that its death is known before it is used), and a write that nobody waits for
+//! costs no wake-up.
+//!
+//! With a thousand busy connections, the memory that a request touches for the first time is what it costs. So a
+//! connection is this value and one allocation; what goes in and out of that future passes through a place of the
+//! thread ([`DESK`]) that is always in the cache.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::pin::Pin;
-use std::rc::Rc;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use monoio::io::{
-    AsyncReadRent, AsyncWriteRent, CancelableAsyncReadRent, Canceller, OwnedReadHalf, OwnedWriteHalf,
-    Splitable,
+    AsyncReadRent, AsyncWriteRent, CancelHandle, CancelableAsyncReadRent, Canceller, OwnedReadHalf,
+    OwnedWriteHalf, Splitable,
 };
 use monoio::net::TcpStream;
 
 use super::Buf;
 use crate::sys;
 
-/// Runs until told to stop, then gives its half of the stream back.
-type Engine<H> = Pin<Box<dyn Future<Output = H>>>;
-type ReadHalf = OwnedReadHalf<TcpStream>;
-type WriteHalf = OwnedWriteHalf<TcpStream>;
-
 /// What a finished operation hands back.
 pub type Done<T> = (io::Result<T>, Buf);
 
-/// What the owner asks of the reading side.
-enum ReadOrder {
-    /// Read into this buffer.
-    Read(Buf),
-    /// Only wait until there is something to read.
-    Watch,
-    /// Give the half of the stream back.
+/// What the owner asks of the future that holds a connection's operations.
+enum Order {
+    /// Read into this buffer; may be called back where there is a handle.
+    Read(Buf, Option<CancelHandle>),
+    /// Write all of this buffer.
+    Write(Buf),
+    /// Give the stream back.
     Stop,
 }
 
-/// One direction of a connection, seen from outside its engine.
-struct Port<O, D> {
-    order: Cell<Option<O>>,
-    done: Cell<Option<D>>,
-    busy: Cell<bool>,
+/// Which of the two operations is looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Reader,
+    Writer,
 }
 
-impl<O, D> Port<O, D> {
-    fn new() -> Self {
-        Self { order: Cell::new(None), done: Cell::new(None), busy: Cell::new(false) }
-    }
-
-    /// The owner's next order. Registers no waker: the owner polls the engine after each order.
-    fn next(&self) -> impl Future<Output = O> + '_ {
-        poll_fn(|_| self.order.take().map_or(Poll::Pending, Poll::Ready))
-    }
-}
-
-/// What the owner and the two engines of a connection share: one allocation.
+/// The place of a thread through which owners and operations pass things on: everything is put down and taken up
+/// within one poll, so that one is enough for all connections.
 struct Desk {
-    reads: Port<ReadOrder, (io::Result<usize>, Option<Buf>)>,
-    writes: Port<Option<Buf>, Done<()>>,
-    canceller: RefCell<Canceller>,
+    turn: Cell<Turn>,
+    order: Cell<Option<Order>>,
+    read: Cell<Option<Done<usize>>>,
+    written: Cell<Option<Done<()>>>,
+}
+
+thread_local! {
+    static DESK: Desk = const {
+        Desk {
+            turn: Cell::new(Turn::Reader),
+            order: Cell::new(None),
+            read: Cell::new(None),
+            written: Cell::new(None),
+        }
+    };
+}
+
+/// The owner's next order. Registers no waker: the owner polls after each order.
+fn next_order() -> impl Future<Output = Order> {
+    poll_fn(|_| DESK.with(|desk| desk.order.take()).map_or(Poll::Pending, Poll::Ready))
 }
 
 /// May a read in flight be called back ([`Conn::cancel_read`])?
@@ -77,28 +82,52 @@ pub enum Cancel {
     Never,
 }
 
+/// What a connection's stream is doing.
+enum Stream {
+    /// Nothing, and nothing is allocated for it.
+    Rest(TcpStream),
+    /// Reading and writing.
+    Works(Pin<Box<dyn Future<Output = TcpStream>>>),
+    /// Waiting until there is something to read: small, for connections that are idle.
+    Watched(Pin<Box<dyn Future<Output = (io::Result<()>, TcpStream)>>>),
+    /// It was given away, or lost in a panic.
+    Gone,
+}
+
 /// One TCP connection.
 pub struct Conn {
-    reader: Engine<ReadHalf>,
-    writer: Engine<WriteHalf>,
-    desk: Rc<Desk>,
-    fd: RawFd,
+    stream: Stream,
+    /// Of the read in flight and those that follow; none while nothing can be called back.
+    canceller: Option<Canceller>,
+    /// What ended in the moment it began: nothing to wait for.
+    early: Option<Box<Early>>,
     peer: SocketAddr,
+    fd: RawFd,
+    cancel: Cancel,
+    reading: bool,
+    writing: bool,
+}
+
+#[derive(Default)]
+struct Early {
+    read: Option<Done<usize>>,
+    written: Option<Done<()>>,
 }
 
 impl Conn {
     /// Takes over a connected stream.
     pub(super) fn new(stream: TcpStream, peer: SocketAddr, cancel: Cancel) -> Self {
         let fd = stream.as_raw_fd();
-        let (read_half, write_half) = stream.into_split();
-        let desk = Rc::new(Desk {
-            reads: Port::new(),
-            writes: Port::new(),
-            canceller: RefCell::new(Canceller::new()),
-        });
-        let reader = Box::pin(read(read_half, Rc::clone(&desk), cancel));
-        let writer = Box::pin(write(write_half, Rc::clone(&desk)));
-        Self { reader, writer, desk, fd, peer }
+        Self {
+            stream: Stream::Rest(stream),
+            canceller: None,
+            early: None,
+            peer,
+            fd,
+            cancel,
+            reading: false,
+            writing: false,
+        }
     }
 
     /// Takes over a connected socket that another thread handed over.
@@ -126,48 +155,37 @@ impl Conn {
 
     /// Starts a read that appends to `buf`. At most one at a time.
     pub fn start_read(&mut self, buf: Buf) {
-        self.order_read(ReadOrder::Read(buf));
-    }
-
-    fn order_read(&mut self, order: ReadOrder) {
-        debug_assert!(!self.desk.reads.busy.get(), "one read at a time");
-        self.desk.reads.busy.set(true);
-        self.desk.reads.order.set(Some(order));
-        // Submits the operation without asking to be woken; whoever waits for it later says so.
-        let _ = self.reader.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        debug_assert!(!self.reading, "one read at a time");
+        let handle = match self.cancel {
+            Cancel::Allowed => Some(self.canceller.get_or_insert_with(Canceller::new).handle()),
+            Cancel::Never => None,
+        };
+        self.reading = true;
+        self.order(Turn::Reader, Order::Read(buf, handle));
+        if let Some(done) = DESK.with(|desk| desk.read.take()) {
+            self.early.get_or_insert_default().read = Some(done);
+        }
     }
 
     /// Is a read in flight, or finished and not yet collected?
     #[must_use]
     pub fn is_reading(&self) -> bool {
-        self.desk.reads.busy.get()
+        self.reading
     }
 
     /// Collects the read in flight. Pending for ever when there is none.
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Done<usize>> {
-        let (result, buf) = ready!(self.poll_reader(cx));
-        match buf {
-            Some(buf) => Poll::Ready((result, buf)),
-            // A watch that nobody collected: it said nothing about bytes.
-            None => Poll::Pending,
-        }
-    }
-
-    fn poll_reader(&mut self, cx: &mut Context<'_>) -> Poll<(io::Result<usize>, Option<Buf>)> {
-        if !self.desk.reads.busy.get() {
+        if !self.reading {
             return Poll::Pending;
         }
-        let done = match self.desk.reads.done.take() {
-            Some(done) => done,
-            None => {
-                let _ = self.reader.as_mut().poll(cx);
-                match self.desk.reads.done.take() {
-                    Some(done) => done,
-                    None => return Poll::Pending,
-                }
-            }
+        let early = self.early.as_mut().and_then(|early| early.read.take());
+        let Some(done) = early.or_else(|| {
+            self.turn(Turn::Reader, cx);
+            DESK.with(|desk| desk.read.take())
+        }) else {
+            return Poll::Pending;
         };
-        self.desk.reads.busy.set(false);
+        self.reading = false;
         Poll::Ready(done)
     }
 
@@ -176,60 +194,66 @@ impl Conn {
         poll_fn(|cx| self.poll_read(cx)).await
     }
 
-    /// Starts to wait until there is something to read, or the end, without holding a buffer.
+    /// Starts to wait until there is something to read, or the end, without holding a buffer. Nothing else may be in
+    /// flight; what the connection allocated for reading and writing is freed.
     pub fn start_watch(&mut self) {
-        self.order_read(ReadOrder::Watch);
+        debug_assert!(!self.reading && !self.writing, "between operations");
+        self.canceller = None;
+        self.early = None;
+        if let Some(stream) = self.take_stream() {
+            self.stream = Stream::Watched(Box::pin(async move { (stream.readable(false).await, stream) }));
+        }
     }
 
     /// Collects the watch in flight. Pending for ever when there is none.
     pub fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let (result, _none) = ready!(self.poll_reader(cx));
-        Poll::Ready(result.map(|_| ()))
+        let Stream::Watched(watch) = &mut self.stream else { return Poll::Pending };
+        let (result, stream) = ready!(watch.as_mut().poll(cx));
+        self.stream = Stream::Rest(stream);
+        Poll::Ready(result)
     }
 
     /// Calls back the read in flight, if it is of the cancelable kind: it ends with `ECANCELED`, or with the bytes
     /// that came first.
-    pub fn cancel_read(&self) {
-        let canceller = self.desk.canceller.take();
-        *self.desk.canceller.borrow_mut() = canceller.cancel();
+    pub fn cancel_read(&mut self) {
+        self.canceller = self.canceller.take().map(Canceller::cancel);
     }
 
     /// Starts writing all of `buf`. At most one at a time.
     pub fn start_write(&mut self, buf: Buf) {
-        debug_assert!(!self.desk.writes.busy.get(), "one write at a time");
-        self.desk.writes.busy.set(true);
-        self.desk.writes.order.set(Some(Some(buf)));
-        let _ = self.writer.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        debug_assert!(!self.writing, "one write at a time");
+        self.writing = true;
+        self.order(Turn::Writer, Order::Write(buf));
+        if let Some(done) = DESK.with(|desk| desk.written.take()) {
+            self.early.get_or_insert_default().written = Some(done);
+        }
     }
 
     /// Is a write in flight, or finished and not yet collected?
     #[must_use]
     pub fn is_writing(&self) -> bool {
-        self.desk.writes.busy.get()
+        self.writing
     }
 
     /// Collects the write in flight and gives its buffer back. Pending for ever when there is none.
     pub fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Done<()>> {
-        if !self.desk.writes.busy.get() {
+        if !self.writing {
             return Poll::Pending;
         }
-        let done = match self.desk.writes.done.take() {
-            Some(done) => done,
-            None => {
-                let _ = self.writer.as_mut().poll(cx);
-                match self.desk.writes.done.take() {
-                    Some(done) => done,
-                    None => return Poll::Pending,
-                }
-            }
+        let early = self.early.as_mut().and_then(|early| early.written.take());
+        let Some(done) = early.or_else(|| {
+            self.turn(Turn::Writer, cx);
+            DESK.with(|desk| desk.written.take())
+        }) else {
+            return Poll::Pending;
         };
-        self.desk.writes.busy.set(false);
+        self.writing = false;
         Poll::Ready(done)
     }
 
     /// Ready at once when no write is in flight; otherwise when it has ended.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.desk.writes.busy.get() {
+        if !self.writing {
             return Poll::Ready(Ok(()));
         }
         let (result, _buf) = ready!(self.poll_write(cx));
@@ -275,42 +299,93 @@ impl Conn {
     /// connection is dropped: call this only between operations).
     #[must_use]
     pub fn into_socket(mut self) -> Option<OwnedFd> {
-        if self.desk.reads.busy.get() || self.desk.writes.busy.get() {
+        if self.reading || self.writing {
             return None;
         }
-        self.desk.reads.order.set(Some(ReadOrder::Stop));
-        self.desk.writes.order.set(Some(None));
-        let mut cx = Context::from_waker(Waker::noop());
-        let read_half = self.reader.as_mut().poll(&mut cx);
-        let write_half = self.writer.as_mut().poll(&mut cx);
-        let (Poll::Ready(read_half), Poll::Ready(write_half)) = (read_half, write_half) else {
-            return None;
-        };
-        Some(sys::fd::own(read_half.reunite(write_half).ok()?.into_raw_fd()))
+        Some(sys::fd::own(self.take_stream()?.into_raw_fd()))
+    }
+
+    /// The stream itself, between operations.
+    fn take_stream(&mut self) -> Option<TcpStream> {
+        match std::mem::replace(&mut self.stream, Stream::Gone) {
+            Stream::Rest(stream) => Some(stream),
+            Stream::Works(mut work) => {
+                let desk = |turn| DESK.with(|desk| (desk.turn.set(turn), desk.order.set(Some(Order::Stop))));
+                let mut cx = Context::from_waker(Waker::noop());
+                desk(Turn::Reader);
+                let _ = work.as_mut().poll(&mut cx);
+                desk(Turn::Writer);
+                match work.as_mut().poll(&mut cx) {
+                    Poll::Ready(stream) => Some(stream),
+                    Poll::Pending => None,
+                }
+            }
+            Stream::Watched(_) | Stream::Gone => None,
+        }
+    }
+
+    /// Gives an order and starts what it asks for, without asking to be woken; whoever waits for it later says so.
+    fn order(&mut self, turn: Turn, order: Order) {
+        if let Stream::Rest(_) = self.stream
+            && let Some(stream) = self.take_stream()
+        {
+            self.stream = Stream::Works(Box::pin(work(stream)));
+        }
+        DESK.with(|desk| desk.order.set(Some(order)));
+        self.turn(turn, &mut Context::from_waker(Waker::noop()));
+    }
+
+    /// Lets the reader or the writer look at its operation.
+    fn turn(&mut self, turn: Turn, cx: &mut Context<'_>) {
+        if let Stream::Works(work) = &mut self.stream {
+            DESK.with(|desk| desk.turn.set(turn));
+            let _pending = work.as_mut().poll(cx);
+        }
     }
 }
 
-async fn read(mut half: ReadHalf, desk: Rc<Desk>, cancel: Cancel) -> ReadHalf {
+/// Both directions of a connection, each polled in its turn; ends when both have stopped.
+async fn work(stream: TcpStream) -> TcpStream {
+    let (read_half, write_half) = stream.into_split();
+    let (mut reader, mut writer) = (pin!(read(read_half)), pin!(write(write_half)));
+    let mut stopped = None;
+    poll_fn(|cx| {
+        match DESK.with(|desk| desk.turn.get()) {
+            Turn::Reader => stopped = Some(ready!(reader.as_mut().poll(cx))),
+            Turn::Writer => {
+                let write_half = ready!(writer.as_mut().poll(cx));
+                let whole: Option<ReadHalf> = stopped.take();
+                let whole = whole.and_then(|read_half| read_half.reunite(write_half).ok());
+                return whole.map_or(Poll::Pending, Poll::Ready);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+type ReadHalf = OwnedReadHalf<TcpStream>;
+type WriteHalf = OwnedWriteHalf<TcpStream>;
+
+async fn read(mut half: ReadHalf) -> ReadHalf {
     loop {
-        let done = match desk.reads.next().await {
-            ReadOrder::Read(buf) if cancel == Cancel::Never => {
-                let (result, buf) = half.read(buf).await;
-                (result, Some(buf))
-            }
-            ReadOrder::Read(buf) => {
-                let handle = desk.canceller.borrow().handle();
-                let (result, buf) = half.cancelable_read(buf, handle).await;
-                (result, Some(buf))
-            }
-            ReadOrder::Watch => (sys::fd::readable(&half).await.map(|()| 0), None),
-            ReadOrder::Stop => return half,
+        let done = match next_order().await {
+            Order::Read(buf, None) => half.read(buf).await,
+            Order::Read(buf, Some(handle)) => half.cancelable_read(buf, handle).await,
+            Order::Stop => return half,
+            Order::Write(_) => unreachable!("writes are ordered in the writer's turn"),
         };
-        desk.reads.done.set(Some(done));
+        DESK.with(|desk| desk.read.set(Some(done)));
     }
 }
 
-async fn write(mut half: WriteHalf, desk: Rc<Desk>) -> WriteHalf {
-    while let Some(mut buf) = desk.writes.next().await {
+async fn write(mut half: WriteHalf) -> WriteHalf {
+    loop {
+        let mut buf = match next_order().await {
+            Order::Write(buf) => buf,
+            Order::Stop => return half,
+            Order::Read(..) => unreachable!("reads are ordered in the reader's turn"),
+        };
         let result = loop {
             if buf.is_empty() {
                 break Ok(());
@@ -323,7 +398,6 @@ async fn write(mut half: WriteHalf, desk: Rc<Desk>) -> WriteHalf {
                 Err(error) => break Err(error),
             }
         };
-        desk.writes.done.set(Some((result, buf)));
+        DESK.with(|desk| desk.written.set(Some((result, buf))));
     }
-    half
 }

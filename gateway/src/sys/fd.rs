@@ -1,10 +1,6 @@
 //! Raw descriptors of sockets that the runtime owns.
 
-use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
-
-use monoio::io::OwnedReadHalf;
-use monoio::net::TcpStream;
 
 /// Takes ownership of a descriptor that the runtime has just given up.
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
@@ -25,13 +21,4 @@ pub(crate) fn shutdown<T>(_owner: &T, fd: RawFd, how: rustix::net::Shutdown) {
 pub(crate) fn with_fd<T, R>(_owner: &T, fd: RawFd, use_it: impl FnOnce(BorrowedFd<'_>) -> R) -> R {
     // SAFETY: `_owner` is borrowed for the call and owns the open descriptor `fd`.
     use_it(unsafe { BorrowedFd::borrow_raw(fd) })
-}
-
-/// Waits until a stream has something to read, or its end, without lending a buffer.
-pub(crate) async fn readable(half: &OwnedReadHalf<TcpStream>) -> io::Result<()> {
-    // SAFETY: the cell holds a live stream as long as the half exists; the only other user is the write half, whose
-    // operations hold a clone of the descriptor and never touch the stream itself while they run. Only a shared
-    // reference is made.
-    let stream: &TcpStream = unsafe { &*half.0.get() };
-    stream.readable(false).await
 }

@@ -380,7 +380,7 @@ impl Relay<'_> {
         } else if !self.ticks.quiet {
             self.ticks.quiet = true;
             // A lane that is not reading has bytes that wait: it is not idle, its destination is slow.
-            for (conn, lane) in [(&self.session.down, &self.to_up), (&self.up, &self.to_down)] {
+            for (conn, lane) in [(&mut self.session.down, &self.to_up), (&mut self.up, &self.to_down)] {
                 if conn.is_reading() && !lane.watching {
                     conn.cancel_read();
                 }

@@ -27,5 +27,6 @@ pub(in crate::exchange) fn mirror(flow: &mut Flow<'_>, mirror: &Mirror) {
     let pick = Pick { backend_ref: u16::MAX, ..pick };
     let outlier = flow.rule.policy().outlier;
     let held = Held::new(flow.worker, pick, now, Asked::InFull, outlier, &flow.client.deadline);
+    flow.worker.heed();
     rescue::send_copy(flow, held);
 }
