@@ -220,12 +220,12 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
         Kind::EndpointSlice => member(value, id, notes, slice),
         Kind::Node => member(value, id, notes, node),
         Kind::Other(_) => {
-            match versions {
-                _ if id.kind.as_str() == "UDPRoute" => {
-                    notes.ignored("kind", "UDPRoute", "not yet served: UDP")
-                }
-                Some(allowed) => notes.refused("apiVersion", "", format!("this kind is read as {allowed}")),
-                None => notes.ignored("kind", id.kind.as_str(), "this kind is not used"),
+            if id.kind.as_str() == "UDPRoute" {
+                notes.ignored("kind", "UDPRoute", "not yet served: UDP");
+            } else if let Some(allowed) = versions {
+                notes.refused("apiVersion", "", format!("this kind is read as {allowed}"));
+            } else {
+                notes.ignored("kind", id.kind.as_str(), "this kind is not used");
             }
             Ok((plain(id, Spec::Other, i64::MAX), notes))
         }
