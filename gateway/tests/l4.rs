@@ -1,5 +1,9 @@
 //! Layer 4: bytes both ways, half-close, back-pressure, who is tried, what must come first, who may come in, how it ends.
-#![allow(clippy::unwrap_used, reason = "a failing helper fails its test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a failing helper fails its test; blocks are numbered by a byte"
+)]
 
 mod support;
 

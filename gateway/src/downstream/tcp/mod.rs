@@ -147,6 +147,12 @@ struct Opened {
     established: Option<Established>,
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.worker.stats.layer4.connections_open.sub(1);
+    }
+}
+
 impl Session {
     async fn open(&mut self) -> Result<Opened, Failure> {
         let denied = |ended| Failure::of(ended, "");
@@ -252,7 +258,6 @@ impl Session {
     fn finish(&self, ended: Ended, detail: &'static str) {
         let stats = &self.worker.stats.layer4;
         stats.end(ended);
-        stats.connections_open.sub(1);
         let mut log = self.worker.log.borrow_mut();
         if log.is_on() {
             log.layer4(self, ended, detail, &self.worker.table.borrow());

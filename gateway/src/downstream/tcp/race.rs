@@ -79,6 +79,7 @@ pub(super) async fn run(session: &mut Session, rule: &RuleRef) -> Result<(Conn, 
     let mut race = Race { session, rule, racers: Vec::new(), tried: Tried::new(), reason: "" };
     race.start(clock::now())?;
     loop {
+        race.consider(clock::now());
         race.set_deadline();
         match race.next().await {
             Event::Ended(nth, Ok(conn)) => return Ok(race.won(nth, conn)),
@@ -117,15 +118,22 @@ impl Race<'_> {
             again: None,
             doubted: false,
         });
-        let nth = self.racers.len() - 1;
-        self.advise(nth, now);
-        // A single connect to what is on probation: another one runs beside it, so that it costs the client nothing.
-        if pick.trial && self.may_start() {
-            self.racers[nth].doubted = true;
-            // Nobody else to ask is no failure: this one is under way.
-            let _ = self.start(now);
-        }
         Ok(())
+    }
+
+    /// Starts another connect for each that is in doubt. Asked after everything that happens: what one connect teaches
+    /// may put the others in doubt, too.
+    fn consider(&mut self, now: MonoTime) {
+        let mut nth = 0;
+        while nth < self.racers.len() {
+            if !self.racers[nth].doubted && self.is_doubted(nth, now) && self.may_start() {
+                self.racers[nth].doubted = true;
+                self.session.worker.stats.hedges_total.inc();
+                // Nobody else to ask is no failure: this one is under way.
+                let _ = self.start(now);
+            }
+            nth += 1;
+        }
     }
 
     fn may_start(&self) -> bool {
@@ -144,8 +152,9 @@ impl Race<'_> {
         if self.racers.is_empty() { started } else { Ok(()) }
     }
 
-    /// Asks the detector whether to go on waiting for this one. `false` = it is in doubt.
-    fn advise(&mut self, nth: usize, now: MonoTime) -> bool {
+    /// Asks the detector about this one. A single connect to what is on probation is always in doubt: another one runs
+    /// beside it, so that it costs the client nothing.
+    fn is_doubted(&mut self, nth: usize, now: MonoTime) -> bool {
         let worker = &self.session.worker;
         let racer = &mut self.racers[nth];
         // What else was tried, this one apart, is counted; which it was does not matter here.
@@ -155,11 +164,11 @@ impl Race<'_> {
         match worker.table.borrow().advise(&racer.held.pick, racer.held.since, now, policy, &others) {
             Advice::Stay { again } => {
                 racer.again = again;
-                true
+                racer.held.pick.trial
             }
             Advice::Hedge { .. } | Advice::Leave { .. } => {
                 racer.again = None;
-                false
+                true
             }
         }
     }
@@ -170,7 +179,7 @@ impl Race<'_> {
             Some(due) => self.session.deadline.set(due),
             None => self.session.deadline.clear(),
         }
-        // Verdicts that fell while the deadline was being set are looked at, not lost.
+        // After the deadline: what is woken now stays awake.
         self.session.worker.heed();
     }
 
@@ -223,7 +232,7 @@ impl Race<'_> {
         racer.held.tell(outcome, now);
     }
 
-    /// The deadline fired: somebody is late, the detector has news, or everything is to end.
+    /// The deadline fired: somebody is late, the detector has news (see `consider`), or everything is to end.
     fn look(&mut self) -> Result<(), Failure> {
         if self.session.worker.is_stopping() {
             return Err(Failure::of(Ended::Stopped, ""));
@@ -233,14 +242,6 @@ impl Race<'_> {
             let racer = self.racers.swap_remove(nth);
             self.fail(racer, Outcome::ConnectFailed, now);
             self.another("connect_timeout", now)?;
-        }
-        for nth in 0..self.racers.len() {
-            if !self.racers[nth].doubted && !self.advise(nth, now) && self.may_start() {
-                self.racers[nth].doubted = true;
-                self.session.worker.stats.hedges_total.inc();
-                // Nobody else to ask is no failure: this one is under way.
-                let _ = self.start(now);
-            }
         }
         Ok(())
     }

@@ -7,7 +7,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -208,6 +207,8 @@ struct Relay<'a> {
     ticks: Ticks,
     /// Who ended first, if anybody has.
     first_end: Option<Ended>,
+    /// Who was asked first the last time.
+    turn: Side,
 }
 
 /// Relays until the connection ends, and says why it did. `first` goes to the endpoint before anything else.
@@ -218,8 +219,15 @@ pub(super) async fn run(
     established: Option<Established>,
 ) -> Ended {
     let ticks = Ticks::new(session, clock::now());
-    let mut relay =
-        Relay { session, up, to_up: Lane::new(first), to_down: Lane::new(None), ticks, first_end: None };
+    let mut relay = Relay {
+        session,
+        up,
+        to_up: Lane::new(first),
+        to_down: Lane::new(None),
+        ticks,
+        first_end: None,
+        turn: Side::Client,
+    };
     let ended = relay.serve(established).await;
     relay.session.received += relay.to_up.moved;
     relay.session.sent += relay.to_down.moved;
@@ -264,9 +272,11 @@ impl Relay<'_> {
                 Event::Written(side, result) => result.map_err(|_| side.broke()),
                 Event::Deadline => self.tick(),
             };
-            let attention = established.as_ref().is_some_and(Established::is_cut);
-            if attention {
+            if established.as_ref().is_some_and(Established::is_cut) {
                 return Ended::Down;
+            }
+            if self.session.worker.is_stopping() {
+                return Ended::Stopped;
             }
             if let Err(ended) = went {
                 return ended;
@@ -297,14 +307,25 @@ impl Relay<'_> {
     async fn next(&mut self) -> Event {
         let Session { down, deadline, .. } = &mut *self.session;
         let up = &mut self.up;
+        // In turns: a side that always has something must not keep the other one, or the clock, from being heard.
+        self.turn = if self.turn == Side::Client { Side::Upstream } else { Side::Client };
+        let (turn, to_up, to_down) = (self.turn, &self.to_up, &self.to_down);
         poll_fn(|cx| {
-            if let Poll::Ready(event) = self.to_up.poll(down, up, cx, Side::Client) {
+            if deadline.poll(cx).is_ready() {
+                return Poll::Ready(Event::Deadline);
+            }
+            if turn == Side::Upstream
+                && let Poll::Ready(event) = to_down.poll(up, down, cx, Side::Upstream)
+            {
                 return Poll::Ready(event);
             }
-            if let Poll::Ready(event) = self.to_down.poll(up, down, cx, Side::Upstream) {
+            if let Poll::Ready(event) = to_up.poll(down, up, cx, Side::Client) {
                 return Poll::Ready(event);
             }
-            deadline.poll(cx).map(|()| Event::Deadline)
+            if turn == Side::Client {
+                return to_down.poll(up, down, cx, Side::Upstream);
+            }
+            Poll::Pending
         })
         .await
     }
@@ -360,15 +381,11 @@ impl Relay<'_> {
         if side == Side::Upstream
             && let Some(pick) = &self.session.pick
         {
-            let worker = Rc::clone(&self.session.worker);
-            worker.heard(pick.endpoint, now);
+            self.session.worker.heard(pick.endpoint, now);
         }
     }
 
     fn tick(&mut self) -> Result<(), Ended> {
-        if self.session.worker.is_stopping() {
-            return Err(Ended::Stopped);
-        }
         let now = clock::now();
         if self.ticks.lifetime.is_some_and(|due| now >= due) {
             return Err(Ended::Lifetime);
