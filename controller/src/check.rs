@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use routing::delta::RouteTable;
 
-use crate::compile::context::Listen;
+use crate::compile::listen::Listen;
 use crate::compile::{Compiler, CompilerSettings, Defaults};
 use crate::dump;
 use crate::merge::Loopback;
@@ -90,7 +90,8 @@ impl fmt::Display for CheckReport {
             writeln!(f, "  {:<15} {object}", verdict.outcome)?;
             for note in &verdict.notes {
                 let field = if note.field.is_empty() { String::new() } else { format!("{}: ", note.field) };
-                let value = if note.value.is_empty() { String::new() } else { format!("{:?}: ", note.value) };
+                let value =
+                    if note.value.is_empty() { String::new() } else { format!("\"{}\": ", note.value) };
                 writeln!(f, "  {:<15}   {field}{value}{}", "", note.reason)?;
             }
         }

@@ -31,7 +31,7 @@ pub mod world;
 
 pub use broadcast::{Mailbox, Reader};
 pub use check::{CheckReport, check_dir, compile_dir};
-pub use compile::context::Listen;
+pub use compile::listen::Listen;
 pub use crd::crds;
 pub use operator::{Command, Order, Refused, Standing};
 pub use run::{ControllerSettings, Inputs, ManifestSource, run};

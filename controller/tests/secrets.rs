@@ -322,7 +322,10 @@ fn a_gateway_uses_a_secret_of_another_namespace_only_while_that_allows_it() {
     let mut fleet = Fleet::new("grant", &[("g.yaml", GATEWAY), ("s.yaml", &a)]);
     assert_eq!(fleet.certificates(), Vec::<String>::new());
     fleet.remarks_on("Gateway edge/public: spec.listeners[0].tls.certificateRefs[0]", "RefNotPermitted");
-    fleet.remarks_on("Gateway edge/public: spec.listeners[1]", "another protocol is spoken");
+    fleet.remarks_on(
+        "Gateway edge/public: spec.listeners[1]",
+        "ProtocolConflict: [::]:443 is served as HTTPS",
+    );
     fleet.remarks_on(
         "Gateway edge/public: spec.listeners[2].tls.certificateRefs",
         "every TLS handshake is refused",

@@ -370,7 +370,7 @@ fn series(text: &str) -> BTreeSet<String> {
         assert!(value.parse::<f64>().is_ok(), "{line}");
         assert!(name.starts_with(family), "{line} stands outside of its family {family}");
         let (metric, labels) = name.split_once('{').unwrap_or((name, "}"));
-        assert!(metric.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{line}");
+        assert!(metric.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_')), "{line}");
         parse_labels(labels, line);
         assert!(all.insert(name.to_owned()), "{line} is there twice");
     }

@@ -13,8 +13,9 @@ use routing::model::{Access, Protocol};
 use serde_json::Value;
 
 use crate::compile::annotations::ranges;
-use crate::compile::context::{Class, Context, Listen, Taken, any_address};
+use crate::compile::context::{Class, Context, any_address};
 use crate::compile::ids::Ids;
+use crate::compile::listen::{Listen, Taken};
 use crate::compile::policy::{Part, Permitted};
 use crate::object::{Kind, Object, ObjectId, Source, Spec};
 use crate::text;

@@ -2,7 +2,7 @@
 //!
 //! Rebuilt as a whole when one of these kinds changes; routes are then compiled against it one by one.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use routing::model::{Access, ClusterSpec, HostPattern, Layer4, ListenerSpec, Pro
 
 use crate::compile::capacity::{self, Capacity};
 use crate::compile::ids::Ids;
+use crate::compile::listen::{Conflict, Listen, Taken};
 use crate::compile::namespaces::{NamespaceSelector, Namespaces};
 use crate::compile::policy::detection::{self, DetectionPart};
 use crate::compile::policy::{self, Part, Permitted};
@@ -139,57 +140,6 @@ pub struct SecretUse {
     pub secret: (Arc<str>, Arc<str>),
     /// The hosts that it is to be used for; of a Gateway's listener: its hostname.
     pub hosts: Vec<HostPattern>,
-}
-
-/// An address that Ingress rules are served on, and what is spoken there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listen {
-    /// The address and port.
-    pub addr: SocketAddr,
-    /// What is spoken there.
-    pub protocol: Protocol,
-}
-
-impl From<SocketAddr> for Listen {
-    fn from(addr: SocketAddr) -> Self {
-        Self { addr, protocol: Protocol::Http }
-    }
-}
-
-impl From<(SocketAddr, Protocol)> for Listen {
-    fn from((addr, protocol): (SocketAddr, Protocol)) -> Self {
-        Self { addr, protocol }
-    }
-}
-
-/// Addresses with the hostnames that are served on them, and what is spoken there.
-#[derive(Debug, Default)]
-pub(super) struct Taken {
-    sections: HashSet<(SocketAddr, HostPattern)>,
-    protocols: HashMap<SocketAddr, Protocol>,
-}
-
-/// Why a listener cannot be served beside those that came first.
-pub(super) enum Conflict {
-    /// Another one has its address, port and hostname.
-    Hostname,
-    /// This other protocol is spoken on its address and port.
-    Protocol(Protocol),
-}
-
-impl Taken {
-    pub(super) fn claim(
-        &mut self,
-        addr: SocketAddr,
-        hostname: &HostPattern,
-        protocol: Protocol,
-    ) -> Result<(), Conflict> {
-        let first = *self.protocols.entry(addr).or_insert(protocol);
-        if first != protocol {
-            return Err(Conflict::Protocol(first));
-        }
-        if self.sections.insert((addr, hostname.clone())) { Ok(()) } else { Err(Conflict::Hostname) }
-    }
 }
 
 /// Which namespaces' routes may attach.

@@ -11,10 +11,11 @@ use gateway_api::experimental::gateways::{
 use routing::model::{HostPattern, Protocol, WildcardLabels};
 
 use crate::compile::context::{
-    Conflict, Context, GATEWAY_CONTROLLER, GatewayInfo, GatewayListener, RoutesFrom, SecretUse, Taken, Wanted,
+    Context, GATEWAY_CONTROLLER, GatewayInfo, GatewayListener, RoutesFrom, SecretUse, Wanted,
 };
 use crate::compile::ids::Ids;
 use crate::compile::layer4::{self, Rules};
+use crate::compile::listen::{Conflict, Taken};
 use crate::compile::namespaces::NamespaceSelector;
 use crate::compile::policy::{Part, Permitted};
 use crate::crd;

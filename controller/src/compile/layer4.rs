@@ -14,7 +14,8 @@ use routing::model::{
 };
 
 use crate::compile::annotations;
-use crate::compile::gateway_api::{self, Attachment, Backend, backend, parents};
+use crate::compile::attach::{Attachment, attach, hostnames, parents};
+use crate::compile::gateway_api::{self, Backend, backend};
 use crate::compile::policy::Part;
 use crate::compile::route::{Builder, Env, Rank, RouteOutput, Row};
 use crate::crd;
@@ -49,16 +50,16 @@ macro_rules! rules {
 pub(super) fn tcp(env: &mut Env<'_>, object: &Object, route: &TcpRoute) -> RouteOutput {
     let mut builder = Builder::new(env, object);
     let parents = parents!(route.spec.parent_refs);
-    let attachments = gateway_api::attach(&mut builder, &parents, None, Protocol::Tcp);
+    let attachments = attach(&mut builder, &parents, None, Protocol::Tcp);
     compile(builder, rules!(route).collect(), &attachments)
 }
 
 /// Compiles one `TLSRoute`. What is wrong is reported and costs itself only.
 pub(super) fn tls(env: &mut Env<'_>, object: &Object, route: &TlsRoute) -> RouteOutput {
     let mut builder = Builder::new(env, object);
-    let hosts = gateway_api::hostnames(&mut builder, &route.spec.hostnames);
+    let hosts = hostnames(&mut builder, &route.spec.hostnames);
     let parents = parents!(route.spec.parent_refs);
-    let attachments = gateway_api::attach(&mut builder, &parents, hosts.as_deref(), Protocol::TlsPassthrough);
+    let attachments = attach(&mut builder, &parents, hosts.as_deref(), Protocol::TlsPassthrough);
     compile(builder, rules!(route).collect(), &attachments)
 }
 

@@ -14,9 +14,10 @@ use routing::id::{BackendId, ClusterId, ListenerId};
 use routing::model::{BackendLimits, HostKey, Policy, Rule, Timeouts};
 
 use crate::compile::backends::{Backends, Use};
-use crate::compile::context::{Context, Listen};
+use crate::compile::context::Context;
 use crate::compile::ids::Ids;
 use crate::compile::limits::Limits;
+use crate::compile::listen::Listen;
 use crate::compile::route::{Env, RouteOutput};
 use crate::compile::secrets::Secrets;
 use crate::merge::{self, Loopback};
@@ -26,6 +27,7 @@ use crate::verdict::{Notes, Verdict};
 use crate::world::{Dirty, ServiceName, World};
 
 pub mod annotations;
+mod attach;
 pub mod backends;
 pub mod canary;
 mod capacity;
@@ -38,6 +40,7 @@ pub mod ids;
 pub mod ingress;
 mod layer4;
 mod limits;
+pub mod listen;
 pub mod namespaces;
 pub mod order;
 pub mod policy;

@@ -195,14 +195,20 @@ impl Conn {
     }
 
     /// Starts to wait until there is something to read, or the end, without holding a buffer. Nothing else may be in
-    /// flight; what the connection allocated for reading and writing is freed.
+    /// flight; what the connection allocated for reading and writing is freed. The next read or write ends it.
     pub fn start_watch(&mut self) {
         debug_assert!(!self.reading && !self.writing, "between operations");
         self.canceller = None;
         self.early = None;
         if let Some(stream) = self.take_stream() {
-            self.stream = Stream::Watched(Box::pin(async move { (stream.readable(false).await, stream) }));
+            self.stream = Stream::Watched(Box::pin(watch(stream)));
         }
+    }
+
+    /// Is it watched, or readable and that not yet collected?
+    #[must_use]
+    pub fn is_watching(&self) -> bool {
+        matches!(self.stream, Stream::Watched(_))
     }
 
     /// Collects the watch in flight. Pending for ever when there is none.
@@ -320,13 +326,20 @@ impl Conn {
                     Poll::Pending => None,
                 }
             }
-            Stream::Watched(_) | Stream::Gone => None,
+            Stream::Watched(mut watch) => {
+                DESK.with(|desk| desk.order.set(Some(Order::Stop)));
+                match watch.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready((_, stream)) => Some(stream),
+                    Poll::Pending => None,
+                }
+            }
+            Stream::Gone => None,
         }
     }
 
     /// Gives an order and starts what it asks for, without asking to be woken; whoever waits for it later says so.
     fn order(&mut self, turn: Turn, order: Order) {
-        if let Stream::Rest(_) = self.stream
+        if let Stream::Rest(_) | Stream::Watched(_) = self.stream
             && let Some(stream) = self.take_stream()
         {
             self.stream = Stream::Works(Box::pin(work(stream)));
@@ -342,6 +355,19 @@ impl Conn {
             let _pending = work.as_mut().poll(cx);
         }
     }
+}
+
+/// Waits until there is something to read, or until it is stopped.
+async fn watch(stream: TcpStream) -> (io::Result<()>, TcpStream) {
+    let result = {
+        let (mut readable, mut stopped) = (pin!(stream.readable(false)), pin!(next_order()));
+        poll_fn(|cx| match stopped.as_mut().poll(cx) {
+            Poll::Ready(_) => Poll::Ready(Ok(())),
+            Poll::Pending => readable.as_mut().poll(cx),
+        })
+        .await
+    };
+    (result, stream)
 }
 
 /// Both directions of a connection, each polled in its turn; ends when both have stopped.

@@ -116,10 +116,8 @@ impl Stream {
     /// Starts to wait until there is something to read, or the end, without holding a buffer.
     pub fn start_watch(&mut self) {
         let Some(tls) = &mut self.tls else { return self.conn.start_watch() };
+        // The watch of the socket begins when it is polled: a control message may still be on its way out.
         tls.watching = true;
-        if !tls.session.has_input() && !self.conn.is_reading() {
-            self.conn.start_watch();
-        }
     }
 
     /// Collects the watch in flight. Pending for ever when there is none.
@@ -128,7 +126,16 @@ impl Stream {
         if !tls.watching {
             return Poll::Pending;
         }
-        let result = if self.conn.is_reading() { ready!(self.conn.poll_watch(cx)) } else { Ok(()) };
+        let mut result = Ok(());
+        if !tls.session.has_input() && !self.conn.is_reading() {
+            if !self.conn.is_watching() {
+                result = ready!(tls.pump(&mut self.conn, cx));
+                self.conn.start_watch();
+            }
+            if result.is_ok() {
+                result = ready!(self.conn.poll_watch(cx));
+            }
+        }
         tls.watching = false;
         Poll::Ready(result)
     }

@@ -224,7 +224,9 @@ impl Session {
         })?;
         match &rule.action().target {
             Target::Forward(_) => Ok(rule),
-            Target::Redirect(_) | Target::Fixed(_) | Target::Reply { .. } => Err(Failure::of(Ended::NoEndpoint, "rule")),
+            Target::Redirect(_) | Target::Fixed(_) | Target::Reply { .. } => {
+                Err(Failure::of(Ended::NoEndpoint, "rule"))
+            }
         }
     }
 

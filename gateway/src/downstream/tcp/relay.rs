@@ -33,8 +33,6 @@ struct Lane {
     lean: u8,
     /// Read, and not being written yet.
     waits: Option<Buf>,
-    /// Is the source only watched, without a buffer?
-    watching: bool,
     /// Has the source ended?
     ended: bool,
     /// Has the destination been told?
@@ -67,19 +65,11 @@ impl Side {
 
 impl Lane {
     fn new(first: Option<Buf>) -> Self {
-        Self {
-            class: Class::Head,
-            lean: 0,
-            waits: first,
-            watching: false,
-            ended: false,
-            shut: false,
-            moved: 0,
-        }
+        Self { class: Class::Head, lean: 0, waits: first, ended: false, shut: false, moved: 0 }
     }
 
-    /// Writes what waits, passes the end on when everything before it is out, and reads on where there is room.
-    fn advance(&mut self, from: &mut Conn, to: &mut Conn, quiet: bool) -> Result<(), Trouble> {
+    /// Writes what waits, and passes the end on when everything before it is out.
+    fn send(&mut self, to: &mut Conn) -> Result<(), Trouble> {
         if to.is_writing()
             && let Poll::Ready((result, _buf)) = to.poll_write(&mut Context::from_waker(Waker::noop()))
         {
@@ -95,26 +85,28 @@ impl Lane {
             self.shut = true;
             to.shutdown_write();
         }
-        if !self.ended && self.waits.is_none() && !from.is_reading() {
-            self.watching = quiet;
-            if quiet {
-                from.start_watch();
-            } else {
-                from.start_read(acquire(self.class, 0).ok_or(Trouble::Buffers)?);
-            }
+        Ok(())
+    }
+
+    /// Reads on where there is room. After both lanes have sent: what is written to a connection ends its watch.
+    fn receive(&self, from: &mut Conn, quiet: bool) -> Result<(), Trouble> {
+        if self.ended || self.waits.is_some() || from.is_reading() || from.is_watching() {
+            return Ok(());
+        }
+        if quiet && !from.is_writing() {
+            from.start_watch();
+        } else {
+            from.start_read(acquire(self.class, 0).ok_or(Trouble::Buffers)?);
         }
         Ok(())
     }
 
     fn poll(&self, from: &mut Conn, to: &mut Conn, cx: &mut Context<'_>, side: Side) -> Poll<Event> {
-        if from.is_reading() {
-            if self.watching {
-                if let Poll::Ready(result) = from.poll_watch(cx) {
-                    return Poll::Ready(Event::Readable(side, result));
-                }
-            } else if let Poll::Ready(done) = from.poll_read(cx) {
-                return Poll::Ready(Event::Read(side, done));
-            }
+        if let Poll::Ready(result) = from.poll_watch(cx) {
+            return Poll::Ready(Event::Readable(side, result));
+        }
+        if let Poll::Ready(done) = from.poll_read(cx) {
+            return Poll::Ready(Event::Read(side, done));
         }
         let is_waited_for = self.waits.is_some() || (self.ended && !self.shut);
         if is_waited_for && let Poll::Ready((result, _buf)) = to.poll_write(cx) {
@@ -288,13 +280,15 @@ impl Relay<'_> {
         let quiet = self.ticks.quiet;
         let (down, up) = (&mut self.session.down, &mut self.up);
         let went = [
-            (self.to_up.advance(down, up, quiet), Side::Upstream),
-            (self.to_down.advance(up, down, quiet), Side::Client),
+            (self.to_up.send(up), Side::Upstream),
+            (self.to_down.send(down), Side::Client),
+            (self.to_up.receive(down, quiet), Side::Client),
+            (self.to_down.receive(up, quiet), Side::Upstream),
         ];
-        for (went, to) in went {
+        for (went, side) in went {
             match went {
                 Ok(()) => {}
-                Err(Trouble::Broken) => return Err(to.broke()),
+                Err(Trouble::Broken) => return Err(side.broke()),
                 Err(Trouble::Buffers) => {
                     self.session.worker.stats.hit(Limit::BuffersBytes);
                     return Err(Ended::Buffers);
@@ -359,10 +353,6 @@ impl Relay<'_> {
 
     fn readable(&mut self, side: Side, result: io::Result<()>) -> Result<(), Ended> {
         result.map_err(|_| side.broke())?;
-        match side {
-            Side::Client => self.to_up.watching = false,
-            Side::Upstream => self.to_down.watching = false,
-        }
         self.wake_up(side);
         Ok(())
     }
@@ -397,8 +387,8 @@ impl Relay<'_> {
         } else if !self.ticks.quiet {
             self.ticks.quiet = true;
             // A lane that is not reading has bytes that wait: it is not idle, its destination is slow.
-            for (conn, lane) in [(&mut self.session.down, &self.to_up), (&mut self.up, &self.to_down)] {
-                if conn.is_reading() && !lane.watching {
+            for conn in [&mut self.session.down, &mut self.up] {
+                if conn.is_reading() {
                     conn.cancel_read();
                 }
             }
