@@ -175,14 +175,7 @@ impl<'a> Life<'a> {
     fn run(&mut self, broadcaster: &mut Broadcaster, store: &mut Store, inputs: &Inputs) -> End {
         // Listening starts before looking: what changes in between is seen twice rather than never.
         let mut events = self.listen();
-        let batches = match &self.feed {
-            Feed::Directory(_) => never(),
-            Feed::Fleet(Ok(fleet)) => fleet.receiver().clone(),
-            Feed::Fleet(Err(reason)) => {
-                error!(reason, "the fleet cannot be watched");
-                return End::Again;
-            }
-        };
+        let Some(batches) = self.batches() else { return End::Again };
         self.read_disk(broadcaster);
         let rescan = self.rescan();
         let save = tick(snapshot::INTERVAL);
@@ -248,6 +241,18 @@ impl<'a> Life<'a> {
             }
             if events.as_ref().is_some_and(Events::take_overflow) {
                 self.look(broadcaster);
+            }
+        }
+    }
+
+    /// What the fleet's watches see; `None` when they cannot begin.
+    fn batches(&self) -> Option<Receiver<Batch>> {
+        match &self.feed {
+            Feed::Directory(_) => Some(never()),
+            Feed::Fleet(Ok(fleet)) => Some(fleet.receiver().clone()),
+            Feed::Fleet(Err(reason)) => {
+                error!(reason, "the fleet cannot be watched");
+                None
             }
         }
     }

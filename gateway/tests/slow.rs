@@ -110,7 +110,7 @@ fn s19_five_thousand_slow_heads_cost_nobody_else_anything() {
     });
     assert_eq!(
         gateway.sum(|stats| stats.requests_total.get()),
-        backend.count() as u64,
+        backend.count(),
         "no half head is a request"
     );
     until("the descriptors are back", || descriptors() <= descriptors_before + 4);
