@@ -108,11 +108,7 @@ fn s19_five_thousand_slow_heads_cost_nobody_else_anything() {
         }
         until("each was answered", || gateway.hits(Limit::HeaderTimeout) == SLOW);
     });
-    assert_eq!(
-        gateway.sum(|stats| stats.requests_total.get()),
-        backend.count(),
-        "no half head is a request"
-    );
+    assert_eq!(gateway.sum(|stats| stats.requests_total.get()), backend.count(), "no half head is a request");
     until("the descriptors are back", || descriptors() <= descriptors_before + 4);
 
     let each = peak.saturating_sub(memory_before) / SLOW;

@@ -24,7 +24,7 @@ const OTHER_TOTAL: &str = "ignored: another canary of this host and path has ano
 pub struct Served {
     /// What must hold.
     pub matches: RuleMatch,
-    /// [`Row::digest`](crate::compile::route::Row::digest) of it.
+    /// The digest of it, as rows have one.
     pub digest: u64,
     /// What is done.
     pub action: Arc<RuleAction>,

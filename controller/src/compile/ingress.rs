@@ -1,4 +1,4 @@
-//! `Ingress` to rows: class, hosts, paths, default backend. What a row does is [`action`]'s.
+//! `Ingress` to rows: class, hosts, paths, default backend. What a row does is `action`'s.
 
 mod action;
 

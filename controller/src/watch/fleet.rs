@@ -1,11 +1,11 @@
 //! The hub and its members: who is watched, with which credentials, and when everything has been seen.
 //!
-//! A thread of its own (`fleet`) with a tokio current-thread runtime; all of its tasks share one [`Hub`] and none holds
+//! A thread of its own (`fleet`) with a tokio current-thread runtime; all of its tasks share one `Hub` and none holds
 //! it across an await. What it sees goes to the controller's loop through one bounded channel; when that is full the
 //! thread waits, and so do the API servers. The loop never waits for it.
 //!
 //! Members are made by `MemberCluster` objects and by labelled Secrets in the namespaces that are meant for that; they
-//! come, change their credentials and go without a restart. See [`credentials`](crate::watch::credentials) for what is
+//! come, change their credentials and go without a restart. See [`crate::watch::credentials`] for what is
 //! refused.
 
 use std::cell::RefCell;

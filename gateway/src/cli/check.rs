@@ -39,7 +39,7 @@ pub struct OfflineArgs {
     /// The configuration file of the node that would serve. Without it every key has its default.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where Ingress rules would be served: ADDR:PORT[/http|https]; may be given several times. Default [::]:8080/http.
+    /// Where Ingress rules would be served: ADDR:PORT[/http|https]; may be given several times. Default `[::]:8080/http`.
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Vec<ListenAddr>,
 }

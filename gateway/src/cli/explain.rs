@@ -35,7 +35,7 @@ pub struct ExplainArgs {
     /// The method, as it would be sent.
     #[arg(value_name = "METHOD")]
     pub method: String,
-    /// http://HOST[:PORT]/PATH[?QUERY]
+    /// `http://HOST[:PORT]/PATH[?QUERY]`
     #[arg(value_name = "URL")]
     pub url: String,
     /// A header line of the request; may be given several times. Host replaces the URL's.

@@ -79,7 +79,7 @@ pub(crate) struct RunArgs {
     /// How many workers. Default: one for each core of the process's affinity mask.
     #[arg(long, value_name = "N")]
     pub workers: Option<u32>,
-    /// Where Ingress rules are served: ADDR:PORT[/http|https]; may be given several times. Default [::]:8080/http.
+    /// Where Ingress rules are served: ADDR:PORT[/http|https]; may be given several times. Default `[::]:8080/http`.
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Vec<ListenAddr>,
     /// Where the admin API listens. Default 127.0.0.1:9901.

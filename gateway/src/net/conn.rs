@@ -9,7 +9,7 @@
 //!
 //! With a thousand busy connections, the memory that a request touches for the first time is what it costs. So a
 //! connection is this value and one allocation; what goes in and out of that future passes through a place of the
-//! thread ([`DESK`]) that is always in the cache.
+//! thread (`DESK`) that is always in the cache.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};

@@ -94,7 +94,7 @@ pub struct ClusterSeries {
     pub backends: StateCounts,
 }
 
-/// How many are in each state that the failure detector knows, in the order of [`STATE_NAMES`].
+/// How many are in each state that the failure detector knows, in the order of `STATE_NAMES`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StateCounts([u64; STATE_NAMES.len()]);
 

@@ -2,7 +2,7 @@
 //!
 //! A ring of plain entries that is written in place: no allocation, no clock of its own, a store per decision. A verdict
 //! of this worker (a cluster or a backend is down) asks for the window around it: [`BEFORE`] before and [`AFTER`] after,
-//! as far as the ring reaches. The window leaves as one [`Recording`] through a bounded channel, with the names that the
+//! as far as the ring reaches. The window leaves as one `Recording` through a bounded channel, with the names that the
 //! worker's table knows; another thread writes it ([`recording`](super::recording)).
 
 use std::cell::{Cell, RefCell};

@@ -1,7 +1,7 @@
 //! `FailoverPolicy` and its kin: parts that say a little, laid over each other, the most specific last.
 //!
 //! A [`Part`] holds only what its source says. [`Part::overlay`] lays a more specific one over it, field by field;
-//! [`resolve`] fills in the defaults and turns names of clusters into a `routing::model::Policy`. What is judged for
+//! [`resolve()`] fills in the defaults and turns names of clusters into a `routing::model::Policy`. What is judged for
 //! all requests of a backend together is [`detection`].
 
 use std::collections::BTreeMap;

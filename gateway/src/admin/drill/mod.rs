@@ -1,6 +1,6 @@
 //! Drills: a fault on purpose, for a share of one cluster's attempts, for a time, with a report.
 //!
-//! One drill at a time. It begins and ends on the admin thread ([`Drills`]), workers only draw lots
+//! One drill at a time. It begins and ends on the admin thread (`Drills`), workers only draw lots
 //! ([`worker::drill`](crate::worker::drill)). It ends by its time, by its abort rules, by command, or when its cluster
 //! leaves; when this thread dies, by the deadline that every worker has. What happened meanwhile is read from the
 //! workers' counters: before, during and after.
