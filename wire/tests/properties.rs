@@ -1,6 +1,7 @@
 //! Laws of the HTTP/1 codec on heads that nobody thought of.
 
 use proptest::prelude::*;
+use wire::authority::canonical;
 use wire::body::{BodyDecoder, TrailerPolicy};
 use wire::error::WireError;
 use wire::h1::decode::{self, Decoded};
@@ -8,6 +9,7 @@ use wire::h1::encode::{self, RequestEdit, ResponseEdit};
 use wire::h1::forwarded::{ForwardedFields, PeerTrust};
 use wire::h1::limits::HeadLimits;
 use wire::head::{BodyLength, Method, RequestHead, RequestView, ResponseHead, ResponseView};
+use wire::path::{EncodedSlashes, PathPolicy, RepeatedSlashes, normalise};
 
 proptest! {
     #[test]
@@ -112,6 +114,39 @@ proptest! {
         prop_assert_eq!(response_fields(next), response_fields(view));
     }
 
+    /// A path's normal form is never longer, holds no dot segment, and is its own normal form.
+    #[test]
+    fn a_path_is_normalised_once_and_for_all(
+        parts in proptest::collection::vec(proptest::sample::select(PATH_PARTS.to_vec()), 0..8),
+        slashes in proptest::sample::select(vec![
+            EncodedSlashes::Keep, EncodedSlashes::Decode, EncodedSlashes::Refuse,
+        ]),
+        repeated in proptest::sample::select(vec![RepeatedSlashes::Keep, RepeatedSlashes::Merge]),
+    ) {
+        let policy = PathPolicy { encoded_slashes: slashes, repeated_slashes: repeated };
+        let path = format!("/{}", parts.concat());
+        let (mut once, mut twice) = (Vec::new(), Vec::new());
+        if normalise(path.as_bytes(), policy, &mut once).is_ok() {
+            prop_assert!(once.starts_with(b"/") && once.len() <= path.len());
+            prop_assert!(once.split(|byte| *byte == b'/').all(|segment| segment != b"." && segment != b".."));
+            prop_assert_eq!(normalise(&once, policy, &mut twice), Ok(()));
+            prop_assert_eq!(once, twice);
+        }
+    }
+
+    /// A host's canonical form is its own canonical form.
+    #[test]
+    fn a_host_is_canonical_once_and_for_all(
+        parts in proptest::collection::vec(proptest::sample::select(HOST_PARTS.to_vec()), 0..6),
+    ) {
+        let (mut once, mut twice) = (Vec::new(), Vec::new());
+        if canonical(parts.concat().as_bytes(), &mut once).is_ok() {
+            prop_assert!(once.iter().all(|byte| !byte.is_ascii_uppercase() && byte.is_ascii_graphic()));
+            prop_assert_eq!(canonical(&once, &mut twice), Ok(None));
+            prop_assert_eq!(once, twice);
+        }
+    }
+
     #[test]
     fn random_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let limits = HeadLimits::default();
@@ -124,6 +159,14 @@ proptest! {
         }
     }
 }
+
+const PATH_PARTS: [&str; 18] = [
+    "a", "/", "/", ".", "..", "/../", "/./", "%2e", "%2E%2e", "%2f", "%5c", "%00", "%c0%ae", "%zz", "%", ";",
+    "\\", "%41",
+];
+const HOST_PARTS: [&str; 16] = [
+    "a", "Shop", ".", "..", "-", "_", ":80", ":", "@", "[::1]", "[", "]", "1.2.3.4", "%41", "\0", ".example",
+];
 
 type Read = Result<Option<String>, WireError>;
 
