@@ -94,7 +94,13 @@ fn rules(input: &mut Input<'_>) -> Arc<HostRules> {
             policy: Arc::clone(&policy),
             filters: None,
         });
-        let matches = RuleMatch { path, method: None, headers: Box::default(), query: Box::default(), more: Box::default() };
+        let matches = RuleMatch {
+            path,
+            method: None,
+            headers: Box::default(),
+            query: Box::default(),
+            more: Box::default(),
+        };
         Rule { matches, action }
     });
     Arc::new(HostRules::new(rules.collect::<Vec<_>>()))
@@ -116,7 +122,11 @@ fn edit(world: &mut RouteTable, input: &mut Input<'_>) {
         0 => {
             let id = ClusterId(u16::from(input.below(3)));
             let name = format!("c{}", input.below(3)).into();
-            let spec = ClusterSpec { name, drain_percent: [0, 40, 100][usize::from(input.below(3))], ..ClusterSpec::default() };
+            let spec = ClusterSpec {
+                name,
+                drain_percent: [0, 40, 100][usize::from(input.below(3))],
+                ..ClusterSpec::default()
+            };
             set(&mut world.clusters, id, remove, Arc::new(spec));
         }
         1 => {
@@ -127,7 +137,12 @@ fn edit(world: &mut RouteTable, input: &mut Input<'_>) {
                 endpoint_in_flight_max: u32::from(endpoint),
                 backend_in_flight_max: u32::from(backend),
             };
-            set(&mut world.backends, id, remove, Arc::new(BackendSpec { name, limits, ..BackendSpec::default() }));
+            set(
+                &mut world.backends,
+                id,
+                remove,
+                Arc::new(BackendSpec { name, limits, ..BackendSpec::default() }),
+            );
         }
         2 => {
             let id = EndpointId(u32::from(input.below(12)));
@@ -156,6 +171,7 @@ fn edit(world: &mut RouteTable, input: &mut Input<'_>) {
                 layer4: None,
                 hostname: pattern(input),
                 name: "l".into(),
+                tls: None,
             };
             set(&mut world.listeners, ListenerId(u32::from(input.below(3))), remove, Arc::new(spec));
         }
@@ -180,12 +196,12 @@ fn check_rule(world: &RouteTable, subject: &Subject<'_>, table: &Table) {
                 && world.listeners.values().all(|spec| spec.bind == subject.bind)
                 && matcher::host::is_match(&key.pattern, view.host())
                 && view.host().len() <= matcher::host::HOST_BYTES_MAX
-                && rules.rules.iter().any(|rule| matcher::mismatch(&rule.matches, view).is_none())
+                && rules.rules.iter().any(|rule| matcher::mismatch(&rule.matches, subject).is_none())
         });
         assert!(any.is_none(), "a rule of the only listener matches: {any:?}");
         return;
     };
-    assert_eq!(matcher::mismatch(rule.matches(), subject.http().expect("requests only")), None);
+    assert_eq!(matcher::mismatch(rule.matches(), subject), None);
 }
 
 fuzz_target!(|data: &[u8]| {
