@@ -282,7 +282,12 @@ fn mse(spec: &Value, class: &mut Class, notes: &mut Notes) {
 fn mse_global(global: &Value, class: &mut Class, notes: &mut Notes) {
     for (name, value) in fields(global) {
         match name.as_str() {
-            "tls" => ignore_all(value, "spec.global.tls", "ignored: not yet served: TLS", notes),
+            "tls" => ignore_all(
+                value,
+                "spec.global.tls",
+                "ignored: cloud provisioning; TLS is served without it",
+                notes,
+            ),
             "ipAccessControl" => {
                 let mut access = Access::default();
                 for (list, into) in [("whitelist", &mut access.allow), ("blacklist", &mut access.deny)] {
