@@ -29,9 +29,9 @@ use super::turn::{deadline, earlier, has_passed, set};
 use super::{Fallen, Work};
 use crate::accept::is_out_of_descriptors;
 use crate::downstream::h1::Client;
-use crate::net::conn::Conn;
 use crate::net::{self, Buf, Class, acquire};
 use crate::observe::stats::Limit;
+use crate::tls::Stream;
 use crate::upstream::pool::RESPONSE_HEADROOM;
 use crate::worker::drill;
 use crate::worker::settings::Settings;
@@ -122,7 +122,7 @@ pub(super) struct Flow<'a> {
 
 /// How far an attempt's connection has come.
 pub(super) struct Upstream {
-    pub conn: Conn,
+    pub conn: Stream,
     /// Was it idle in the pool before?
     pub reused: bool,
     /// Set when a write failed: nothing more is sent, but a response may still come.
@@ -207,7 +207,7 @@ async fn connection(flow: &mut Flow<'_>) -> Result<Upstream, End> {
     Ok(Upstream { conn, reused: false, write_failed: false, sent: Sent::Nothing, begun })
 }
 
-async fn connect(flow: &mut Flow<'_>, begun: MonoTime) -> Result<Conn, End> {
+async fn connect(flow: &mut Flow<'_>, begun: MonoTime) -> Result<Stream, End> {
     let timeout = flow.rule.policy().timeouts.connect;
     let due = earlier(deadline(begun, timeout), flow.work.response_by);
     flow.worker.heed();
@@ -225,7 +225,7 @@ async fn connect(flow: &mut Flow<'_>, begun: MonoTime) -> Result<Conn, End> {
                 let now = clock::now();
                 flow.work.seen = now;
                 flow.worker.table.borrow().on_connected(flow.held.pick.endpoint, now.since(begun), now);
-                return Ok(conn);
+                return Ok(Stream::plain(conn));
             }
             Some(Err(error)) if is_out_of_descriptors(&error) => {
                 flow.worker.stats.hit(Limit::Descriptors);

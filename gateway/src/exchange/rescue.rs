@@ -29,10 +29,10 @@ use super::scratch::Answer;
 use super::turn::deadline;
 use super::wait::{INTERIM_MAX, larger};
 use crate::accept::is_out_of_descriptors;
-use crate::net::conn::Conn;
 use crate::net::{self, Buf, Class, acquire};
 use crate::observe::recorder::{What, Whom};
 use crate::observe::stats::Limit;
+use crate::tls::Stream;
 use crate::upstream::pool::RESPONSE_HEADROOM;
 use crate::upstream::probe;
 use crate::worker::drill::Fault;
@@ -276,7 +276,7 @@ async fn attempt(flight: &mut Flight) -> Result<Ready, Failed> {
     }
 }
 
-async fn connect(flight: &Flight) -> Result<Conn, Failed> {
+async fn connect(flight: &Flight) -> Result<Stream, Failed> {
     let (worker, pick) = (&flight.worker, &flight.held.pick);
     if !worker.pool.connect_begins(pick.endpoint, flight.pending_max) {
         worker.stats.hit(Limit::EndpointPending);
@@ -291,7 +291,7 @@ async fn connect(flight: &Flight) -> Result<Conn, Failed> {
             let now = clock::now();
             worker.table.borrow().on_connected(pick.endpoint, now.since(flight.held.since), now);
             worker.stats.connects_total.inc();
-            return Ok(conn);
+            return Ok(Stream::plain(conn));
         }
         Some(Err(error)) if is_out_of_descriptors(&error) => {
             worker.stats.hit(Limit::Descriptors);
@@ -340,7 +340,7 @@ enum NoHead {
 impl Listening<'_> {
     /// Reads until a final response head is complete. Interim ones are put aside: they came for a request that may yet
     /// be answered by another.
-    async fn head(&self, conn: &mut Conn, interim: &mut Vec<Buf>) -> Result<(Buf, Answer), NoHead> {
+    async fn head(&self, conn: &mut Stream, interim: &mut Vec<Buf>) -> Result<(Buf, Answer), NoHead> {
         loop {
             let (result, mut buf) = conn.finish_read().await;
             if !result.is_ok_and(|n| n > 0) {
