@@ -47,6 +47,8 @@ pub struct Dirty {
     pub nodes: BTreeSet<Arc<str>>,
     /// Did any Secret change?
     pub secrets: bool,
+    /// Did anything change that may hold a CA bundle or our certificate towards backends?
+    pub authorities: bool,
     /// Any object, problem or member changed at all.
     pub reports: bool,
 }
@@ -132,13 +134,18 @@ impl World {
             | Kind::Gateway
             | Kind::GatewayClass
             | Kind::ReferenceGrant
+            | Kind::BackendTlsPolicy
             | Kind::MemberCluster
             | Kind::GatewayConfig
             | Kind::AlbConfig
             | Kind::MseIngressConfig
             | Kind::FailoverPolicy
             | Kind::Namespace => self.dirty.everything = true,
-            Kind::Secret => self.dirty.secrets = true,
+            Kind::Secret => {
+                self.dirty.secrets = true;
+                self.dirty.authorities = true;
+            }
+            Kind::ConfigMap => self.dirty.authorities = true,
             Kind::Service => {
                 let name = ServiceName { namespace: id.namespace.clone(), name: id.name.clone() };
                 self.dirty.services.insert(name.clone());

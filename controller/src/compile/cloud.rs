@@ -70,6 +70,8 @@ impl Context {
             | Spec::TcpRoute(_)
             | Spec::TlsRoute(_)
             | Spec::ReferenceGrant(_)
+            | Spec::BackendTlsPolicy(_)
+            | Spec::ConfigMap(_)
             | Spec::MemberCluster(_)
             | Spec::GatewayConfig(_)
             | Spec::FailoverPolicy(_)

@@ -15,7 +15,7 @@ use crate::compile::listen::{Conflict, Listen, Taken};
 use crate::compile::namespaces::{NamespaceSelector, Namespaces};
 use crate::compile::policy::detection::{self, DetectionPart};
 use crate::compile::policy::{self, Part, Permitted};
-use crate::compile::{CompilerSettings, Defaults};
+use crate::compile::{CompilerSettings, Defaults, transport};
 use crate::crd;
 use crate::merge::{BackendKey, Loopback, Member};
 use crate::object::{Kind, Object, ObjectId, Source, Spec};
@@ -71,6 +71,8 @@ pub struct Context {
     pub(super) default_policies: HashMap<ObjectId, Vec<Permitted>>,
     /// Listeners with TLS, and where their certificates come from.
     pub(super) secure: BTreeMap<ListenerId, Wanted>,
+    /// `BackendTLSPolicies` by what they are attached to.
+    pub(super) tls_policies: HashMap<transport::PolicyTarget, Arc<Object>>,
     /// The world comes from a directory of manifests, not from API servers.
     is_directory: bool,
     /// Remarks on the objects that were read here.
@@ -174,6 +176,7 @@ impl Context {
         context.read_members(world, ids);
         context.read_policies(world);
         context.read_grants(world);
+        context.read_tls_policies(world);
         let mut taken = Taken::default();
         for listen in &settings.listen {
             let listeners = context.ingress_listener(*listen, &mut taken, ids);

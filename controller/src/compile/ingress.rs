@@ -41,6 +41,7 @@ pub fn compile(env: &mut Env<'_>, object: &Object, ingress: &Ingress) -> RouteOu
             Reading { id: &object.id, members: &env.context.members, regexes: &mut *env.regexes };
         annotations::read(&object.annotations, &mut reading, &mut builder.out.notes)
     };
+    builder.out.transport = read.transport.clone();
     let canary = read.canary.take().map(|spec| {
         let own_policy = read.part != Part::default();
         Arc::new(CanaryRow { spec, own_policy })

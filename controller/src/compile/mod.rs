@@ -46,6 +46,7 @@ pub mod order;
 pub mod policy;
 pub mod route;
 mod secrets;
+pub mod transport;
 
 /// What the compiler is told at boot.
 #[derive(Clone, Debug)]
@@ -152,6 +153,7 @@ impl Compiler {
         let before =
             if dirty.everything { Some(self.rebuild_context(world, &mut dirty, &mut delta)) } else { None };
         for service in &dirty.services {
+            self.backends.mark_transport(service);
             dirty.routes.extend(self.by_service.get(service).into_iter().flatten().cloned());
         }
         let mut hosts = BTreeSet::new();
@@ -166,6 +168,9 @@ impl Compiler {
         }
         for key in hosts {
             self.compile_host(&key, &mut delta);
+        }
+        if dirty.authorities {
+            self.backends.mark_secure();
         }
         dirty.endpoints.iter().for_each(|service| self.backends.mark_service(service));
         if self.uses_node_ports(&dirty.nodes) {
@@ -238,6 +243,8 @@ impl Compiler {
                 | Spec::Gateway(_)
                 | Spec::GatewayClass(_)
                 | Spec::ReferenceGrant(_)
+                | Spec::BackendTlsPolicy(_)
+                | Spec::ConfigMap(_)
                 | Spec::MemberCluster(_)
                 | Spec::GatewayConfig(_)
                 | Spec::AlbConfig(_)
@@ -263,6 +270,7 @@ impl Compiler {
             if let Some(backend) = self.ids.backends.get(key) {
                 self.backends.refer(key, BackendId(backend), (used(&output, key), output.speech));
                 self.backends.say(key, id, output.detections.get(key));
+                self.backends.say_transport(key, id, output.transport.as_ref());
             }
         }
         for row in &output.rows {
@@ -279,6 +287,7 @@ impl Compiler {
         for key in &before.backends {
             if self.routes.get(id).is_none_or(|now| !now.backends.contains(key)) {
                 self.backends.say(key, id, None);
+                self.backends.say_transport(key, id, None);
             }
             self.backends.drop_reference(key, (used(before, key), before.speech));
             self.ids.backends.release(key);

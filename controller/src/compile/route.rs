@@ -14,6 +14,7 @@ use crate::compile::ids::{Ids, StatKey};
 use crate::compile::limits::Limits;
 use crate::compile::policy::detection::DetectionPart;
 use crate::compile::policy::{self, Part, Permitted};
+use crate::compile::transport::TransportPart;
 use crate::merge::{BackendKey, PortRef, port_of};
 use crate::object::{Kind, Object};
 use crate::text::Regexes;
@@ -84,6 +85,8 @@ pub struct RouteOutput {
     pub tls: Vec<SecretUse>,
     /// The listeners with TLS that it is served on.
     pub secure: Vec<ListenerId>,
+    /// Of an Ingress: what its annotations say of how its backends are spoken to.
+    pub transport: Option<Arc<TransportPart>>,
     /// What it speaks to them.
     pub speech: Speech,
     /// Its statistics.

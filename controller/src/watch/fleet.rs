@@ -356,13 +356,14 @@ impl Hub {
                 self.declared.insert(object.id.name.clone(), secret);
                 return true;
             }
-            Spec::Ingress(_) | Spec::Gateway(_) => roster::certificates(object),
+            Spec::Ingress(_) | Spec::Gateway(_) | Spec::BackendTlsPolicy(_) => roster::certificates(object),
             Spec::IngressClass(_)
             | Spec::GatewayClass(_)
             | Spec::HttpRoute(_)
             | Spec::TcpRoute(_)
             | Spec::TlsRoute(_)
             | Spec::ReferenceGrant(_)
+            | Spec::ConfigMap(_)
             | Spec::GatewayConfig(_)
             | Spec::AlbConfig(_)
             | Spec::MseIngressConfig(_)

@@ -32,7 +32,7 @@ const GATEWAY_API: &str = "gateway.networking.k8s.io";
 const OURS: &str = crate::crd::GROUP;
 
 /// What is watched on the Fleet, Secrets apart. Those that are resources of a CRD may be missing.
-pub const FLEET: [Resource; 15] = [
+pub const FLEET: [Resource; 17] = [
     resource("networking.k8s.io", &["v1"], "Ingress", "ingresses"),
     resource("networking.k8s.io", &["v1"], "IngressClass", "ingressclasses"),
     resource(GATEWAY_API, &["v1", "v1beta1"], "GatewayClass", "gatewayclasses"),
@@ -41,7 +41,9 @@ pub const FLEET: [Resource; 15] = [
     resource(GATEWAY_API, &["v1", "v1alpha2"], "TCPRoute", "tcproutes"),
     resource(GATEWAY_API, &["v1", "v1alpha3", "v1alpha2"], "TLSRoute", "tlsroutes"),
     resource(GATEWAY_API, &["v1", "v1beta1"], "ReferenceGrant", "referencegrants"),
+    resource(GATEWAY_API, &["v1"], "BackendTLSPolicy", "backendtlspolicies"),
     resource("", &["v1"], "Namespace", "namespaces"),
+    resource("", &["v1"], "ConfigMap", "configmaps"),
     resource("multicluster.x-k8s.io", &["v1beta1", "v1alpha1"], "ServiceImport", "serviceimports"),
     resource(OURS, &["v1alpha1"], "MemberCluster", "memberclusters"),
     resource(OURS, &["v1alpha1"], "GatewayConfig", "gatewayconfigs"),

@@ -1,4 +1,4 @@
-//! A client's connection, plain or TLS, with the operations of [`Conn`]: for plain TCP each costs one branch more.
+//! A connection of HTTP, plain or TLS, to a client or to a backend, with the operations of [`Conn`]: for plain TCP each costs one branch more.
 //!
 //! At most one read and one write in flight, both started and collected by hand, as with [`Conn`]; nothing is lost when
 //! whoever waited for one goes away. A write of plaintext may need several sends: whichever of the operations is
@@ -15,7 +15,7 @@ use super::session::Session;
 use crate::net::conn::{Conn, Done};
 use crate::net::{Buf, Class, acquire};
 
-/// A connection of a client.
+/// A connection to a client or to a backend.
 pub struct Stream {
     conn: Conn,
     tls: Option<Box<Secured>>,
@@ -24,7 +24,7 @@ pub struct Stream {
 /// What TLS adds to a connection.
 pub(super) struct Secured {
     session: Session,
-    facts: Facts,
+    agreed: Agreed,
     /// The owner's buffer, while it reads.
     reading: Option<Buf>,
     /// Does the owner wait for anything to read?
@@ -37,6 +37,16 @@ pub(super) struct Secured {
     writing: Option<Buf>,
 }
 
+/// What a handshake agreed on, by who is at the other end.
+pub(super) enum Agreed {
+    /// A client.
+    Client(Facts),
+    /// A backend, by the settings that it was connected to with: [`BackendTls::fingerprint`].
+    ///
+    /// [`BackendTls::fingerprint`]: routing::model::BackendTls::fingerprint
+    Backend { fingerprint: u64 },
+}
+
 impl Stream {
     /// In clear.
     #[must_use]
@@ -45,10 +55,10 @@ impl Stream {
     }
 
     /// From now on through `session`.
-    pub(super) fn secure(&mut self, session: Session, facts: Facts) {
+    pub(super) fn secure(&mut self, session: Session, agreed: Agreed) {
         self.tls = Some(Box::new(Secured {
             session,
-            facts,
+            agreed,
             reading: None,
             watching: false,
             cancelled: false,
@@ -62,10 +72,22 @@ impl Stream {
         &mut self.conn
     }
 
-    /// What was agreed in the handshake; `None` in clear.
+    /// What was agreed in the handshake with a client; `None` in clear.
     #[must_use]
     pub fn tls(&self) -> Option<&Facts> {
-        self.tls.as_ref().map(|tls| &tls.facts)
+        match &self.tls.as_ref()?.agreed {
+            Agreed::Client(facts) => Some(facts),
+            Agreed::Backend { .. } => None,
+        }
+    }
+
+    /// Which settings a backend was connected to with; 0 in clear. Settings that differ have another number.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        match self.tls.as_ref().map(|tls| &tls.agreed) {
+            Some(Agreed::Backend { fingerprint }) => *fingerprint,
+            Some(Agreed::Client(_)) | None => 0,
+        }
     }
 
     /// Who is at the other end.

@@ -13,6 +13,7 @@ mod heads;
 mod ours;
 pub mod registry;
 mod serving;
+mod spoken;
 mod traffic;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use routing::model::{Access, Cors, FixedResponse, HeaderEdits, HttpsRedirect, Me
 
 use self::given::Given;
 use crate::compile::policy::Part;
+use crate::compile::transport::TransportPart;
 use crate::merge::{Member, PortRef};
 use crate::object::ObjectId;
 use crate::text::Regexes;
@@ -33,6 +35,7 @@ pub(crate) use self::access::ranges;
 pub use self::address::{Address, Matching, escaped};
 pub use self::alb::{Forward, ServiceRule};
 pub(crate) use self::heads::{origins, tokens};
+pub(crate) use self::spoken::secret_name;
 pub use self::traffic::{CanaryWhen, CanaryWord, Destination};
 
 /// What annotations are read with.
@@ -72,6 +75,8 @@ pub struct Annotations {
     pub request_headers: HeaderEdits,
     /// Changes to the response.
     pub response_headers: HeaderEdits,
+    /// `backend-protocol` and `proxy-ssl-*`.
+    pub transport: Option<Arc<TransportPart>>,
     /// What is checked.
     pub checks: Checks,
     /// `mirror-target-service`: where, and what share in millionths.
@@ -157,6 +162,7 @@ pub fn read(
     traffic::read(&mut given, reading, &mut out);
     heads::read(&mut given, &mut out);
     serving::read(&mut given, reading, &mut out);
+    spoken::read(&mut given, reading, &mut out);
     access::read(&mut given, reading, &mut out);
     given.finish(&mut out);
     out

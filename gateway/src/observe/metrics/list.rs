@@ -62,6 +62,11 @@ pub const METRICS: &[Metric] = &[
         "",
         "From accept to the end of a TLS handshake that succeeded",
     ),
+    counter(
+        "ringway_upstream_tls_handshakes_total",
+        "result",
+        "TLS handshakes with backends by how they ended",
+    ),
     gauge(
         "ringway_tls_certificate_expiry_seconds",
         "secret",
