@@ -128,7 +128,7 @@ impl Handshake<'_> {
                     Err((_error, mut alert)) => {
                         // Writing into a vector cannot fail.
                         let _ = alert.write_all(&mut self.out);
-                        let _ = self.client.conn.conn().send_now(&self.out);
+                        self.send_now();
                         return Err(Ended::Refused);
                     }
                 }
@@ -144,7 +144,8 @@ impl Handshake<'_> {
         match table.certificates(self.client.bind, name.as_deref()) {
             Some((listener, set)) => Ok((name.unwrap_or_default().into(), listener, Arc::clone(set))),
             None => {
-                let _ = self.client.conn.conn().send_now(&UNRECOGNIZED_NAME);
+                self.out.extend_from_slice(&UNRECOGNIZED_NAME);
+                self.send_now();
                 Err(Ended::UnknownName)
             }
         }
@@ -201,10 +202,11 @@ impl Handshake<'_> {
                 larger
             }
         };
-        self.client.conn.conn().start_read(buf);
+        self.client.conn.conn().map_err(|_| Ended::Refused)?.start_read(buf);
         loop {
             self.client.deadline.set(self.due);
-            let (conn, deadline) = (self.client.conn.conn(), &self.client.deadline);
+            let conn = self.client.conn.conn().map_err(|_| Ended::Refused)?;
+            let deadline = &self.client.deadline;
             let done = poll_fn(|cx| match conn.poll_read(cx) {
                 Poll::Ready(done) => Poll::Ready(Some(done)),
                 Poll::Pending => deadline.poll(cx).map(|()| None),
@@ -228,7 +230,7 @@ impl Handshake<'_> {
             let class = [Class::Head, Class::Small].into_iter().find(|class| class.bytes() >= part.len());
             let mut buf = acquire(class.unwrap_or(Class::Bulk), 0).ok_or(Ended::Refused)?;
             buf.append(part);
-            self.client.conn.conn().start_write(buf);
+            self.client.conn.conn().map_err(|_| Ended::Refused)?.start_write(buf);
         }
         Ok(())
     }
@@ -236,7 +238,8 @@ impl Handshake<'_> {
     async fn flush(&mut self) -> Result<(), Ended> {
         loop {
             self.client.deadline.set(self.due);
-            let (conn, deadline) = (self.client.conn.conn(), &self.client.deadline);
+            let conn = self.client.conn.conn().map_err(|_| Ended::Refused)?;
+            let deadline = &self.client.deadline;
             let done = poll_fn(|cx| match conn.poll_flush(cx) {
                 Poll::Ready(result) => Poll::Ready(Some(result)),
                 Poll::Pending => deadline.poll(cx).map(|()| None),
@@ -257,15 +260,21 @@ impl Handshake<'_> {
         if self.worker.is_stopping() { Err(Ended::ClientGone) } else { Ok(()) }
     }
 
+    /// Sends what is to be sent, as far as the socket has room, if nothing else is on its way.
+    fn send_now(&mut self) {
+        if let Ok(conn) = self.client.conn.conn()
+            && !conn.is_writing()
+        {
+            let _ = conn.send_now(&self.out);
+        }
+    }
+
     /// Tells the client why, as far as its socket has room.
     fn give_up(&mut self, tls: &mut UnbufferedServerConnection, broken: &Broken, left: usize) -> Ended {
         if let Some(incoming) = &mut self.incoming {
             drain(tls, &mut incoming.bytes_mut()[..left], &mut self.out);
         }
-        let conn = self.client.conn.conn();
-        if !conn.is_writing() {
-            let _ = conn.send_now(&self.out);
-        }
+        self.send_now();
         match broken {
             Broken::Tls(rustls::Error::NoApplicationProtocol) => Ended::NoProtocol,
             Broken::Tls(_) | Broken::Oversized | Broken::Fragmented | Broken::Flood | Broken::Memory => {

@@ -29,7 +29,7 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ProtocolVersion, SupportedCipherSuite};
 
-pub use self::stream::Stream;
+pub use self::stream::{Origin, Stream};
 use self::tickets::{Epoch, Keyring, Tickets};
 
 /// The protocols that are offered, the preferred one first.
