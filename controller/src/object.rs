@@ -215,13 +215,15 @@ impl Spec {
     }
 }
 
-/// What TLS needs of a Secret; what else it holds is not kept. Prints nothing of it.
+/// What a Secret holds that something refers to. Prints nothing of it.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct FleetSecret {
     /// `tls.crt`: the chain, PEM, the leaf first. Empty = it has none.
     pub certificate: Vec<u8>,
     /// `tls.key`: the private key, PEM. Empty = it has none.
     pub key: Vec<u8>,
+    /// Everything else, by key: `ca.crt`, `auth`, names with their passwords.
+    pub others: BTreeMap<String, Vec<u8>>,
 }
 
 /// A digest in place of the contents: what is told apart by what it prints is told apart, and no key is printed.
@@ -230,7 +232,14 @@ impl fmt::Debug for FleetSecret {
         let mut hash = digest::Context::new(&SHA256);
         hash.update(&self.certificate.len().to_le_bytes());
         hash.update(&self.certificate);
+        hash.update(&self.key.len().to_le_bytes());
         hash.update(&self.key);
+        for (key, value) in &self.others {
+            hash.update(&key.len().to_le_bytes());
+            hash.update(key.as_bytes());
+            hash.update(&value.len().to_le_bytes());
+            hash.update(value);
+        }
         write!(f, "FleetSecret({:?})", hash.finish())
     }
 }

@@ -45,8 +45,8 @@ pub struct Dirty {
     pub reviewed: BTreeSet<ObjectId>,
     /// Member clusters whose Nodes changed.
     pub nodes: BTreeSet<Arc<str>>,
-    /// Did any Secret change?
-    pub secrets: bool,
+    /// Secrets that changed: namespace and name.
+    pub secret_names: BTreeSet<(Arc<str>, Arc<str>)>,
     /// Any object, problem or member changed at all.
     pub reports: bool,
 }
@@ -138,7 +138,7 @@ impl World {
             | Kind::MseIngressConfig
             | Kind::FailoverPolicy
             | Kind::Namespace => self.dirty.everything = true,
-            Kind::Secret => self.dirty.secrets = true,
+            Kind::Secret => drop(self.dirty.secret_names.insert((id.namespace.clone(), id.name.clone()))),
             Kind::Service => {
                 let name = ServiceName { namespace: id.namespace.clone(), name: id.name.clone() };
                 self.dirty.services.insert(name.clone());

@@ -411,14 +411,14 @@ fn namespace(object: Namespace, _: &mut Notes) -> Spec {
     Spec::Namespace(object.metadata.labels.unwrap_or_default())
 }
 
-/// Keeps what a TLS Secret holds; `stringData` beats `data`, as in the API server.
+/// `stringData` beats `data`, as in the API server.
 fn secret(object: Secret, _notes: &mut Notes) -> Spec {
-    let (mut data, mut text) = (object.data.unwrap_or_default(), object.string_data.unwrap_or_default());
-    let mut take = |name: &str| match text.remove(name) {
-        Some(text) => text.into_bytes(),
-        None => data.remove(name).map(|bytes| bytes.0).unwrap_or_default(),
-    };
-    Spec::Secret(FleetSecret { certificate: take("tls.crt"), key: take("tls.key") })
+    let data = object.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0));
+    let text = object.string_data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
+    let mut others: BTreeMap<String, Vec<u8>> = data.chain(text).collect();
+    let mut take = |name: &str| others.remove(name).unwrap_or_default();
+    let (certificate, key) = (take("tls.crt"), take("tls.key"));
+    Spec::Secret(FleetSecret { certificate, key, others })
 }
 
 fn is_tcp(protocol: Option<&str>) -> bool {

@@ -255,13 +255,27 @@ async fn get(client: Client, name: SecretName, version: String, hub: SharedHub) 
     hub.borrow_mut().got(name, fetched, secret);
 }
 
+/// The Secrets that annotations of an Ingress name.
+fn annotated(object: &Object) -> impl Iterator<Item = SecretName> {
+    const NAMES: [&str; 1] = ["auth-secret"];
+    let prefixes = crate::compile::annotations::registry::Family::PREFIXES.into_iter();
+    let keys = prefixes.flat_map(|(prefix, _)| NAMES.map(|name| format!("{prefix}{name}")));
+    keys.filter_map(|key| {
+        let value = object.annotations.get(&key)?;
+        let (namespace, name) =
+            crate::compile::annotations::secret_name(value.trim(), &object.id.namespace).ok()?;
+        Some((Rc::from(&*namespace), name.to_string()))
+    })
+}
+
 /// The Secrets that an Ingress or a Gateway names.
 pub(super) fn certificates(object: &Object) -> BTreeSet<SecretName> {
     let own: Rc<str> = Rc::from(&*object.id.namespace);
     match &object.spec {
         Spec::Ingress(ingress) => {
             let tls = ingress.spec.iter().flat_map(|spec| spec.tls.iter().flatten());
-            tls.filter_map(|tls| Some((own.clone(), tls.secret_name.clone()?))).collect()
+            let tls = tls.filter_map(|tls| Some((own.clone(), tls.secret_name.clone()?)));
+            tls.chain(annotated(object)).collect()
         }
         Spec::Gateway(gateway) => {
             let tls = gateway.spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
