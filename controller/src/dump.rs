@@ -189,6 +189,12 @@ impl Dump<'_> {
         if filters.body_bytes_max > 0 {
             write!(out, "\n      body<={}", filters.body_bytes_max)?;
         }
+        if let Some(basic) = &filters.basic {
+            write!(out, "\n      basic realm={:?} {:?}", basic.realm, basic.users)?;
+        }
+        if filters.gzip {
+            write!(out, "\n      gzip")?;
+        }
         if let Some(mirror) = &filters.mirror {
             write!(out, "\n      mirror={} ppm={}", name(&mirror.backends), mirror.share_ppm)?;
         }

@@ -7,6 +7,7 @@ mod edit;
 mod failover;
 mod filter;
 mod layer4;
+mod password;
 mod predicate;
 mod tls;
 mod transport;
@@ -27,6 +28,7 @@ pub use self::filter::{
     Access, ConcurrencyLimit, Cors, Fallback, Filters, HttpsRedirect, Mirror, Origins, RateKey, RateLimit,
 };
 pub use self::layer4::{Established, Layer4, SendProxy, Speech};
+pub use self::password::{BasicAuth, PasswordHash, ShaCrypt, Users};
 pub use self::predicate::Predicate;
 pub use self::tls::{Certificate, CertificateSet, ListenerTls, NameKind, SigningKey};
 pub use self::transport::{Application, BackendTls, Security, TlsSettings, Transport, Verification};

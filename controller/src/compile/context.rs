@@ -92,6 +92,8 @@ pub struct Class {
     pub default: Part,
     /// Who may come.
     pub access: Option<Access>,
+    /// Are texts compressed?
+    pub gzip: bool,
 }
 
 /// A Gateway of ours.
@@ -524,7 +526,7 @@ impl Context {
         if spec.listeners.is_empty() {
             listeners.clone_from(&self.classless.listeners);
         }
-        Class { listeners, permitted, default, access: None }
+        Class { listeners, permitted, default, access: None, gzip: false }
     }
 
     fn read_grants(&mut self, world: &World) {

@@ -233,9 +233,11 @@ impl Compiler {
             | Kind::MemberCluster
             | Kind::GatewayConfig
             | Kind::AlbConfig
+            | Kind::BackendTlsPolicy
             | Kind::MseIngressConfig => Standing::Remarks,
             Kind::Namespace
             | Kind::Secret
+            | Kind::ConfigMap
             | Kind::Service
             | Kind::EndpointSlice
             | Kind::Node
@@ -283,12 +285,14 @@ impl Compiler {
             Spec::IngressClass(_)
             | Spec::ReferenceGrant(_)
             | Spec::GatewayConfig(_)
+            | Spec::BackendTlsPolicy(_)
             // Its status is the watches' to write, and they look its remarks up here.
             | Spec::MemberCluster(_) => Standing::Remarks,
             Spec::AlbConfig(_)
             | Spec::MseIngressConfig(_)
             | Spec::Namespace(_)
             | Spec::Secret(_)
+            | Spec::ConfigMap(_)
             | Spec::Service(_)
             | Spec::EndpointSlice(_)
             | Spec::Node(_)
@@ -320,6 +324,7 @@ pub(super) fn generation(spec: &Spec) -> i64 {
         Spec::TcpRoute(object) => of(&object.metadata),
         Spec::TlsRoute(object) => of(&object.metadata),
         Spec::ReferenceGrant(object) => of(&object.metadata),
+        Spec::BackendTlsPolicy(object) => of(&object.metadata),
         Spec::MemberCluster(object) => of(&object.metadata),
         Spec::GatewayConfig(object) => of(&object.metadata),
         Spec::FailoverPolicy(object) => of(&object.metadata),
@@ -327,6 +332,7 @@ pub(super) fn generation(spec: &Spec) -> i64 {
         | Spec::MseIngressConfig(_)
         | Spec::Namespace(_)
         | Spec::Secret(_)
+        | Spec::ConfigMap(_)
         | Spec::Service(_)
         | Spec::EndpointSlice(_)
         | Spec::Node(_)

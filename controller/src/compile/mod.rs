@@ -38,6 +38,7 @@ pub mod filters;
 mod findings;
 pub mod gateway_api;
 mod gateways;
+mod htpasswd;
 pub mod ids;
 pub mod ingress;
 mod layer4;
@@ -108,6 +109,8 @@ pub struct Compiler {
     hosts: HashMap<HostKey, BTreeSet<ObjectId>>,
     shadowed: HashMap<HostKey, Vec<(ObjectId, String)>>,
     by_service: HashMap<ServiceName, BTreeSet<ObjectId>>,
+    /// Ingresses whose rules depend on what a Secret holds.
+    by_secret: HashMap<(Arc<str>, Arc<str>), BTreeSet<ObjectId>>,
     backends: Backends,
     reviewed: HashMap<ObjectId, Notes>,
     regexes: Regexes,
@@ -131,6 +134,7 @@ impl Compiler {
             hosts: HashMap::new(),
             shadowed: HashMap::new(),
             by_service: HashMap::new(),
+            by_secret: HashMap::new(),
             backends: Backends::default(),
             reviewed: HashMap::new(),
             regexes: Regexes::default(),
@@ -154,12 +158,15 @@ impl Compiler {
         let mut delta = TableDelta::default();
         self.reports |= dirty.reports;
         dirty.remarked.iter().for_each(|id| self.findings.stale(id));
-        self.secrets.stale |= dirty.secrets || dirty.everything;
+        self.secrets.stale |= !dirty.secret_names.is_empty() || dirty.everything;
         let before =
             if dirty.everything { Some(self.rebuild_context(world, &mut dirty, &mut delta)) } else { None };
         for service in &dirty.services {
             self.backends.mark_transport(service);
             dirty.routes.extend(self.by_service.get(service).into_iter().flatten().cloned());
+        }
+        for secret in &dirty.secret_names {
+            dirty.routes.extend(self.by_secret.get(secret).into_iter().flatten().cloned());
         }
         let mut hosts = BTreeSet::new();
         // All new outputs refer to their backends before any old one lets go: what passes from one route to another
@@ -291,6 +298,9 @@ impl Compiler {
         for service in &output.services {
             self.by_service.entry(service.clone()).or_default().insert(id.clone());
         }
+        for secret in &output.secrets {
+            self.by_secret.entry(secret.clone()).or_default().insert(id.clone());
+        }
         self.routes.insert(id.clone(), output)
     }
 
@@ -316,6 +326,15 @@ impl Compiler {
             hosts.insert(row.key.clone());
             if let (false, Some(routes)) = (now.contains(&row.key), self.hosts.get_mut(&row.key)) {
                 routes.remove(id);
+            }
+        }
+        let kept = self.routes.get(id).map(|output| &output.secrets);
+        for secret in before.secrets.iter().filter(|secret| kept.is_none_or(|kept| !kept.contains(*secret))) {
+            if let Some(routes) = self.by_secret.get_mut(secret) {
+                routes.remove(id);
+                if routes.is_empty() {
+                    self.by_secret.remove(secret);
+                }
             }
         }
         let kept = self.routes.get(id).map(|output| &output.services);

@@ -83,6 +83,8 @@ pub struct RouteOutput {
     pub detections: BTreeMap<BackendKey, Arc<DetectionPart>>,
     /// The Services that it names, found or not.
     pub services: BTreeSet<ServiceName>,
+    /// The Secrets that decide what its rules do, found or not.
+    pub secrets: BTreeSet<(Arc<str>, Arc<str>)>,
     /// Of an Ingress: the certificates of `spec.tls`, and on which listeners with TLS they are used.
     pub tls: Vec<SecretUse>,
     /// The listeners with TLS that it is served on.

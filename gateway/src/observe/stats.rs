@@ -124,11 +124,17 @@ pub enum Limit {
     Concurrency,
     /// `Content-Length` of a rule (413).
     RuleBody,
+    /// Names and passwords of a rule (401).
+    Basic,
+    /// `limits.password_checks_max`
+    PasswordChecks,
+    /// `limits.gzip_streams_max`
+    GzipStreams,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 37] = [
+    pub const ALL: [(Self, &'static str); 40] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -166,6 +172,9 @@ impl Limit {
         (Self::Rate, "rule_rate"),
         (Self::Concurrency, "rule_concurrency"),
         (Self::RuleBody, "rule_body_bytes"),
+        (Self::Basic, "rule_basic"),
+        (Self::PasswordChecks, "password_checks"),
+        (Self::GzipStreams, "gzip_streams"),
     ];
 }
 
