@@ -174,6 +174,13 @@ impl ApiServer {
         }
     }
 
+    /// Lets go of what nobody watches yet.
+    pub fn forget_events(&self) {
+        let mut store = self.store();
+        store.compacted = store.version;
+        store.events.clear();
+    }
+
     /// Tells every open watch 410 Gone, and every one that asks for an older version than now.
     pub fn expire(&self) {
         let mut store = self.store();
@@ -386,9 +393,10 @@ fn watch(request: &Request, out: &mut TcpStream, shared: &Shared) -> Option<()> 
             chunk(out, &json!({"type": "ERROR", "object": status}))?;
             return out.write_all(b"0\r\n\r\n").ok();
         }
-        let news: Vec<_> = store.events.iter().filter(|(version, ..)| *version > from).cloned().collect();
-        for (version, kind, event, object) in news {
-            from = version;
+        let first = store.events.partition_point(|(version, ..)| *version <= from);
+        from = store.events.last().map_or(from, |(version, ..)| from.max(*version));
+        let news = store.events[first..].iter().filter(|(_, kind, ..)| *kind == target.kind);
+        for (_, kind, event, object) in news.cloned().collect::<Vec<_>>() {
             let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
             if kind == target.kind && target.namespace.as_deref().is_none_or(|wanted| wanted == namespace) {
                 chunk(out, &json!({"type": event, "object": target.shown(&object)}))?;
