@@ -9,6 +9,8 @@
 
 #[path = "support/apiserver.rs"]
 mod apiserver;
+#[path = "support/real.rs"]
+mod real;
 #[path = "support/rig.rs"]
 mod rig;
 

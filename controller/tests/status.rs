@@ -6,6 +6,8 @@
 mod apiserver;
 #[path = "support/hostile.rs"]
 mod made;
+#[path = "support/real.rs"]
+mod real;
 #[path = "support/rig.rs"]
 mod rig;
 

@@ -23,13 +23,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-#[path = "real.rs"]
-mod real;
-
-use real::Real;
+use super::real::{self, Real};
 
 /// The resources that every server knows: group/version, plural, kind.
-const CORE: [(&str, &str, &str); 9] = [
+pub const CORE: [(&str, &str, &str); 9] = [
     ("v1", "services", "Service"),
     ("v1", "nodes", "Node"),
     ("v1", "secrets", "Secret"),

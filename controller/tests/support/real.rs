@@ -1,6 +1,14 @@
 //! Real API servers in place of ours, where the environment names some (`scripts/test-apiserver`): each test takes as
 //! many as it needs, one after the other, and finds them empty.
 
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "each test uses its own part of this"
+)]
+
 use std::sync::{Arc, Mutex};
 
 use controller::watch::client::{Contact, client};
@@ -10,7 +18,7 @@ use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use super::{CLOUD, CORE, GATEWAY_API, OURS};
+use super::apiserver::{CLOUD, CORE, GATEWAY_API, OURS, base64};
 
 /// Servers that no test uses now; `None` = not looked at yet.
 static FREE: Mutex<Option<Vec<String>>> = Mutex::new(None);
@@ -166,7 +174,7 @@ fn by_plural(plural: &str) -> (&'static str, &'static str, &'static str) {
 
 fn kubeconfig(url: &str) -> String {
     let ca = std::fs::read(std::env::var("RINGWAY_TEST_CA").unwrap()).unwrap();
-    let (ca, token) = (super::base64(&ca), std::env::var("RINGWAY_TEST_TOKEN").unwrap());
+    let (ca, token) = (base64(&ca), std::env::var("RINGWAY_TEST_TOKEN").unwrap());
     format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts:\n- {{name: a, context: {{cluster: a, user: a}}}}\n\
          clusters:\n- {{name: a, cluster: {{server: \"{url}\", certificate-authority-data: \"{ca}\"}}}}\n\
