@@ -12,10 +12,10 @@
 mod claims;
 mod fault;
 mod freeze;
-mod http;
+pub(crate) mod http;
 mod lab;
 mod load;
-mod manifests;
+pub(crate) mod manifests;
 mod measure;
 mod plot;
 pub(crate) mod pod;

@@ -30,6 +30,8 @@ pub(crate) struct Waiting {
     scale: u32,
     /// The number of the newest bucket, counted from time zero.
     head: u64,
+    /// No request waits that was sent in a bucket before this one: where the search for the oldest begins.
+    none_before: u64,
 }
 
 impl Default for Waiting {
@@ -42,6 +44,7 @@ impl Default for Waiting {
             total: 0,
             scale: 0,
             head: 0,
+            none_before: 0,
         }
     }
 }
@@ -78,6 +81,9 @@ impl Waiting {
         self.advance(now);
         let (place, fraction) = (Self::place(self.head), self.fraction(now));
         if self.counts[place] < u16::MAX {
+            if self.total == 0 {
+                self.none_before = self.head;
+            }
             let first = if self.counts[place] == 0 { fraction } else { self.spans[place].0 };
             self.spans[place] = (first, fraction);
             self.counts[place] += 1;
@@ -143,12 +149,14 @@ impl Waiting {
         self.total
     }
 
-    fn oldest_number(&self) -> Option<u64> {
+    fn oldest_number(&mut self) -> Option<u64> {
         if self.total == 0 {
             return None;
         }
-        let first = (self.head + 1).saturating_sub(AGES as u64);
-        (first..=self.head).find(|number| self.counts[Self::place(*number)] > 0)
+        let first = (self.head + 1).saturating_sub(AGES as u64).max(self.none_before);
+        let oldest = (first..=self.head).find(|number| self.counts[Self::place(*number)] > 0);
+        self.none_before = oldest.unwrap_or(first);
+        oldest
     }
 
     /// When the oldest of them was sent; where several were sent in one bucket, not before it was.
@@ -225,6 +233,7 @@ impl Waiting {
         self.sent = [0; AGES];
         self.given_up = [0; AGES];
         self.total = 0;
+        self.none_before = 0;
     }
 
     /// Makes the buckets hold four times `usual`; what waits now is forgotten when they change.
