@@ -60,7 +60,12 @@ impl Context {
         let mut own = Notes::default();
         let mut class = Class { permitted: self.remote_clusters(object, &mut own), ..self.classless.clone() };
         match &object.spec {
-            Spec::AlbConfig(spec) => self.alb(spec, &mut class, taken, ids, &mut own),
+            Spec::AlbConfig(spec) => {
+                self.alb(spec, &mut class, taken, ids, &mut own);
+                let specs = class.listeners.iter().filter_map(|id| self.listeners.get(id));
+                let served = specs.map(|spec| Listen { addr: spec.addr, protocol: spec.protocol }).collect();
+                self.alb_listeners.insert(id.name.clone(), served);
+            }
             Spec::MseIngressConfig(spec) => mse(spec, &mut class, &mut own),
             Spec::Ingress(_)
             | Spec::IngressClass(_)

@@ -16,8 +16,10 @@ use crate::compile::canary::CanaryRow;
 use crate::compile::context::{Class, SecretUse};
 use crate::compile::policy::Part;
 use crate::compile::route::{Builder, Env, ORDER_DEFAULT, Rank, RouteOutput, Row};
+use crate::finding::Standing;
 use crate::object::Object;
 use crate::text;
+use crate::verdict::{Code, Note, Severity};
 
 /// The annotation that came before `spec.ingressClassName`.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
@@ -47,6 +49,8 @@ pub fn compile(env: &mut Env<'_>, object: &Object, ingress: &Ingress) -> RouteOu
         Arc::new(CanaryRow { spec, own_policy })
     });
     let listeners = listeners(&mut builder, &class, &read);
+    let at = listeners.iter().filter_map(|id| builder.env.context.listeners.get(id));
+    builder.out.standing = Standing::Ingress(super::Compiler::particular(at.map(|spec| spec.addr.ip())));
     let compiler = Compiler { class: &class, annotations: &read, listeners, canary };
     let spec = ingress.spec.clone().unwrap_or_default();
     certificates(&mut builder, &class, &spec);
@@ -125,11 +129,14 @@ fn class_of(builder: &mut Builder<'_, '_>, ingress: &Ingress) -> Option<Class> {
     match context.classes.get(name) {
         Some(Some(class)) => Some(class.clone()),
         Some(None) => {
-            builder.out.notes.ignored(field, name, "another controller's class");
+            let note = Note::new(Severity::Ignored, field, name, "another controller's class");
+            builder.out.notes.push(note.because(Code::Foreign));
             None
         }
         None => {
-            builder.out.notes.refused(field, name, "no such IngressClass on the Fleet");
+            // Other controllers serve classes that have no object.
+            let note = Note::new(Severity::Refused, field, name, "no such IngressClass on the Fleet");
+            builder.out.notes.push(note.because(Code::Foreign));
             None
         }
     }

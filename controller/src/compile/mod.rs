@@ -15,6 +15,7 @@ use routing::model::{BackendLimits, HostKey, Policy, Rule, Timeouts};
 
 use crate::compile::backends::{Backends, Use};
 use crate::compile::context::Context;
+use crate::compile::findings::Findings;
 use crate::compile::ids::Ids;
 use crate::compile::limits::Limits;
 use crate::compile::listen::Listen;
@@ -24,7 +25,7 @@ use crate::merge::{self, Loopback};
 use crate::object::{Kind, ObjectId, Source, Spec};
 use crate::text::Regexes;
 use crate::verdict::{Notes, Verdict};
-use crate::world::{Dirty, ServiceName, World};
+use crate::world::{Dirty, ServiceName, Stored, World};
 
 pub mod annotations;
 mod attach;
@@ -34,6 +35,7 @@ mod capacity;
 mod cloud;
 pub mod context;
 pub mod filters;
+mod findings;
 pub mod gateway_api;
 mod gateways;
 pub mod ids;
@@ -113,6 +115,7 @@ pub struct Compiler {
     secrets: Secrets,
     limits: Limits,
     reports: bool,
+    findings: Findings,
 }
 
 impl Compiler {
@@ -135,6 +138,7 @@ impl Compiler {
             secrets: Secrets::default(),
             limits: Limits::default(),
             reports: true,
+            findings: Findings::default(),
         }
     }
 
@@ -149,6 +153,7 @@ impl Compiler {
         let world = &*world;
         let mut delta = TableDelta::default();
         self.reports |= dirty.reports;
+        dirty.remarked.iter().for_each(|id| self.findings.stale(id));
         self.secrets.stale |= dirty.secrets || dirty.everything;
         let before =
             if dirty.everything { Some(self.rebuild_context(world, &mut dirty, &mut delta)) } else { None };
@@ -177,11 +182,15 @@ impl Compiler {
             self.backends.mark_all();
         }
         self.backends.compile(world, &self.context, self.settings.loopback, &mut self.ids, &mut delta);
-        self.reports |= self.backends.take_notes_changed();
+        let mut remarks = self.backends.take_notes_changed();
         if std::mem::take(&mut self.secrets.stale) {
             let listeners = self.secrets.compile(world, &self.context, &self.routes);
             diff(&self.table.listeners, &listeners, &mut delta.listeners);
-            self.reports |= self.secrets.take_notes_changed();
+            remarks |= self.secrets.take_notes_changed();
+        }
+        if remarks {
+            self.reports = true;
+            self.stale_remarks();
         }
         if let Some(before) = before {
             self.release_context(before);
@@ -205,6 +214,7 @@ impl Compiler {
         }
         let held = world.objects().map(|(id, _)| id).filter(|id| id.source != Source::Fleet);
         dirty.reviewed.extend(held.cloned());
+        self.stale_common(world);
         std::mem::replace(&mut self.context, context)
     }
 
@@ -258,6 +268,7 @@ impl Compiler {
                 | Spec::Other => None,
             }
         });
+        self.findings.route(id, self.routes.get(id), output.as_ref());
         let Some(output) = output else {
             let before = self.routes.remove(id);
             self.secrets.stale |= before.as_ref().is_some_and(|before| !before.tls.is_empty());
@@ -354,7 +365,11 @@ impl Compiler {
             })
             .collect();
         named.extend(canary::told_of(told, &ids));
-        self.reports |= self.shadowed.get(key).map_or(&[][..], Vec::as_slice) != named;
+        let before = self.shadowed.get(key).map_or(&[][..], Vec::as_slice);
+        if before != named {
+            self.reports = true;
+            before.iter().chain(&named).for_each(|(id, _)| self.findings.stale(id));
+        }
         if named.is_empty() {
             self.shadowed.remove(key);
         } else {
@@ -450,20 +465,32 @@ impl Compiler {
             }
         }
         for (id, stored) in world.objects() {
-            let mut notes = stored.notes.clone();
-            let more = [
-                self.context.notes.get(id),
-                self.routes.get(id).map(|route| &route.notes),
-                self.reviewed.get(id),
-                shadowed.get(id),
-                judged.get(id),
-                self.secrets.notes().get(id),
-            ];
-            more.into_iter().flatten().for_each(|more| notes.extend(more));
+            let notes = self.remarks(id, stored, shadowed.get(id), judged.get(id));
             verdicts.push(Verdict::new(Some(id.clone()), stored.origin.clone(), notes.to_vec()));
         }
         verdicts.sort_by(|a, b| (&a.origin, &a.object).cmp(&(&b.origin, &b.object)));
         verdicts
+    }
+
+    /// Every remark on one object.
+    fn remarks(
+        &self,
+        id: &ObjectId,
+        stored: &Stored,
+        shadowed: Option<&Notes>,
+        judged: Option<&Notes>,
+    ) -> Notes {
+        let mut notes = stored.notes.clone();
+        let more = [
+            self.context.notes.get(id),
+            self.routes.get(id).map(|route| &route.notes),
+            self.reviewed.get(id),
+            shadowed,
+            judged,
+            self.secrets.notes().get(id),
+        ];
+        more.into_iter().flatten().for_each(|more| notes.extend(more));
+        notes
     }
 }
 

@@ -21,6 +21,7 @@ use crate::object::{
     MemberSlice, Object, ObjectId, SliceEndpoint, Source, Spec,
 };
 use crate::verdict::{Note, Notes, Severity};
+use crate::watch::Remains;
 
 /// Documents of one file, and items of one List.
 pub const DOCUMENTS_MAX: usize = 100_000;
@@ -57,7 +58,7 @@ pub enum One {
     /// It is used.
     Object(Box<Object>, Notes),
     /// It cannot be used.
-    Refused(Option<ObjectId>, Note),
+    Refused(Option<ObjectId>, Note, Remains),
     /// Its kind is not used.
     Unused(ObjectId),
 }
@@ -91,7 +92,7 @@ pub fn decode_one(value: Value, source: &Source) -> One {
         },
         Err(refusal) => {
             let (id, note) = *refusal;
-            One::Refused(id, note)
+            One::Refused(id, note, Remains::default())
         }
     }
 }

@@ -3,7 +3,9 @@
 use kube::api::{ApiResource, DynamicObject};
 use serde_json::Value;
 
+use crate::finding::ParentRef;
 use crate::object::Source;
+use crate::watch::Remains;
 use crate::watch::decode::{self, One};
 
 /// A resource that is watched.
@@ -27,6 +29,9 @@ const fn resource(
 ) -> Resource {
     Resource { group, versions, kind, plural }
 }
+
+/// Parents of one route (Gateway API: 32).
+const PARENTS_MAX: usize = 32;
 
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
 const OURS: &str = crate::crd::GROUP;
@@ -81,6 +86,7 @@ impl Resource {
     #[must_use]
     pub fn decode(&self, version: &str, object: DynamicObject, source: &Source) -> One {
         let DynamicObject { types: _, mut metadata, data } = object;
+        let generation = metadata.generation.unwrap_or(0);
         metadata.managed_fields = None;
         metadata.resource_version = None;
         let mut map = match data {
@@ -95,6 +101,17 @@ impl Resource {
         map.insert("apiVersion".to_owned(), self.api(version).api_version.into());
         map.insert("kind".to_owned(), self.kind.into());
         map.insert("metadata".to_owned(), serde_json::to_value(metadata).unwrap_or_default());
-        decode::decode_one(Value::Object(map), source)
+        let remains = Remains { generation, parents: parents(&map) };
+        match decode::decode_one(Value::Object(map), source) {
+            One::Refused(id, note, _) => One::Refused(id, note, remains),
+            read @ (One::Object(..) | One::Unused(_)) => read,
+        }
     }
+}
+
+/// What can be read of a route's `parentRefs`.
+fn parents(object: &serde_json::Map<String, Value>) -> Vec<ParentRef> {
+    let given = object.get("spec").and_then(|spec| spec.get("parentRefs")).and_then(Value::as_array);
+    let read = |parent: &Value| serde_json::from_value(parent.clone()).ok();
+    given.into_iter().flatten().take(PARENTS_MAX).filter_map(read).collect()
 }

@@ -237,6 +237,11 @@ pub const METRICS: &[Metric] = &[
         "outcome",
         "Writes of status to the hub by this node, which holds the Lease (written, failed)",
     ),
+    counter(
+        "ringway_fleet_status_deferred_total",
+        "",
+        "Objects whose status waited 100 ms more because fleet.status_burst and fleet.status_per_second allow no more",
+    ),
     histogram(
         "ringway_fleet_propagation_seconds",
         "cluster",
