@@ -280,6 +280,10 @@ fn stream_due(flow: &mut Flow<'_>, idle: Duration) -> Option<MonoTime> {
 
 fn keep(flow: &Flow<'_>, up: Upstream) {
     let mut conn = up.conn;
+    if conn.is_piped() {
+        // Its stream ends with it; the connection is kept elsewhere.
+        return;
+    }
     // The request went out long ago; what is left is to collect its buffer.
     let noop = &mut Context::from_waker(std::task::Waker::noop());
     if conn.is_writing() && !matches!(conn.poll_write(noop), Poll::Ready((Ok(()), _))) {
