@@ -79,13 +79,13 @@ fn journeys(names: &[&str]) -> Vec<Vec<String>> {
         Backend::start(move |request, stream| {
             met.lock().unwrap().entry(request.target().to_owned()).or_default().push(name.clone());
             match then() {
-                Then::Continue => respond(stream, b"far"),
+                Then::Keep => respond(stream, b"far"),
                 end => end,
             }
         })
     };
     let failing: Vec<Backend> = names.iter().map(|name| note(name, || Then::Reset)).collect();
-    let far = note("far", || Then::Continue);
+    let far = note("far", || Then::Keep);
     let addrs: Vec<_> = failing.iter().map(|backend| backend.addr).collect();
     let mut gateway = start(patient(World::new().cluster(0, &addrs).cluster(1, &[far.addr])));
     gateway.change(|table| {
@@ -132,7 +132,7 @@ fn connections_that_answered_a_failure_are_used_again() {
         "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n",
     ];
     for answer in answers {
-        let bad = Backend::answering(answer, Then::Continue);
+        let bad = Backend::answering(answer, Then::Keep);
         let good = Backend::named("good");
         let world = patient(World::new().cluster(0, &[bad.addr]).cluster(1, &[good.addr]));
         let gateway = start(world.policy(|policy| policy.retry.statuses = [503].into()));
@@ -154,7 +154,7 @@ fn connections_whose_failure_is_not_over_are_not_used_again() {
         "HTTP/1.1 503 No\r\nContent-Length: 4\r\n\r\nbusy and more",
     ];
     for answer in answers {
-        let bad = Backend::answering(answer, Then::Continue);
+        let bad = Backend::answering(answer, Then::Keep);
         let good = Backend::named("good");
         let world = patient(World::new().cluster(0, &[bad.addr]).cluster(1, &[good.addr]));
         let gateway = start(world.policy(|policy| policy.retry.statuses = [503].into()));
@@ -188,7 +188,8 @@ fn a_tail_is_cut_in_peace_and_each_second_attempt_is_counted() {
     }));
     let mut client = Client::connect(gateway.addr);
     (0..300).for_each(|_| assert_eq!(client.get("/").text(), "ok"));
-    let (count, executed) = (|| gateway.sum(|stats| stats.hedges_total.get()), || backends.iter().map(Backend::count));
+    let (count, executed) =
+        (|| gateway.sum(|stats| stats.hedges_total.get()), || backends.iter().map(Backend::count));
     let (hedges, executions) = (count(), executed().sum::<u64>());
     for n in 0..3 {
         assert_eq!(client.get(&format!("/slow/{n}")).text(), "ok");
