@@ -18,6 +18,7 @@ use controller::watch::decode::{Format, decode_text};
 use controller::watch::{Observation, Presence};
 use controller::world::World;
 use routing::delta::TableDelta;
+use routing::model::Carrier;
 use routing::model::Condition;
 
 fn object(cluster: &str, kind: Kind, name: &str, spec: Spec) -> Observation {
@@ -38,7 +39,7 @@ fn slice(cluster: &str, service: u32, pods: u32) -> Observation {
     };
     let spec = MemberSlice {
         service: Arc::from(format!("s{service}")),
-        ports: vec![(Arc::from("http"), 8080)],
+        ports: vec![(Arc::from("http"), Carrier::Tcp, 8080)],
         endpoints: (0..pods).map(endpoint).collect(),
     };
     object(cluster, Kind::EndpointSlice, &format!("s{service}-1"), Spec::EndpointSlice(spec))
@@ -63,7 +64,8 @@ fn world(services: u32, pods: u32) -> World {
     for cluster in ["alpha", "beta"] {
         world.observe(Observation::Member { name: Arc::from(cluster), presence: Presence::Present });
         for service in 0..services {
-            let port = MemberServicePort { name: Arc::from("http"), port: 80, node_port: 0 };
+            let port =
+                MemberServicePort { name: Arc::from("http"), port: 80, carrier: Carrier::Tcp, node_port: 0 };
             let spec = MemberService { ports: vec![port], ..MemberService::default() };
             world.observe(object(cluster, Kind::Service, &format!("s{service}"), Spec::Service(spec)));
             world.observe(slice(cluster, service, pods));

@@ -69,6 +69,7 @@ impl Context {
             | Spec::HttpRoute(_)
             | Spec::TcpRoute(_)
             | Spec::TlsRoute(_)
+            | Spec::UdpRoute(_)
             | Spec::ReferenceGrant(_)
             | Spec::MemberCluster(_)
             | Spec::GatewayConfig(_)

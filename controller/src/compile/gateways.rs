@@ -8,8 +8,9 @@ use gateway_api::experimental::gateways::{
     Gateway, GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom,
     GatewayListenersAllowedRoutesNamespacesSelector, GatewayListenersTlsMode,
 };
-use routing::model::{HostPattern, Protocol, WildcardLabels};
+use routing::model::{Carrier, HostPattern, Protocol, WildcardLabels};
 
+use crate::compile::attach::RouteKind;
 use crate::compile::context::{
     Context, GATEWAY_CONTROLLER, GatewayInfo, GatewayListener, RoutesFrom, SecretUse, Wanted,
 };
@@ -114,12 +115,13 @@ impl Context {
             }
             let Some(mut listener) = read_listener(spec, &field, notes) else { continue };
             let secrets = match listener.protocol {
-                Protocol::Http | Protocol::Tcp | Protocol::TlsPassthrough => None,
-                Protocol::Https => {
+                Protocol::Http | Protocol::Tcp | Protocol::TlsPassthrough | Protocol::Udp => None,
+                Protocol::Https | Protocol::TlsTerminate => {
                     Some(self.certificate_refs(object, spec, &field, &listener.hostname, notes))
                 }
             };
-            let rules = layer4.get(&listener.port).filter(|_| layer4::is_layer4(listener.protocol));
+            let key = (listener.port, listener.protocol.carrier());
+            let rules = layer4.get(&key).filter(|_| layer4::is_layer4(listener.protocol));
             if let Some(Err(reason)) = rules {
                 notes.ignored(&field, spec.port, *reason);
                 listener.closed = listener.closed.or(Some(reason));
@@ -226,33 +228,44 @@ fn read_listener(spec: &GatewayListeners, field: &str, notes: &mut Notes) -> Opt
         ("HTTPS", Some(GatewayListenersTlsMode::Terminate) | None) => (Protocol::Https, None),
         ("TCP", _) => (Protocol::Tcp, None),
         ("TLS", Some(GatewayListenersTlsMode::Passthrough)) => (Protocol::TlsPassthrough, None),
-        ("TLS", Some(GatewayListenersTlsMode::Terminate) | None) => (
-            Protocol::TlsPassthrough,
-            Some("not yet served: TLS that ends here, for TCP; allowed: tls.mode Passthrough"),
-        ),
-        ("UDP", _) => (Protocol::Tcp, Some("not yet served: UDP")),
-        _ => (Protocol::Http, Some("this protocol is not known; allowed: HTTP, HTTPS, TCP, TLS")),
+        ("TLS", Some(GatewayListenersTlsMode::Terminate) | None) => (Protocol::TlsTerminate, None),
+        ("UDP", _) => (Protocol::Udp, None),
+        _ => (Protocol::Http, Some("this protocol is not known; allowed: HTTP, HTTPS, TCP, TLS, UDP")),
     };
     let hostname = match protocol {
-        Protocol::Tcp if hostname != HostPattern::Any => {
-            notes.ignored(format!("{field}.hostname"), "", "a TCP connection names no host");
+        Protocol::Tcp | Protocol::Udp if hostname != HostPattern::Any => {
+            let reason = match protocol.carrier() {
+                Carrier::Tcp => "a TCP connection names no host",
+                Carrier::Udp => "a datagram names no host",
+            };
+            notes.ignored(format!("{field}.hostname"), "", reason);
             HostPattern::Any
         }
-        Protocol::Tcp | Protocol::Http | Protocol::Https | Protocol::TlsPassthrough => hostname,
+        Protocol::Tcp
+        | Protocol::Udp
+        | Protocol::Http
+        | Protocol::Https
+        | Protocol::TlsPassthrough
+        | Protocol::TlsTerminate => hostname,
     };
     if let Some(reason) = closed {
         notes.ignored(format!("{field}.protocol"), &spec.protocol, reason);
     }
     let allowed = spec.allowed_routes.as_ref();
-    let kinds = allowed.and_then(|allowed| allowed.kinds.as_ref()).filter(|kinds| !kinds.is_empty());
-    let (kind, only, none) = match protocol {
-        Protocol::Http | Protocol::Https => {
-            ("HTTPRoute", "only HTTPRoute is served", "it allows no HTTPRoute")
-        }
-        Protocol::Tcp => ("TCPRoute", "only TCPRoute is served", "it allows no TCPRoute"),
-        Protocol::TlsPassthrough => ("TLSRoute", "only TLSRoute is served", "it allows no TLSRoute"),
-    };
-    if kinds.is_some_and(|kinds| kinds.iter().all(|allowed| allowed.kind != kind)) {
+    let named = allowed.and_then(|allowed| allowed.kinds.as_ref()).filter(|kinds| !kinds.is_empty());
+    let is_allowed =
+        |kind: &RouteKind| named.is_none_or(|named| named.iter().any(|it| it.kind == kind.name()));
+    let kinds: Vec<RouteKind> = RouteKind::of(protocol).iter().copied().filter(is_allowed).collect();
+    if kinds.is_empty() {
+        let (only, none) = match protocol {
+            Protocol::Http | Protocol::Https => ("only HTTPRoute is served", "it allows no HTTPRoute"),
+            Protocol::Tcp => ("only TCPRoute is served", "it allows no TCPRoute"),
+            Protocol::TlsPassthrough => ("only TLSRoute is served", "it allows no TLSRoute"),
+            Protocol::TlsTerminate => {
+                ("only TLSRoute and TCPRoute are served", "it allows neither TLSRoute nor TCPRoute")
+            }
+            Protocol::Udp => ("only UDPRoute is served", "it allows no UDPRoute"),
+        };
         notes.ignored(format!("{field}.allowedRoutes.kinds"), "", only);
         closed = closed.or(Some(none));
     }
@@ -266,7 +279,16 @@ fn read_listener(spec: &GatewayListeners, field: &str, notes: &mut Notes) -> Opt
         }
     };
     let section = Arc::from(spec.name.as_str());
-    Some(GatewayListener { section, port: spec.port, hostname, ids: Vec::new(), from, protocol, closed })
+    Some(GatewayListener {
+        section,
+        port: spec.port,
+        hostname,
+        ids: Vec::new(),
+        from,
+        protocol,
+        kinds,
+        closed,
+    })
 }
 
 /// A selector that is missing or cannot be read admits nobody: it was meant to restrict.

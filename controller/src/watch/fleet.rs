@@ -362,6 +362,7 @@ impl Hub {
             | Spec::HttpRoute(_)
             | Spec::TcpRoute(_)
             | Spec::TlsRoute(_)
+            | Spec::UdpRoute(_)
             | Spec::ReferenceGrant(_)
             | Spec::GatewayConfig(_)
             | Spec::AlbConfig(_)

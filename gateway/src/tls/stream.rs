@@ -120,6 +120,15 @@ impl Stream {
         tls.watching = true;
     }
 
+    /// Is it watched, or readable and that not yet collected?
+    #[must_use]
+    pub fn is_watching(&self) -> bool {
+        match &self.tls {
+            None => self.conn.is_watching(),
+            Some(tls) => tls.watching,
+        }
+    }
+
     /// Collects the watch in flight. Pending for ever when there is none.
     pub fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(tls) = &mut self.tls else { return self.conn.poll_watch(cx) };

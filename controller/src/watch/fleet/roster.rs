@@ -279,6 +279,7 @@ pub(super) fn certificates(object: &Object) -> BTreeSet<SecretName> {
         | Spec::HttpRoute(_)
         | Spec::TcpRoute(_)
         | Spec::TlsRoute(_)
+        | Spec::UdpRoute(_)
         | Spec::ReferenceGrant(_)
         | Spec::MemberCluster(_)
         | Spec::GatewayConfig(_)
