@@ -114,7 +114,7 @@ fn compile(
             }
         }
     }
-    builder.out
+    builder.done()
 }
 
 fn everything() -> RuleMatch {
