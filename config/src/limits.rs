@@ -62,6 +62,9 @@ pub struct Limits {
     /// listener bounds them. Default 65,536. Beyond it a new source is served uncounted. Counted as
     /// `connection_sources`.
     pub connection_sources_max: u32,
+    /// Flows of datagrams (UDP listeners) of one worker; each has a descriptor. Default 16,384. Beyond it the flow that is
+    /// quiet longest ends, if it has been quiet for a second; otherwise the datagram is dropped. Counted as `flows`.
+    pub flows_max: u32,
 }
 
 /// `[pool]`: connections to endpoints, and how many requests may be on their way to one endpoint or backend.
@@ -112,6 +115,7 @@ impl Default for Limits {
             gzip_streams_max: 256,
             password_checks_max: 64,
             connection_sources_max: 65_536,
+            flows_max: 16_384,
         }
     }
 }

@@ -104,6 +104,8 @@ impl Dump<'_> {
                 Protocol::Https => "https",
                 Protocol::Tcp => "tcp",
                 Protocol::TlsPassthrough => "tls",
+                Protocol::TlsTerminate => "tls-ends",
+                Protocol::Udp => "udp",
             };
             let hosts = host(&listener.hostname);
             let rules = listener.layer4.as_ref().map(|rules| layer4(rules)).unwrap_or_default();
@@ -309,6 +311,7 @@ impl Dump<'_> {
             let speech = match backend.speech {
                 Speech::Http => "",
                 Speech::Opaque => " opaque",
+                Speech::Datagrams => " datagrams",
             };
             let (rings, found) = (rings.concat(), detection(&backend.detection));
             let spoken = transport(&backend.transport);

@@ -43,9 +43,10 @@ pub const OURS: [(&str, &str, &str); 3] = [
     ("ringway.dev/v1alpha1", "gatewayconfigs", "GatewayConfig"),
     ("ringway.dev/v1alpha1", "failoverpolicies", "FailoverPolicy"),
 ];
-pub const GATEWAY_API: [(&str, &str, &str); 6] = [
+pub const GATEWAY_API: [(&str, &str, &str); 7] = [
     ("gateway.networking.k8s.io/v1", "tcproutes", "TCPRoute"),
     ("gateway.networking.k8s.io/v1", "tlsroutes", "TLSRoute"),
+    ("gateway.networking.k8s.io/v1alpha2", "udproutes", "UDPRoute"),
     ("gateway.networking.k8s.io/v1", "referencegrants", "ReferenceGrant"),
     ("gateway.networking.k8s.io/v1", "gatewayclasses", "GatewayClass"),
     ("gateway.networking.k8s.io/v1", "gateways", "Gateway"),

@@ -110,6 +110,8 @@ pub enum Limit {
     HandshakeTimeout,
     /// `limits.connection_sources_max`
     ConnectionSources,
+    /// `limits.flows_max`
+    Flows,
     /// `layer4.maxConnections` of a `GatewayConfig` listener.
     ListenerConnections,
     /// `layer4.maxSourceConnections` of a `GatewayConfig` listener.
@@ -138,7 +140,7 @@ pub enum Limit {
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 42] = [
+    pub const ALL: [(Self, &'static str); 43] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -169,6 +171,7 @@ impl Limit {
         (Self::Handshakes, "handshakes"),
         (Self::HandshakeTimeout, "handshake_timeout"),
         (Self::ConnectionSources, "connection_sources"),
+        (Self::Flows, "flows"),
         (Self::ListenerConnections, "listener_connections"),
         (Self::SourceConnections, "source_connections"),
         (Self::SourceRate, "source_rate"),

@@ -83,7 +83,7 @@ impl Inbox {
                 worker.h2.clear();
                 worker.wake_all();
             }
-            let idle = worker.stats.connections_open.get() == 0;
+            let idle = worker.stats.connections_open.get() == 0 && worker.flows.is_empty();
             if worker.peers.is_stopping() || (draining && idle) {
                 return Ok(());
             }

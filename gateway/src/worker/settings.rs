@@ -57,8 +57,12 @@ pub struct Settings {
     pub tcp_idle: Duration,
     /// `timeouts.tcp_lifetime`; zero = for ever.
     pub tcp_lifetime: Duration,
+    /// `timeouts.udp_idle`
+    pub udp_idle: Duration,
     /// `limits.connection_sources_max`
     pub connection_sources_max: usize,
+    /// `limits.flows_max`
+    pub flows_max: usize,
     /// `timeouts.body_rate_min`, bytes per second; 0 = none.
     pub body_rate_min: u64,
     /// `timeouts.body_rate_grace`
@@ -107,7 +111,9 @@ impl Settings {
             tunnel_idle: timeouts.tunnel_idle.get(),
             tcp_idle: timeouts.tcp_idle.get(),
             tcp_lifetime: timeouts.tcp_lifetime.get(),
+            udp_idle: timeouts.udp_idle.get(),
             connection_sources_max: limits.connection_sources_max as usize,
+            flows_max: limits.flows_max as usize,
             body_rate_min: timeouts.body_rate_min.get(),
             body_rate_grace: timeouts.body_rate_grace.get(),
             half_close: config.http.half_close,

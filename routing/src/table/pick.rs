@@ -6,10 +6,10 @@ use rand::RngCore;
 use rand::rngs::SmallRng;
 
 use super::group::Group;
-use super::live::{BackendEntry, Live};
+use super::live::{BackendEntry, Life, Live};
 use super::shed::Shares;
 use super::world::{DrainLot, World};
-use super::{NoEndpoint, OverloadBound, Pick};
+use super::{EndpointKey, NoEndpoint, OverloadBound, Pick, detector};
 use crate::balance::weighted::Reservoir;
 use crate::balance::{hash, p2c, sticky};
 use crate::failover::{self, Counts, Offer, Panic, Rank, Spilled, Tier, Tried, Weights};
@@ -135,6 +135,21 @@ impl Live {
             | NoEndpoint::Fenced { .. } => none,
         })?;
         Ok(self.begin_pick(ask, slot, index, verdict))
+    }
+
+    /// See [`Table::pick_at`](super::Table::pick_at).
+    pub(crate) fn pick_at(
+        &mut self,
+        ask: &Ask<'_>,
+        refs: &[WeightedBackend],
+        key: EndpointKey,
+    ) -> Option<Pick> {
+        let slot = self.slot(key).filter(|slot| slot.life == Life::Live)?;
+        let index = refs.iter().position(|weighted| weighted.backend == Some(slot.backend))?;
+        if detector::unreachable(self.worst(slot)).is_some() {
+            return None;
+        }
+        Some(Pick { set_cookie: None, ..self.begin_pick(ask, key.slot, index, Tier::Ready) })
     }
 
     /// `verdict` = where its cluster's verdicts put it.
