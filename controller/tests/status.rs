@@ -161,6 +161,7 @@ fn a_gateway_is_told_what_became_of_its_listeners_and_how_many_routes_they_have(
         {"name": "tls", "port": 8443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "nobody"}]}},
         {"name": "far", "port": 8444, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "c", "namespace": "shop"}]}},
         {"name": "udp", "port": 53, "protocol": "UDP"},
+        {"name": "own", "port": 54, "protocol": "example.com/own"},
         {"name": "tcp", "port": 9000, "protocol": "TCP"}
     ]);
     hub.put(gateway("many", "ringway", listeners));
@@ -194,7 +195,8 @@ fn a_gateway_is_told_what_became_of_its_listeners_and_how_many_routes_they_have(
         ("tls", "ResolvedRefs=False/InvalidCertificateRef"),
         ("tls", "Programmed=False/Invalid"),
         ("far", "ResolvedRefs=False/RefNotPermitted"),
-        ("udp", "Accepted=False/UnsupportedProtocol"),
+        ("udp", "Programmed=True/Programmed"),
+        ("own", "Accepted=False/UnsupportedProtocol"),
         ("tcp", "Programmed=True/Programmed"),
         ("tcp", "Conflicted=False/NoConflicts"),
     ] {
