@@ -188,7 +188,8 @@ fn a_tail_is_cut_in_peace_and_each_second_attempt_is_counted() {
     }));
     let mut client = Client::connect(gateway.addr);
     (0..300).for_each(|_| assert_eq!(client.get("/").text(), "ok"));
-    let (count, executed) = (|| gateway.sum(|stats| stats.hedges_total.get()), || backends.iter().map(Backend::count));
+    let (count, executed) =
+        (|| gateway.sum(|stats| stats.hedges_total.get()), || backends.iter().map(Backend::count));
     let (hedges, executions) = (count(), executed().sum::<u64>());
     for n in 0..3 {
         assert_eq!(client.get(&format!("/slow/{n}")).text(), "ok");

@@ -9,7 +9,11 @@ use crate::picture::{Axis, Chart, Look, Point, Scale, Series};
 pub(crate) fn all(report: &Report) -> Vec<(&'static str, Chart)> {
     let by = [
         (Group::Connections, "CPU per request by connections", "connections"),
-        (Group::Bodies, "CPU per request by size of the body", "bytes of the body (0 stands at the left end)"),
+        (
+            Group::Bodies,
+            "CPU per request by size of the body",
+            "bytes of the body (0 stands at the left end)",
+        ),
         (Group::Routes, "CPU per request by routes", "hosts with a rule"),
     ];
     let mut charts: Vec<(&str, Chart)> = by
@@ -100,6 +104,9 @@ fn percentiles(report: &Report) -> Option<Chart> {
         spreads.into_iter().flatten().enumerate().map(|(at, spread)| point(at as f64, spread)).collect()
     };
     let names = ["p50", "p99", "p99.9", "p99.99"].map(str::to_owned).to_vec();
-    let x = Axis { label: "percentile of latency, counted from when a request was due".to_owned(), scale: Scale::Names(names) };
+    let x = Axis {
+        label: "percentile of latency, counted from when a request was due".to_owned(),
+        scale: Scale::Names(names),
+    };
     chart(report, case.about, x, ("latency, microseconds", Scale::Log), series(points, true))
 }

@@ -11,7 +11,6 @@ use super::process::{Child, Cores, first_on};
 use super::report::Offered;
 use super::{BenchError, Result};
 
-
 /// Loads `target` for so many seconds.
 pub(crate) fn run(
     cores: &Cores,
