@@ -75,8 +75,14 @@ fn plan_names_what_would_be_different_and_says_when_nothing_would() {
     assert_eq!((code, out.as_str()), (0, "nothing would change\n"), "{err}");
     let (code, out, err) = ringway(&["plan", &path("weighted"), "--against", &path("quickstart")]);
     assert_eq!(code, 0, "{out}{err}");
-    assert!(out.contains("listeners added: 1\n  + default/public/http [::]:8081\n"), "{out}");
-    assert!(out.contains("rules added: ") && out.contains("endpoints added: "), "{out}");
+    assert!(
+        out.contains("rules added: 2\n  + default/public/http [::]:8081 shop.example prefix /\n"),
+        "{out}"
+    );
+    assert!(
+        out.contains("\nendpoints added: 6\n  + default/web-next:80 alpha 10.1.0.9:8080 Ready\n"),
+        "{out}"
+    );
     let (code, _, err) = ringway(&["plan", &path("weighted"), "--against", "/nowhere"]);
     assert_ne!(code, 0);
     assert!(err.contains("/nowhere: not a directory"), "{err}");
