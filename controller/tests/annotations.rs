@@ -81,6 +81,7 @@ fn companions(name: &str) -> Vec<(&'static str, &'static str)> {
         ("auth-secret-type", ("auth-secret", "staff")),
         ("auth-realm", ("auth-secret", "staff")),
         ("auth-realm", ("auth-type", "basic")),
+        ("auth-tls-", ("auth-tls-secret", "web-cacert")),
         ("rule-direction.", ("actions.web", r#"[{"type":"RemoveHeader","RemoveHeaderConfig":{"key":"x"}}]"#)),
     ] {
         if name.starts_with(start) && companion.0 != name {
@@ -188,7 +189,8 @@ fn what_protects_and_cannot_be_honoured_closes() {
         ("nginx.ingress.kubernetes.io/auth-type", "basic"),
         ("nginx.ingress.kubernetes.io/auth-type", "digest"),
         ("nginx.ingress.kubernetes.io/auth-url", "https://auth.example"),
-        ("nginx.ingress.kubernetes.io/auth-tls-secret", "default/ca"),
+        ("nginx.ingress.kubernetes.io/auth-tls-secret", "a/b/c"),
+        ("mse.ingress.kubernetes.io/auth-tls-secret", "default/ca"),
         ("nginx.ingress.kubernetes.io/backend-protocol", "GRPC"),
     ] {
         assert!(read(&[(name.to_owned(), value.to_owned())]).0.closed.is_some(), "{name}");
@@ -346,6 +348,25 @@ const CASES: &[Case] = &[
     ),
     (
         "/",
+        &[(N, "auth-tls-secret", "default/ca"), (N, "auth-tls-verify-client", "optional")],
+        &["client-certificate Optional closed None page=None passes=false"],
+    ),
+    (
+        "/",
+        &[(N, "limit-connections", "2"), (M, "connection-policy-tcp-max-connection", "9")],
+        &["at-once<=2 of each source else 503", "at-once<=9 else 503"],
+    ),
+    (
+        "/",
+        &[
+            (M, "connection-policy-tcp-max-connection-per-endpoint", "8"),
+            (M, "connection-policy-http-max-request-per-connection", "100"),
+        ],
+        &["ConnectionBounds { endpoint_max: 8, requests_max: 100 }"],
+    ),
+    ("/", &[(N, "proxy-next-upstream-timeout", "7")], &["time_max: 7s"]),
+    (
+        "/",
         &[(N, "auth-type", "basic"), (N, "auth-secret", "staff")],
         &["basic realm=\"Authentication Required\" None", "request-remove[authorization]"],
     ),
@@ -459,6 +480,32 @@ fn a_service_of_another_namespace_needs_a_grant() {
 }
 
 #[test]
+fn the_lists_of_a_domain_hold_for_every_rule_of_the_host() {
+    let domain = |name| format!("mse.ingress.kubernetes.io/domain-{name}-source-range");
+    let (white, black) = (domain("whitelist"), domain("blacklist"));
+    let one = ingress("one", "/", &[(&white, "10.0.0.0/8"), (&black, "10.9.0.0/16")]);
+    let own = ingress("own", "/own", &[("mse.ingress.kubernetes.io/whitelist-source-range", "192.0.2.0/24")]);
+    let plain = ingress("plain", "/plain", &[]);
+    let (table, report) = compiled(&format!("{one}{own}{plain}"));
+    let lists: Vec<&str> =
+        table.lines().map(str::trim).filter(|line| line.starts_with("allow=") || line.starts_with("prefix")).collect();
+    let expected = [
+        "prefix /plain  <- Ingress default/plain rules[0]",
+        "allow=[10.0.0.0/8] deny=[10.9.0.0/16]",
+        "prefix /own  <- Ingress default/own rules[0]",
+        "allow=[192.0.2.0/24] deny=[10.9.0.0/16]",
+        "prefix /  <- Ingress default/one rules[0]",
+        "allow=[10.0.0.0/8] deny=[10.9.0.0/16]",
+    ];
+    assert_eq!(lists, expected, "{table}\n{report}");
+    // Another namespace's Ingress shuts nobody out of this one's host.
+    let stranger = one.replace("name: one", "name: one\n  namespace: zoo");
+    let (table, report) = compiled(&format!("{stranger}{plain}"));
+    assert_eq!(table.matches("allow=[10.0.0.0/8]").count(), 1, "{table}");
+    assert!(report.contains("hold for this Ingress only"), "{report}");
+}
+
+#[test]
 fn a_bad_value_costs_itself_only() {
     let (table, report) = compiled(&ingress(
         "web",
@@ -489,7 +536,7 @@ fn document() -> String {
          `higress.ingress.kubernetes.io/`, a = `alb.ingress.kubernetes.io/`. Of two families with one name MSE's comes first, \
          then ALB's, Higress's, nginx's. Every annotation holds for the Ingress that carries it. `ringway check DIR` prints \
          the verdict on each annotation of each Ingress.\n\nA request passes the filters of its rule in this order: source \
-         ranges, redirect to https, CORS preflight, rate limits, requests at once, size of the body, name and password; then \
+         ranges, redirect to https, client certificate, CORS preflight, rate limits, requests at once, size of the body, name and password; then \
          mirror, header changes, rewrite, retries, fallback; and compression on its way back.\n",
     );
     let (mut yes, mut but, mut no) = (0, 0, 0);

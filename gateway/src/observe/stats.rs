@@ -130,11 +130,13 @@ pub enum Limit {
     PasswordChecks,
     /// `limits.gzip_streams_max`
     GzipStreams,
+    /// Clients' certificates that a rule asks for (400, 403).
+    ClientCertificate,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 40] = [
+    pub const ALL: [(Self, &'static str); 41] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -175,6 +177,7 @@ impl Limit {
         (Self::Basic, "rule_basic"),
         (Self::PasswordChecks, "password_checks"),
         (Self::GzipStreams, "gzip_streams"),
+        (Self::ClientCertificate, "rule_client_certificate"),
     ];
 }
 

@@ -257,7 +257,7 @@ async fn get(client: Client, name: SecretName, version: String, hub: SharedHub) 
 
 /// The Secrets that annotations of an Ingress name.
 fn annotated(object: &Object) -> impl Iterator<Item = SecretName> {
-    const NAMES: [&str; 1] = ["auth-secret"];
+    const NAMES: [&str; 2] = ["auth-secret", "auth-tls-secret"];
     let prefixes = crate::compile::annotations::registry::Family::PREFIXES.into_iter();
     let keys = prefixes.flat_map(|(prefix, _)| NAMES.map(|name| format!("{prefix}{name}")));
     keys.filter_map(|key| {
