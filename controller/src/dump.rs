@@ -7,10 +7,10 @@ use std::fmt::Write;
 
 use routing::delta::RouteTable;
 use routing::id::{BackendId, ClusterId};
-use routing::model::{RateKey, 
+use routing::model::{
     Balance, COOKIE_ATTRIBUTES, CheckProbe, ClusterSpec, Detection, Filters, HashKey, HeaderEdits,
     HostPattern, Layer4, ListenerTls, NameKind, PathMatch, PathRewrite, PinMatch, Policy, Predicate,
-    Protocol, Rule, SendProxy, Speech, Target, ValuePattern, WeightedBackend, WildcardLabels,
+    Protocol, RateKey, Rule, SendProxy, Speech, Target, ValuePattern, WeightedBackend, WildcardLabels,
 };
 
 /// A host pattern as people write it.

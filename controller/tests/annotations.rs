@@ -146,6 +146,56 @@ fn every_bad_value_is_refused_by_name_with_what_is_allowed() {
     assert!(tried > 90, "{tried}");
 }
 
+/// Where the registry lists words, every one of them is taken.
+#[test]
+fn every_documented_value_is_accepted() {
+    let is_word = |part: &&str| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "_.$-".contains(c))
+    };
+    let mut tried = 0;
+    for entry in ENTRIES.iter().filter(|entry| matches!(entry.fate, Fate::Honoured | Fate::Differs(_))) {
+        let words: Vec<&str> = entry.grammar.split(';').next().unwrap().split(", ").collect();
+        if words.len() < 2 || !words.iter().all(|word| is_word(&word)) {
+            continue;
+        }
+        for word in words {
+            let (full, mut pairs) = case(entry, word);
+            if entry.name == "backend-scheduler" {
+                pairs.push((format!("{A}backend-scheduler-uch-value"), "user".to_owned()));
+            }
+            let (_, notes) = read(&pairs);
+            let note = note_on(&full, &notes);
+            assert_eq!(note.severity, Severity::Info, "{full}: {word}: {note:?}");
+            tried += 1;
+        }
+    }
+    assert!(tried > 70, "{tried}");
+}
+
+/// A bad value costs itself: the rule goes on as if it were not there, or, where it protects something, is closed.
+#[test]
+fn an_ingress_with_a_bad_value_is_served_or_closed_and_says_so() {
+    for entry in ENTRIES.iter().filter(|entry| !entry.bad.is_empty()) {
+        let (full, pairs) = case(entry, entry.bad);
+        let mut named: Vec<(&str, &str)> =
+            pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let marker = "nginx.ingress.kubernetes.io/x-forwarded-prefix";
+        if full != marker {
+            named.push((marker, "/marker"));
+        }
+        let canary = named.iter().any(|(name, value)| name.ends_with("/canary") && *value == "true");
+        let text = ingress("web", "/", &named);
+        let text = if canary { ingress("main", "/", &[(marker, "/marker")]) + &text } else { text };
+        let (table, report) = compiled(&text);
+        let served =
+            table.contains("/marker") || table.contains("default/web:80") || table.contains("answer ");
+        // A rule whose condition cannot be read meets no request.
+        let unserved = entry.name == "conditions.*" && !table.contains("a.example");
+        assert!(served || unserved || table.contains("reply 503"), "{full}: {table}\n{report}");
+        assert!(report.contains(&format!("{full}]")), "{full}: {report}");
+    }
+}
+
 #[test]
 fn control_characters_are_refused_in_every_annotation() {
     for entry in ENTRIES {
@@ -332,6 +382,24 @@ const CASES: &[Case] = &[
     ),
     (
         "/",
+        &[
+            (A, "healthcheck-enabled", "true"),
+            (A, "healthcheck-path", "/h"),
+            (A, "healthcheck-protocol", "HTTP"),
+            (A, "healthcheck-method", "GET"),
+            (A, "healthcheck-httpcode", "http_2xx,http_3xx"),
+            (A, "healthcheck-code", "http_2xx"),
+            (A, "healthcheck-connect-port", "0"),
+            (A, "healthcheck-timeout-seconds", "7"),
+            (A, "healthcheck-interval-seconds", "4"),
+            (A, "healthy-threshold-count", "5"),
+            (A, "unhealthy-threshold-count", "6"),
+        ],
+        &["check[GET /h every 4s within 7s, 6 down, 5 up]"],
+    ),
+    ("/", &[(M, "warmup", "30")], &["30s"]),
+    (
+        "/",
         &[(N, "whitelist-source-range", "10.0.0.0/8"), (N, "denylist-source-range", "10.1.0.0/16")],
         &["allow=[10.0.0.0/8] deny=[10.1.0.0/16]"],
     ),
@@ -487,8 +555,11 @@ fn the_lists_of_a_domain_hold_for_every_rule_of_the_host() {
     let own = ingress("own", "/own", &[("mse.ingress.kubernetes.io/whitelist-source-range", "192.0.2.0/24")]);
     let plain = ingress("plain", "/plain", &[]);
     let (table, report) = compiled(&format!("{one}{own}{plain}"));
-    let lists: Vec<&str> =
-        table.lines().map(str::trim).filter(|line| line.starts_with("allow=") || line.starts_with("prefix")).collect();
+    let lists: Vec<&str> = table
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("allow=") || line.starts_with("prefix"))
+        .collect();
     let expected = [
         "prefix /plain  <- Ingress default/plain rules[0]",
         "allow=[10.0.0.0/8] deny=[10.9.0.0/16]",

@@ -310,6 +310,50 @@ fn requests_at_once_are_bounded_and_their_places_given_back() {
     assert_eq!(hits(&fleet, Limit::Concurrency), 1);
 }
 
+#[test]
+fn the_answers_of_a_full_rule_are_the_annotations_own() {
+    let open = std::sync::Arc::new(AtomicBool::new(false));
+    for (more, status, field, value, body) in [
+        (
+            &[
+                (M, "concurrency-limit-fallback-custom-response-code", "418"),
+                (M, "concurrency-limit-fallback-custom-response-body-type", "json"),
+                (M, "concurrency-limit-fallback-custom-response-body", "{}"),
+            ][..],
+            418,
+            "content-type",
+            "application/json",
+            "{}",
+        ),
+        (
+            &[(M, "concurrency-limit-fallback-redirect-url", "https://busy.example/")],
+            302,
+            "location",
+            "https://busy.example/",
+            "",
+        ),
+    ] {
+        open.store(false, Ordering::SeqCst);
+        let (gate, seen) = (std::sync::Arc::clone(&open), std::sync::Arc::new(AtomicUsize::new(0)));
+        let count = std::sync::Arc::clone(&seen);
+        let web = Backend::start(move |_, stream| {
+            count.fetch_add(1, Ordering::SeqCst);
+            until("the test opens the gate", || gate.load(Ordering::SeqCst));
+            respond(stream, b"web")
+        });
+        let mut all = vec![(M, "concurrency-limit", "1")];
+        all.extend_from_slice(more);
+        let fleet = one("/", &all, &web);
+        let mut first = Client::connect(fleet.addr);
+        first.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+        until("the first is with the backend", || seen.load(Ordering::SeqCst) == 1);
+        let second = get(&fleet, "/", "");
+        assert_eq!((second.status, second.one(field), second.text().as_str()), (status, Some(value), body));
+        open.store(true, Ordering::SeqCst);
+        assert_eq!(first.response().status, 200);
+    }
+}
+
 /// One source may have one request in flight; whoever is exempt is not counted.
 #[test]
 fn requests_of_one_source_at_once_are_bounded_and_their_places_given_back() {
@@ -321,9 +365,7 @@ fn requests_of_one_source_at_once_are_bounded_and_their_places_given_back() {
         until("the test opens the gate", || seen.0.load(Ordering::SeqCst));
         respond(stream, b"web")
     });
-    for (more, expected) in
-        [(&[][..], 503), (&[(N, "limit-whitelist", "127.0.0.0/8")], 200)]
-    {
+    for (more, expected) in [(&[][..], 503), (&[(N, "limit-whitelist", "127.0.0.0/8")], 200)] {
         gate.0.store(false, Ordering::SeqCst);
         let already = gate.1.load(Ordering::SeqCst);
         let mut all = vec![(N, "limit-connections", "1")];

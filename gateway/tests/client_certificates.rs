@@ -94,7 +94,8 @@ fn only_a_certificate_of_the_authority_lets_in_and_the_backend_is_told() {
     let shop = Shop::new(&[(N, "auth-tls-secret", "staff-cacert")]);
     let ann = shop.clients.client("ann", 7);
     let known = showing(&shop, &ann, &[]);
-    let forged = "ssl-client-verify: SUCCESS\r\nssl-client-cert: forged\r\nSSL-Client-Subject-DN: CN=root\r\n";
+    let forged =
+        "ssl-client-verify: SUCCESS\r\nssl-client-cert: forged\r\nSSL-Client-Subject-DN: CN=root\r\n";
     assert_eq!(shop.ask(&known, forged).0, 200);
     let seen = shop.web.requests().pop().unwrap();
     assert_eq!(seen.one("ssl-client-verify"), Some("SUCCESS"));
@@ -147,8 +148,8 @@ fn the_annotations_say_what_follows() {
         assert_eq!(shop.ask(&other, "").0, stranger, "{more:?}");
         if stranger == 200 && more[0].2 == "optional_no_ca" {
             let seen = shop.web.requests().pop().unwrap();
-            let verify = seen.one("ssl-client-verify");
-            assert_eq!(verify, Some("FAILED:unable to get local issuer certificate"), "{}", seen.head);
+            let verify = seen.one("ssl-client-verify").unwrap();
+            assert!(verify.starts_with("FAILED:"), "{}", seen.head);
         }
     }
     let shop = Shop::new(&[

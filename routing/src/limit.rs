@@ -195,9 +195,7 @@ impl InFlight {
             // The last one gives the place back.
             is_own.then(|| if entry & COUNT > 1 { entry - 1 } else { 0 })
         };
-        let _ = ways
-            .iter()
-            .find(|way| way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, leave).is_ok());
+        let _ = ways.iter().find(|way| way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, leave).is_ok());
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "the index takes some bits of the hash")]
@@ -337,15 +335,19 @@ mod tests {
     /// From four threads: never more than the bound at once, and all places are free in the end.
     #[test]
     fn sources_are_counted_by_all_workers_together() {
-        let (state, now, most) =
-            (Shared::new(InFlight::by_source()), Shared::new(AtomicU32::new(0)), Shared::new(AtomicU32::new(0)));
+        let (state, now, most) = (
+            Shared::new(InFlight::by_source()),
+            Shared::new(AtomicU32::new(0)),
+            Shared::new(AtomicU32::new(0)),
+        );
         let workers: Vec<_> = (0..4)
             .map(|_| {
                 let (state, now, most) = (state.clone(), now.clone(), most.clone());
                 std::thread::spawn(move || {
                     for _ in 0..20_000 {
                         if state.get().enter_of(7 << 40, 2) {
-                            most.get().fetch_max(now.get().fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                            most.get()
+                                .fetch_max(now.get().fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                             now.get().fetch_sub(1, Ordering::SeqCst);
                             state.get().leave_of(7 << 40);
                         }

@@ -24,13 +24,15 @@ pub use self::failover::{
     CheckProbe, Condition, Detection, ErrorRatio, Failback, HealthCheck, HedgeMode, WriteFence,
 };
 pub use self::filter::{
-    Access, ClientCertificate, ConcurrencyLimit, Cors, Demand, Fallback, Filters, HttpsRedirect, Mirror, Origins, RateKey, RateLimit,
+    Access, ClientCertificate, ConcurrencyLimit, Cors, Demand, Fallback, Filters, HttpsRedirect, Mirror,
+    Origins, RateKey, RateLimit,
 };
 pub use self::layer4::{Established, Layer4, SendProxy, Speech};
 pub use self::password::{BasicAuth, PasswordHash, ShaCrypt, Users};
 pub use self::predicate::Predicate;
 pub use self::tls::{
-    Authorities, Certificate, CertificateSet, ClientAuth, ListenerTls, NameKind, SigningKey, Terms, TlsVersion,
+    Authorities, Certificate, CertificateSet, ClientAuth, ListenerTls, NameKind, SigningKey, Terms,
+    TlsVersion,
 };
 use crate::id::{BackendId, BindId, ClusterId, EndpointId, ListenerId, NodeId, ZoneId};
 use crate::matcher::path::PathIndex;

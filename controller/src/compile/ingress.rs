@@ -8,8 +8,8 @@ use std::sync::Arc;
 use k8s_openapi::api::networking::v1::{Ingress, IngressSpec};
 use routing::id::ListenerId;
 use routing::model::{
-    Access, BasicAuth, ClientAuth, ClientCertificate, Filters, FixedResponse, HostKey, HostPattern, PathMatch, Predicate, Redirect, RuleAction,
-    RuleMatch, Target, Terms, WildcardLabels,
+    Access, BasicAuth, ClientAuth, ClientCertificate, Filters, FixedResponse, HostKey, HostPattern,
+    PathMatch, Predicate, Redirect, RuleAction, RuleMatch, Target, Terms, WildcardLabels,
 };
 
 use crate::compile::annotations::{self, Annotations, Matching, Reading};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use routing::id::{BackendId, ListenerId};
 use routing::model::{
-    Access, Balance, HeaderEdits, HostKey, HostPattern, Policy, Rewrite, RuleAction, RuleMatch, Speech, StatSlot, Target, Terms,
+    Access, Balance, HeaderEdits, HostKey, HostPattern, Policy, Rewrite, RuleAction, RuleMatch, Speech,
+    StatSlot, Target, Terms,
 };
 
 use crate::compile::canary::CanaryRow;
@@ -51,7 +52,17 @@ impl Row {
     #[must_use]
     pub fn new(key: HostKey, rank: Rank, matches: RuleMatch, action: Arc<RuleAction>) -> Self {
         let digest = crate::digest::of(&matches);
-        Self { key, rank, order: ORDER_DEFAULT, canary: None, domain: None, lists: false, matches, action, digest }
+        Self {
+            key,
+            rank,
+            order: ORDER_DEFAULT,
+            canary: None,
+            domain: None,
+            lists: false,
+            matches,
+            action,
+            digest,
+        }
     }
 }
 

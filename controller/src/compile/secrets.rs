@@ -288,14 +288,17 @@ impl Names {
         if !self.0.contains_key(host) {
             // A wildcard's certificate, under terms of the host's own.
             let found = self.0.iter().find(|(name, _)| covers(name, host)).map(|(_, claim)| claim);
-            let claim = found.ok_or("no certificate for this host: it is not served over TLS, its terms mean nothing")?;
+            let claim = found
+                .ok_or("no certificate for this host: it is not served over TLS, its terms mean nothing")?;
             let (by, certificates) = (claim.by.clone(), claim.certificates.clone());
             let claim = Claim { namespace: claim.namespace.clone(), by, certificates, terms: None };
             self.0.insert(host.clone(), claim);
         }
         let Some(claim) = self.0.get_mut(host) else { return Ok(()) };
         if claim.namespace != *namespace {
-            return Err("the host's certificate is another namespace's, whose Ingresses decide on handshakes");
+            return Err(
+                "the host's certificate is another namespace's, whose Ingresses decide on handshakes",
+            );
         }
         let Some(before) = claim.terms.take() else {
             claim.terms = Some(Arc::clone(terms));
@@ -310,7 +313,9 @@ impl Names {
         };
         claim.terms = Some(if joined == *before { before } else { Arc::new(joined) });
         if differs {
-            return Err("an older Ingress asks clients of this host for other certificates: requests get 421");
+            return Err(
+                "an older Ingress asks clients of this host for other certificates: requests get 421",
+            );
         }
         Ok(())
     }

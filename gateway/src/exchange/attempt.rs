@@ -20,8 +20,8 @@ use wire::error::WireError;
 use wire::h1::encode::{self, Edits, RequestEdit};
 use wire::head::{Persistence, RequestView};
 
-use super::filter;
 use super::account::{Held, REFUSED};
+use super::filter;
 use super::forward::Forwarding;
 use super::relay::copy_of;
 use super::rescue::Lane;

@@ -59,7 +59,12 @@ pub struct Certificate {
 
 /// Judges what a client has shown, at `now`.
 #[must_use]
-pub fn judge(auth: &ClientAuth, shown: Option<&[CertificateDer<'_>]>, now: UnixTime, provider: &CryptoProvider) -> Shown {
+pub fn judge(
+    auth: &ClientAuth,
+    shown: Option<&[CertificateDer<'_>]>,
+    now: UnixTime,
+    provider: &CryptoProvider,
+) -> Shown {
     let Some((leaf, rest)) = shown.and_then(<[_]>::split_first) else {
         return Shown { by: auth.digest, worth: Worth::Absent, certificate: None };
     };
@@ -67,11 +72,12 @@ pub fn judge(auth: &ClientAuth, shown: Option<&[CertificateDer<'_>]>, now: UnixT
         Ok(()) => Worth::Verified,
         Err(reason) => Worth::Refused(reason),
     };
-    let names = X509Certificate::from_der(leaf).ok().map(|(_, certificate)| {
-        (rfc4514(certificate.subject()), rfc4514(certificate.issuer()))
-    });
+    let names = X509Certificate::from_der(leaf)
+        .ok()
+        .map(|(_, certificate)| (rfc4514(certificate.subject()), rfc4514(certificate.issuer())));
     let (subject, issuer) = names.unwrap_or_default();
-    let certificate = Certificate { subject: subject.into(), issuer: issuer.into(), pem: escaped_pem(leaf).into() };
+    let certificate =
+        Certificate { subject: subject.into(), issuer: issuer.into(), pem: escaped_pem(leaf).into() };
     Shown { by: auth.digest, worth, certificate: Some(certificate) }
 }
 
@@ -168,7 +174,8 @@ pub(super) struct Asks {
 impl Asks {
     pub(super) fn new(auth: &ClientAuth, provider: &Arc<CryptoProvider>) -> Self {
         let anchors = auth.authorities.get::<Trusted>().map(|(anchors, _)| anchors.as_slice());
-        let hints = anchors.unwrap_or_default().iter().map(|anchor| DistinguishedName::in_sequence(&anchor.subject));
+        let hints =
+            anchors.unwrap_or_default().iter().map(|anchor| DistinguishedName::in_sequence(&anchor.subject));
         Self { provider: Arc::clone(provider), hints: hints.collect() }
     }
 }

@@ -178,7 +178,11 @@ impl Terminator {
     }
 
     /// What a client has shown, under these terms.
-    fn shown(&self, terms: &Terms, certificates: Option<&[CertificateDer<'_>]>) -> Option<Arc<client::Shown>> {
+    fn shown(
+        &self,
+        terms: &Terms,
+        certificates: Option<&[CertificateDer<'_>]>,
+    ) -> Option<Arc<client::Shown>> {
         let auth = terms.client.as_ref()?;
         Some(Arc::new(client::judge(auth, certificates, UnixTime::now(), &self.provider)))
     }

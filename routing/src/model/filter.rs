@@ -118,7 +118,8 @@ pub struct Cors {
 pub enum Origins {
     /// `*`.
     Any,
-    /// Exactly these, in lower case; one label may stand as `*` after `://`.
+    /// Exactly these, in lower case. After `://` there may be `*`, one label or more (Gateway API), or `?`, just one
+    /// (ingress-nginx).
     List(Box<[Arc<str>]>),
 }
 

@@ -90,7 +90,8 @@ fn client(given: &mut Given<'_, '_>, reading: &mut Reading<'_>, out: &mut Annota
     let by_mse = given.family("auth-tls-secret") == Some(Family::Mse);
     let closed = "; the rules answer 503 instead of being open";
     let secret = given.parse("auth-tls-secret", |text| {
-        let name = secret_name(text, &reading.id.namespace).map_err(|allowed| format!("{allowed}{closed}"))?;
+        let name =
+            secret_name(text, &reading.id.namespace).map_err(|allowed| format!("{allowed}{closed}"))?;
         if by_mse && !name.1.ends_with(CACERT) {
             return Err(format!("a name that ends with {CACERT}{closed}"));
         }
@@ -108,7 +109,8 @@ fn client(given: &mut Given<'_, '_>, reading: &mut Reading<'_>, out: &mut Annota
     let passes = given.flag("auth-tls-pass-certificate-to-upstream").unwrap_or(false);
     let names_subject = given.family("auth-tls-match-cn").is_some();
     let subject = given.parse("auth-tls-match-cn", |text| {
-        let pattern = text.strip_prefix("CN=").ok_or_else(|| format!("CN= and a regular expression{closed}"))?;
+        let pattern =
+            text.strip_prefix("CN=").ok_or_else(|| format!("CN= and a regular expression{closed}"))?;
         reading.regexes.anchored(&format!("(?s:.*)CN=(?:{pattern})(?s:.*)"))
     });
     match (secret, demand.unwrap_or(Some(Demand::Required))) {
@@ -139,7 +141,8 @@ fn terms(given: &mut Given<'_, '_>, out: &mut Annotations) {
     let mut spec = TermsSpec { min, max, ciphers: Vec::new() };
     for name in ["ssl-cipher", "ssl-ciphers"] {
         let found = given.parse(name, |text| {
-            let found = text.split([':', ',', ' ']).filter_map(|name| CIPHERS.iter().find(|known| known.0 == name));
+            let found =
+                text.split([':', ',', ' ']).filter_map(|name| CIPHERS.iter().find(|known| known.0 == name));
             let found: Vec<u16> = found.map(|(_, number)| *number).collect();
             let names = || CIPHERS.map(|(name, _)| name).join(", ");
             if found.is_empty() { Err(format!("{}; all of them are offered", names())) } else { Ok(found) }

@@ -23,8 +23,14 @@ const REMARKS_MAX: usize = 8;
 pub(super) fn basic(builder: &mut Builder<'_, '_>, spec: &BasicSpec) -> BasicAuth {
     let field = field_of(builder, "auth-secret");
     let users = secret(builder, &spec.secret, &field).and_then(|found| {
-        let (users, wrong) = htpasswd::users(&found, spec.form);
         let shown = format!("{}/{}", spec.secret.0, spec.secret.1);
+        let (users, wrong) = match htpasswd::users(&found, spec.form) {
+            Ok(found) => found,
+            Err(reason) => {
+                builder.out.notes.refused_part(&field, &shown, format!("{reason}: the rules answer 503"));
+                return None;
+            }
+        };
         for reason in wrong.iter().take(REMARKS_MAX) {
             builder.out.notes.refused_part(&field, &shown, reason.clone());
         }
@@ -33,9 +39,7 @@ pub(super) fn basic(builder: &mut Builder<'_, '_>, spec: &BasicSpec) -> BasicAut
             builder.out.notes.refused_part(&field, &shown, reason);
         }
         if users.is_empty() {
-            let reason = "nobody may come by this Secret: the rules answer 503";
-            builder.out.notes.refused_part(&field, &shown, reason);
-            return None;
+            builder.out.notes.info(&field, &shown, "it names nobody: nobody may come");
         }
         Some(Arc::new(users))
     });

@@ -38,12 +38,14 @@ const TLS_LATER: &str = "TLS of this kind is not configured by annotation yet";
 const EXTERNAL: &str = "requests cannot be authorised here yet; the rules answer 503 instead of being open";
 const BOOL: &str = "true, false";
 const TO_A_MILLION: &str = "1 to 1000000";
-const IN_USE: &str = "connections in use are counted, by each node for each Service of the Ingress; further requests get 503";
-const ENDPOINT_SHARE: &str = "connections in use are counted; every worker of a node has its share, at least one";
-const OWN_HOST: &str =
-    "for every rule of the Ingress's hosts, where the host's oldest route is of its namespace; else for its own";
+const IN_USE: &str =
+    "connections in use are counted, by each node for each Service of the Ingress; further requests get 503";
+const ENDPOINT_SHARE: &str =
+    "connections in use are counted; every worker of a node has its share, at least one";
+const OWN_HOST: &str = "for every rule of the Ingress's hosts, where the host's oldest route is of its namespace; else for its own";
 const CIPHERS: &str = "OpenSSL's names by colon; those of TLS 1.2 with ECDHE and GCM or ChaCha20 are used";
-const HANDSHAKES: &str = "for the Ingress's hosts; older versions and weak ciphers are not spoken; such hosts resume no sessions";
+const HANDSHAKES: &str =
+    "for the Ingress's hosts; older versions and weak ciphers are not spoken; such hosts resume no sessions";
 const PLUGIN: &str = "plugins are not supported";
 
 /// All of them, by what they are for.
@@ -382,22 +384,8 @@ pub const ENTRIES: &[Entry] = &[
     yes("allowlist-source-range", "n", "ranges by comma", "10.0.0.0/8", "everybody"),
     yes("denylist-source-range", "nmh", "ranges by comma", "10.0.0.0/8", "nobody"),
     yes("blacklist-source-range", "mh", "ranges by comma", "10.0.0.0/8", "nobody"),
-    but(
-        "domain-whitelist-source-range",
-        "mh",
-        "ranges by comma",
-        "10.0.0.0/8",
-        "all",
-        OWN_HOST,
-    ),
-    but(
-        "domain-blacklist-source-range",
-        "mh",
-        "ranges by comma",
-        "10.0.0.0/8",
-        "all",
-        OWN_HOST,
-    ),
+    but("domain-whitelist-source-range", "mh", "ranges by comma", "10.0.0.0/8", "all", OWN_HOST),
+    but("domain-blacklist-source-range", "mh", "ranges by comma", "10.0.0.0/8", "all", OWN_HOST),
     yes("limit-rps", "n", "1 to 1000000", "10", "0"),
     yes("limit-rpm", "n", "1 to 1000000", "600", "0"),
     yes("limit-burst-multiplier", "n", "1 to 1000; default 5", "3", "0"),
