@@ -97,6 +97,9 @@ pub const KEYS: &[Key] = &[
         limit: None,
     },
     typed("fleet.write_status", Restart),
+    Key { name: "fleet.addresses", range: Range::List(0, 16), reload: Restart, limit: None },
+    number("fleet.status_burst", 1, 10_000, Restart, None),
+    number("fleet.status_per_second", 1, 10_000, Restart, None),
     number("worker.count", 0, 1_024, Restart, None),
     typed("worker.pin", Restart),
     // 32,768 and 65,536 are the kernel's own bounds (IORING_MAX_ENTRIES, IORING_MAX_CQ_ENTRIES).

@@ -8,9 +8,10 @@ use std::fmt::Write;
 use routing::delta::RouteTable;
 use routing::id::{BackendId, ClusterId};
 use routing::model::{
-    Balance, COOKIE_ATTRIBUTES, CheckProbe, ClusterSpec, Detection, Filters, HashKey, HeaderEdits,
-    HostPattern, Layer4, ListenerTls, NameKind, PathMatch, PathRewrite, PinMatch, Policy, Predicate,
-    Protocol, RateKey, Rule, SendProxy, Speech, Target, ValuePattern, WeightedBackend, WildcardLabels,
+    Application, Balance, COOKIE_ATTRIBUTES, CheckProbe, ClusterSpec, Detection, Filters, HashKey,
+    HeaderEdits, HostPattern, Layer4, ListenerTls, NameKind, PathMatch, PathRewrite, PinMatch, Policy,
+    Predicate, Protocol, RateKey, Rule, Security, SendProxy, Speech, Target, Transport, ValuePattern,
+    Verification, WeightedBackend, WildcardLabels,
 };
 
 /// A host pattern as people write it.
@@ -289,7 +290,8 @@ impl Dump<'_> {
                 Speech::Opaque => " opaque",
             };
             let (rings, found) = (rings.concat(), detection(&backend.detection));
-            writeln!(out, "backend {}{speech}{rings}{found}", backend.name)?;
+            let spoken = transport(&backend.transport);
+            writeln!(out, "backend {}{speech}{spoken}{rings}{found}", backend.name)?;
             let mut lines = by_backend.remove(id).unwrap_or_default();
             lines.sort();
             for line in lines {
@@ -308,6 +310,26 @@ impl Dump<'_> {
             bytes.extend_from_slice(addr.unwrap_or_default().as_bytes());
         }
         format!("{} points, {:016x}", points.len(), routing::balance::hash::hash(&bytes))
+    }
+}
+
+/// How a backend is spoken to, where that is not HTTP/1.1 in clear.
+#[must_use]
+pub fn transport(transport: &Transport) -> String {
+    let protocol = match transport.protocol {
+        Application::Http1 => "",
+        Application::Http2 => " http2",
+    };
+    match &transport.security {
+        Security::Clear => protocol.to_owned(),
+        Security::Closed(why) => format!("{protocol} closed[{why}]"),
+        Security::Tls(tls) => {
+            let verified = match &tls.verification {
+                Verification::Against(authorities) => format!("verified against {authorities}"),
+                Verification::Off => "not verified".to_owned(),
+            };
+            format!("{protocol} tls[{} {verified}, by {}]", tls.server_name, tls.source)
+        }
     }
 }
 

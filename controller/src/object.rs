@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{self, SHA256};
+use gateway_api::backendtlspolicies::BackendTlsPolicy;
 use gateway_api::experimental::gatewayclasses::GatewayClass;
 use gateway_api::experimental::gateways::Gateway;
 use gateway_api::experimental::httproutes::HttpRoute;
@@ -49,6 +50,8 @@ pub enum Kind {
     TcpRoute,
     TlsRoute,
     ReferenceGrant,
+    BackendTlsPolicy,
+    ConfigMap,
     MemberCluster,
     GatewayConfig,
     AlbConfig,
@@ -76,6 +79,8 @@ impl Kind {
             Self::TcpRoute => "TCPRoute",
             Self::TlsRoute => "TLSRoute",
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::BackendTlsPolicy => "BackendTLSPolicy",
+            Self::ConfigMap => "ConfigMap",
             Self::MemberCluster => "MemberCluster",
             Self::GatewayConfig => "GatewayConfig",
             Self::AlbConfig => "AlbConfig",
@@ -108,6 +113,8 @@ impl Kind {
             | Self::TcpRoute
             | Self::TlsRoute
             | Self::ReferenceGrant
+            | Self::BackendTlsPolicy
+            | Self::ConfigMap
             | Self::FailoverPolicy
             | Self::Secret
             | Self::Service
@@ -166,6 +173,8 @@ pub enum Spec {
     TcpRoute(Box<TcpRoute>),
     TlsRoute(Box<TlsRoute>),
     ReferenceGrant(Box<ReferenceGrant>),
+    BackendTlsPolicy(Box<BackendTlsPolicy>),
+    ConfigMap(FleetConfigMap),
     MemberCluster(Box<MemberCluster>),
     GatewayConfig(Box<GatewayConfig>),
     /// Its `spec`, as it is written: most of it is the cloud's.
@@ -208,11 +217,24 @@ impl Spec {
         if let Self::Secret(secret) = self { Some(secret) } else { None }
     }
 
+    /// The contents, of a ConfigMap.
+    #[must_use]
+    pub fn config_map(&self) -> Option<&FleetConfigMap> {
+        if let Self::ConfigMap(map) = self { Some(map) } else { None }
+    }
+
     /// The settings, of a `MemberCluster`.
     #[must_use]
     pub fn member(&self) -> Option<&MemberCluster> {
         if let Self::MemberCluster(member) = self { Some(member) } else { None }
     }
+}
+
+/// What is used of a ConfigMap; what else it holds is not kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FleetConfigMap {
+    /// `ca.crt`: a bundle of CA certificates, PEM. `None` = it has none.
+    pub authorities: Option<String>,
 }
 
 /// What a Secret holds that something refers to. Prints nothing of it.
@@ -264,6 +286,46 @@ pub struct MemberServicePort {
     pub port: u16,
     /// The port on every node; 0 = none.
     pub node_port: u16,
+    /// What its endpoints speak.
+    pub app_protocol: AppProtocol,
+}
+
+/// `appProtocol` of a Service port, as far as it says how its endpoints are spoken to (GEP-1911).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppProtocol {
+    /// Nothing that matters here.
+    #[default]
+    Unspecified,
+    /// `http`, `kubernetes.io/ws`: HTTP/1.1 in clear.
+    Http,
+    /// `https`, `kubernetes.io/wss`: HTTP/1.1 over TLS.
+    Https,
+    /// `kubernetes.io/h2c`: HTTP/2 in clear, with prior knowledge.
+    H2c,
+}
+
+impl AppProtocol {
+    /// What the field says.
+    #[must_use]
+    pub fn read(text: Option<&str>) -> Self {
+        match text {
+            Some("http" | "HTTP" | "kubernetes.io/ws") => Self::Http,
+            Some("https" | "HTTPS" | "kubernetes.io/wss") => Self::Https,
+            Some("kubernetes.io/h2c") => Self::H2c,
+            Some(_) | None => Self::Unspecified,
+        }
+    }
+
+    /// The field that says so; `None` = nothing does.
+    #[must_use]
+    pub fn text(self) -> Option<&'static str> {
+        match self {
+            Self::Unspecified => None,
+            Self::Http => Some("http"),
+            Self::Https => Some("https"),
+            Self::H2c => Some("kubernetes.io/h2c"),
+        }
+    }
 }
 
 /// What routing needs of an EndpointSlice.

@@ -55,7 +55,7 @@ impl Shop {
         let secrets = [
             servers.leaf(&["staff.example"]).secret("staff"),
             servers.leaf(&["open.example"]).secret("open"),
-            authorities("staff-cacert", &[("ca.crt", &clients.pem())]),
+            authorities("staff-cacert", &[("ca.crt", &clients.pem)]),
         ];
         let fleet = Fleet::start(
             config(),
@@ -185,13 +185,13 @@ fn chains_have_a_depth_and_authorities_take_back_what_they_gave() {
     assert_eq!(shop.ask(&shop.nobody(), "").0, 503, "no such Secret");
     assert_eq!(shop.ask(&ann, "").0, 503, "no such Secret");
     let list = shop.clients.revokes(&[7]);
-    let secret = authorities("lists", &[("ca.crt", &shop.clients.pem()), ("ca.crl", &list)]);
+    let secret = authorities("lists", &[("ca.crt", &shop.clients.pem), ("ca.crl", &list)]);
     shop.fleet.write("fleet/lists.yaml", &secret);
     until("the Secret holds", || shop.ask(&bob, "").0 == 200);
     assert_eq!(shop.ask(&ann, "").0, 400, "revoked");
-    shop.fleet.write("fleet/lists.yaml", &authorities("lists", &[("ca.crt", &shop.clients.pem())]));
+    shop.fleet.write("fleet/lists.yaml", &authorities("lists", &[("ca.crt", &shop.clients.pem)]));
     until("it is forgiven", || shop.ask(&ann, "").0 == 200);
-    let broken = authorities("lists", &[("ca.crt", &shop.clients.pem()), ("ca.crl", "nonsense")]);
+    let broken = authorities("lists", &[("ca.crt", &shop.clients.pem), ("ca.crl", "nonsense")]);
     shop.fleet.write("fleet/lists.yaml", &broken);
     until("a list that cannot be read closes", || shop.ask(&bob, "").0 == 503);
 }

@@ -710,6 +710,11 @@ const SCENARIOS: &[Scenario] = &[
 
 /// Annotations whose scenario needs more than requests and answers: the test that shows it.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
+    ("backend-protocol", "upstream_tls.rs", "annotations_of_ingress_nginx_verify_where_they_say_so"),
+    ("proxy-ssl-secret", "upstream_tls.rs", "a_backend_that_asks_for_a_certificate_gets_ours"),
+    ("proxy-ssl-name", "upstream_tls.rs", "annotations_of_ingress_nginx_verify_where_they_say_so"),
+    ("proxy-ssl-server-name", "upstream_tls.rs", "annotations_of_ingress_nginx_verify_where_they_say_so"),
+    ("proxy-ssl-verify", "upstream_tls.rs", "annotations_of_ingress_nginx_verify_where_they_say_so"),
     ("concurrency-limit", "annotations.rs", "requests_at_once_are_bounded_and_their_places_given_back"),
     (
         "concurrency-limit-fallback-custom-response-body",

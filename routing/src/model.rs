@@ -10,6 +10,7 @@ mod layer4;
 mod password;
 mod predicate;
 mod tls;
+mod transport;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use self::tls::{
     Authorities, Certificate, CertificateSet, ClientAuth, ListenerTls, NameKind, SigningKey, Terms,
     TlsVersion,
 };
+pub use self::transport::{Application, BackendTls, Security, TlsSettings, Transport, Verification};
 use crate::id::{BackendId, BindId, ClusterId, EndpointId, ListenerId, NodeId, ZoneId};
 use crate::matcher::path::PathIndex;
 
@@ -513,6 +515,8 @@ pub struct BackendSpec {
     pub detection: Detection,
     /// What is spoken to its endpoints: what a probe may send where no check says what to ask.
     pub speech: Speech,
+    /// How requests and probes get to its endpoints.
+    pub transport: Transport,
 }
 
 /// Overload bounds, per worker. 0 = unlimited.

@@ -61,7 +61,12 @@ impl Context {
         let mut own = Notes::default();
         let mut class = Class { permitted: self.remote_clusters(object, &mut own), ..self.classless.clone() };
         match &object.spec {
-            Spec::AlbConfig(spec) => self.alb(spec, &mut class, taken, ids, &mut own),
+            Spec::AlbConfig(spec) => {
+                self.alb(spec, &mut class, taken, ids, &mut own);
+                let specs = class.listeners.iter().filter_map(|id| self.listeners.get(id));
+                let served = specs.map(|spec| Listen { addr: spec.addr, protocol: spec.protocol }).collect();
+                self.alb_listeners.insert(id.name.clone(), served);
+            }
             Spec::MseIngressConfig(spec) => mse(spec, &mut class, &mut own),
             Spec::Ingress(_)
             | Spec::IngressClass(_)
@@ -71,6 +76,8 @@ impl Context {
             | Spec::TcpRoute(_)
             | Spec::TlsRoute(_)
             | Spec::ReferenceGrant(_)
+            | Spec::BackendTlsPolicy(_)
+            | Spec::ConfigMap(_)
             | Spec::MemberCluster(_)
             | Spec::GatewayConfig(_)
             | Spec::FailoverPolicy(_)

@@ -17,8 +17,10 @@ use crate::compile::canary::CanaryRow;
 use crate::compile::context::{Class, SecretUse};
 use crate::compile::policy::Part;
 use crate::compile::route::{Builder, Env, ORDER_DEFAULT, Rank, RouteOutput, Row};
+use crate::finding::Standing;
 use crate::object::Object;
 use crate::text;
+use crate::verdict::{Code, Note, Severity};
 
 /// The annotation that came before `spec.ingressClassName`.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
@@ -50,12 +52,15 @@ pub fn compile(env: &mut Env<'_>, object: &Object, ingress: &Ingress) -> RouteOu
     };
     let spec = ingress.spec.clone().unwrap_or_default();
     let (client, auth) = protect::client(&mut builder, read.checks.client.as_ref());
+    builder.out.transport = read.transport.clone();
     let canary = read.canary.take().map(|spec| {
         let own_policy = read.part != Part::default();
         Arc::new(CanaryRow { spec, own_policy })
     });
     let listeners = listeners(&mut builder, &class, &read);
     let domain = read.checks.domain.clone().map(Arc::new);
+    let at = listeners.iter().filter_map(|id| builder.env.context.listeners.get(id));
+    builder.out.standing = Standing::Ingress(super::Compiler::particular(at.map(|spec| spec.addr.ip())));
     let basic = read.checks.basic.as_ref().map(|spec| protect::basic(&mut builder, spec));
     let compiler = Compiler { class: &class, annotations: &read, listeners, canary, domain, client, basic };
     certificates(&mut builder, &class, &spec);
@@ -164,11 +169,14 @@ fn class_of(builder: &mut Builder<'_, '_>, ingress: &Ingress) -> Option<Class> {
     match context.classes.get(name) {
         Some(Some(class)) => Some(class.clone()),
         Some(None) => {
-            builder.out.notes.ignored(field, name, "another controller's class");
+            let note = Note::new(Severity::Ignored, field, name, "another controller's class");
+            builder.out.notes.push(note.because(Code::Foreign));
             None
         }
         None => {
-            builder.out.notes.refused(field, name, "no such IngressClass on the Fleet");
+            // Other controllers serve classes that have no object.
+            let note = Note::new(Severity::Refused, field, name, "no such IngressClass on the Fleet");
+            builder.out.notes.push(note.because(Code::Foreign));
             None
         }
     }

@@ -16,7 +16,7 @@ use super::attempt::{End, Flow};
 use super::relay::{Pump, copy_of};
 use super::turn;
 use crate::net::Buf;
-use crate::net::conn::{Conn, Done};
+use crate::net::conn::Done;
 use crate::tls::Stream;
 use crate::worker::clock;
 
@@ -104,8 +104,7 @@ enum From {
 }
 
 /// Passes the 101 on and then everything.
-pub(super) async fn run(flow: &mut Flow<'_>, up: Conn, mut buf: Buf) -> End {
-    let mut up = Stream::plain(up);
+pub(super) async fn run(flow: &mut Flow<'_>, mut up: Stream, mut buf: Buf) -> End {
     if begin(flow, &mut buf).await.is_err() {
         return End::ClientGone;
     }

@@ -12,7 +12,7 @@ use wire::error::WireError;
 
 use super::histogram::{Histogram, add};
 use super::layer4::Layer4Stats;
-use crate::tls::Ended;
+use crate::tls::{Ended, connect};
 
 /// A counter with one writer.
 #[derive(Default)]
@@ -281,6 +281,8 @@ pub struct WorkerStats {
     pub handshakes: [Counter; Ended::ALL.len()],
     /// From accept to the end of a TLS handshake that came to one.
     pub handshake_latency: Histogram,
+    /// TLS handshakes with backends by how they ended.
+    pub upstream_handshakes: [Counter; connect::Ended::ALL.len()],
     /// Clients that left before their response was complete.
     pub client_aborts_total: Counter,
     /// Upgraded connections (WebSocket) open now.
@@ -350,6 +352,7 @@ impl WorkerStats {
             drill_faults_total: Counter::default(),
             handshakes: Default::default(),
             handshake_latency: Histogram::default(),
+            upstream_handshakes: Default::default(),
             client_aborts_total: Counter::default(),
             tunnels_open: Counter::default(),
             tunnels_evacuated_total: Counter::default(),

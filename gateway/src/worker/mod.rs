@@ -41,6 +41,7 @@ use crate::observe::recorder::Recorder;
 use crate::observe::stats::{Limit, WorkerStats};
 use crate::passwords::Desk;
 use crate::tls::Terminator;
+use crate::upstream::dial::Dialer;
 use crate::upstream::pool::Pool;
 use detect::Detect;
 use drill::DrillSlot;
@@ -65,6 +66,8 @@ pub struct Worker {
     pub rng: RefCell<SmallRng>,
     /// Idle upstream connections.
     pub pool: Pool,
+    /// What it needs to connect to backends over TLS.
+    pub dialer: Dialer,
     /// Statistics.
     pub stats: Arc<WorkerStats>,
     /// The other workers.
@@ -147,6 +150,7 @@ impl Worker {
             table: RefCell::new(parts.table),
             rng: RefCell::new(parts.rng),
             pool: Pool::default(),
+            dialer: Dialer::default(),
             stats: parts.stats,
             peers: parts.peers,
             log: RefCell::new(parts.log),

@@ -14,6 +14,7 @@ mod ours;
 mod protect;
 pub mod registry;
 mod serving;
+mod spoken;
 mod traffic;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use routing::model::{Access, Cors, FixedResponse, HeaderEdits, HttpsRedirect, Me
 
 use self::given::Given;
 use crate::compile::policy::Part;
+use crate::compile::transport::TransportPart;
 use crate::merge::{Member, PortRef};
 use crate::object::ObjectId;
 use crate::text::Regexes;
@@ -75,6 +77,8 @@ pub struct Annotations {
     pub request_headers: HeaderEdits,
     /// Changes to the response.
     pub response_headers: HeaderEdits,
+    /// `backend-protocol` and `proxy-ssl-*`.
+    pub transport: Option<Arc<TransportPart>>,
     /// What is checked.
     pub checks: Checks,
     /// `mirror-target-service`: where, and what share in millionths.
@@ -189,6 +193,7 @@ pub fn read(
     traffic::read(&mut given, reading, &mut out);
     heads::read(&mut given, &mut out);
     serving::read(&mut given, reading, &mut out);
+    spoken::read(&mut given, reading, &mut out);
     access::read(&mut given, reading, &mut out);
     protect::read(&mut given, reading, &mut out);
     given.finish(&mut out);

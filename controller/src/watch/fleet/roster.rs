@@ -1,6 +1,7 @@
 //! Who the members are, and with which credentials they are watched.
 
 use super::*;
+use crate::compile::transport;
 
 /// What is known of how a member is reached; `None` = not known yet, or not any more: what there is stays.
 type Desired = BTreeMap<Arc<str>, Option<Result<Credentials, String>>>;
@@ -257,7 +258,7 @@ async fn get(client: Client, name: SecretName, version: String, hub: SharedHub) 
 
 /// The Secrets that annotations of an Ingress name.
 fn annotated(object: &Object) -> impl Iterator<Item = SecretName> {
-    const NAMES: [&str; 2] = ["auth-secret", "auth-tls-secret"];
+    const NAMES: [&str; 3] = ["auth-secret", "auth-tls-secret", "proxy-ssl-secret"];
     let prefixes = crate::compile::annotations::registry::Family::PREFIXES.into_iter();
     let keys = prefixes.flat_map(|(prefix, _)| NAMES.map(|name| format!("{prefix}{name}")));
     keys.filter_map(|key| {
@@ -268,7 +269,7 @@ fn annotated(object: &Object) -> impl Iterator<Item = SecretName> {
     })
 }
 
-/// The Secrets that an Ingress or a Gateway names.
+/// The Secrets that an object names.
 pub(super) fn certificates(object: &Object) -> BTreeSet<SecretName> {
     let own: Rc<str> = Rc::from(&*object.id.namespace);
     match &object.spec {
@@ -288,12 +289,21 @@ pub(super) fn certificates(object: &Object) -> BTreeSet<SecretName> {
                 })
                 .collect()
         }
+        Spec::BackendTlsPolicy(policy) => {
+            let references = policy.spec.validation.ca_certificate_refs.iter().flatten();
+            let authorities = references.filter(|reference| reference.kind == "Secret");
+            let own_certificate =
+                policy.spec.options.iter().flat_map(|options| options.get(transport::CLIENT_CERTIFICATE));
+            let names = authorities.map(|reference| &reference.name).chain(own_certificate);
+            names.map(|name| (own.clone(), name.clone())).collect()
+        }
         Spec::IngressClass(_)
         | Spec::GatewayClass(_)
         | Spec::HttpRoute(_)
         | Spec::TcpRoute(_)
         | Spec::TlsRoute(_)
         | Spec::ReferenceGrant(_)
+        | Spec::ConfigMap(_)
         | Spec::MemberCluster(_)
         | Spec::GatewayConfig(_)
         | Spec::AlbConfig(_)

@@ -46,6 +46,7 @@ const OWN_HOST: &str = "for every rule of the Ingress's hosts, where the host's 
 const CIPHERS: &str = "OpenSSL's names by colon; those of TLS 1.2 with ECDHE and GCM or ChaCha20 are used";
 const HANDSHAKES: &str =
     "for the Ingress's hosts; older versions and weak ciphers are not spoken; such hosts resume no sessions";
+const ON_OFF: &str = "on, off";
 const PLUGIN: &str = "plugins are not supported";
 
 /// All of them, by what they are for.
@@ -329,10 +330,11 @@ pub const ENTRIES: &[Entry] = &[
     but(
         "backend-protocol",
         "nmha",
-        "HTTP",
-        "HTTP",
+        "HTTP, HTTPS",
+        "HTTPS",
         "SMTP",
-        "others than HTTP are not spoken to backends yet",
+        "a certificate is verified only where proxy-ssl-verify says so (a BackendTLSPolicy always verifies); a Service port \
+         is spoken to in one way: an Ingress that asks for TLS decides for all",
     ),
     but(
         "warmup",
@@ -485,13 +487,27 @@ pub const ENTRIES: &[Entry] = &[
     but("ssl-ciphers", "n", CIPHERS, "ECDHE-RSA-AES128-GCM-SHA256:AES128-SHA", "HIGH:!MD5", HANDSHAKES),
     no("ssl-prefer-server-ciphers", "n", TLS_LATER),
     no("ssl-passthrough", "n", TLS_LATER),
-    no("proxy-ssl-secret", "nmh", TLS_LATER),
-    no("proxy-ssl-name", "nmh", TLS_LATER),
-    no("proxy-ssl-server-name", "nmh", TLS_LATER),
-    no("proxy-ssl-verify", "n", TLS_LATER),
-    no("proxy-ssl-verify-depth", "n", TLS_LATER),
-    no("proxy-ssl-protocols", "n", TLS_LATER),
-    no("proxy-ssl-ciphers", "n", TLS_LATER),
+    but(
+        "proxy-ssl-secret",
+        "nmh",
+        "NAME or NAMESPACE/NAME",
+        "client",
+        "a b",
+        "another namespace needs a ReferenceGrant; one that cannot be used closes the backend",
+    ),
+    but("proxy-ssl-name", "nmh", "a DNS name", "web.internal", "*", "the default is SERVICE.NAMESPACE.svc"),
+    yes("proxy-ssl-server-name", "nmh", ON_OFF, "on", "1"),
+    but(
+        "proxy-ssl-verify",
+        "n",
+        ON_OFF,
+        "on",
+        "1",
+        "off is the default, as there; on without ca.crt in proxy-ssl-secret: the system's authorities",
+    ),
+    no("proxy-ssl-verify-depth", "n", "chains of any sensible length are verified, up to six intermediates"),
+    no("proxy-ssl-protocols", "n", "TLS 1.3 and 1.2 are spoken"),
+    no("proxy-ssl-ciphers", "n", "the ciphers of TLS 1.3, and of 1.2 those with forward secrecy and AEAD"),
     no("http2-push-preload", "n", "HTTP/2 push is gone"),
     // ------------------------------------------------ nginx's own machinery
     no("configuration-snippet", "n", SNIPPET),
