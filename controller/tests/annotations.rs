@@ -644,8 +644,44 @@ fn document() -> String {
     }
     writeln!(out, "\n{yes} are honoured, {but} with a difference, {no} are not.\n").unwrap();
     out.push_str("| annotation | of | may hold | becomes |\n|---|---|---|---|\n");
-    out + &rows
+    out + &rows + OTHER_HANDS
 }
+
+/// What was found when manifests of other hands were read: by `ringway import` over the examples of those projects.
+const OTHER_HANDS: &str = "
+## Manifests of other hands
+
+`ringway import` over the examples that these projects publish (their state of spring 2026; ALB: of 2024). What is not honoured is named with
+the reason; nothing is dropped in silence.
+
+| examples of | Ingresses | annotations honoured | with a difference | ignored | refused |
+|---|---|---|---|---|---|
+| ingress-nginx, `docs/examples` | 21 | 13 | 12 | 10 | 5 (`auth-url`: closed) |
+| ingress-nginx, manifests in its documentation | 10 | 4 | 3 | 3 | 2 (FastCGI; a quoted example) |
+| Higress, samples and conformance tests | 160 | 89 | 24 | 7 | 12 (backends in Nacos, Eureka, Consul, Dubbo; `*` as a source range; a CBC cipher; `mcp-sse`) |
+| ALB controller, documentation | 16 | 14 | 22 | 0 | 2 (`backend-protocol: grpc`, before it was spoken) |
+
+ingress-nginx's own end-to-end cases, asked again in our words and with our values (`gateway/tests/scenarios.rs`, `annotations.rs`, `passwords.rs`,
+`client_certificates.rs`, `upstream_tls.rs`). Cases that look at nginx.conf are counted by what they are about.
+
+| their file | cases | hold here | the others |
+|---|---|---|---|
+| affinity | 15 | 10 | the cookie's path is `/` unless it is named (3), Expires is sent as Max-Age (1), no warning about regex paths (1) |
+| alias, approot, redirect, upstreamvhost, xforwardedprefix | 9 | 9 | |
+| auth, basic | 8 | 8 | |
+| auth, external | 27 | 0 | `auth-url` is not honoured: the rules answer 503 |
+| authtls | 9 | 8 | the reload of nginx (1) has no counterpart |
+| canary | 24 | 20 | sessions across a canary (3), a crash of nginx (1) |
+| cors | 25 | 24 | origins of other schemes than http and https (1) |
+| customhttperrors, default_backend, limitconnections | 3 | 3 | |
+| forcesslredirect, fromtowwwredirect | 3 | 2 | www over TLS is not replayed (1) |
+| ipallowlist, ipdenylist | 3 | 3 | the source is the peer's address; X-Forwarded-For is not believed for it |
+| proxy | 12 | 5 | `proxy-redirect-*` (3), buffering (2), cookies (1), version (1) |
+| rewrite | 5 | 3 | no rewrite log (1); a regex of one Ingress does not change the matching of others (1) |
+| sslciphers, upstreamhashby | 4 | 2 | of a list the safe ciphers count (1); subsets (1) |
+| customheaders, limitrate, mirror, relativeredirects, satisfy, serviceupstream | 15 | 0 | ignored, with the reason |
+| snippets, modsecurity, fastcgi, logs, buffers and other machinery of nginx | 33 | 0 | ignored or refused, with the reason |
+";
 
 #[test]
 fn the_document_says_what_the_registry_says() {

@@ -706,6 +706,88 @@ const SCENARIOS: &[Scenario] = &[
         &[(M, "mirror-target-service", "default/other:80"), (M, "mirror-percentage", "100")],
         &[Step { sees: &["copied: GET /a?x=1 HTTP/1.1"], ..via("GET /a?x=1", &[]) }],
     ),
+    // ------------------------------------------------ what ingress-nginx's own end-to-end cases ask, in our words
+    one(
+        &["cors-allow-origin"],
+        &[
+            (N, "enable-cors", "true"),
+            (
+                N,
+                "cors-allow-origin",
+                "https://a.example:8443, ,shop.example:80,https://b.example,http://*.c.example:81,",
+            ),
+        ],
+        &[
+            via(
+                "GET /\nOrigin: https://a.example:8443",
+                &["access-control-allow-origin: https://a.example:8443"],
+            ),
+            via("GET /\nOrigin: https://b.example", &["access-control-allow-origin: https://b.example"]),
+            via(
+                "GET /\nOrigin: http://x-1.c.example:81",
+                &["access-control-allow-origin: http://x-1.c.example:81"],
+            ),
+            via("GET /\nOrigin: http://x.y.c.example:81", &["!access-control-allow-origin"]),
+            via("GET /\nOrigin: http://x.c.example", &["!access-control-allow-origin"]),
+            via("GET /\nOrigin: https://a.example", &["!access-control-allow-origin"]),
+            via("GET /\nOrigin: https://b.example:8443", &["!access-control-allow-origin"]),
+            via("GET /\nOrigin: shop.example:80", &["!access-control-allow-origin"]),
+            via("GET /\nOrigin: https://bxexample", &["!access-control-allow-origin"]),
+            via("GET /", &["!access-control-allow-origin", "vary: Origin"]),
+        ],
+    ),
+    one(
+        &["cors-allow-origin"],
+        &[(N, "enable-cors", "true"), (N, "cors-allow-origin", "*, b.example")],
+        &[
+            via("GET /", &["access-control-allow-origin: *"]),
+            via(ORIGIN, &["access-control-allow-origin: *"]),
+        ],
+    ),
+    one(
+        &["cors-allow-origin"],
+        &[(N, "enable-cors", "true"), (N, "cors-allow-origin", "   ")],
+        &[via(ORIGIN, &["access-control-allow-origin: *"])],
+    ),
+    one(
+        &["auth-type", "enable-cors"],
+        &[(N, "auth-type", "basic"), (N, "auth-secret", "file"), (N, "enable-cors", "true")],
+        &[gets(ORIGIN, 401, &["access-control-allow-origin: *"])],
+    ),
+    one(
+        &["auth-secret"],
+        &[(N, "auth-type", "basic"), (N, "auth-secret", "junk")],
+        &[gets("GET /\nAuthorization: Basic YW5uOnNlY3JldA==", 401, &[])],
+    ),
+    on(
+        "/a/[0-9]+",
+        &["affinity", "session-cookie-path", "server-alias"],
+        &[
+            (N, "affinity", "cookie"),
+            (N, "use-regex", "true"),
+            (N, "session-cookie-path", "/a"),
+            (N, "server-alias", "b.example"),
+        ],
+        &[
+            via("GET /a/1", &["set-cookie~ Path=/a", "set-cookie~ INGRESSCOOKIE="]),
+            via("GET /a/2\nHost: b.example", &["set-cookie~ INGRESSCOOKIE="]),
+        ],
+    ),
+    one(
+        &["denylist-source-range", "whitelist-source-range"],
+        &[(N, "whitelist-source-range", "127.0.0.0/8"), (N, "denylist-source-range", "127.0.0.1")],
+        &[gets("GET /", 403, &[])],
+    ),
+    one(
+        &["x-forwarded-prefix"],
+        &[(N, "x-forwarded-prefix", "")],
+        &[to("GET /", "web", &["!x-forwarded-prefix"])],
+    ),
+    canary(
+        &["canary-by-header-pattern"],
+        &[(N, "canary", "true"), (N, "canary-by-header", "x-c"), (N, "canary-by-header-pattern", "[")],
+        &[to("GET /\nX-C: [", "web", &[]), to("GET /\nX-C: always", "web", &[])],
+    ),
 ];
 
 /// Annotations whose scenario needs more than requests and answers: the test that shows it.
@@ -895,6 +977,7 @@ fn start(scenario: &Scenario, web: &Backend, other: &Backend) -> Fleet {
     }
     fleet += &secret("staff", "ann", "{PLAIN}secret");
     fleet += &secret("file", "auth", "ann:{PLAIN}secret\n");
+    fleet += &secret("junk", "auth", "no password file\n");
     let (one, two) = (services(&one), services(&two));
     let mut files = vec![("fleet/all.yaml", fleet.as_str()), ("clusters/one/all.yaml", one.as_str())];
     if scenario.stage == Stage::Clusters {

@@ -110,6 +110,8 @@ pub enum Limit {
     HandshakeTimeout,
     /// `limits.connection_sources_max`
     ConnectionSources,
+    /// `limits.flows_max`
+    Flows,
     /// `layer4.maxConnections` of a `GatewayConfig` listener.
     ListenerConnections,
     /// `layer4.maxSourceConnections` of a `GatewayConfig` listener.
@@ -132,11 +134,15 @@ pub enum Limit {
     GzipStreams,
     /// Clients' certificates that a rule asks for (400, 403).
     ClientCertificate,
+    /// `pool.http2_connections_max`
+    Http2Connections,
+    /// `pool.http2_ping`
+    Http2Ping,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 41] = [
+    pub const ALL: [(Self, &'static str); 44] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -167,6 +173,7 @@ impl Limit {
         (Self::Handshakes, "handshakes"),
         (Self::HandshakeTimeout, "handshake_timeout"),
         (Self::ConnectionSources, "connection_sources"),
+        (Self::Flows, "flows"),
         (Self::ListenerConnections, "listener_connections"),
         (Self::SourceConnections, "source_connections"),
         (Self::SourceRate, "source_rate"),
@@ -178,6 +185,8 @@ impl Limit {
         (Self::PasswordChecks, "password_checks"),
         (Self::GzipStreams, "gzip_streams"),
         (Self::ClientCertificate, "rule_client_certificate"),
+        (Self::Http2Connections, "upstream_http2_connections"),
+        (Self::Http2Ping, "upstream_http2_ping"),
     ];
 }
 
@@ -283,6 +292,10 @@ pub struct WorkerStats {
     pub handshake_latency: Histogram,
     /// TLS handshakes with backends by how they ended.
     pub upstream_handshakes: [Counter; connect::Ended::ALL.len()],
+    /// Requests that were sent as streams of HTTP/2.
+    pub http2_upstream_streams_total: Counter,
+    /// Connections of HTTP/2 to endpoints, now.
+    pub http2_upstream_connections: Counter,
     /// Clients that left before their response was complete.
     pub client_aborts_total: Counter,
     /// Upgraded connections (WebSocket) open now.
@@ -353,6 +366,8 @@ impl WorkerStats {
             handshakes: Default::default(),
             handshake_latency: Histogram::default(),
             upstream_handshakes: Default::default(),
+            http2_upstream_streams_total: Counter::default(),
+            http2_upstream_connections: Counter::default(),
             client_aborts_total: Counter::default(),
             tunnels_open: Counter::default(),
             tunnels_evacuated_total: Counter::default(),
