@@ -241,7 +241,7 @@ fn what_protects_and_cannot_be_honoured_closes() {
         ("nginx.ingress.kubernetes.io/auth-url", "https://auth.example"),
         ("nginx.ingress.kubernetes.io/auth-tls-secret", "a/b/c"),
         ("mse.ingress.kubernetes.io/auth-tls-secret", "default/ca"),
-        ("nginx.ingress.kubernetes.io/backend-protocol", "GRPC"),
+        ("nginx.ingress.kubernetes.io/backend-protocol", "FCGI"),
     ] {
         assert!(read(&[(name.to_owned(), value.to_owned())]).0.closed.is_some(), "{name}");
     }
