@@ -10,8 +10,8 @@ use routing::id::{BackendId, ClusterId};
 use routing::model::{
     Application, Balance, COOKIE_ATTRIBUTES, CheckProbe, ClusterSpec, Detection, Filters, HashKey,
     HeaderEdits, HostPattern, Layer4, ListenerTls, NameKind, PathMatch, PathRewrite, PinMatch, Policy,
-    Predicate, Protocol, Rule, Security, SendProxy, Speech, Target, Transport, ValuePattern, Verification,
-    WeightedBackend, WildcardLabels,
+    Predicate, Protocol, RateKey, Rule, Security, SendProxy, Speech, Target, Transport, ValuePattern,
+    Verification, WeightedBackend, WildcardLabels,
 };
 
 /// A host pattern as people write it.
@@ -75,8 +75,9 @@ fn certificates(out: &mut String, tls: &ListenerTls) -> std::fmt::Result {
             NameKind::Wildcard => format!("*.{name}"),
             NameKind::Default => "any other name".to_owned(),
         };
+        let terms = set.terms.as_ref().map(|terms| format!(" {terms:?}")).unwrap_or_default();
         let secrets: Vec<&str> = set.certificates.iter().map(|certificate| &*certificate.secret).collect();
-        writeln!(out, "  certificate {shown}: {}", secrets.join(", "))?;
+        writeln!(out, "  certificate {shown}: {}{terms}", secrets.join(", "))?;
     }
     Ok(())
 }
@@ -208,6 +209,11 @@ impl Dump<'_> {
         if let Some(https) = filters.https {
             write!(out, "\n      to-https={} port={}", https.status, https.port)?;
         }
+        if let Some(client) = &filters.client {
+            let by = if client.by.is_some() { "" } else { " closed" };
+            write!(out, "\n      client-certificate {:?}{by} {:?}", client.demand, client.subject)?;
+            write!(out, " page={:?} passes={}", client.error_page, client.passes)?;
+        }
         if let Some(cors) = &filters.cors {
             write!(out, "\n      {cors:?}")?;
         }
@@ -215,8 +221,9 @@ impl Dump<'_> {
             write!(out, "\n      {:?} of {:?} exempt={:?}", limit.rate, limit.key, limit.exempt)?;
             write!(out, " else {} {:?}{}", limit.answer.status, limit.answer.body, limit.answer.location)?;
         }
-        if let Some(limit) = &filters.concurrency {
-            write!(out, "\n      at-once<={}", limit.max)?;
+        for limit in &filters.concurrency {
+            let of = if limit.key == RateKey::Source { " of each source" } else { "" };
+            write!(out, "\n      at-once<={}{of}", limit.max)?;
             write!(out, " else {} {:?}{}", limit.answer.status, limit.answer.body, limit.answer.location)?;
         }
         if filters.body_bytes_max > 0 {
@@ -276,6 +283,9 @@ impl Dump<'_> {
             {
                 write!(out, "[{} {:?}{}]", affinity.path, affinity.max_age, affinity.attributes)?;
             }
+        }
+        if policy.connections != default.connections {
+            write!(out, " {:?}", policy.connections)?;
         }
         if policy.retry != default.retry {
             write!(out, " {:?}", policy.retry)?;

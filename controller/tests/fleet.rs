@@ -476,3 +476,52 @@ fn a_refused_write_is_tried_again_and_counted() {
     hub.refuse("/apis/ringway.dev/v1alpha1/memberclusters/alpha/status", 0);
     rig.until("status", |_| ready(&hub, "alpha").is_some_and(|(ready, _)| ready == "True"));
 }
+
+/// More Ingresses than one answer of the API server holds; by the context that is named, whichever is current.
+#[test]
+fn the_ingresses_of_a_running_cluster_are_imported() {
+    let (wanted, other) = (ApiServer::start(), ApiServer::start());
+    for n in 0..600 {
+        let mut web = ingress(&format!("web-{n}"));
+        web["metadata"]["annotations"] = json!({"nginx.ingress.kubernetes.io/limit-rps": "10"});
+        wanted.put(web);
+    }
+    other.put(ingress("not-this-one"));
+    let temp = Temp::new();
+    std::fs::create_dir_all(&temp.0).unwrap();
+    let file = temp.0.join("kubeconfig");
+    let parts = |server: &ApiServer, name: &str| {
+        let text = server.kubeconfig("token");
+        let config: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+        let rename = |list: &str| {
+            let mut entry = config[list][0].clone();
+            entry["name"] = name.into();
+            entry
+        };
+        let context = json!({"name": name, "context": {"cluster": name, "user": name}});
+        (rename("clusters"), rename("users"), context)
+    };
+    let ((a, b, c), (d, e, f)) = (parts(&other, "other"), parts(&wanted, "wanted"));
+    let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "other",
+        "clusters": [a, d], "users": [b, e], "contexts": [c, f]});
+    std::fs::write(&file, config.to_string()).unwrap();
+    let import = controller::import::live(&file, Some("wanted")).unwrap();
+    let report = import.to_string();
+    assert!(
+        report.ends_with(
+            "600 Ingresses: 600 annotations honoured, 0 with a difference, 0 ignored, 0 refused\n"
+        ),
+        "{report}"
+    );
+    assert!(!import.refused() && import.gateway_api("public").matches("kind: HTTPRoute").count() == 600);
+    let import = controller::import::live(&file, None).unwrap().to_string();
+    assert!(import.contains("Ingress default/not-this-one") && import.contains("1 Ingresses"), "{import}");
+    let unknown = controller::import::live(&file, Some("typo")).err().unwrap();
+    assert!(
+        unknown.contains("--context typo: allowed, by") && unknown.contains("other, wanted"),
+        "{unknown}"
+    );
+    wanted.refuse("/apis/networking.k8s.io", 403);
+    let refused = controller::import::live(&file, Some("wanted")).err().unwrap();
+    assert!(refused.contains("http") && !refused.contains("token"), "{refused}");
+}

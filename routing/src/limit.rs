@@ -131,29 +131,84 @@ impl Sources {
 }
 
 /// Requests in flight that workers count together.
-#[derive(Debug, Default)]
-pub struct InFlight(AtomicU32);
+#[derive(Default)]
+pub struct InFlight {
+    all: AtomicU32,
+    sources: Option<Box<[Set]>>,
+}
 
 impl InFlight {
+    /// For bounds of each source. Of up to [`SOURCES_MAX`] at once; what is beyond is not counted.
+    #[must_use]
+    pub fn by_source() -> Self {
+        Self { all: AtomicU32::new(0), sources: Some((0..SETS).map(|_| Set::default()).collect()) }
+    }
+
     /// One more, unless there are `max`.
     #[must_use]
     pub fn enter(&self, max: u32) -> bool {
         // A request that is refused only reads.
         let enter = |now: u32| (now < max).then(|| now + 1);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter).is_ok()
+        self.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter).is_ok()
     }
 
     /// One less: once for each that entered.
     pub fn leave(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.all.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+        self.all.load(Ordering::Relaxed)
+    }
+
+    /// One more of this source, given by a hash of its address that no client can foresee, unless there are `max`.
+    #[must_use]
+    pub fn enter_of(&self, source: u64, max: u32) -> bool {
+        let Some(ways) = self.ways(source) else { return self.enter(max) };
+        let tag = source & TAG;
+        let max = u64::from(max).min(COUNT);
+        for _ in 0..TRIES {
+            let loaded = ways.iter().map(|way| (way, way.load(Ordering::Relaxed)));
+            let own = loaded.clone().find(|(_, entry)| *entry != 0 && entry & TAG == tag);
+            // No room: it is not counted, and `leave_of` finds nothing to take away.
+            let Some((way, entry)) = own.or_else(|| loaded.clone().find(|(_, entry)| *entry == 0)) else {
+                return true;
+            };
+            if entry & COUNT >= max {
+                return false;
+            }
+            let next = tag | (entry & COUNT) + 1;
+            if way.compare_exchange(entry, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// One less of this source: once for each that entered.
+    pub fn leave_of(&self, source: u64) {
+        let Some(ways) = self.ways(source) else { return self.leave() };
+        let leave = |entry: u64| {
+            let is_own = entry != 0 && entry & TAG == source & TAG;
+            // The last one gives the place back.
+            is_own.then(|| if entry & COUNT > 1 { entry - 1 } else { 0 })
+        };
+        let _ = ways.iter().find(|way| way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, leave).is_ok());
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "the index takes some bits of the hash")]
+    fn ways(&self, source: u64) -> Option<&[AtomicU64; WAYS]> {
+        // Other bits than those of the tag: it has the upper ones.
+        self.sources.as_ref().map(|sets| &sets[source as usize % SETS].0)
     }
 }
+
+/// Of an entry of [`InFlight`]: how many.
+const COUNT: u64 = 0xffff;
+/// Of an entry of [`InFlight`]: whose.
+const TAG: u64 = !COUNT;
 
 /// State that workers share beside plain data. Any two are equal: what stands in it is no configuration.
 #[derive(Default)]
@@ -259,5 +314,50 @@ mod tests {
         assert!(state.enter(2) && state.enter(2) && !state.enter(2));
         state.leave();
         assert!(state.enter(2) && state.count() == 2);
+    }
+
+    #[test]
+    fn what_each_source_has_in_flight_is_bounded_and_given_back() {
+        let state = InFlight::by_source();
+        let hash = |n: u64| crate::balance::hash::hash(&n.to_le_bytes());
+        for source in 0..1_000 {
+            assert!(state.enter_of(hash(source), 2) && state.enter_of(hash(source), 2), "{source}");
+            assert!(!state.enter_of(hash(source), 2), "{source}");
+        }
+        // More sources than are remembered: nobody who keeps to the bound is refused, and nothing is left over.
+        assert!((1_000..50_000).all(|source| state.enter_of(hash(source), 1)));
+        (1_000..50_000).for_each(|source| state.leave_of(hash(source)));
+        (0..1_000).for_each(|source| [(); 2].iter().for_each(|()| state.leave_of(hash(source))));
+        assert!((0..1_000).all(|source| state.enter_of(hash(source), 1)));
+        assert!(!state.enter_of(hash(1), 1));
+    }
+
+    /// From four threads: never more than the bound at once, and all places are free in the end.
+    #[test]
+    fn sources_are_counted_by_all_workers_together() {
+        let (state, now, most) = (
+            Shared::new(InFlight::by_source()),
+            Shared::new(AtomicU32::new(0)),
+            Shared::new(AtomicU32::new(0)),
+        );
+        let workers: Vec<_> = (0..4)
+            .map(|_| {
+                let (state, now, most) = (state.clone(), now.clone(), most.clone());
+                std::thread::spawn(move || {
+                    for _ in 0..20_000 {
+                        if state.get().enter_of(7 << 40, 2) {
+                            most.get()
+                                .fetch_max(now.get().fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                            now.get().fetch_sub(1, Ordering::SeqCst);
+                            state.get().leave_of(7 << 40);
+                        }
+                    }
+                })
+            })
+            .collect();
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        assert!((1..=2).contains(&most.get().load(Ordering::SeqCst)));
+        assert!(state.get().enter_of(7 << 40, 2) && state.get().enter_of(7 << 40, 2));
+        assert!(!state.get().enter_of(7 << 40, 2));
     }
 }

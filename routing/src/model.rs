@@ -25,12 +25,16 @@ pub use self::failover::{
     CheckProbe, Condition, Detection, ErrorRatio, Failback, HealthCheck, HedgeMode, WriteFence,
 };
 pub use self::filter::{
-    Access, ConcurrencyLimit, Cors, Fallback, Filters, HttpsRedirect, Mirror, Origins, RateKey, RateLimit,
+    Access, ClientCertificate, ConcurrencyLimit, Cors, Demand, Fallback, Filters, HttpsRedirect, Mirror,
+    Origins, RateKey, RateLimit,
 };
 pub use self::layer4::{Established, Layer4, SendProxy, Speech};
 pub use self::password::{BasicAuth, PasswordHash, ShaCrypt, Users};
 pub use self::predicate::Predicate;
-pub use self::tls::{Certificate, CertificateSet, ListenerTls, NameKind, SigningKey};
+pub use self::tls::{
+    Authorities, Certificate, CertificateSet, ClientAuth, ListenerTls, NameKind, SigningKey, Terms,
+    TlsVersion,
+};
 pub use self::transport::{Application, BackendTls, Security, TlsSettings, Transport, Verification};
 use crate::id::{BackendId, BindId, ClusterId, EndpointId, ListenerId, NodeId, ZoneId};
 use crate::matcher::path::PathIndex;
@@ -342,6 +346,8 @@ pub struct Policy {
     pub retry: RetryPolicy,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// Bounds of connections to endpoints.
+    pub connections: ConnectionBounds,
     /// When an endpoint is ejected.
     pub outlier: OutlierPolicy,
     /// When a second attempt is made.
@@ -442,6 +448,18 @@ pub struct RetryPolicy {
     pub statuses: Box<[u16]>,
     /// Also replay requests that are not idempotent. Default: never (RFC 9110 §9.2.2).
     pub non_idempotent: bool,
+    /// How long after the request's beginning another try may begin. Default zero = as long as the request may take.
+    pub time_max: Duration,
+}
+
+/// Bounds of connections to endpoints, of one rule. 0 = none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionBounds {
+    /// Requests in flight on one endpoint, the whole node's: in HTTP/1 each has a connection of its own. Every worker has
+    /// its share, at least one.
+    pub endpoint_max: u32,
+    /// Requests that one connection carries before it is closed.
+    pub requests_max: u32,
 }
 
 /// Time limits of an exchange. Zero = none.
@@ -483,7 +501,9 @@ impl Default for Policy {
                 body_bytes_max: 64 * 1024,
                 statuses: Box::default(),
                 non_idempotent: false,
+                time_max: Duration::ZERO,
             },
+            connections: ConnectionBounds::default(),
             timeouts: Timeouts {
                 connect: Duration::from_secs(1),
                 attempt: Duration::ZERO,

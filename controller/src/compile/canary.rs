@@ -21,7 +21,9 @@ pub const ALONE: &str = "ignored: no Ingress without canary has this host and pa
 const OTHER_TOTAL: &str = "ignored: another canary of this host and path has another canary-weight-total";
 
 /// A row of one host, as it is served.
-pub struct Served {
+pub struct Served<'a> {
+    /// The row that it comes from, or whose filters it is lent.
+    pub row: &'a Row,
     /// What must hold.
     pub matches: RuleMatch,
     /// The digest of it, as rows have one.
@@ -34,7 +36,7 @@ pub struct Served {
 pub type Told = BTreeSet<(Arc<str>, &'static str)>;
 
 /// The rows of one host, which are in order of precedence, with the canaries put where they belong.
-pub fn compose(rows: &[Placed<'_>], told: &mut Told) -> Vec<Served> {
+pub fn compose<'a>(rows: &[Placed<'a>], told: &mut Told) -> Vec<Served<'a>> {
     let is_canary = |row: &&Placed<'_>| row.1.canary.is_some();
     let mut out = Vec::with_capacity(rows.len());
     if !rows.iter().any(|row| is_canary(&row)) {
@@ -55,8 +57,8 @@ pub fn compose(rows: &[Placed<'_>], told: &mut Told) -> Vec<Served> {
                 let mut matches = row.matches.clone();
                 matches.more = matches.more.iter().cloned().chain([when.when.clone()]).collect();
                 match when.word {
-                    CanaryWord::Always => out.push(conditional(matches, &to)),
-                    CanaryWord::Never => out.push(conditional(matches, &row.action)),
+                    CanaryWord::Always => out.push(conditional(row, matches, &to)),
+                    CanaryWord::Never => out.push(conditional(row, matches, &row.action)),
                 }
             }
         }
@@ -71,12 +73,12 @@ pub fn compose(rows: &[Placed<'_>], told: &mut Told) -> Vec<Served> {
     out
 }
 
-fn plain(row: &Row, action: &Arc<RuleAction>) -> Served {
-    Served { matches: row.matches.clone(), digest: row.digest, action: Arc::clone(action) }
+fn plain<'a>(row: &'a Row, action: &Arc<RuleAction>) -> Served<'a> {
+    Served { row, matches: row.matches.clone(), digest: row.digest, action: Arc::clone(action) }
 }
 
-fn conditional(matches: RuleMatch, action: &Arc<RuleAction>) -> Served {
-    Served { digest: digest::of(&matches), matches, action: Arc::clone(action) }
+fn conditional<'a>(row: &'a Row, matches: RuleMatch, action: &Arc<RuleAction>) -> Served<'a> {
+    Served { row, digest: digest::of(&matches), matches, action: Arc::clone(action) }
 }
 
 /// A canary of one row.

@@ -28,13 +28,15 @@ const ALLOWED: &str = "bcrypt ($2y$ of cost 4 to 14), $apr1$, $1$, $5$, $6$ (100
                        {PLAIN}; not crypt's DES";
 
 /// The names of a Secret, and what is wrong with those that are left out.
-pub(super) fn users(secret: &FleetSecret, form: SecretForm) -> (Users, Vec<String>) {
+///
+/// # Errors
+/// When it is no Secret of this form.
+pub(super) fn users(secret: &FleetSecret, form: SecretForm) -> Result<(Users, Vec<String>), &'static str> {
     let mut found = Found::default();
     match form {
-        SecretForm::File => match secret.others.get("auth") {
-            None => found.wrong.push("data[auth] is missing: an auth-file Secret has it".to_owned()),
-            Some(file) => found.file(file),
-        },
+        SecretForm::File => {
+            found.file(secret.others.get("auth").ok_or("data[auth] is missing: an auth-file Secret has it")?);
+        }
         SecretForm::Map => {
             for (name, hash) in &secret.others {
                 let place = format!("data[{}]", crate::verdict::shown(name));
@@ -45,7 +47,7 @@ pub(super) fn users(secret: &FleetSecret, form: SecretForm) -> (Users, Vec<Strin
             }
         }
     }
-    (found.users, found.wrong)
+    Ok((found.users, found.wrong))
 }
 
 #[derive(Default)]
@@ -190,7 +192,8 @@ mod tests {
     fn a_bad_line_costs_itself_only_and_no_hash_is_shown() {
         let file = "# staff\nann:{PLAIN}a\n\nbob\ncid:rqXexS6ZhobKA\nann:{PLAIN}b\ndan:{PLAIN}d:a comment\n";
         let others = [("auth".to_owned(), file.as_bytes().to_vec())].into();
-        let (users, wrong) = users(&FleetSecret { others, ..FleetSecret::default() }, SecretForm::File);
+        let (users, wrong) =
+            users(&FleetSecret { others, ..FleetSecret::default() }, SecretForm::File).unwrap();
         assert_eq!(users.len(), 2);
         assert_eq!(users.find("ann"), Some(&PasswordHash::Plain(Arc::from("a"))));
         assert_eq!(users.find("dan"), Some(&PasswordHash::Plain(Arc::from("d"))));
@@ -207,7 +210,7 @@ mod tests {
             ("bob".to_owned(), vec![0xff]),
         ];
         let secret = FleetSecret { others: others.into(), ..FleetSecret::default() };
-        let (users, wrong) = users(&secret, SecretForm::Map);
+        let (users, wrong) = users(&secret, SecretForm::Map).unwrap();
         assert!(users.find("ann").is_some() && users.len() == 1);
         assert_eq!(wrong, ["data[bob]: not UTF-8"]);
     }

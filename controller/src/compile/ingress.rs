@@ -1,6 +1,6 @@
 //! `Ingress` to rows: class, hosts, paths, default backend. What a row does is `action`'s.
 
-mod action;
+pub(super) mod action;
 mod protect;
 
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use std::sync::Arc;
 use k8s_openapi::api::networking::v1::{Ingress, IngressSpec};
 use routing::id::ListenerId;
 use routing::model::{
-    BasicAuth, Filters, FixedResponse, HostKey, HostPattern, PathMatch, Predicate, Redirect, RuleAction,
-    RuleMatch, Target, WildcardLabels,
+    Access, BasicAuth, ClientAuth, ClientCertificate, Filters, FixedResponse, HostKey, HostPattern,
+    PathMatch, Predicate, Redirect, RuleAction, RuleMatch, Target, Terms, WildcardLabels,
 };
 
 use crate::compile::annotations::{self, Annotations, Matching, Reading};
@@ -32,6 +32,10 @@ struct Compiler<'a> {
     /// The class's listeners that `listen-ports` leaves.
     listeners: Vec<ListenerId>,
     canary: Option<Arc<CanaryRow>>,
+    /// Source ranges of its hosts.
+    domain: Option<Arc<Access>>,
+    /// Which certificates clients must show.
+    client: Option<ClientCertificate>,
     /// Who may come by name and password.
     basic: Option<BasicAuth>,
 }
@@ -46,18 +50,21 @@ pub fn compile(env: &mut Env<'_>, object: &Object, ingress: &Ingress) -> RouteOu
             Reading { id: &object.id, members: &env.context.members, regexes: &mut *env.regexes };
         annotations::read(&object.annotations, &mut reading, &mut builder.out.notes)
     };
+    let spec = ingress.spec.clone().unwrap_or_default();
+    let (client, auth) = protect::client(&mut builder, read.checks.client.as_ref());
     builder.out.transport = read.transport.clone();
     let canary = read.canary.take().map(|spec| {
         let own_policy = read.part != Part::default();
         Arc::new(CanaryRow { spec, own_policy })
     });
     let listeners = listeners(&mut builder, &class, &read);
+    let domain = read.checks.domain.clone().map(Arc::new);
     let at = listeners.iter().filter_map(|id| builder.env.context.listeners.get(id));
     builder.out.standing = Standing::Ingress(super::Compiler::particular(at.map(|spec| spec.addr.ip())));
     let basic = read.checks.basic.as_ref().map(|spec| protect::basic(&mut builder, spec));
-    let compiler = Compiler { class: &class, annotations: &read, listeners, canary, basic };
-    let spec = ingress.spec.clone().unwrap_or_default();
+    let compiler = Compiler { class: &class, annotations: &read, listeners, canary, domain, client, basic };
     certificates(&mut builder, &class, &spec);
+    terms(&mut builder, &class, &read, (&spec, auth));
     let index = compiler.rules(&mut builder, &spec);
     if let Some(backend) = &spec.default_backend {
         let all = PathMatch::Prefix(Arc::from("/"));
@@ -117,6 +124,35 @@ fn certificates(builder: &mut Builder<'_, '_>, class: &Class, spec: &IngressSpec
             hosts,
         });
     }
+}
+
+/// What handshakes with its hosts are made under.
+fn terms(
+    builder: &mut Builder<'_, '_>,
+    class: &Class,
+    read: &Annotations,
+    (spec, client): (&IngressSpec, Option<Arc<ClientAuth>>),
+) {
+    let wanted = read.checks.terms.clone().unwrap_or_default();
+    let terms = Terms {
+        min: wanted.min.unwrap_or_default(),
+        max: wanted.max,
+        ciphers: wanted.ciphers.into(),
+        client,
+    };
+    if terms == Terms::default() {
+        return;
+    }
+    let rules = spec.rules.iter().flatten().map(|rule| rule.host.as_deref().unwrap_or_default());
+    // What is no host was refused where it stands.
+    let hosts = rules.filter_map(|host| match host {
+        "" => Some(HostPattern::Any),
+        host => text::host(host, WildcardLabels::One).ok(),
+    });
+    let hosts = hosts.chain(read.address.aliases.iter().cloned()).collect();
+    builder.out.terms = Some((hosts, Arc::new(terms)));
+    let secure = class.listeners.iter().filter(|id| builder.env.context.secure.contains_key(id));
+    builder.out.secure = secure.copied().collect();
 }
 
 /// The class that serves it; `None` when none of ours does, which is then remarked on.
@@ -290,6 +326,8 @@ impl Compiler<'_> {
                 builder.row(Row {
                     order: self.annotations.order.unwrap_or(ORDER_DEFAULT),
                     canary: self.canary.clone(),
+                    domain: self.domain.clone(),
+                    lists: self.annotations.checks.access.as_ref().is_some_and(|own| !own.allow.is_empty()),
                     ..Row::new(key, rank, matches.clone(), action.clone())
                 });
             }

@@ -16,7 +16,7 @@ const TIDY_EACH: usize = 256;
 #[derive(Debug, Default)]
 pub struct Limits {
     rates: HashMap<(Key, Rate, RateKey), Shared<RateState>>,
-    flights: HashMap<Key, Shared<InFlight>>,
+    flights: HashMap<(Key, RateKey), Shared<InFlight>>,
 }
 
 impl Limits {
@@ -35,10 +35,16 @@ impl Limits {
     }
 
     /// The state of a bound of requests at once.
-    pub fn in_flight(&mut self, key: Key) -> Shared<InFlight> {
+    pub fn in_flight(&mut self, key: Key, of: RateKey) -> Shared<InFlight> {
         if self.flights.len() % TIDY_EACH == TIDY_EACH - 1 {
             self.flights.retain(|_, state| state.is_shared());
         }
-        self.flights.entry(key).or_default().clone()
+        let fresh = || {
+            Shared::new(match of {
+                RateKey::All => InFlight::default(),
+                RateKey::Source => InFlight::by_source(),
+            })
+        };
+        self.flights.entry((key, of)).or_insert_with(fresh).clone()
     }
 }

@@ -34,6 +34,7 @@ pub mod canary;
 mod capacity;
 mod cloud;
 pub mod context;
+mod domain;
 pub mod filters;
 mod findings;
 pub mod gateway_api;
@@ -282,7 +283,7 @@ impl Compiler {
             self.secrets.stale |= before.as_ref().is_some_and(|before| !before.tls.is_empty());
             return before;
         };
-        let tls = |output: &RouteOutput| (output.tls.clone(), output.secure.clone());
+        let tls = |output: &RouteOutput| (output.tls.clone(), output.secure.clone(), output.terms.clone());
         self.secrets.stale |= self.routes.get(id).map(tls).unwrap_or_default() != tls(&output);
         self.reports |= self.routes.get(id).is_none_or(|before| before.notes != output.notes);
         for key in &output.backends {
@@ -359,7 +360,10 @@ impl Compiler {
             .collect();
         order::sort(&mut rows);
         let mut told = canary::Told::new();
+        let domain = domain::Domain::of(&rows);
         let rows = canary::compose(&rows, &mut told);
+        let strangers = domain.iter().flat_map(domain::Domain::strangers);
+        told.extend(strangers.map(|route| (route.clone(), domain::ANOTHERS)));
         let mut shadowed: Vec<(Arc<str>, Arc<str>)> = Vec::new();
         let mut rules: Vec<Rule> = Vec::with_capacity(rows.len());
         // Of two rows with the same match only the first can ever serve.
@@ -375,7 +379,11 @@ impl Compiler {
                 continue;
             }
             seen.insert(row.digest, rules.len());
-            rules.push(Rule { matches: row.matches, action: row.action });
+            let action = match &domain {
+                Some(domain) => domain.guard(row.row, &row.action),
+                None => row.action,
+            };
+            rules.push(Rule { matches: row.matches, action });
         }
         let mut named: Vec<(ObjectId, String)> = shadowed
             .iter()

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use routing::id::{BackendId, ListenerId};
 use routing::model::{
-    Balance, Carrier, HeaderEdits, HostKey, Policy, Rewrite, RuleAction, RuleMatch, Speech, StatSlot, Target,
+    Access, Balance, Carrier, HeaderEdits, HostKey, HostPattern, Policy, Rewrite, RuleAction, RuleMatch,
+    Speech, StatSlot, Target, Terms,
 };
 
 use crate::compile::canary::CanaryRow;
@@ -37,6 +38,10 @@ pub struct Row {
     pub order: u16,
     /// A canary serves only beside a row of another Ingress with the same match.
     pub canary: Option<Arc<CanaryRow>>,
+    /// Source ranges that its Ingress asks for, for the whole host.
+    pub domain: Option<Arc<Access>>,
+    /// Has its Ingress a list of its own of who may come? It comes before the host's.
+    pub lists: bool,
     /// What must hold.
     pub matches: RuleMatch,
     /// What is done.
@@ -50,7 +55,17 @@ impl Row {
     #[must_use]
     pub fn new(key: HostKey, rank: Rank, matches: RuleMatch, action: Arc<RuleAction>) -> Self {
         let digest = crate::digest::of(&matches);
-        Self { key, rank, order: ORDER_DEFAULT, canary: None, matches, action, digest }
+        Self {
+            key,
+            rank,
+            order: ORDER_DEFAULT,
+            canary: None,
+            domain: None,
+            lists: false,
+            matches,
+            action,
+            digest,
+        }
     }
 }
 
@@ -87,6 +102,8 @@ pub struct RouteOutput {
     pub secrets: BTreeSet<(Arc<str>, Arc<str>)>,
     /// Of an Ingress: the certificates of `spec.tls`, and on which listeners with TLS they are used.
     pub tls: Vec<SecretUse>,
+    /// What handshakes with its hosts are made under.
+    pub terms: Option<(Vec<HostPattern>, Arc<Terms>)>,
     /// The listeners with TLS that it is served on.
     pub secure: Vec<ListenerId>,
     /// Of an Ingress: what its annotations say of how its backends are spoken to.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{self, SHA256};
 use routing::id::ListenerId;
 use routing::model::{
-    Certificate, CertificateSet, HostPattern, ListenerSpec, ListenerTls, SigningKey, WildcardLabels,
+    Certificate, CertificateSet, HostPattern, ListenerSpec, ListenerTls, SigningKey, Terms, WildcardLabels,
 };
 use rustls::SignatureAlgorithm;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
@@ -69,6 +69,8 @@ struct Claim {
     namespace: Arc<str>,
     by: ObjectId,
     certificates: Vec<Arc<Certificate>>,
+    /// What handshakes with it are made under.
+    terms: Option<Arc<Terms>>,
 }
 
 impl Secrets {
@@ -126,10 +128,11 @@ impl Secrets {
         routes: &BTreeMap<ObjectId, RouteOutput>,
         older: &mut HashMap<SecretName, Loaded>,
     ) -> BTreeMap<ListenerId, Names> {
-        let mut with_tls: Vec<_> = routes.iter().filter(|(_, route)| !route.tls.is_empty()).collect();
+        let asks = |route: &RouteOutput| !route.tls.is_empty() || route.terms.is_some();
+        let mut with_tls: Vec<_> = routes.iter().filter(|(_, route)| asks(route)).collect();
         with_tls.sort_by_key(|(id, route)| (route.created, *id));
         let mut listeners: BTreeMap<ListenerId, Names> = BTreeMap::new();
-        for (_, route) in with_tls {
+        for (_, route) in &with_tls {
             for wanted in &route.tls {
                 let Some(certificate) = self.certificate(world, wanted, older) else { continue };
                 self.compare_names(wanted, &certificate);
@@ -143,13 +146,27 @@ impl Secrets {
                 }
             }
         }
+        for (id, route) in &with_tls {
+            let Some((hosts, terms)) = &route.terms else { continue };
+            for host in hosts {
+                let mut refused = None;
+                for listener in &route.secure {
+                    let names = listeners.entry(*listener).or_default();
+                    refused = refused.or(names.bind(host, terms, &id.namespace).err());
+                }
+                if let Some(reason) = refused {
+                    let field = "metadata.annotations";
+                    self.remark(id, Severity::RefusedPart, field, &name_text(host), reason.to_owned());
+                }
+            }
+        }
         listeners
     }
 
     fn by_name(&mut self, names: Option<&Names>) -> ListenerTls {
         let mut tls = ListenerTls::default();
         for (name, claim) in names.into_iter().flat_map(|names| &names.0) {
-            let set = self.set(&claim.certificates);
+            let set = self.set(&claim.certificates, claim.terms.as_ref());
             tls.add(name, &set);
         }
         tls
@@ -178,17 +195,17 @@ impl Secrets {
         }
         let mut tls = ListenerTls::default();
         for (name, certificates) in names {
-            let set = self.set(&certificates);
+            let set = self.set(&certificates, None);
             tls.add(name, &set);
         }
         if !all.is_empty() {
-            let set = self.set(&all);
+            let set = self.set(&all, None);
             tls.add(&HostPattern::Any, &set);
         }
         tls
     }
 
-    fn set(&mut self, certificates: &[Arc<Certificate>]) -> Arc<CertificateSet> {
+    fn set(&mut self, certificates: &[Arc<Certificate>], terms: Option<&Arc<Terms>>) -> Arc<CertificateSet> {
         let mut ordered: Vec<&Arc<Certificate>> = Vec::new();
         for certificate in certificates {
             if !ordered.iter().any(|other| Arc::ptr_eq(other, certificate)) {
@@ -197,9 +214,12 @@ impl Secrets {
         }
         // The cheaper to sign with first.
         ordered.sort_by_key(|certificate| is_rsa(certificate));
-        let key = ordered.iter().map(|certificate| Arc::as_ptr(certificate).addr()).collect();
+        // What a set holds on to keeps its address.
+        let addresses = ordered.iter().map(|certificate| Arc::as_ptr(certificate).addr());
+        let key = addresses.chain(terms.map(|terms| Arc::as_ptr(terms).addr())).collect();
         let set = self.sets.entry(key).or_insert_with(|| {
-            Arc::new(CertificateSet { certificates: ordered.into_iter().cloned().collect() })
+            let certificates = ordered.into_iter().cloned().collect();
+            Arc::new(CertificateSet { certificates, terms: terms.cloned() })
         });
         Arc::clone(set)
     }
@@ -258,6 +278,48 @@ impl Secrets {
 }
 
 impl Names {
+    /// Puts a host that has a certificate under terms; those of an older Ingress come first, each kind by itself.
+    fn bind(
+        &mut self,
+        host: &HostPattern,
+        terms: &Arc<Terms>,
+        namespace: &Arc<str>,
+    ) -> Result<(), &'static str> {
+        if !self.0.contains_key(host) {
+            // A wildcard's certificate, under terms of the host's own.
+            let found = self.0.iter().find(|(name, _)| covers(name, host)).map(|(_, claim)| claim);
+            let claim = found
+                .ok_or("no certificate for this host: it is not served over TLS, its terms mean nothing")?;
+            let (by, certificates) = (claim.by.clone(), claim.certificates.clone());
+            let claim = Claim { namespace: claim.namespace.clone(), by, certificates, terms: None };
+            self.0.insert(host.clone(), claim);
+        }
+        let Some(claim) = self.0.get_mut(host) else { return Ok(()) };
+        if claim.namespace != *namespace {
+            return Err(
+                "the host's certificate is another namespace's, whose Ingresses decide on handshakes",
+            );
+        }
+        let Some(before) = claim.terms.take() else {
+            claim.terms = Some(Arc::clone(terms));
+            return Ok(());
+        };
+        let differs = before.client.is_some() && terms.client.is_some() && before.client != terms.client;
+        let joined = Terms {
+            min: before.min.max(terms.min),
+            max: before.max.or(terms.max),
+            ciphers: if before.ciphers.is_empty() { terms.ciphers.clone() } else { before.ciphers.clone() },
+            client: before.client.clone().or_else(|| terms.client.clone()),
+        };
+        claim.terms = Some(if joined == *before { before } else { Arc::new(joined) });
+        if differs {
+            return Err(
+                "an older Ingress asks clients of this host for other certificates: requests get 421",
+            );
+        }
+        Ok(())
+    }
+
     /// Adds a certificate to the names that it is wanted for; those that belong to another namespace go to `refused`.
     fn claim(
         &mut self,
@@ -270,6 +332,7 @@ impl Names {
                 namespace: Arc::clone(&wanted.by.namespace),
                 by: wanted.by.clone(),
                 certificates: Vec::new(),
+                terms: None,
             });
             if claim.namespace == wanted.by.namespace {
                 claim.certificates.push(Arc::clone(certificate));

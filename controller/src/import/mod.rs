@@ -1,6 +1,7 @@
 //! Ingresses of another gateway, read as they are: a verdict on each annotation, and what they would be in the Gateway
 //! API. Needs no members and no classes: any folder of YAML, or what `kubectl get ingress -A -o yaml` printed.
 
+mod live;
 mod routes;
 
 use std::collections::BTreeMap;
@@ -14,10 +15,13 @@ use k8s_openapi::api::networking::v1::Ingress;
 use crate::compile::annotations::{self, Annotations, Reading};
 use crate::crd::EndpointMode;
 use crate::merge::Member;
+use crate::object::ObjectId;
 use crate::object::{Object, Source, Spec};
 use crate::text::Regexes;
 use crate::verdict::{Note, Notes, Severity};
 use crate::watch::decode::{Format, decode_text};
+
+pub use self::live::live;
 
 /// Files of one import.
 const FILES_MAX: usize = 10_000;
@@ -54,26 +58,20 @@ pub fn import(path: &Path) -> Result<Import, String> {
         match decode_text(&text, format, &Source::Fleet) {
             Ok(decoded) => {
                 found.extend(decoded.objects.into_iter().map(|(object, _)| (object, file.clone())));
-                let named = decoded.problems.into_iter().map(|(id, note)| {
-                    let id = id.map_or_else(String::new, |id| format!("{id}: "));
-                    format!("{}: {id}{}: {}", file.display(), note.field, note.reason)
-                });
-                problems.extend(named);
+                problems.extend(named(&file, decoded.problems));
             }
             Err(error) => problems.push(format!("{}: {error}", file.display())),
         }
     }
-    let members = members(found.iter().map(|(object, _)| object));
-    let mut regexes = Regexes::default();
-    let ingresses = found.into_iter().filter_map(|(object, origin)| {
-        let Spec::Ingress(ingress) = &object.spec else { return None };
-        let ingress = Ingress::clone(ingress);
-        let mut notes = Notes::default();
-        let mut reading = Reading { id: &object.id, members: &members, regexes: &mut regexes };
-        let read = annotations::read(&object.annotations, &mut reading, &mut notes);
-        Some(Imported { ingress, read, notes: notes.to_vec(), origin, object })
-    });
-    Ok(Import { ingresses: ingresses.collect(), problems })
+    Ok(Import::of(found, problems))
+}
+
+/// Problems of one source, for people.
+fn named(origin: &Path, problems: Vec<(Option<ObjectId>, Note)>) -> impl Iterator<Item = String> {
+    problems.into_iter().map(move |(id, note)| {
+        let id = id.map_or_else(String::new, |id| format!("{id}: "));
+        format!("{}: {id}{}: {}", origin.display(), note.field, note.reason)
+    })
 }
 
 fn collect(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
@@ -130,6 +128,21 @@ fn members<'a>(objects: impl Iterator<Item = &'a Object>) -> BTreeMap<Arc<str>, 
 }
 
 impl Import {
+    /// The Ingresses among these objects, with what their annotations say.
+    fn of(found: Vec<(Object, PathBuf)>, problems: Vec<String>) -> Self {
+        let members = members(found.iter().map(|(object, _)| object));
+        let mut regexes = Regexes::default();
+        let ingresses = found.into_iter().filter_map(|(object, origin)| {
+            let Spec::Ingress(ingress) = &object.spec else { return None };
+            let ingress = Ingress::clone(ingress);
+            let mut notes = Notes::default();
+            let mut reading = Reading { id: &object.id, members: &members, regexes: &mut regexes };
+            let read = annotations::read(&object.annotations, &mut reading, &mut notes);
+            Some(Imported { ingress, read, notes: notes.to_vec(), origin, object })
+        });
+        Self { ingresses: ingresses.collect(), problems }
+    }
+
     /// Was anything refused, or could it not be read?
     #[must_use]
     pub fn refused(&self) -> bool {

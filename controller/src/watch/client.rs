@@ -68,7 +68,7 @@ impl Contact {
 }
 
 /// An error with what caused it: "client error (Connect): tcp connect error: Connection refused".
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -20,6 +20,7 @@ use wire::h1::encode::{self, Edits, RequestEdit};
 use wire::head::{Persistence, RequestView};
 
 use super::account::Held;
+use super::filter;
 use super::forward::Forwarding;
 use super::relay::copy_of;
 use super::rescue::Lane;
@@ -323,6 +324,12 @@ pub(super) fn request_bytes(flow: &Flow<'_>, pick: &Pick) -> Result<Buf, End> {
         }
         Some(Fallen::NoEndpoint) | None => (super::rewrite::path(rewrite, flow.view.path(), path_out), None),
     };
+    let filters = flow.rule.action().filters.as_deref();
+    let mut failed = String::new();
+    let mut own: filter::Told<'_> = own.into_iter().collect();
+    if let Some(wanted) = filters.and_then(|filters| filters.client.as_ref()) {
+        own.extend(filter::shown_fields(wanted, flow.client, &mut failed));
+    }
     let edit = RequestEdit {
         authority: rewrite.hostname.as_ref().map(|host| host.as_bytes()),
         path,
@@ -333,7 +340,7 @@ pub(super) fn request_bytes(flow: &Flow<'_>, pick: &Pick) -> Result<Buf, End> {
         ],
         forwarded: forwarding.fields(flow.settings, flow.client, &flow.view),
         upgrade: flow.view.head.upgrade.map(|span| span.of(flow.view.bytes)),
-        own: own.as_slice(),
+        own: &own,
         ..RequestEdit::default()
     };
     head_out.clear();

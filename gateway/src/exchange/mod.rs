@@ -408,6 +408,10 @@ impl Request<'_> {
         if self.work.response_by.is_some_and(|due| self.work.seen >= due) {
             return Next::Done(self.reply(Reply::new(504, failed.reason)).await);
         }
+        let retry_time = rule.policy().retry.time_max;
+        if !retry_time.is_zero() && self.work.seen.since(self.began) >= retry_time {
+            return Next::Done(self.reply(reply::given_up(&failed)).await);
+        }
         let decision = self.worker.table.borrow().retry(
             pick.backend,
             attempt,

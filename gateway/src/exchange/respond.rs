@@ -289,6 +289,10 @@ fn keep(flow: &Flow<'_>, up: Upstream) {
     if conn.is_writing() && !matches!(conn.poll_write(noop), Poll::Ready((Ok(()), _))) {
         return;
     }
+    let bound = flow.rule.policy().connections.requests_max;
+    if bound > 0 && conn.count_request() >= bound {
+        return;
+    }
     let max = flow.settings.pool_idle_max;
     match flow.worker.pool.put(flow.held.pick.endpoint, conn, max, flow.work.seen) {
         Kept::Yes | Kept::Gone => {}

@@ -106,6 +106,8 @@ pub struct Conn {
     cancel: Cancel,
     reading: bool,
     writing: bool,
+    /// Requests that were counted.
+    requests: u32,
 }
 
 #[derive(Default)]
@@ -127,6 +129,7 @@ impl Conn {
             cancel,
             reading: false,
             writing: false,
+            requests: 0,
         }
     }
 
@@ -144,8 +147,8 @@ impl Conn {
         let stream = std::mem::replace(&mut self.stream, Stream::Gone);
         let (canceller, early) = (self.canceller.take(), self.early.take());
         let (reading, writing) = (std::mem::take(&mut self.reading), std::mem::take(&mut self.writing));
-        let Self { peer, fd, cancel, .. } = *self;
-        Self { stream, canceller, early, peer, fd, cancel, reading, writing }
+        let Self { peer, fd, cancel, requests, .. } = *self;
+        Self { stream, canceller, early, peer, fd, cancel, reading, writing, requests }
     }
 
     /// Who is at the other end.
@@ -175,6 +178,12 @@ impl Conn {
         if let Some(done) = DESK.with(|desk| desk.read.take()) {
             self.early.get_or_insert_default().read = Some(done);
         }
+    }
+
+    /// Counts one more request that it has carried; how many those are.
+    pub fn count_request(&mut self) -> u32 {
+        self.requests = self.requests.saturating_add(1);
+        self.requests
     }
 
     /// Is a read in flight, or finished and not yet collected?

@@ -132,6 +132,8 @@ pub enum Limit {
     PasswordChecks,
     /// `limits.gzip_streams_max`
     GzipStreams,
+    /// Clients' certificates that a rule asks for (400, 403).
+    ClientCertificate,
     /// `pool.http2_connections_max`
     Http2Connections,
     /// `pool.http2_ping`
@@ -140,7 +142,7 @@ pub enum Limit {
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 43] = [
+    pub const ALL: [(Self, &'static str); 44] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -182,6 +184,7 @@ impl Limit {
         (Self::Basic, "rule_basic"),
         (Self::PasswordChecks, "password_checks"),
         (Self::GzipStreams, "gzip_streams"),
+        (Self::ClientCertificate, "rule_client_certificate"),
         (Self::Http2Connections, "upstream_http2_connections"),
         (Self::Http2Ping, "upstream_http2_ping"),
     ];

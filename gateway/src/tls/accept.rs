@@ -119,9 +119,12 @@ impl Handshake<'_> {
             });
         }
         let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
+        let shown =
+            set.terms.as_ref().and_then(|terms| self.worker.tls.shown(terms, tls.peer_certificates()));
         let facts = Facts {
             listener,
             server_name,
+            shown,
             version: tls.protocol_version(),
             suite: tls.negotiated_cipher_suite(),
             alpn: Alpn::Http1,

@@ -12,6 +12,7 @@
 //! session cache on our side. ALPN offers `http/1.1`; `h2` is added in [`ALPN`] and is told apart by [`Facts::alpn`].
 
 pub mod accept;
+pub mod client;
 pub mod connect;
 pub mod session;
 pub mod stream;
@@ -21,9 +22,10 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use routing::id::ListenerId;
-use routing::model::CertificateSet;
+use routing::model::{CertificateSet, Terms, TlsVersion};
 use routing::time::MonoTime;
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
@@ -42,6 +44,8 @@ pub struct Facts {
     pub listener: ListenerId,
     /// The server name, in lower case; empty when the client sent none.
     pub server_name: Box<str>,
+    /// What the client has shown, where its name asks for a certificate.
+    pub shown: Option<Arc<client::Shown>>,
     version: Option<ProtocolVersion>,
     suite: Option<SupportedCipherSuite>,
     /// Does it speak HTTP/2? Not yet: see [`ALPN`].
@@ -155,7 +159,50 @@ impl Terminator {
             Offer::Http => {}
             Offer::Nothing => config.alpn_protocols = Vec::new(),
         }
-        Ok(Arc::new(config))
+        match &set.terms {
+            Some(terms) => Ok(Arc::new(self.under(terms, &config)?)),
+            None => Ok(Arc::new(config)),
+        }
+    }
+
+    /// The same under a name's own terms. No tickets: a session that was begun under other terms is none here.
+    fn under(&self, terms: &Terms, config: &ServerConfig) -> Result<ServerConfig, rustls::Error> {
+        let mut provider = CryptoProvider::clone(&self.provider);
+        if !terms.ciphers.is_empty() {
+            let known = |number: &u16| {
+                let suites = self.provider.cipher_suites.iter();
+                suites.copied().find(|suite| u16::from(suite.suite()) == *number)
+            };
+            let later = provider.cipher_suites.iter().filter(|suite| suite.tls13().is_some()).copied();
+            provider.cipher_suites = later.chain(terms.ciphers.iter().filter_map(known)).collect();
+        }
+        let spoken: Vec<_> = [(TlsVersion::V13, &TLS13), (TlsVersion::V12, &TLS12)]
+            .into_iter()
+            .filter(|(version, _)| *version >= terms.min && terms.max.is_none_or(|max| *version <= max))
+            .map(|(_, version)| version)
+            .collect();
+        let provider = Arc::new(provider);
+        let builder =
+            ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&spoken)?;
+        let builder = match &terms.client {
+            Some(auth) => builder.with_client_cert_verifier(Arc::new(client::Asks::new(auth, &provider))),
+            None => builder.with_no_client_auth(),
+        };
+        let mut own = builder.with_cert_resolver(Arc::clone(&config.cert_resolver));
+        own.session_storage = Arc::new(NoServerSessionStorage {});
+        own.send_tls13_tickets = 0;
+        own.alpn_protocols.clone_from(&config.alpn_protocols);
+        Ok(own)
+    }
+
+    /// What a client has shown, under these terms.
+    fn shown(
+        &self,
+        terms: &Terms,
+        certificates: Option<&[CertificateDer<'_>]>,
+    ) -> Option<Arc<client::Shown>> {
+        let auth = terms.client.as_ref()?;
+        Some(Arc::new(client::judge(auth, certificates, UnixTime::now(), &self.provider)))
     }
 
     fn fresh(&self, ring: &Keyring, now: MonoTime) -> Result<(Epoch, ServerConfig), rustls::Error> {
@@ -163,7 +210,7 @@ impl Terminator {
             // The library's own source; without one there is no TLS at all.
             let _ = self.provider.secure_random.fill(bytes);
         };
-        let none = Arc::new(Chosen(Arc::new(CertificateSet { certificates: Box::default() })));
+        let none = Arc::new(Chosen(Arc::new(CertificateSet { certificates: Box::default(), terms: None })));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&TLS13, &TLS12])?
             .with_no_client_auth()

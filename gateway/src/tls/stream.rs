@@ -65,6 +65,16 @@ pub(super) enum Agreed {
 }
 
 impl Stream {
+    /// Counts one more request that a connection to an endpoint has carried; how many those are. One of many on a
+    /// connection counts none.
+    pub fn count_request(&mut self) -> u32 {
+        match self {
+            Self::Plain(conn) => conn.count_request(),
+            Self::Secured(secured) => secured.0.count_request(),
+            Self::Piped(_) => 0,
+        }
+    }
+
     /// In clear.
     #[must_use]
     pub fn plain(conn: Conn) -> Self {

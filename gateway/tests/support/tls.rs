@@ -32,7 +32,7 @@ pub enum Key {
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
     root: CertificateDer<'static>,
-    pem: String,
+    pub pem: String,
 }
 
 /// A certificate with its key.
@@ -147,6 +147,58 @@ impl Ca {
 
     pub fn root(&self) -> &CertificateDer<'static> {
         &self.root
+    }
+
+    /// An authority that this one vouches for.
+    pub fn under(&self) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "an authority between");
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let (root, pem) = (certificate.der().clone(), certificate.pem());
+        Self { issuer: Issuer::new(params, key), root, pem }
+    }
+
+    /// A certificate of somebody, by the number `serial`.
+    pub fn client(&self, common_name: &str, serial: u64) -> Leaf {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, "Shop, Inc");
+        params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
+        params.serial_number = Some(serial.into());
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Leaf { der: certificate.der().clone(), chain: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    /// A list that revokes these numbers, PEM.
+    pub fn revokes(&self, serials: &[u64]) -> String {
+        let revoked = |serial: &u64| rcgen::RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: rcgen::date_time_ymd(2025, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2025, 1, 1),
+            next_update: rcgen::date_time_ymd(2096, 1, 1),
+            crl_number: 1_u64.into(),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
+    /// A client that trusts this authority and shows these certificates, the leaf first.
+    pub fn trust_showing(&self, leaf: &Leaf, more: &[&Self]) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.root.clone()).unwrap();
+        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+        let chain = [leaf.der.clone()].into_iter().chain(more.iter().map(|ca| ca.root.clone())).collect();
+        let key = rustls::pki_types::pem::PemObject::from_pem_slice(leaf.key.as_bytes()).unwrap();
+        builder.unwrap().with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap()
     }
 
     /// What a client that trusts this authority, and nobody else, is made with.

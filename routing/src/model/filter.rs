@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use regex::bytes::Regex;
 
 use super::{BasicAuth, FixedResponse, WeightedBackend};
 use crate::limit::{InFlight, Rate, RateState, Shared};
@@ -18,21 +19,23 @@ pub struct Filters {
     pub access: Option<Access>,
     /// 2. Requests that came without TLS are redirected.
     pub https: Option<HttpsRedirect>,
-    /// 3. Cross-origin requests: preflights are answered here, other responses get their headers.
+    /// 3. Which certificate the client must have shown: 400 for others.
+    pub client: Option<ClientCertificate>,
+    /// 4. Cross-origin requests: preflights are answered here, other responses get their headers.
     pub cors: Option<Cors>,
-    /// 4. How many requests in a time. The first limit that is reached answers.
+    /// 5. How many requests in a time. The first limit that is reached answers.
     pub rates: Box<[RateLimit]>,
-    /// 5. How many requests at once.
-    pub concurrency: Option<ConcurrencyLimit>,
-    /// 6. The largest request body, in bytes, judged by `Content-Length`: 413. 0 = any.
+    /// 6. How many requests at once. The first bound that is reached answers.
+    pub concurrency: Box<[ConcurrencyLimit]>,
+    /// 7. The largest request body, in bytes, judged by `Content-Length`: 413. 0 = any.
     pub body_bytes_max: u64,
-    /// 7. Who may come by name and password: 401 for others. After everything that is cheap to check.
+    /// 8. Who may come by name and password: 401 for others. After everything that is cheap to check.
     pub basic: Option<BasicAuth>,
-    /// 8. Are texts compressed for clients that ask for it?
+    /// 9. Are texts compressed for clients that ask for it?
     pub gzip: bool,
-    /// 9. A copy goes elsewhere; its answer is not waited for.
+    /// 10. A copy goes elsewhere; its answer is not waited for.
     pub mirror: Option<Mirror>,
-    /// 10. Where a request goes that its own backends cannot serve, or answer with an error.
+    /// 11. Where a request goes that its own backends cannot serve, or answer with an error.
     pub fallback: Option<Fallback>,
 }
 
@@ -52,6 +55,45 @@ pub struct HttpsRedirect {
     pub status: u16,
     /// The port of the location; 443 is not written.
     pub port: u16,
+}
+
+/// What a rule asks of the certificate that the client's handshake was made with. A connection whose handshake was made
+/// under other terms is misdirected (421): its certificate proves nothing here.
+#[derive(Clone, Debug)]
+pub struct ClientCertificate {
+    /// The terms: [`ClientAuth::digest`](super::ClientAuth::digest). `None` = the Secret that says whom to trust cannot be
+    /// used: every request is answered 503.
+    pub by: Option<[u8; 32]>,
+    /// Must there be one?
+    pub demand: Demand,
+    /// What its subject must match, on the whole.
+    pub subject: Option<Regex>,
+    /// Where those are sent (302) that have none, or a wrong one.
+    pub error_page: Option<Arc<str>>,
+    /// Is the backend shown the certificate itself?
+    pub passes: bool,
+}
+
+impl PartialEq for ClientCertificate {
+    fn eq(&self, other: &Self) -> bool {
+        let subject = |of: &Self| of.subject.as_ref().map(|regex| regex.as_str().to_owned());
+        (self.by, self.demand, self.passes) == (other.by, other.demand, other.passes)
+            && self.error_page == other.error_page
+            && subject(self) == subject(other)
+    }
+}
+
+impl Eq for ClientCertificate {}
+
+/// Must a client have a certificate?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Yes, and it must verify.
+    Required,
+    /// If it has one, that must verify.
+    Optional,
+    /// The backend is told what was found.
+    Reported,
 }
 
 /// Cross-origin resource sharing (Fetch standard). An origin that is not listed gets no header: the browser refuses.
@@ -76,7 +118,8 @@ pub struct Cors {
 pub enum Origins {
     /// `*`.
     Any,
-    /// Exactly these, in lower case; one label may stand as `*` after `://`.
+    /// Exactly these, in lower case. After `://` there may be `*`, one label or more (Gateway API), or `?`, just one
+    /// (ingress-nginx).
     List(Box<[Arc<str>]>),
 }
 
@@ -109,6 +152,10 @@ pub enum RateKey {
 pub struct ConcurrencyLimit {
     /// At most so many.
     pub max: u32,
+    /// Whose requests are counted together.
+    pub key: RateKey,
+    /// Sources that are not counted.
+    pub exempt: Box<[IpNet]>,
     /// What the others are answered.
     pub answer: Arc<FixedResponse>,
     /// What the workers share.

@@ -77,6 +77,76 @@ impl Eq for Certificate {}
 pub struct CertificateSet {
     /// At least one; ECDSA before RSA.
     pub certificates: Box<[Arc<Certificate>]>,
+    /// What the name asks of handshakes, where it asks for anything.
+    pub terms: Option<Arc<Terms>>,
+}
+
+/// What a name asks of handshakes. Sessions under terms are not resumed: what was proven once is proven each time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The lowest version.
+    pub min: TlsVersion,
+    /// The highest version. Default: there is no higher one than 1.3.
+    pub max: Option<TlsVersion>,
+    /// Cipher suites of TLS 1.2 by their IANA numbers, the preferred one first; empty = all that are safe.
+    pub ciphers: Box<[u16]>,
+    /// Is the client asked for a certificate?
+    pub client: Option<Arc<ClientAuth>>,
+}
+
+/// The versions that are spoken (RFC 8996 retires those before).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    #[default]
+    V12,
+    /// RFC 8446.
+    V13,
+}
+
+/// Whose certificates prove a client. Equal when the authorities are.
+#[derive(Clone)]
+pub struct ClientAuth {
+    /// `namespace/name` of the Secret with the authorities.
+    pub secret: Arc<str>,
+    /// Tells authorities, revocations and depth from every other's.
+    pub digest: [u8; 32],
+    /// Authorities that may stand between a client's certificate and one of those that are trusted.
+    pub depth: u8,
+    /// The trusted authorities and what they have revoked, in the form that the data plane verifies with.
+    pub authorities: Authorities,
+}
+
+impl fmt::Debug for ClientAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientAuth").field("secret", &self.secret).field("depth", &self.depth).finish()
+    }
+}
+
+impl PartialEq for ClientAuth {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest && self.secret == other.secret
+    }
+}
+
+impl Eq for ClientAuth {}
+
+/// Parsed authorities, made by the controller and used by the data plane. Nothing is known of them here.
+#[derive(Clone)]
+pub struct Authorities(Arc<dyn Any + Send + Sync>);
+
+impl Authorities {
+    /// Wraps what the TLS library verifies with.
+    #[must_use]
+    pub fn new<A: Any + Send + Sync>(authorities: Arc<A>) -> Self {
+        Self(authorities)
+    }
+
+    /// Them, if they are of the type that the caller verifies with.
+    #[must_use]
+    pub fn get<A: Any + Send + Sync>(&self) -> Option<&A> {
+        self.0.downcast_ref()
+    }
 }
 
 /// The certificates of one TLS listener, by server name.
@@ -169,7 +239,7 @@ mod tests {
             not_after: 0,
             key: SigningKey::new(Arc::new(())),
         };
-        Arc::new(CertificateSet { certificates: Box::new([Arc::new(certificate)]) })
+        Arc::new(CertificateSet { certificates: Box::new([Arc::new(certificate)]), terms: None })
     }
 
     fn found<'a>(tls: &'a ListenerTls, name: Option<&str>) -> Option<&'a str> {

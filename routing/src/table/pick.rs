@@ -16,7 +16,7 @@ use crate::failover::{self, Counts, Offer, Panic, Rank, Spilled, Tier, Tried, We
 use crate::health::board::Word;
 use crate::health::state::State;
 use crate::id::{BackendId, ClusterId};
-use crate::model::{Balance, ClusterShare, HashKey, Policy, WeightedBackend, WriteFence};
+use crate::model::{BackendLimits, Balance, ClusterShare, HashKey, Policy, WeightedBackend, WriteFence};
 use crate::subject::Subject;
 use crate::time::MonoTime;
 
@@ -332,10 +332,7 @@ impl Live {
         if ask.fence.is_some() {
             self.check_fence(ask, backend, scope)?;
         }
-        let cap = match limits.endpoint_in_flight_max {
-            0 => u32::MAX,
-            max => max,
-        };
+        let cap = endpoint_cap(limits, ask.policy, self.workers);
         let (mut full, mut none, mut panic) = (Full::default(), NoEndpoint::NoUsableEndpoint, None);
         // Each round leaves one cluster out; the last 64 of a longer plan would be asked twice, not for ever. One round
         // more where a panic begins.
@@ -428,13 +425,25 @@ impl Live {
             let own = self.best_rank(ask, backend, Scope::Only(cluster));
             let limits = self.backend(backend)?.limits();
             let in_flight_all = self.backends[backend.index()].in_flight;
-            let full = limits.endpoint_in_flight_max != 0 && in_flight >= limits.endpoint_in_flight_max
+            let full = in_flight >= endpoint_cap(limits, ask.policy, self.workers)
                 || limits.backend_in_flight_max != 0 && in_flight_all >= limits.backend_in_flight_max;
             if in_scope && own == Some(best) && self.tier_of(slot) <= best.tier && !full {
                 return Some(Pick { set_cookie: None, ..self.begin_pick(ask, slot, index, best.tier) });
             }
         }
         None
+    }
+}
+
+/// Requests that this worker may have in flight on one endpoint for a rule.
+fn endpoint_cap(limits: BackendLimits, policy: &Policy, workers: u16) -> u32 {
+    let own = match policy.connections.endpoint_max {
+        0 => u32::MAX,
+        max => max.div_ceil(u32::from(workers.max(1))),
+    };
+    match limits.endpoint_in_flight_max {
+        0 => own,
+        max => own.min(max),
     }
 }
 

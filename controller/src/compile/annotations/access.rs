@@ -8,7 +8,7 @@ use routing::model::{Access, FixedResponse, RateKey};
 
 use super::given::Given;
 use super::traffic::service_name;
-use super::{Annotations, RateScope, RateSpec, Reading};
+use super::{Annotations, ConcurrencySpec, RateScope, RateSpec, Reading};
 use crate::merge::PortRef;
 use crate::text;
 use crate::world::ServiceName;
@@ -17,6 +17,8 @@ use crate::world::ServiceName;
 const RANGES_MAX: usize = 1024;
 /// The largest rate of one limit.
 const RATE_MAX: i64 = 1_000_000;
+/// The largest number of requests at once of one source: what an entry of the table of sources holds.
+const SOURCE_MAX: i64 = 65_535;
 /// The largest rate of ALB.
 const QPS_MAX: i64 = 100_000;
 const SECOND_NS: u64 = 1_000_000_000;
@@ -24,9 +26,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 pub(super) fn read(given: &mut Given<'_, '_>, reading: &Reading<'_>, out: &mut Annotations) {
     ranges_of(given, out);
     rates(given, out);
-    if let Some(max) = given.number("concurrency-limit", 1, RATE_MAX) {
-        out.checks.concurrency = Some((max, fallback(given, "concurrency-limit")));
-    }
+    concurrency(given, out);
     out.checks.gzip = given.flag("enable-gzip");
     out.checks.body_bytes_max = given.parse("proxy-body-size", size).unwrap_or(0);
     let share = given.parse("mirror-percentage", |text| {
@@ -57,8 +57,8 @@ pub(crate) fn ranges(text: &str) -> Result<Vec<IpNet>, String> {
 
 fn ranges_of(given: &mut Given<'_, '_>, out: &mut Annotations) {
     let mut access = Access::default();
-    // Of several lists of who may the first holds: the rule's before the domain's. All lists of who may not hold.
-    for name in ["whitelist-source-range", "allowlist-source-range", "domain-whitelist-source-range"] {
+    // Of several lists of who may the first holds. All lists of who may not hold.
+    for name in ["whitelist-source-range", "allowlist-source-range"] {
         if given.family(name).is_none() {
             continue;
         }
@@ -70,7 +70,7 @@ fn ranges_of(given: &mut Given<'_, '_>, out: &mut Annotations) {
         }
     }
     let mut deny = Vec::new();
-    for name in ["denylist-source-range", "blacklist-source-range", "domain-blacklist-source-range"] {
+    for name in ["denylist-source-range", "blacklist-source-range"] {
         if given.family(name).is_none() {
             continue;
         }
@@ -81,6 +81,38 @@ fn ranges_of(given: &mut Given<'_, '_>, out: &mut Annotations) {
     }
     access.deny = deny.into();
     out.checks.access = (access != Access::default()).then_some(access);
+    let mut domain = Access::default();
+    for (name, list) in [
+        ("domain-whitelist-source-range", &mut domain.allow),
+        ("domain-blacklist-source-range", &mut domain.deny),
+    ] {
+        if given.family(name).is_some() {
+            match given.parse(name, ranges) {
+                Some(ranges) => *list = ranges.into(),
+                None => out.closed = Some(Arc::from(name)),
+            }
+        }
+    }
+    out.checks.domain = (domain != Access::default()).then_some(domain);
+}
+
+fn concurrency(given: &mut Given<'_, '_>, out: &mut Annotations) {
+    let mut push = |name, max, (key, scope), exempt, answer| {
+        out.checks.concurrency.push(ConcurrencySpec { name, max, key, scope, exempt, answer });
+    };
+    if let Some(max) = given.number("concurrency-limit", 1, RATE_MAX) {
+        let answer = fallback(given, "concurrency-limit");
+        push("concurrency-limit", max, (RateKey::All, RateScope::Rule), Vec::new(), answer);
+    }
+    let full = Arc::new(FixedResponse { status: 503, ..FixedResponse::default() });
+    if let Some(max) = given.number("limit-connections", 1, SOURCE_MAX) {
+        let exempt = given.parse("limit-whitelist", ranges).unwrap_or_default();
+        push("limit-connections", max, (RateKey::Source, RateScope::Ingress), exempt, full.clone());
+    }
+    let name = "connection-policy-tcp-max-connection";
+    if let Some(max) = given.number(name, 1, RATE_MAX) {
+        push(name, max, (RateKey::All, RateScope::Service), Vec::new(), full);
+    }
 }
 
 fn rates(given: &mut Given<'_, '_>, out: &mut Annotations) {

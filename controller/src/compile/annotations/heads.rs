@@ -112,13 +112,53 @@ pub(crate) fn origins(text: &str) -> Result<Origins, String> {
     }
 }
 
+/// Could anything not be read?
+enum Unread {
+    Nothing,
+    /// What is allowed.
+    Some(String),
+}
+
+/// As ingress-nginx reads them: what is no origin costs itself only, nothing and `*` among them are everybody, and a star
+/// stands for one label (written `?`, see [`Origins::List`]).
+fn origins_of_ingress(text: &str) -> Result<(Origins, Unread), String> {
+    let names: Vec<&str> = text.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    if names.is_empty() || names.contains(&"*") {
+        return Ok((Origins::Any, Unread::Nothing));
+    }
+    let (mut found, mut unread) = (Vec::new(), Unread::Nothing);
+    for name in names {
+        match origins(name) {
+            Ok(Origins::List(list)) => {
+                found.extend(list.iter().map(|origin| Arc::from(origin.replace('*', "?"))))
+            }
+            Ok(Origins::Any) => return Ok((Origins::Any, Unread::Nothing)),
+            Err(allowed) => unread = Unread::Some(allowed),
+        }
+    }
+    if found.len() > ORIGINS_MAX {
+        return Err(format!("at most {ORIGINS_MAX} origins"));
+    }
+    match unread {
+        Unread::Some(allowed) if found.is_empty() => Err(allowed),
+        unread @ (Unread::Some(_) | Unread::Nothing) => Ok((Origins::List(found.into()), unread)),
+    }
+}
+
 fn cors(given: &mut Given<'_, '_>) -> Cors {
     let age_of_family = if given.family("enable-cors") == Some(Family::Alb) { 172_800 } else { 1_728_000 };
     // An origin that cannot be read must not become every origin.
     let nobody = || Origins::List(Box::default());
     let origins = match given.family("cors-allow-origin") {
         None => Origins::Any,
-        Some(_) => given.parse("cors-allow-origin", origins).unwrap_or_else(nobody),
+        Some(_) => match given.parse("cors-allow-origin", origins_of_ingress) {
+            Some((origins, Unread::Nothing)) => origins,
+            Some((origins, Unread::Some(allowed))) => {
+                given.refuse("cors-allow-origin", &format!("allowed: {allowed}; the others hold"));
+                origins
+            }
+            None => nobody(),
+        },
     };
     let mut list =
         |name: &str, default: &str| given.parse(name, tokens).unwrap_or_else(|| Arc::from(default));

@@ -37,7 +37,7 @@ pub use self::address::{Address, Matching, escaped};
 pub use self::alb::{Forward, ServiceRule};
 pub(crate) use self::heads::{origins, tokens};
 pub(crate) use self::protect::secret_name;
-pub use self::protect::{BasicSpec, SecretForm};
+pub use self::protect::{BasicSpec, ClientSpec, SecretForm, TermsSpec};
 pub use self::traffic::{CanaryWhen, CanaryWord, Destination};
 
 /// What annotations are read with.
@@ -104,10 +104,16 @@ pub struct Checks {
     pub cors: Option<Cors>,
     /// Requests in a time.
     pub rates: Vec<RateSpec>,
-    /// Requests at once, and what the others are answered.
-    pub concurrency: Option<(u32, Arc<FixedResponse>)>,
+    /// Requests at once.
+    pub concurrency: Vec<ConcurrencySpec>,
+    /// Source ranges of the whole host: `domain-whitelist-source-range`, `domain-blacklist-source-range`.
+    pub domain: Option<Access>,
     /// `proxy-body-size`.
     pub body_bytes_max: u64,
+    /// `auth-tls-secret` and its kin.
+    pub client: Option<ClientSpec>,
+    /// `tls-min-protocol-version` and its kin.
+    pub terms: Option<TermsSpec>,
     /// `enable-gzip`.
     pub gzip: Option<bool>,
     /// `auth-type` and its kin.
@@ -131,6 +137,23 @@ pub struct RateSpec {
     pub answer: Arc<FixedResponse>,
 }
 
+/// One bound of requests at once.
+#[derive(Clone, Debug)]
+pub struct ConcurrencySpec {
+    /// The annotation: with the rule it names the state that workers share.
+    pub name: &'static str,
+    /// At most so many.
+    pub max: u32,
+    /// Whose requests count together.
+    pub key: RateKey,
+    /// What is counted together.
+    pub scope: RateScope,
+    /// Sources that do not count.
+    pub exempt: Vec<ipnet::IpNet>,
+    /// What the others are answered.
+    pub answer: Arc<FixedResponse>,
+}
+
 /// What one limit covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateScope {
@@ -138,6 +161,8 @@ pub enum RateScope {
     Ingress,
     /// Each rule by itself.
     Rule,
+    /// All rules of the Ingress with the same Service.
+    Service,
 }
 
 /// A canary: which requests of another Ingress's rule go to this one's backend.

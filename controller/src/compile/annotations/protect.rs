@@ -1,8 +1,12 @@
-//! Who may come, by what they prove: names with passwords.
+//! Who may come, by what they prove: names with passwords, certificates; and what handshakes are made with.
 
 use std::sync::Arc;
 
+use regex::bytes::Regex;
+use routing::model::{Demand, TlsVersion};
+
 use super::given::Given;
+use super::registry::Family;
 use super::traffic::service_name;
 use super::{Annotations, Reading};
 
@@ -32,8 +36,122 @@ pub enum SecretForm {
     Map,
 }
 
-pub(super) fn read(given: &mut Given<'_, '_>, reading: &Reading<'_>, out: &mut Annotations) {
+/// `auth-tls-secret` and its kin.
+#[derive(Clone, Debug)]
+pub struct ClientSpec {
+    /// The Secret with the authorities: namespace, name.
+    pub secret: (Arc<str>, Arc<str>),
+    /// `auth-tls-verify-client`
+    pub demand: Demand,
+    /// `auth-tls-verify-depth`
+    pub depth: u8,
+    /// `auth-tls-error-page`
+    pub error_page: Option<Arc<str>>,
+    /// `auth-tls-pass-certificate-to-upstream`
+    pub passes: bool,
+    /// `auth-tls-match-cn`
+    pub subject: Option<Regex>,
+}
+
+/// `tls-min-protocol-version` and its kin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TermsSpec {
+    /// The lowest version.
+    pub min: Option<TlsVersion>,
+    /// The highest version.
+    pub max: Option<TlsVersion>,
+    /// Cipher suites of TLS 1.2, by their IANA numbers.
+    pub ciphers: Vec<u16>,
+}
+
+/// The cipher suites of TLS 1.2 that are spoken, by OpenSSL's name and IANA's number (RFC 5289, RFC 7905).
+const CIPHERS: [(&str, u16); 6] = [
+    ("ECDHE-ECDSA-AES128-GCM-SHA256", 0xc02b),
+    ("ECDHE-ECDSA-AES256-GCM-SHA384", 0xc02c),
+    ("ECDHE-RSA-AES128-GCM-SHA256", 0xc02f),
+    ("ECDHE-RSA-AES256-GCM-SHA384", 0xc030),
+    ("ECDHE-RSA-CHACHA20-POLY1305", 0xcca8),
+    ("ECDHE-ECDSA-CHACHA20-POLY1305", 0xcca9),
+];
+
+/// What the names of Secrets with authorities end with (MSE).
+const CACERT: &str = "-cacert";
+
+pub(super) fn read(given: &mut Given<'_, '_>, reading: &mut Reading<'_>, out: &mut Annotations) {
     basic(given, reading, out);
+    client(given, reading, out);
+    terms(given, out);
+}
+
+fn client(given: &mut Given<'_, '_>, reading: &mut Reading<'_>, out: &mut Annotations) {
+    if given.family("auth-tls-secret").is_none() {
+        return;
+    }
+    let by_mse = given.family("auth-tls-secret") == Some(Family::Mse);
+    let closed = "; the rules answer 503 instead of being open";
+    let secret = given.parse("auth-tls-secret", |text| {
+        let name =
+            secret_name(text, &reading.id.namespace).map_err(|allowed| format!("{allowed}{closed}"))?;
+        if by_mse && !name.1.ends_with(CACERT) {
+            return Err(format!("a name that ends with {CACERT}{closed}"));
+        }
+        Ok(name)
+    });
+    let demand = given.parse("auth-tls-verify-client", |text| match text {
+        "on" => Ok(Some(Demand::Required)),
+        "off" => Ok(None),
+        "optional" => Ok(Some(Demand::Optional)),
+        "optional_no_ca" => Ok(Some(Demand::Reported)),
+        _ => Err("on, off, optional, optional_no_ca; on is used".to_owned()),
+    });
+    let depth = given.number("auth-tls-verify-depth", 0, 6).and_then(|depth| u8::try_from(depth).ok());
+    let error_page = given.parse("auth-tls-error-page", super::address::location);
+    let passes = given.flag("auth-tls-pass-certificate-to-upstream").unwrap_or(false);
+    let names_subject = given.family("auth-tls-match-cn").is_some();
+    let subject = given.parse("auth-tls-match-cn", |text| {
+        let pattern =
+            text.strip_prefix("CN=").ok_or_else(|| format!("CN= and a regular expression{closed}"))?;
+        reading.regexes.anchored(&format!("(?s:.*)CN=(?:{pattern})(?s:.*)"))
+    });
+    match (secret, demand.unwrap_or(Some(Demand::Required))) {
+        (Some(_), None) => {}
+        (Some(secret), Some(demand)) if subject.is_some() || !names_subject => {
+            // Zero is nginx's word for its default.
+            let depth = depth.filter(|depth| *depth > 0).unwrap_or(1);
+            out.checks.client = Some(ClientSpec { secret, demand, depth, error_page, passes, subject });
+        }
+        (Some(_) | None, _) => {
+            out.closed.get_or_insert_with(|| Arc::from("auth-tls-secret"));
+        }
+    }
+}
+
+fn terms(given: &mut Given<'_, '_>, out: &mut Annotations) {
+    let version = |text: &str| match text {
+        "TLSv1.2" => Ok(TlsVersion::V12),
+        "TLSv1.3" => Ok(TlsVersion::V13),
+        _ => Err("TLSv1.2, TLSv1.3: older ones are not spoken (RFC 8996)".to_owned()),
+    };
+    let min = given.parse("tls-min-protocol-version", version);
+    let mut max = given.parse("tls-max-protocol-version", version);
+    if min > max && max.is_some() {
+        given.refuse("tls-max-protocol-version", "allowed: not less than tls-min-protocol-version");
+        max = None;
+    }
+    let mut spec = TermsSpec { min, max, ciphers: Vec::new() };
+    for name in ["ssl-cipher", "ssl-ciphers"] {
+        let found = given.parse(name, |text| {
+            let found =
+                text.split([':', ',', ' ']).filter_map(|name| CIPHERS.iter().find(|known| known.0 == name));
+            let found: Vec<u16> = found.map(|(_, number)| *number).collect();
+            let names = || CIPHERS.map(|(name, _)| name).join(", ");
+            if found.is_empty() { Err(format!("{}; all of them are offered", names())) } else { Ok(found) }
+        });
+        if spec.ciphers.is_empty() {
+            spec.ciphers = found.unwrap_or_default();
+        }
+    }
+    out.checks.terms = (spec != TermsSpec::default()).then_some(spec);
 }
 
 fn basic(given: &mut Given<'_, '_>, reading: &Reading<'_>, out: &mut Annotations) {

@@ -19,6 +19,10 @@ const ALB_COOKIE: &str = "SERVERID";
 
 pub(super) fn read(given: &mut Given<'_, '_>, reading: &Reading<'_>, out: &mut Annotations) {
     timeouts(given, out);
+    out.part.endpoint_max =
+        given.number("connection-policy-tcp-max-connection-per-endpoint", 1, text::WEIGHT_MAX);
+    out.part.requests_max =
+        given.number("connection-policy-http-max-request-per-connection", 1, text::WEIGHT_MAX);
     retries(given, out);
     balance(given, out);
     session(given, out);
@@ -45,6 +49,7 @@ fn retries(given: &mut Given<'_, '_>, out: &mut Annotations) {
     let tries = given.number("proxy-next-upstream-tries", 0, 10);
     // Zero is "no limit" there; ours is 10.
     out.part.attempts = tries.and_then(|tries| u8::try_from(if tries == 0 { 10 } else { tries }).ok());
+    out.part.retry_time = seconds(given, "proxy-next-upstream-timeout", 0);
     let Some(words) = given.parse("proxy-next-upstream", next_upstream) else { return };
     if words.off {
         out.part.attempts = Some(1);

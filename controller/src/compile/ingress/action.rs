@@ -9,7 +9,7 @@ use routing::model::{
 };
 
 use super::{Compiler, strip_root};
-use crate::compile::annotations::{RateScope, RateSpec, ServiceRule};
+use crate::compile::annotations::{ConcurrencySpec, RateScope, RateSpec, ServiceRule};
 use crate::compile::policy::{Part, detection};
 use crate::compile::route::{Builder, Resolved};
 use crate::merge::{BackendKey, PortRef};
@@ -60,7 +60,7 @@ impl Compiler<'_> {
         }
         action.response_headers = joined(&self.annotations.response_headers, &rule.response_headers);
         action.rewrite = self.rewrite(rule, matched);
-        action.filters = self.filters(builder, rule, place);
+        action.filters = self.filters(builder, (name, rule), place);
         Some((Arc::new(action), self.matches(matched, conditions)))
     }
 
@@ -204,17 +204,15 @@ impl Compiler<'_> {
     fn filters(
         &self,
         builder: &mut Builder<'_, '_>,
-        rule: &ServiceRule,
+        (rule_service, rule): (&str, &ServiceRule),
         place: &Place<'_>,
     ) -> Option<Arc<Filters>> {
         let checks = &self.annotations.checks;
-        let rates = checks.rates.iter().chain(&rule.rates).map(|spec| rate_limit(builder, spec, place.index));
+        let counted = Counted { index: place.index, service: rule_service };
+        let rates = checks.rates.iter().chain(&rule.rates).map(|spec| rate_limit(builder, spec, &counted));
         let rates = rates.collect();
-        let concurrency = checks.concurrency.as_ref().map(|(max, answer)| ConcurrencyLimit {
-            max: *max,
-            answer: answer.clone(),
-            state: builder.env.limits.in_flight((builder.name(), Some(place.index), "concurrency-limit")),
-        });
+        let bounds = checks.concurrency.iter().map(|spec| concurrency_limit(builder, spec, &counted));
+        let concurrency = bounds.collect();
         let mirror = self.annotations.mirror.clone();
         let mirror = mirror.or_else(|| rule.mirror.clone().map(|(service, port)| (service, port, 1_000_000)));
         let mirror = mirror.and_then(|(service, port, share_ppm)| {
@@ -226,6 +224,7 @@ impl Compiler<'_> {
         let filters = Filters {
             access: self.access(),
             https,
+            client: self.client.clone(),
             cors: checks.cors.clone(),
             rates,
             concurrency,
@@ -261,7 +260,7 @@ impl Compiler<'_> {
 }
 
 /// What two lists let through together. Two lists of who may come become their intersection.
-fn both(class: Option<&Access>, own: Option<&Access>) -> Option<Access> {
+pub(crate) fn both(class: Option<&Access>, own: Option<&Access>) -> Option<Access> {
     let (Some(class), Some(own)) = (class, own) else { return class.or(own).cloned() };
     let deny = class.deny.iter().chain(&own.deny).copied().collect();
     let allow = match (class.allow.is_empty(), own.allow.is_empty()) {
@@ -283,17 +282,51 @@ fn both(class: Option<&Access>, own: Option<&Access>) -> Option<Access> {
     Some(Access { allow, deny })
 }
 
-fn rate_limit(builder: &mut Builder<'_, '_>, spec: &RateSpec, index: usize) -> RateLimit {
-    let index = match spec.scope {
-        RateScope::Ingress => None,
-        RateScope::Rule => Some(index),
-    };
+/// Which rule's requests are counted.
+struct Counted<'a> {
+    index: usize,
+    service: &'a str,
+}
+
+impl Counted<'_> {
+    /// The name of what is counted together.
+    fn key(
+        &self,
+        builder: &Builder<'_, '_>,
+        scope: RateScope,
+        name: &'static str,
+    ) -> (Arc<str>, Option<usize>, &'static str) {
+        match scope {
+            RateScope::Ingress => (builder.name(), None, name),
+            RateScope::Rule => (builder.name(), Some(self.index), name),
+            RateScope::Service => (Arc::from(format!("{} {}", builder.name(), self.service)), None, name),
+        }
+    }
+}
+
+fn rate_limit(builder: &mut Builder<'_, '_>, spec: &RateSpec, counted: &Counted<'_>) -> RateLimit {
+    let key = counted.key(builder, spec.scope, spec.name);
     RateLimit {
         rate: spec.rate,
         key: spec.key,
         exempt: spec.exempt.clone().into(),
         answer: spec.answer.clone(),
-        state: builder.env.limits.rate((builder.name(), index, spec.name), spec.rate, spec.key),
+        state: builder.env.limits.rate(key, spec.rate, spec.key),
+    }
+}
+
+fn concurrency_limit(
+    builder: &mut Builder<'_, '_>,
+    spec: &ConcurrencySpec,
+    counted: &Counted<'_>,
+) -> ConcurrencyLimit {
+    let key = counted.key(builder, spec.scope, spec.name);
+    ConcurrencyLimit {
+        max: spec.max,
+        key: spec.key,
+        exempt: spec.exempt.clone().into(),
+        answer: spec.answer.clone(),
+        state: builder.env.limits.in_flight(key, spec.key),
     }
 }
 

@@ -44,6 +44,12 @@ pub struct Part {
     pub statuses: Option<Vec<u16>>,
     /// `retry.nonIdempotent`.
     pub non_idempotent: Option<bool>,
+    /// How long after the request's beginning another try may begin.
+    pub retry_time: Option<Duration>,
+    /// Requests in flight on one endpoint.
+    pub endpoint_max: Option<u32>,
+    /// Requests of one connection.
+    pub requests_max: Option<u32>,
     /// `timeouts.connect`.
     pub connect: Option<Duration>,
     /// `timeouts.attempt`.
@@ -91,6 +97,9 @@ impl Part {
         lay(&mut self.body_bytes_max, &specific.body_bytes_max);
         lay(&mut self.statuses, &specific.statuses);
         lay(&mut self.non_idempotent, &specific.non_idempotent);
+        lay(&mut self.retry_time, &specific.retry_time);
+        lay(&mut self.endpoint_max, &specific.endpoint_max);
+        lay(&mut self.requests_max, &specific.requests_max);
         lay(&mut self.connect, &specific.connect);
         lay(&mut self.attempt, &specific.attempt);
         lay(&mut self.request, &specific.request);

@@ -43,12 +43,15 @@ pub fn resolve(
     retry.body_bytes_max = part.body_bytes_max.unwrap_or(retry.body_bytes_max);
     retry.statuses = part.statuses.clone().unwrap_or_default().into();
     retry.non_idempotent = part.non_idempotent.unwrap_or(retry.non_idempotent);
+    retry.time_max = part.retry_time.unwrap_or(retry.time_max);
     timeouts.connect = part.connect.unwrap_or(timeouts.connect);
     timeouts.attempt = part.attempt.unwrap_or(timeouts.attempt);
     timeouts.request = part.request.unwrap_or(timeouts.request);
     timeouts.idle = part.idle.unwrap_or(timeouts.idle);
     policy.outlier.consecutive_failures =
         part.consecutive_failures.unwrap_or(policy.outlier.consecutive_failures);
+    policy.connections.endpoint_max = part.endpoint_max.unwrap_or(0);
+    policy.connections.requests_max = part.requests_max.unwrap_or(0);
     policy.hedge = part.hedge.unwrap_or(policy.hedge);
     policy.spill_percent = part.spill_percent.unwrap_or(policy.spill_percent);
     policy.panic_percent = part.panic_percent.unwrap_or(policy.panic_percent);

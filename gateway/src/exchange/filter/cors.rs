@@ -18,9 +18,10 @@ pub(super) fn is_preflight(view: &RequestView<'_>) -> bool {
 pub(in crate::exchange) fn fields<'a>(cors: &'a Cors, view: &RequestView<'a>) -> Fields<'a> {
     let mut fields = Fields::new();
     let Some(origin) = view.header(b"origin") else {
-        if matches!(cors.origins, Origins::List(_)) {
-            fields.push(("Vary", b"Origin"));
-        }
+        fields.push(match cors.origins {
+            Origins::Any => ("Access-Control-Allow-Origin", b"*"),
+            Origins::List(_) => ("Vary", b"Origin"),
+        });
         return fields;
     };
     match &cors.origins {
@@ -51,16 +52,17 @@ pub(in crate::exchange) fn fields<'a>(cors: &'a Cors, view: &RequestView<'a>) ->
     fields
 }
 
-/// Browsers send origins in lower case; `*` stands for one label or more.
+/// Browsers send origins in lower case; `*` stands for one label or more, `?` for one.
 fn is_origin(pattern: &str, origin: &[u8]) -> bool {
-    match pattern.split_once('*') {
+    let dots = pattern.contains('*');
+    match pattern.split_once(['*', '?']) {
         None => pattern.as_bytes() == origin,
         Some((before, after)) => origin
             .strip_prefix(before.as_bytes())
             .and_then(|rest| rest.strip_suffix(after.as_bytes()))
             .is_some_and(|labels| {
                 !labels.is_empty()
-                    && labels.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
+                    && labels.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-' || dots && *b == b'.')
             }),
     }
 }
@@ -79,6 +81,9 @@ mod tests {
             ("https://*.example", "https://evil.com/.example", false),
             ("https://*.example:8443", "https://a.example:8443", true),
             ("https://*.example", "https://a.example.evil.com", false),
+            ("https://?.example", "https://a-1.example", true),
+            ("https://?.example", "https://a.b.example", false),
+            ("https://?.example", "https://.example", false),
         ] {
             assert_eq!(is_origin(pattern, origin.as_bytes()), holds, "{pattern} {origin}");
         }

@@ -4,13 +4,14 @@
 mod basic;
 mod cors;
 mod mirror;
+mod shown;
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use ipnet::IpNet;
-use routing::model::{Access, Filters, FixedResponse, HttpsRedirect, RateKey, RateLimit};
+use routing::model::{Access, ConcurrencyLimit, Filters, FixedResponse, HttpsRedirect, RateKey, RateLimit};
 use routing::table::RuleRef;
 use routing::time::MonoTime;
 use wire::head::{BodyLength, Known, RequestView};
@@ -23,6 +24,7 @@ use crate::observe::stats::Limit;
 pub(super) use basic::authenticate;
 pub(super) use cors::{Fields, fields as cors_fields};
 pub(super) use mirror::mirror;
+pub(super) use shown::{Told, fields as shown_fields};
 
 /// Why a request goes no further.
 pub(super) enum Stop<'r> {
@@ -45,6 +47,11 @@ pub(super) fn judge<'r>(request: &mut Request<'_>, rule: &RuleRef, filters: &'r 
     {
         return Some(Stop::ToHttps(https));
     }
+    if let Some(wanted) = &filters.client
+        && let Some(stop) = shown::judge(request, wanted)
+    {
+        return Some(stop);
+    }
     if filters.cors.is_some() && cors::is_preflight(&request.view) {
         return Some(Stop::Reply(Reply { content: Some(("", b"")), ..Reply::new(204, "preflight") }));
     }
@@ -53,13 +60,11 @@ pub(super) fn judge<'r>(request: &mut Request<'_>, rule: &RuleRef, filters: &'r 
         stats.hit(Limit::Rate);
         return Some(Stop::Reply(fixed(&limit.answer, "rate_limit")));
     }
-    if let Some(limit) = &filters.concurrency {
-        if !limit.state.get().enter(limit.max) {
-            stats.hit(Limit::Concurrency);
-            return Some(Stop::Reply(fixed(&limit.answer, "concurrency_limit")));
-        }
-        request.entered = Some(Entered(rule.clone()));
+    if let Some(limit) = enter(request, rule, &filters.concurrency, peer) {
+        request.worker.stats.hit(Limit::Concurrency);
+        return Some(Stop::Reply(fixed(&limit.answer, "concurrency_limit")));
     }
+    let stats = &request.worker.stats;
     let length = match request.view.head.body {
         BodyLength::Exact(length) => length,
         BodyLength::None | BodyLength::Chunked | BodyLength::UntilClose => 0,
@@ -112,14 +117,53 @@ fn source_hash(peer: IpAddr) -> u64 {
     }
 }
 
+/// Takes a place in each bound of requests at once; the bound that has none.
+fn enter<'r>(
+    request: &mut Request<'_>,
+    rule: &RuleRef,
+    limits: &'r [ConcurrencyLimit],
+    peer: IpAddr,
+) -> Option<&'r ConcurrencyLimit> {
+    if limits.is_empty() {
+        return None;
+    }
+    let entered = request.entered.insert(Entered { rule: rule.clone(), peer, count: 0 });
+    for limit in limits {
+        let state = limit.state.get();
+        let enters = is_exempt(limit, peer)
+            || match limit.key {
+                RateKey::All => state.enter(limit.max),
+                RateKey::Source => state.enter_of(source_hash(peer), limit.max),
+            };
+        if !enters {
+            return Some(limit);
+        }
+        entered.count += 1;
+    }
+    None
+}
+
+fn is_exempt(limit: &ConcurrencyLimit, peer: IpAddr) -> bool {
+    limit.exempt.iter().any(|range| range.contains(&peer))
+}
+
 /// A request that is counted as one of those at once, until it ends.
-pub(super) struct Entered(RuleRef);
+pub(super) struct Entered {
+    rule: RuleRef,
+    peer: IpAddr,
+    /// In how many of the rule's bounds it has a place.
+    count: usize,
+}
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let filters = self.0.action().filters.as_ref();
-        if let Some(limit) = filters.and_then(|filters| filters.concurrency.as_ref()) {
-            limit.state.get().leave();
+        let filters = self.rule.action().filters.as_ref();
+        let limits = filters.map(|filters| &*filters.concurrency).unwrap_or_default();
+        for limit in limits.iter().take(self.count).filter(|limit| !is_exempt(limit, self.peer)) {
+            match limit.key {
+                RateKey::All => limit.state.get().leave(),
+                RateKey::Source => limit.state.get().leave_of(source_hash(self.peer)),
+            }
         }
     }
 }

@@ -37,8 +37,16 @@ const BUFFERS: &str = "bodies are streamed; buffers are bounded by limits.* in g
 const TLS_LATER: &str = "TLS of this kind is not configured by annotation yet";
 const EXTERNAL: &str = "requests cannot be authorised here yet; the rules answer 503 instead of being open";
 const BOOL: &str = "true, false";
+const TO_A_MILLION: &str = "1 to 1000000";
+const IN_USE: &str =
+    "connections in use are counted, by each node for each Service of the Ingress; further requests get 503";
+const ENDPOINT_SHARE: &str =
+    "connections in use are counted; every worker of a node has its share, at least one";
+const OWN_HOST: &str = "for every rule of the Ingress's hosts, where the host's oldest route is of its namespace; else for its own";
+const CIPHERS: &str = "OpenSSL's names by colon; those of TLS 1.2 with ECDHE and GCM or ChaCha20 are used";
+const HANDSHAKES: &str =
+    "for the Ingress's hosts; older versions and weak ciphers are not spoken; such hosts resume no sessions";
 const ON_OFF: &str = "on, off";
-const CONNECTIONS: &str = "connections are bounded for the whole node: pool.* in gateway.toml";
 const PLUGIN: &str = "plugins are not supported";
 
 /// All of them, by what they are for.
@@ -245,7 +253,7 @@ pub const ENTRIES: &[Entry] = &[
         "11",
         "counts all tries, within the retry budget",
     ),
-    no("proxy-next-upstream-timeout", "nmh", "all tries together are bounded by the request's timeout"),
+    yes("proxy-next-upstream-timeout", "nmh", "0 to 86400 seconds; 0 = none", "5", "5s"),
     // ------------------------------------------------ which endpoint
     but(
         "load-balance",
@@ -336,13 +344,9 @@ pub const ENTRIES: &[Entry] = &[
         "slow",
         "an endpoint that comes back after a failure; a new one takes its share at once",
     ),
-    no("connection-policy-tcp-max-connection", "mh", CONNECTIONS),
-    no("connection-policy-tcp-max-connection-per-endpoint", "mh", CONNECTIONS),
-    no(
-        "connection-policy-http-max-request-per-connection",
-        "mh",
-        "connections to endpoints are used until they are idle",
-    ),
+    but("connection-policy-tcp-max-connection", "mh", TO_A_MILLION, "100", "0", IN_USE),
+    but("connection-policy-tcp-max-connection-per-endpoint", "mh", TO_A_MILLION, "100", "0", ENDPOINT_SHARE),
+    yes("connection-policy-http-max-request-per-connection", "mh", TO_A_MILLION, "100", "0"),
     // ------------------------------------------------ health
     but(
         "healthcheck-enabled",
@@ -382,30 +386,19 @@ pub const ENTRIES: &[Entry] = &[
     yes("allowlist-source-range", "n", "ranges by comma", "10.0.0.0/8", "everybody"),
     yes("denylist-source-range", "nmh", "ranges by comma", "10.0.0.0/8", "nobody"),
     yes("blacklist-source-range", "mh", "ranges by comma", "10.0.0.0/8", "nobody"),
-    but(
-        "domain-whitelist-source-range",
-        "mh",
-        "ranges by comma",
-        "10.0.0.0/8",
-        "all",
-        "holds for the rules of this Ingress, not for others of the host",
-    ),
-    but(
-        "domain-blacklist-source-range",
-        "mh",
-        "ranges by comma",
-        "10.0.0.0/8",
-        "all",
-        "holds for the rules of this Ingress, not for others of the host",
-    ),
+    but("domain-whitelist-source-range", "mh", "ranges by comma", "10.0.0.0/8", "all", OWN_HOST),
+    but("domain-blacklist-source-range", "mh", "ranges by comma", "10.0.0.0/8", "all", OWN_HOST),
     yes("limit-rps", "n", "1 to 1000000", "10", "0"),
     yes("limit-rpm", "n", "1 to 1000000", "600", "0"),
     yes("limit-burst-multiplier", "n", "1 to 1000; default 5", "3", "0"),
     yes("limit-whitelist", "n", "ranges by comma", "10.0.0.0/8", "all"),
-    no(
+    but(
         "limit-connections",
         "n",
-        "connections of one source are bounded for the whole node: limits.connections_per_source_max",
+        "1 to 65535",
+        "10",
+        "0",
+        "counted as nginx does: those with a request in flight; of IPv6 a /64 is one source",
     ),
     no("limit-rate", "n", "bandwidth is not bounded"),
     no("limit-rate-after", "n", "bandwidth is not bounded"),
@@ -475,20 +468,23 @@ pub const ENTRIES: &[Entry] = &[
     no("mirror-request-body", "n", "a body that came whole with its request is mirrored"),
     no("mirror-host", "n", "the mirror gets the request as the backend does"),
     // ------------------------------------------------ TLS
-    shut(
+    but(
         "auth-tls-secret",
         "nmh",
-        "clients' certificates are not asked for yet; the rules answer 503 instead of being open",
+        "[NAMESPACE/]NAME of a Secret with ca.crt (mse: NAME ends with -cacert)",
+        "default/web-cacert",
+        "a/b/c",
+        "requests without TLS get 403; ca.crl holds, too",
     ),
-    no("auth-tls-verify-client", "n", "goes with auth-tls-secret"),
-    no("auth-tls-verify-depth", "n", "goes with auth-tls-secret"),
-    no("auth-tls-error-page", "n", "goes with auth-tls-secret"),
-    no("auth-tls-pass-certificate-to-upstream", "n", "goes with auth-tls-secret"),
-    no("auth-tls-match-cn", "n", "goes with auth-tls-secret"),
-    no("tls-min-protocol-version", "mh", TLS_LATER),
-    no("tls-max-protocol-version", "mh", TLS_LATER),
-    no("ssl-cipher", "mh", TLS_LATER),
-    no("ssl-ciphers", "n", TLS_LATER),
+    yes("auth-tls-verify-client", "n", "on, off, optional, optional_no_ca; default on", "optional", "maybe"),
+    yes("auth-tls-verify-depth", "n", "0 to 6; 0 = 1, the default", "2", "7"),
+    yes("auth-tls-error-page", "n", "a URL or a path", "/no-certificate", "@named"),
+    yes("auth-tls-pass-certificate-to-upstream", "n", BOOL, "true", "maybe"),
+    yes("auth-tls-match-cn", "n", "CN= and a regular expression", "CN=client-[0-9]+", "O=x"),
+    but("tls-min-protocol-version", "mh", "TLSv1.2, TLSv1.3", "TLSv1.3", "TLSv1.0", HANDSHAKES),
+    but("tls-max-protocol-version", "mh", "TLSv1.2, TLSv1.3", "TLSv1.2", "TLSv1.1", HANDSHAKES),
+    but("ssl-cipher", "mh", CIPHERS, "ECDHE-RSA-AES128-GCM-SHA256", "RC4-SHA", HANDSHAKES),
+    but("ssl-ciphers", "n", CIPHERS, "ECDHE-RSA-AES128-GCM-SHA256:AES128-SHA", "HIGH:!MD5", HANDSHAKES),
     no("ssl-prefer-server-ciphers", "n", TLS_LATER),
     no("ssl-passthrough", "n", TLS_LATER),
     but(
