@@ -254,7 +254,8 @@ impl Row {
             .collect())
     }
 
-    fn answers_to(&self, name: &str) -> bool {
+    /// Is this its name, or that of a group it is of?
+    pub(crate) fn answers_to(&self, name: &str) -> bool {
         let is_eight = EIGHT.iter().any(|(eight, ..)| self.name == *eight);
         match name {
             "all" => true,
