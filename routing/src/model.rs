@@ -440,7 +440,8 @@ pub const COOKIE_ATTRIBUTES: &str = "; HttpOnly; SameSite=Lax";
 pub struct RetryPolicy {
     /// All tries together, the first included. 1 = no retry. Default 3, at most 10.
     pub attempts: u8,
-    /// Retries per hundred requests of the backend. Default 20.
+    /// Retries per hundred requests of the backend, over any ten seconds or more. Default 20. Where that is less, 10 per
+    /// second and node.
     pub budget_percent: u8,
     /// Bodies up to this size are kept so that they can be sent again. Default 64 KiB.
     pub body_bytes_max: u32,

@@ -7,6 +7,7 @@
 //! asked. Called by the table's `retry`; never sends anything itself.
 
 use std::fmt;
+use std::num::NonZeroU16;
 
 use wire::head::Method;
 
@@ -181,10 +182,10 @@ fn price(attempt: u8, policy: &RetryPolicy, failure: &Failure, method: Method) -
 
 /// Retries per second that a node grants every backend at least, divided over the workers: for those whose share of
 /// requests would be less. Where the share is more, it is all there is.
-pub const RESERVE_PER_SECOND: u64 = 10;
+pub const RESERVE_PER_SECOND: u32 = 10;
 
 /// Retries that a worker can always make after a quiet while: all tries but the first of one default exchange.
-const RESERVE_MIN: u64 = 2;
+const RESERVE_MIN: u32 = 2;
 
 /// Time after which what was deposited and not spent is gone, in nanoseconds.
 ///
@@ -196,13 +197,16 @@ const MEMORY_NS: u64 = 1_000_000_000;
 ///
 /// What was remembered when a window began is spent in it beside what is deposited in it. So deposits are less than that
 /// share, by as much as makes room in such a window for one [`MEMORY_NS`] of them: `10 / 11` of it.
-pub const PROMISED_OVER_SECONDS: u64 = 10;
+pub const PROMISED_OVER_SECONDS: u32 = 10;
 
 /// Decay and refill are applied in steps of at least this, in nanoseconds, so that rounding does not lose them.
 const STEP_NS: u64 = 1_000_000;
 
-/// One retry. Deposits are hundredths of it.
-const RETRY: u64 = 1_000_000;
+/// One retry.
+const RETRY: u32 = 1_000_000;
+
+/// What one request deposits for each percent of the policy's share: see [`PROMISED_OVER_SECONDS`].
+const DEPOSIT: u32 = RETRY / 100 * PROMISED_OVER_SECONDS / (PROMISED_OVER_SECONDS + 1);
 
 /// What one backend may spend on retries in one worker: a share of its requests, or a small reserve over time,
 /// whichever is more.
@@ -212,20 +216,15 @@ const RETRY: u64 = 1_000_000;
 /// second's worth, less what the share grows by.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    all: Purse,
-    /// What of it hedges may use: half of what goes in.
-    hedges: Purse,
+    /// Millionths of a retry: of all retries, and of those of them that are hedges, which get half of what goes in.
+    shares: [u64; 2],
+    reserves: [u32; 2],
     at: MonoTime,
+    workers: NonZeroU16,
 }
 
-/// A share of requests, which fades, and a reserve, which grows with time. Millionths of a retry.
-#[derive(Clone, Copy, Debug)]
-struct Purse {
-    share: u64,
-    reserve: u64,
-    reserve_max: u64,
-    reserve_per_second: u64,
-}
+const ALL: usize = 0;
+const HEDGES: usize = 1;
 
 /// Was a retry paid for?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,92 +239,93 @@ impl Budget {
     /// A full reserve and no share, for one of `workers` workers (0 counts as 1).
     #[must_use]
     pub fn new(workers: u16) -> Self {
-        let reserve_per_second = RESERVE_PER_SECOND * RETRY / u64::from(workers.max(1));
-        // One second's worth, or what one exchange needs.
-        let reserve_max = reserve_per_second.max(RESERVE_MIN * RETRY);
-        let half = Purse::new(reserve_per_second / 2, (reserve_max / 2).max(RETRY));
-        Self { all: Purse::new(reserve_per_second, reserve_max), hedges: half, at: MonoTime::ZERO }
+        let workers = NonZeroU16::new(workers).unwrap_or(NonZeroU16::MIN);
+        let reserves = [ALL, HEDGES].map(|part| reserve_max(workers, part));
+        Self { shares: [0; 2], reserves, at: MonoTime::ZERO, workers }
     }
 
-    /// Grants nothing: for a backend that has left the table.
+    /// Grants nothing, ever: for a backend that has left the table.
     #[must_use]
     pub fn empty() -> Self {
-        Self { all: Purse::new(0, 0), hedges: Purse::new(0, 0), at: MonoTime::ZERO }
+        let at = MonoTime(u64::MAX);
+        Self { shares: [0; 2], reserves: [0; 2], at, workers: NonZeroU16::MIN }
     }
 
     /// One request has been started: its share goes in.
     pub fn deposit(&mut self, percent: u8, now: MonoTime) {
         self.advance(now);
-        let deposit = u64::from(percent) * RETRY * PROMISED_OVER_SECONDS
-            / (100 * (PROMISED_OVER_SECONDS + MEMORY_NS / 1_000_000_000));
-        self.all.deposit(deposit);
-        self.hedges.deposit(deposit / 2);
+        let deposit = u32::from(percent) * DEPOSIT;
+        for (part, deposit) in [(ALL, deposit), (HEDGES, deposit / 2)] {
+            self.shares[part] = self.shares[part].saturating_add(deposit.into());
+            // The reserve is a floor, not an addition.
+            self.reserves[part] = self.reserves[part].saturating_sub(deposit);
+        }
     }
 
     /// Takes one hedge out: it costs what a retry costs, and all hedges together get at most half.
     pub fn spend_hedge(&mut self, now: MonoTime) -> Spend {
         self.advance(now);
-        if !self.hedges.has_one() || self.all.spend() == Spend::Refused {
+        if !self.has_one(HEDGES) || self.take(ALL) == Spend::Refused {
             return Spend::Refused;
         }
-        self.hedges.spend()
+        self.take(HEDGES)
     }
 
     /// Takes one retry out.
     pub fn spend(&mut self, now: MonoTime) -> Spend {
         self.advance(now);
-        self.all.spend()
+        self.take(ALL)
     }
 
     /// Whole retries left, for the admin API.
     #[must_use]
     pub fn left(&self) -> u64 {
-        self.all.share / RETRY + self.all.reserve / RETRY
+        self.shares[ALL] / u64::from(RETRY) + u64::from(self.reserves[ALL] / RETRY)
+    }
+
+    fn has_one(&self, part: usize) -> bool {
+        self.shares[part] >= RETRY.into() || self.reserves[part] >= RETRY
+    }
+
+    fn take(&mut self, part: usize) -> Spend {
+        if self.shares[part] >= RETRY.into() {
+            self.shares[part] -= u64::from(RETRY);
+        } else if self.reserves[part] >= RETRY {
+            self.reserves[part] -= RETRY;
+        } else {
+            return Spend::Refused;
+        }
+        Spend::Paid
     }
 
     fn advance(&mut self, now: MonoTime) {
         let passed = now.0.saturating_sub(self.at.0);
-        if passed >= STEP_NS {
-            self.at = now;
-            let passed = passed.min(MEMORY_NS * 10);
-            self.all.advance(passed);
-            self.hedges.advance(passed);
+        if passed < STEP_NS {
+            return;
+        }
+        self.at = now;
+        let passed = passed.min(MEMORY_NS * 10);
+        for part in [ALL, HEDGES] {
+            let share = self.shares[part];
+            let faded = u128::from(share) * u128::from(passed) / u128::from(MEMORY_NS);
+            self.shares[part] = share.saturating_sub(u64::try_from(faded).unwrap_or(u64::MAX));
+            let grown = u64::from(reserve_per_second(self.workers, part)) * (passed / 1_000) / 1_000_000;
+            let reserve = u64::from(self.reserves[part]) + grown;
+            let max = reserve_max(self.workers, part);
+            self.reserves[part] = u32::try_from(reserve).map_or(max, |reserve| reserve.min(max));
         }
     }
 }
 
-impl Purse {
-    fn new(reserve_per_second: u64, reserve_max: u64) -> Self {
-        Self { share: 0, reserve: reserve_max, reserve_max, reserve_per_second }
-    }
+fn reserve_per_second(workers: NonZeroU16, part: usize) -> u32 {
+    let all = RESERVE_PER_SECOND * RETRY / u32::from(workers.get());
+    if part == HEDGES { all / 2 } else { all }
+}
 
-    fn deposit(&mut self, deposit: u64) {
-        self.share = self.share.saturating_add(deposit);
-        // The reserve is a floor, not an addition.
-        self.reserve = self.reserve.saturating_sub(deposit);
-    }
-
-    fn has_one(&self) -> bool {
-        self.share >= RETRY || self.reserve >= RETRY
-    }
-
-    fn spend(&mut self) -> Spend {
-        for part in [&mut self.share, &mut self.reserve] {
-            if *part >= RETRY {
-                *part -= RETRY;
-                return Spend::Paid;
-            }
-        }
-        Spend::Refused
-    }
-
-    /// `passed` is in nanoseconds.
-    fn advance(&mut self, passed: u64) {
-        let faded = u128::from(self.share) * u128::from(passed) / u128::from(MEMORY_NS);
-        self.share = self.share.saturating_sub(u64::try_from(faded).unwrap_or(u64::MAX));
-        let grown = self.reserve_per_second * (passed / 1_000) / 1_000_000;
-        self.reserve = (self.reserve + grown).min(self.reserve_max);
-    }
+/// One second's worth, or what one exchange needs; of hedges half of that, and at least one.
+fn reserve_max(workers: NonZeroU16, part: usize) -> u32 {
+    let all = reserve_per_second(workers, ALL).max(RESERVE_MIN * RETRY);
+    if part == HEDGES { (all / 2).max(RETRY) } else { all }
 }
 
 #[cfg(test)]
@@ -424,7 +424,8 @@ mod tests {
             let (mut now, mut fails, mut turns) = (MonoTime(7_000_000_000), false, now_and_then(&mut rng));
             // (when, retries so far) after each request.
             let mut spent = vec![(now, 0u32)];
-            for _ in 0..usize::min(60_000, (rate * 60.0) as usize) {
+            let end = now + Duration::from_secs(60);
+            while spent.len() <= 60_000 && now < end {
                 now = now + gap;
                 turns = turns.saturating_sub(gap);
                 if turns.is_zero() {
@@ -440,7 +441,7 @@ mod tests {
                 let paid = u32::try_from(paid.count()).unwrap();
                 spent.push((now, spent.last().unwrap().1 + paid));
             }
-            let window = Duration::from_secs(PROMISED_OVER_SECONDS);
+            let window = Duration::from_secs(PROMISED_OVER_SECONDS.into());
             let last = spent.last().unwrap().0;
             for (from, (began, before)) in spent.iter().enumerate() {
                 if last.since(*began) < window {
@@ -449,11 +450,11 @@ mod tests {
                 let to = spent.partition_point(|(at, _)| at.since(*began) <= window);
                 let (ended, after) = spent[to - 1];
                 let (requests, seconds) = ((to - 1 - from) as f64, ended.since(*began).as_secs_f64());
-                let floor = RESERVE_PER_SECOND as f64 / f64::from(workers);
+                let floor = f64::from(RESERVE_PER_SECOND) / f64::from(workers);
                 let share = requests * 0.2;
                 // Where the two are about as much, what the reserve held at first comes on top.
                 let is_share = rate * 0.18 > floor * 2.0;
-                let held = floor + floor.max(RESERVE_MIN as f64);
+                let held = floor + floor.max(f64::from(RESERVE_MIN));
                 let allowed = if is_share { share } else { share.max(floor * seconds) + held };
                 let retries = f64::from(after - before);
                 assert!(

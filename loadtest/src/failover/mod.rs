@@ -64,6 +64,9 @@ pub(crate) struct Options {
     /// Runs of each row and proxy; the table shows their median and the worst.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
+    /// Runs of each row that is not of the group eight, where they shall be fewer. Default: as many.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    other_runs: Option<u32>,
     /// Runs of each row and peer, where they shall be fewer than ours. Default: as many.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     peer_runs: Option<u32>,
@@ -240,7 +243,8 @@ impl Table<'_> {
 
     /// How many runs a contender makes in a row; none where peers take no part.
     fn runs_of(&self, row: &Row, contender: &Contender) -> u32 {
-        let all = self.options.runs.min(row.runs_max);
+        let most = if row.answers_to("eight") { None } else { self.options.other_runs };
+        let all = self.options.runs.min(row.runs_max).min(most.unwrap_or(u32::MAX));
         if contender.proxy == Proxy::Ringway {
             all
         } else if self.peer_rows.contains(&row.name) {
