@@ -9,6 +9,7 @@ mod bench;
 mod failover;
 mod floor;
 mod hitless;
+mod page;
 mod picture;
 mod ring;
 mod socket;
@@ -57,6 +58,8 @@ enum Command {
     Failover(failover::Options),
     /// Reload, swap certificates, change tables and hand the port over under load: not one request may fail.
     Hitless(hitless::Options),
+    /// Put results of the others together in one HTML file that needs nothing else.
+    Page(page::Options),
     /// An endpoint of `failover`.
     #[command(hide = true)]
     Pod(failover::pod::Options),
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
             backend::run(listen, body, Duration::from_millis(latency_ms))
                 .map_err(|why| format!("backend: {why}"))
         }
+        Command::Page(options) => page::run(&options).map_err(|why| format!("page: {why}")),
         Command::Open(options) => bench::open::main(&options).map_err(|why| format!("open: {why}")),
         Command::Bench(options) => bench::run(&options).map_err(|why| format!("bench: {why}")),
         Command::Failover(options) => failover::run(&options).map_err(|why| format!("failover: {why}")),
