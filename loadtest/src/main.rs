@@ -6,6 +6,7 @@
 
 mod backend;
 mod bench;
+mod cluster;
 mod failover;
 mod floor;
 mod hitless;
@@ -50,6 +51,8 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         latency_ms: u64,
     },
+    /// Endpoints of one cluster that say who they are, until SIGTERM or SIGINT.
+    Cluster(cluster::Options),
     /// Send requests at a constant rate and print what came of them.
     Open(bench::open::Options),
     /// Compare proxies by CPU per request, interleaved in rounds; prints a table.
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
             backend::run(listen, body, Duration::from_millis(latency_ms))
                 .map_err(|why| format!("backend: {why}"))
         }
+        Command::Cluster(options) => cluster::run(&options).map_err(|why| format!("cluster: {why}")),
         Command::Page(options) => page::run(&options).map_err(|why| format!("page: {why}")),
         Command::Open(options) => bench::open::main(&options).map_err(|why| format!("open: {why}")),
         Command::Bench(options) => bench::run(&options).map_err(|why| format!("bench: {why}")),
