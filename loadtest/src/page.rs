@@ -48,7 +48,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     let folders = from.iter().map(|path| Folder::read(path)).collect::<Result<Vec<_>>>()?;
     if folders.iter().all(|folder| folder.files.is_empty()) {
-        return Err(BenchError::failed("page", "no results: run bench, hitless or failover with --out first"));
+        return Err(BenchError::failed(
+            "page",
+            "no results: run bench, hitless or failover with --out first",
+        ));
     }
     if let Some(parent) = options.out.parent() {
         fs::create_dir_all(parent).map_err(BenchError::io(format!("create {}", parent.display())))?;
@@ -170,12 +173,12 @@ fn conditions(out: &mut String, report: &Value) {
     if let Some(machine) = report.get("machine").and_then(Value::as_object) {
         out.push_str("<dl>\n");
         for (name, value) in machine {
-            let text = match value {
-                Value::Array(all) => all.iter().map(plain).collect::<Vec<_>>().join("; "),
-                other => plain(other),
-            };
+            let text = value
+                .as_array()
+                .map_or_else(|| plain(value), |all| all.iter().map(plain).collect::<Vec<_>>().join("; "));
             let name = name.replace('_', " ");
-            writeln!(out, "<dt>{}</dt><dd>{}</dd>", escape(&name), escape(&text)).expect("writing to a string");
+            writeln!(out, "<dt>{}</dt><dd>{}</dd>", escape(&name), escape(&text))
+                .expect("writing to a string");
         }
         out.push_str("</dl>\n");
     }

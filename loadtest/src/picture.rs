@@ -355,12 +355,7 @@ fn draw(out: &mut String, series: &Series, x: &Ruler<'_>, y: &Ruler<'_>) {
     for point in &series.points {
         let Some((low, high)) = point.spread else { continue };
         let (at, low, high) = (x.at(point.x), y.at(low), y.at(high));
-        write!(
-            spreads,
-            "M{:.1} {low:.1}h8m-4 0V{high:.1}m-4 0h8",
-            at - 4.0
-        )
-        .expect("writing to a string");
+        write!(spreads, "M{:.1} {low:.1}h8m-4 0V{high:.1}m-4 0h8", at - 4.0).expect("writing to a string");
     }
     if !spreads.is_empty() {
         line(out, &format!("<path d=\"{spreads}\" fill=\"none\" stroke=\"{colour}\"/>"));
@@ -426,7 +421,10 @@ mod tests {
     #[test]
     fn steps_are_round_and_numbers_short() {
         assert!((step(97.0) - 20.0).abs() < 1e-9 && (step(0.3) - 0.05).abs() < 1e-9);
-        assert_eq!([0.0, 0.05, 2.5, 999.0, 1e4, 1e6].map(number), ["0", "0.05", "2.5", "999", "10,000", "1,000,000"]);
+        assert_eq!(
+            [0.0, 0.05, 2.5, 999.0, 1e4, 1e6].map(number),
+            ["0", "0.05", "2.5", "999", "10,000", "1,000,000"]
+        );
     }
 
     #[test]
@@ -443,7 +441,8 @@ mod tests {
 
     #[test]
     fn text_is_escaped_and_every_series_is_in_the_legend() {
-        let svg = chart(Scale::Names(vec!["p50".into(), "p99".into()]), Scale::Linear, vec![point(0.0, 3.0)]).svg();
+        let svg =
+            chart(Scale::Names(vec!["p50".into(), "p99".into()]), Scale::Linear, vec![point(0.0, 3.0)]).svg();
         assert!(svg.contains("a&lt;b, ms") && svg.contains("one &amp; two") && svg.contains(">p99</text>"));
         assert!(svg.trim_end().ends_with("</svg>"));
         assert_eq!(escape("a\u{1b}\"b\""), "a&quot;b&quot;");

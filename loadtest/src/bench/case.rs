@@ -164,7 +164,12 @@ const fn sized(name: &'static str, about: &'static str, group: Group, body: usiz
 }
 
 const fn scaled(name: &'static str, connections: u32) -> Spec {
-    plain(name, "HTTP/1.1, 128-byte bodies, by the number of connections", Group::Connections, keep(connections))
+    plain(
+        name,
+        "HTTP/1.1, 128-byte bodies, by the number of connections",
+        Group::Connections,
+        keep(connections),
+    )
 }
 
 const fn routed(name: &'static str, hosts: u32) -> Spec {
@@ -193,10 +198,25 @@ pub(crate) static CASES: [Spec; 34] = [
     sized("body-10k", "HTTP/1.1, 10,000-byte bodies, 64 connections", Group::Main, 10_000),
     sized("body-1m", "HTTP/1.1, 1 MiB bodies, 64 connections", Group::Main, 1 << 20),
     plain("new-connections", "a new client connection per request, 64 at once", Group::Main, EACH),
-    plain("idle-memory", "memory of idle keep-alive connections after one request each", Group::Main, Kind::Idle),
-    bytes("l4-64", "bytes as they are: 128-byte bodies, 64 connections; two messages a request", keep(64), SMALL),
+    plain(
+        "idle-memory",
+        "memory of idle keep-alive connections after one request each",
+        Group::Main,
+        Kind::Idle,
+    ),
+    bytes(
+        "l4-64",
+        "bytes as they are: 128-byte bodies, 64 connections; two messages a request",
+        keep(64),
+        SMALL,
+    ),
     bytes("l4-1m", "bytes as they are: 1 MiB bodies, 64 connections", keep(64), 1 << 20),
-    bytes("l4-idle", "memory of idle relayed connections, both sides, after one request each", Kind::Idle, SMALL),
+    bytes(
+        "l4-idle",
+        "memory of idle relayed connections, both sides, after one request each",
+        Kind::Idle,
+        SMALL,
+    ),
     secured("tls-h1-64", "HTTP/1.1 over TLS, 128-byte bodies, 64 connections", keep(64)),
     secured("tls-handshakes", "a new TLS connection per request, full handshakes, 64 at once", EACH),
     scaled("conns-1", 1),

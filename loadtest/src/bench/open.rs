@@ -142,8 +142,9 @@ pub(crate) fn run(
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let child = Child::spawn("loadtest open", &mut command)?;
     let output = child.output(Duration::from_secs(u64::from(seconds) + 20), stop)?;
-    parse(&output)
-        .ok_or_else(|| BenchError::failed("loadtest open", format!("printed what is not understood:\n{output}")))
+    parse(&output).ok_or_else(|| {
+        BenchError::failed("loadtest open", format!("printed what is not understood:\n{output}"))
+    })
 }
 
 fn parse(output: &str) -> Option<Offered> {

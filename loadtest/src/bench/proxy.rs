@@ -152,7 +152,7 @@ impl Proxy {
             }
             Self::Haproxy if case.hosts > 0 => {
                 "use_backend %[req.hdr(host),lower,map({{DIR}}/hosts.map,pods)]".to_owned()
-            },
+            }
             Self::Nginx | Self::Haproxy | Self::Floor | Self::Ringway => String::new(),
         }
     }
@@ -250,7 +250,8 @@ endpoints:
     );
     let fleet = if case.layer == Layer::Four { layer4 } else { layer7 };
     let manifests = home.join("manifests");
-    for (folder, name, text) in [("fleet", "bench.yaml", &fleet), ("clusters/alpha", "bench.yaml", &cluster)] {
+    for (folder, name, text) in [("fleet", "bench.yaml", &fleet), ("clusters/alpha", "bench.yaml", &cluster)]
+    {
         let folder = manifests.join(folder);
         fs::create_dir_all(&folder).map_err(BenchError::io(format!("create {}", folder.display())))?;
         write(&folder.join(name), text)?;
@@ -263,7 +264,8 @@ const HOSTS_PER_INGRESS: u32 = 100;
 
 /// A rule for every host, one for each host that the case has, and the certificate where it wants one.
 fn ingresses(case: Case, home: &Path) -> Result<String> {
-    let paths = "http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}";
+    let paths =
+        "http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}";
     let ingress = |name: &str, spec: &str| {
         format!(
             "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: {name}, namespace: bench}}\nspec:\n{spec}---\n"
@@ -275,7 +277,8 @@ fn ingresses(case: Case, home: &Path) -> Result<String> {
             (secret(home)?, format!("  tls: [{{hosts: [{SECURED_HOST}], secretName: bench}}]\n"))
         }
     };
-    let named = if tls.is_empty() { String::new() } else { format!("  - host: {SECURED_HOST}\n    {paths}\n") };
+    let named =
+        if tls.is_empty() { String::new() } else { format!("  - host: {SECURED_HOST}\n    {paths}\n") };
     let mut text = ingress("bench", &format!("{tls}  rules:\n{named}  - {paths}\n"));
     for first in (0..case.hosts).step_by(HOSTS_PER_INGRESS as usize) {
         let hosts = first..case.hosts.min(first + HOSTS_PER_INGRESS);

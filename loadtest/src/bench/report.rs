@@ -369,7 +369,8 @@ fn load_table(case: Case, rows: &[Row]) -> String {
         .expect("writing to a string");
         if let Some([_, _, p999, p9999]) = row.percentiles() {
             let (low, high) = (p999.median, p9999.median);
-            writeln!(table, "{:<16} p99.9 {low:.0} µs, p99.99 {high:.0} µs", "").expect("writing to a string");
+            writeln!(table, "{:<16} p99.9 {low:.0} µs, p99.99 {high:.0} µs", "")
+                .expect("writing to a string");
         }
     }
     table
@@ -378,12 +379,7 @@ fn load_table(case: Case, rows: &[Row]) -> String {
 fn idle_table(case: Case, rows: &[IdleRow]) -> String {
     let mut table = format!(
         "\n{:<16} {:>12} {:>14} {:>14} {:>12} {:>14}\n",
-        case.name,
-        "connections",
-        "base PSS KiB",
-        "with PSS KiB",
-        "bytes each",
-        "with RSS KiB"
+        case.name, "connections", "base PSS KiB", "with PSS KiB", "bytes each", "with RSS KiB"
     );
     for row in rows {
         writeln!(
@@ -476,7 +472,8 @@ mod tests {
 
     #[test]
     fn csv_has_a_value_or_nothing_for_every_column() {
-        let facts = super::super::machine::Facts::collect(&super::super::process::Cores { proxy: 0, load: 1 });
+        let facts =
+            super::super::machine::Facts::collect(&super::super::process::Cores { proxy: 0, load: 1 });
         let mut report = Report::new(facts, 1, 1);
         report.add_load(case("h1-64"), vec![row(Proxy::Floor, &[10.0]), row(Proxy::Nginx, &[17.0])]);
         let (csv, commas) = (report.csv(), |line: &str| line.matches(',').count());

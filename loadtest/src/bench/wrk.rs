@@ -11,7 +11,6 @@ use super::process::{Child, Cores, first_on};
 use super::report::Offered;
 use super::{BenchError, Result};
 
-
 /// Loads `target` for so many seconds.
 pub(crate) fn run(
     cores: &Cores,
@@ -38,11 +37,7 @@ pub(crate) fn run(
         Transport::Tls => format!("https://{SECURED_HOST}:{}/", target.port()),
     };
     command.args(["-H", &format!("Host: {}", case.host())]);
-    command
-        .arg(url)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
+    command.arg(url).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let child = Child::spawn("wrk", &mut command)?;
     // wrk ends by itself; twenty seconds cover a proxy that stopped answering.
     let output = child.output(Duration::from_secs(u64::from(seconds) + 20), stop)?;

@@ -65,11 +65,9 @@ pub(super) fn proof(row: Row, gateway: &mut Gateway, done: &Done, tls: Option<&T
     let lacks = |what: String| BenchError::failed(row.name(), what);
     match row {
         Row::Quiet => Ok("nothing was to happen".to_owned()),
-        Row::Reload => {
-            soon(|| Ok(gateway.ask(&edit_host(count))?.status == 200))?
-                .then(|| "the last edit's own host is served".to_owned())
-                .ok_or_else(|| lacks(format!("the last of {count} edits is not live")))
-        }
+        Row::Reload => soon(|| Ok(gateway.ask(&edit_host(count))?.status == 200))?
+            .then(|| "the last edit's own host is served".to_owned())
+            .ok_or_else(|| lacks(format!("the last of {count} edits is not live"))),
         Row::TableChanges => {
             let tables = gateway.generation()? - done.generation;
             // Edits that come together are one table.

@@ -186,7 +186,10 @@ impl Gateway {
         let end = Instant::now() + PATIENCE;
         while !last.has_ended() {
             if Instant::now() > end {
-                return Err(BenchError::failed("ringway", format!("does not end within {PATIENCE:?} of SIGTERM")));
+                return Err(BenchError::failed(
+                    "ringway",
+                    format!("does not end within {PATIENCE:?} of SIGTERM"),
+                ));
             }
             stop.pause(POLL)?;
         }
@@ -203,7 +206,9 @@ impl Gateway {
     /// The newest table that every worker runs.
     pub(super) fn generation(&self) -> Result<u64> {
         let answer = get(self.admin, "localhost", "/metrics").map_err(BenchError::io("read metrics"))?;
-        let of = |line: &str| line.strip_prefix("ringway_table_generation{")?.split_once("} ")?.1.trim().parse().ok();
+        let of = |line: &str| {
+            line.strip_prefix("ringway_table_generation{")?.split_once("} ")?.1.trim().parse().ok()
+        };
         answer
             .body
             .lines()
