@@ -16,7 +16,9 @@ use gateway_api::experimental::httproutes::HttpRoute;
 use gateway_api::experimental::referencegrants::ReferenceGrant;
 use gateway_api::experimental::tcproutes::TcpRoute;
 use gateway_api::experimental::tlsroutes::TlsRoute;
+use gateway_api::experimental::udproutes::UdpRoute;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use routing::model::Carrier;
 
 use crate::crd::{FailoverPolicy, GatewayConfig, MemberCluster};
 
@@ -49,6 +51,7 @@ pub enum Kind {
     HttpRoute,
     TcpRoute,
     TlsRoute,
+    UdpRoute,
     ReferenceGrant,
     BackendTlsPolicy,
     ConfigMap,
@@ -78,6 +81,7 @@ impl Kind {
             Self::HttpRoute => "HTTPRoute",
             Self::TcpRoute => "TCPRoute",
             Self::TlsRoute => "TLSRoute",
+            Self::UdpRoute => "UDPRoute",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::BackendTlsPolicy => "BackendTLSPolicy",
             Self::ConfigMap => "ConfigMap",
@@ -112,6 +116,7 @@ impl Kind {
             | Self::HttpRoute
             | Self::TcpRoute
             | Self::TlsRoute
+            | Self::UdpRoute
             | Self::ReferenceGrant
             | Self::BackendTlsPolicy
             | Self::ConfigMap
@@ -172,6 +177,7 @@ pub enum Spec {
     HttpRoute(Box<HttpRoute>),
     TcpRoute(Box<TcpRoute>),
     TlsRoute(Box<TlsRoute>),
+    UdpRoute(Box<UdpRoute>),
     ReferenceGrant(Box<ReferenceGrant>),
     BackendTlsPolicy(Box<BackendTlsPolicy>),
     ConfigMap(FleetConfigMap),
@@ -277,13 +283,15 @@ pub struct MemberService {
     pub external_name: Option<String>,
 }
 
-/// One TCP port of a Service.
+/// One port of a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemberServicePort {
     /// Its name; empty for the only port of a Service.
     pub name: Arc<str>,
     /// The Service's port.
     pub port: u16,
+    /// Its protocol. `SCTP` ports are not kept.
+    pub carrier: Carrier,
     /// The port on every node; 0 = none.
     pub node_port: u16,
     /// What its endpoints speak.
@@ -333,8 +341,8 @@ impl AppProtocol {
 pub struct MemberSlice {
     /// Label `kubernetes.io/service-name`; empty when it has none.
     pub service: Arc<str>,
-    /// Its TCP ports: name (empty = unnamed) and number.
-    pub ports: Vec<(Arc<str>, u16)>,
+    /// Its ports: name (empty = unnamed), protocol and number.
+    pub ports: Vec<(Arc<str>, Carrier, u16)>,
     /// Its endpoints.
     pub endpoints: Vec<SliceEndpoint>,
 }

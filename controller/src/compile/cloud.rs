@@ -75,6 +75,7 @@ impl Context {
             | Spec::HttpRoute(_)
             | Spec::TcpRoute(_)
             | Spec::TlsRoute(_)
+            | Spec::UdpRoute(_)
             | Spec::ReferenceGrant(_)
             | Spec::BackendTlsPolicy(_)
             | Spec::ConfigMap(_)

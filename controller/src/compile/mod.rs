@@ -216,7 +216,7 @@ impl Compiler {
         self.policies.retain(|_, policy| Arc::strong_count(policy) > 1);
         self.backends.mark_policies();
         dirty.routes.extend(self.routes.keys().cloned());
-        for kind in [Kind::Ingress, Kind::HttpRoute, Kind::TcpRoute, Kind::TlsRoute] {
+        for kind in [Kind::Ingress, Kind::HttpRoute, Kind::TcpRoute, Kind::TlsRoute, Kind::UdpRoute] {
             dirty.routes.extend(world.fleet(kind).map(|object| object.id.clone()));
         }
         let held = world.objects().map(|(id, _)| id).filter(|id| id.source != Source::Fleet);
@@ -229,9 +229,9 @@ impl Compiler {
         for name in before.members.keys() {
             self.ids.clusters.release(name);
         }
-        for key in &before.listener_keys {
+        for (key, carrier) in &before.listener_keys {
             self.ids.listeners.release(key);
-            self.ids.binds.release(&key.1);
+            self.ids.binds.release(&(key.1, *carrier));
         }
     }
 
@@ -256,6 +256,7 @@ impl Compiler {
                 Spec::HttpRoute(spec) => Some(gateway_api::compile(&mut env, object, spec)),
                 Spec::TcpRoute(spec) => Some(layer4::tcp(&mut env, object, spec)),
                 Spec::TlsRoute(spec) => Some(layer4::tls(&mut env, object, spec)),
+                Spec::UdpRoute(spec) => Some(layer4::udp(&mut env, object, spec)),
                 Spec::IngressClass(_)
                 | Spec::Gateway(_)
                 | Spec::GatewayClass(_)

@@ -367,6 +367,7 @@ impl Hub {
             | Spec::HttpRoute(_)
             | Spec::TcpRoute(_)
             | Spec::TlsRoute(_)
+            | Spec::UdpRoute(_)
             | Spec::ReferenceGrant(_)
             | Spec::ConfigMap(_)
             | Spec::GatewayConfig(_)

@@ -136,7 +136,7 @@ async fn serve(worker: Rc<Worker>, mut client: Box<Client>, protocol: Protocol) 
     match protocol {
         Protocol::Http => {}
         // Handed over by another worker while its address became one of layer 4.
-        Protocol::Tcp | Protocol::TlsPassthrough => return,
+        Protocol::Tcp | Protocol::TlsPassthrough | Protocol::TlsTerminate | Protocol::Udp => return,
         // Boxed: its memory is given back when it is over.
         Protocol::Https => match Box::pin(tls::accept::handshake(&worker, &mut client)).await {
             tls::Ended::Full | tls::Ended::Resumed => {}

@@ -33,6 +33,7 @@ use routing::time::MonoTime;
 
 use crate::downstream::h1::Runner;
 use crate::downstream::tcp::Door;
+use crate::downstream::udp::Flows;
 use crate::exchange::gzip::Streams;
 use crate::exchange::scratch::Scratch;
 use crate::net::wake::Timer;
@@ -42,6 +43,7 @@ use crate::observe::stats::{Limit, WorkerStats};
 use crate::passwords::Desk;
 use crate::tls::Terminator;
 use crate::upstream::dial::Dialer;
+use crate::upstream::h2::Sessions;
 use crate::upstream::pool::Pool;
 use detect::Detect;
 use drill::DrillSlot;
@@ -66,6 +68,8 @@ pub struct Worker {
     pub rng: RefCell<SmallRng>,
     /// Idle upstream connections.
     pub pool: Pool,
+    /// Connections of HTTP/2 to endpoints.
+    pub h2: Sessions,
     /// What it needs to connect to backends over TLS.
     pub dialer: Dialer,
     /// Statistics.
@@ -80,6 +84,8 @@ pub struct Worker {
     pub scratch: RefCell<Scratch>,
     /// Who may come in by layer-4 listeners.
     pub door: Door,
+    /// Flows of datagrams.
+    pub flows: Flows,
     /// Layer-4 connections that are established.
     pub established: EstablishedList,
     /// Bytes of request bodies kept for a retry.
@@ -150,6 +156,7 @@ impl Worker {
             table: RefCell::new(parts.table),
             rng: RefCell::new(parts.rng),
             pool: Pool::default(),
+            h2: Sessions::default(),
             dialer: Dialer::default(),
             stats: parts.stats,
             peers: parts.peers,
@@ -157,6 +164,7 @@ impl Worker {
             rebalance: Rebalance::default(),
             scratch: RefCell::default(),
             door: Door::default(),
+            flows: Flows::default(),
             established: EstablishedList::default(),
             replay_bytes: Cell::new(0),
             lost: Cell::new(false),
@@ -341,6 +349,11 @@ impl Deadline {
     /// Takes it away.
     pub fn clear(&self) {
         self.worker.wheel.borrow_mut().clear(self.id);
+    }
+
+    /// Lets it fire now: its owner looks at the clock, at the worker, and at what the caller has left for it.
+    pub fn fire(&self) {
+        self.worker.wheel.borrow_mut().fire(self.id);
     }
 
     /// Ready when it has passed, or when the worker wants the connection's attention (drain, shedding): look at the

@@ -82,6 +82,7 @@ pub fn run(charter: &Charter) -> io::Result<()> {
                 charter.stats.in_flight.set(0);
                 charter.stats.tunnels_open.set(0);
                 charter.stats.layer4.connections_open.set(0);
+                charter.stats.layer4.flows_open.set(0);
                 charter.stats.generation.set(0);
                 tracing::error!(worker = charter.id, "worker panicked; starting it anew");
                 first = false;
@@ -204,6 +205,7 @@ async fn keep_house(worker: Rc<Worker>) {
         if turns.is_multiple_of(4) {
             let left = worker.pool.sweep(now, worker.settings().pool_idle_timeout);
             worker.stats.idle_upstream.set(left);
+            worker.stats.http2_upstream_connections.set(worker.h2.count());
             worker.stats.buffer_bytes.set(crate::sys::buf::bytes_held() as u64);
             crate::sys::buf::trim();
             worker.trim_runners();

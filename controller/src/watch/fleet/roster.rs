@@ -302,6 +302,7 @@ pub(super) fn certificates(object: &Object) -> BTreeSet<SecretName> {
         | Spec::HttpRoute(_)
         | Spec::TcpRoute(_)
         | Spec::TlsRoute(_)
+        | Spec::UdpRoute(_)
         | Spec::ReferenceGrant(_)
         | Spec::ConfigMap(_)
         | Spec::MemberCluster(_)
