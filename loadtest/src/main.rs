@@ -6,9 +6,11 @@
 
 mod backend;
 mod bench;
+mod cluster;
 mod failover;
 mod floor;
 mod hitless;
+mod page;
 mod picture;
 mod ring;
 mod socket;
@@ -49,6 +51,8 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         latency_ms: u64,
     },
+    /// Endpoints of one cluster that say who they are, until SIGTERM or SIGINT.
+    Cluster(cluster::Options),
     /// Send requests at a constant rate and print what came of them.
     Open(bench::open::Options),
     /// Compare proxies by CPU per request, interleaved in rounds; prints a table.
@@ -57,6 +61,8 @@ enum Command {
     Failover(failover::Options),
     /// Reload, swap certificates, change tables and hand the port over under load: not one request may fail.
     Hitless(hitless::Options),
+    /// Put results of the others together in one HTML file that needs nothing else.
+    Page(page::Options),
     /// An endpoint of `failover`.
     #[command(hide = true)]
     Pod(failover::pod::Options),
@@ -76,6 +82,8 @@ fn main() -> ExitCode {
             backend::run(listen, body, Duration::from_millis(latency_ms))
                 .map_err(|why| format!("backend: {why}"))
         }
+        Command::Cluster(options) => cluster::run(&options).map_err(|why| format!("cluster: {why}")),
+        Command::Page(options) => page::run(&options).map_err(|why| format!("page: {why}")),
         Command::Open(options) => bench::open::main(&options).map_err(|why| format!("open: {why}")),
         Command::Bench(options) => bench::run(&options).map_err(|why| format!("bench: {why}")),
         Command::Failover(options) => failover::run(&options).map_err(|why| format!("failover: {why}")),

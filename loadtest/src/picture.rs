@@ -8,12 +8,14 @@ use std::fmt::Write as _;
 
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 430.0;
-const LEFT: f64 = 78.0;
+const LEFT: f64 = 98.0;
 const RIGHT: f64 = 24.0;
 const TOP: f64 = 92.0;
 const BOTTOM: f64 = 56.0;
 /// The line of the legend.
 const LEGEND: f64 = 68.0;
+/// Fewer points than this are drawn large.
+const FEW: usize = 100;
 /// Steps of a linear axis, about.
 const STEPS: f64 = 6.0;
 
@@ -223,7 +225,7 @@ fn number(value: f64) -> String {
         text.trim_end_matches('0').trim_end_matches('.').to_owned()
     };
     match text.len() {
-        5.. if !text.contains('.') => {
+        4.. if !text.contains('.') => {
             let mut apart = String::new();
             for (at, digit) in text.chars().enumerate() {
                 if at > 0 && (text.len() - at).is_multiple_of(3) {
@@ -334,7 +336,8 @@ impl Chart {
 
 fn draw(out: &mut String, series: &Series, x: &Ruler<'_>, y: &Ruler<'_>) {
     let (colour, dash) = (series.look.colour(), series.look.dash());
-    let half = if series.joined { 4.0 } else { 1.6 };
+    // A cloud of requests, or a handful of figures.
+    let half = if series.joined || series.points.len() < FEW { 4.0 } else { 1.6 };
     if series.joined {
         let mut path = String::new();
         for point in &series.points {
@@ -364,7 +367,7 @@ fn draw(out: &mut String, series: &Series, x: &Ruler<'_>, y: &Ruler<'_>) {
         let (at, up) = (x.at(point.x), y.at(point.y));
         #[expect(clippy::cast_possible_truncation, reason = "half pixels of a picture")]
         if drawn.insert(((at * 2.0) as i32, (up * 2.0) as i32)) {
-            path.push_str(&series.look.mark(at, up, if series.look == Look::Cross { 4.0 } else { half }));
+            path.push_str(&series.look.mark(at, up, half));
         }
     }
     marks(out, series.look, &path);

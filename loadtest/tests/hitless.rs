@@ -1,5 +1,4 @@
 //! `loadtest hitless` with the gateway of the same build, a few seconds of it.
-#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 use std::collections::HashMap;
 use std::fs;

@@ -134,6 +134,9 @@ pub(crate) enum Reuse {
 /// Bytes of the body where the case is not about it.
 const SMALL: usize = 128;
 
+/// Whom the certificate is for. wrk asks for the name that it connects to, so it must be one that every machine knows.
+pub(crate) const SECURED_HOST: &str = "localhost";
+
 /// A run in which a peer's ratio to the floor is more than this off what is known is void.
 pub(crate) const TOLERANCE: f64 = 0.15;
 
@@ -265,9 +268,10 @@ impl Spec {
 
     /// The host that the load asks for.
     pub(crate) fn host(&self) -> String {
-        match self.hosts.checked_sub(1) {
-            Some(last) => host(last),
-            None => "bench.example".to_owned(),
+        match (self.transport, self.hosts.checked_sub(1)) {
+            (Transport::Tls, _) => SECURED_HOST.to_owned(),
+            (Transport::Plain, Some(last)) => host(last),
+            (Transport::Plain, None) => "bench.example".to_owned(),
         }
     }
 

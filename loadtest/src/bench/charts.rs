@@ -52,6 +52,12 @@ fn series(proxies: impl Fn(Proxy) -> Vec<Point>, joined: bool) -> Vec<Series> {
         .collect()
 }
 
+/// A place in a list, on an axis.
+#[expect(clippy::cast_precision_loss, reason = "lists of a handful")]
+fn of(at: usize) -> f64 {
+    at as f64
+}
+
 fn row_of(rows: &[Row], proxy: Proxy) -> Option<&Row> {
     rows.iter().find(|row| row.proxy() == proxy)
 }
@@ -84,10 +90,11 @@ fn costs(report: &Report) -> Option<Chart> {
     let names = cases.iter().map(|(case, _)| case.name.to_owned()).collect();
     let points = |proxy: Proxy| {
         // Beside each other, so that no mark hides another.
-        let aside = Proxy::ALL.iter().position(|other| *other == proxy).map_or(0, |at| at) as f64;
+        let aside = Proxy::ALL.iter().position(|other| *other == proxy).unwrap_or(0);
         let rows = cases.iter().enumerate();
         rows.filter_map(|(at, (_, rows))| {
-            Some(point(at as f64 + aside * 0.14 - 0.21, row_of(rows, proxy)?.cpu_us()))
+            let x = of(at) + of(aside) * 0.14 - 0.21;
+            Some(point(x, row_of(rows, proxy)?.cpu_us()))
         })
         .collect()
     };
@@ -101,7 +108,7 @@ fn percentiles(report: &Report) -> Option<Chart> {
     let (case, rows) = report.load().find(|(case, _)| matches!(case.kind, Kind::Open { .. }))?;
     let points = |proxy| {
         let spreads = row_of(rows, proxy).and_then(Row::percentiles);
-        spreads.into_iter().flatten().enumerate().map(|(at, spread)| point(at as f64, spread)).collect()
+        spreads.into_iter().flatten().enumerate().map(|(at, spread)| point(of(at), spread)).collect()
     };
     let names = ["p50", "p99", "p99.9", "p99.99"].map(str::to_owned).to_vec();
     let x = Axis {

@@ -1,5 +1,6 @@
 //! One run of our own generator, open loop, as a process of its own on its own core.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
@@ -42,6 +43,9 @@ pub(crate) struct Options {
     /// A new connection for each request.
     #[arg(long)]
     fresh: bool,
+    /// Also tell how many answers had which value of this header, a line each.
+    #[arg(long)]
+    count_header: Option<String>,
 }
 
 /// Sends it and prints one line: requests, failed, requests per second, and p50, p99, p99.9, p99.99 in microseconds,
@@ -65,7 +69,22 @@ pub(crate) fn main(options: &Options) -> std::result::Result<(), String> {
     let (p999, p9999) = offered.tail.unwrap_or_default();
     let micros = [offered.p50, offered.p99, p999, p9999].map(|time| time.as_micros().to_string());
     println!("{} {} {:.1} {}", offered.requests, offered.errors, offered.rate, micros.join(" "));
+    if let Some(header) = &options.count_header {
+        for (value, (count, longest)) in values(&records) {
+            println!("{header} {value}: {count} answers, the slowest took {} ms", longest.as_millis());
+        }
+    }
     Ok(())
+}
+
+/// How many good answers each value of the counted header had, and the longest of their latencies.
+fn values(records: &[Record]) -> BTreeMap<&str, (u64, Duration)> {
+    let mut values: BTreeMap<&str, (u64, Duration)> = BTreeMap::new();
+    for record in records.iter().filter(|record| record.outcome.is_good()) {
+        let seen = values.entry(record.value.as_deref().unwrap_or("(none)")).or_default();
+        *seen = (seen.0 + 1, seen.1.max(record.latency));
+    }
+    values
 }
 
 fn load(options: &Options) -> Load {
@@ -78,7 +97,7 @@ fn load(options: &Options) -> Load {
         duration: Duration::from_secs(u64::from(options.seconds)),
         timeout: TIMEOUT,
         headers: if options.fresh { vec![("Connection".to_owned(), "close".to_owned())] } else { Vec::new() },
-        count_header: None,
+        count_header: options.count_header.clone(),
     }
 }
 
@@ -128,8 +147,8 @@ pub(crate) fn run(
     })
 }
 
-fn parse(line: &str) -> Option<Offered> {
-    let words: Vec<&str> = line.split_whitespace().collect();
+fn parse(output: &str) -> Option<Offered> {
+    let words: Vec<&str> = output.lines().next()?.split_whitespace().collect();
     let [requests, errors, rate, p50, p99, p999, p9999] = words.as_slice() else { return None };
     let micros = |word: &str| word.parse().map(Duration::from_micros).ok();
     Some(Offered {
@@ -202,5 +221,9 @@ mod tests {
         assert_eq!(micros.map(|time| time.as_micros()), [5_000, 9_900, 9_990, 9_999]);
         assert!((offered.rate - 5_000.0).abs() < 1e-6);
         assert_eq!(summary(&[], Duration::ZERO).requests, 0);
+        records[0].value = Some("alpha".to_owned());
+        let values = values(&records);
+        assert_eq!(values["alpha"], (1, Duration::from_micros(10_000)));
+        assert_eq!(values["(none)"].0, 9_999);
     }
 }

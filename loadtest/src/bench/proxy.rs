@@ -8,7 +8,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::case::{Case, Layer, Transport, host};
+use super::case::{Case, Layer, SECURED_HOST, Transport, host};
 use super::process::{files_max, find};
 use super::{BenchError, Result};
 
@@ -190,7 +190,7 @@ fn prepare_ringway(
 fn write_certificate(home: &Path) -> Result<()> {
     let failed = |why: rcgen::Error| BenchError::failed("certificate", why.to_string());
     let key = rcgen::KeyPair::generate().map_err(failed)?;
-    let params = rcgen::CertificateParams::new(vec!["bench.example".to_owned()]).map_err(failed)?;
+    let params = rcgen::CertificateParams::new(vec![SECURED_HOST.to_owned()]).map_err(failed)?;
     let certificate = params.self_signed(&key).map_err(failed)?.pem();
     let key = key.serialize_pem();
     write(&home.join("tls.crt"), &certificate)?;
@@ -272,11 +272,13 @@ fn ingresses(case: Case, home: &Path) -> Result<String> {
         )
     };
     let (secret, tls) = match case.transport {
-        Transport::Plain => (String::new(), ""),
-        Transport::Tls => (secret(home)?, "  tls: [{hosts: [bench.example], secretName: bench}]\n"),
+        Transport::Plain => (String::new(), String::new()),
+        Transport::Tls => {
+            (secret(home)?, format!("  tls: [{{hosts: [{SECURED_HOST}], secretName: bench}}]\n"))
+        }
     };
     let named =
-        if tls.is_empty() { String::new() } else { format!("  - host: bench.example\n    {paths}\n") };
+        if tls.is_empty() { String::new() } else { format!("  - host: {SECURED_HOST}\n    {paths}\n") };
     let mut text = ingress("bench", &format!("{tls}  rules:\n{named}  - {paths}\n"));
     for first in (0..case.hosts).step_by(HOSTS_PER_INGRESS as usize) {
         let hosts = first..case.hosts.min(first + HOSTS_PER_INGRESS);

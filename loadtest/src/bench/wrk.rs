@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::case::{Case, Reuse, Transport};
+use super::case::{Case, Reuse, SECURED_HOST, Transport};
 use super::machine::Stop;
 use super::process::{Child, Cores, first_on};
 use super::report::Offered;
@@ -32,16 +32,12 @@ pub(crate) fn run(
         Reuse::KeepAlive => {}
         Reuse::Never => drop(command.args(["-H", "Connection: close"])),
     }
-    let scheme = match case.transport {
-        Transport::Plain => "http",
-        Transport::Tls => "https",
+    let url = match case.transport {
+        Transport::Plain => format!("http://{target}/"),
+        Transport::Tls => format!("https://{SECURED_HOST}:{}/", target.port()),
     };
     command.args(["-H", &format!("Host: {}", case.host())]);
-    command
-        .arg(format!("{scheme}://{target}/"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
+    command.arg(url).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let child = Child::spawn("wrk", &mut command)?;
     // wrk ends by itself; twenty seconds cover a proxy that stopped answering.
     let output = child.output(Duration::from_secs(u64::from(seconds) + 20), stop)?;

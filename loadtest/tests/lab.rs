@@ -1,0 +1,104 @@
+//! `scripts/lab`, brought up, used and taken down, where this machine allows namespaces.
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+#[test]
+fn the_lab_comes_up_serves_the_nearest_moves_on_and_leaves_nothing_behind() {
+    let loadtest = Path::new(env!("CARGO_BIN_EXE_loadtest"));
+    let ringway = loadtest.with_file_name("ringway");
+    if let Some(reason) = cannot(&ringway) {
+        // Past the test harness, which keeps what a test prints for itself unless it fails.
+        let _ = writeln!(std::io::stderr(), "SKIPPED lab: {reason}");
+        return;
+    }
+    let lab = Lab { name: format!("t{}", std::process::id()), loadtest, ringway: &ringway };
+    let up = lab.run(&["up"]);
+    assert!(up.status.success(), "{}", said(&up));
+    assert!(lab.get("eu").contains("cluster alpha") || lab.get("eu").contains("cluster beta"));
+    assert!(lab.get("us").contains("cluster gamma"), "{}", lab.get("us"));
+    for cluster in ["alpha", "beta"] {
+        assert!(lab.run(&["kill", cluster]).status.success());
+    }
+    lab.until("eu", "cluster gamma");
+    assert!(lab.run(&["kill", "gamma"]).status.success());
+    lab.until("eu", "cluster delta");
+    assert!(lab.run(&["heal", "alpha"]).status.success());
+    lab.until("eu", "cluster alpha");
+    assert!(said(&lab.run(&["ringway", "eu", "status"])).contains("alpha"));
+    assert!(!lab.run(&["kill", "nonsense"]).status.success());
+    assert!(lab.run(&["down"]).status.success());
+    assert!(!namespaces().contains(&lab.name), "{}", namespaces());
+}
+
+struct Lab<'a> {
+    name: String,
+    loadtest: &'a Path,
+    ringway: &'a Path,
+}
+
+impl Lab<'_> {
+    fn run(&self, args: &[&str]) -> Output {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        Command::new(root.join("scripts/lab"))
+            .args(args)
+            .env("LAB", &self.name)
+            .env("RINGWAY", self.ringway)
+            .env("LOADTEST", self.loadtest)
+            .output()
+            .unwrap()
+    }
+
+    fn get(&self, node: &str) -> String {
+        said(&self.run(&["get", node]))
+    }
+
+    /// Asks until the answer says so.
+    fn until(&self, node: &str, wanted: &str) {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let answer = self.get(node);
+            if answer.contains(wanted) {
+                return;
+            }
+            assert!(Instant::now() < end, "never {wanted}, but {answer}");
+        }
+    }
+}
+
+impl Drop for Lab<'_> {
+    fn drop(&mut self) {
+        // Also when the test failed in between; nothing happens where there is no lab any more.
+        let _ = self.run(&["down"]);
+    }
+}
+
+/// Why there can be no lab here.
+fn cannot(ringway: &Path) -> Option<String> {
+    if !ringway.is_file() {
+        return Some("no gateway beside loadtest; `cargo test --workspace` builds it".to_owned());
+    }
+    for program in ["ip", "curl", "setsid"] {
+        if Command::new(program).arg("--version").output().is_err() {
+            return Some(format!("{program} is missing"));
+        }
+    }
+    let name = format!("rwlab-probe-{}", std::process::id());
+    let made = Command::new("ip").args(["netns", "add", &name]).output().unwrap();
+    if !made.status.success() {
+        return Some(format!("no network namespaces here: {}", String::from_utf8_lossy(&made.stderr)));
+    }
+    Command::new("ip").args(["netns", "del", &name]).output().unwrap();
+    None
+}
+
+fn namespaces() -> String {
+    String::from_utf8_lossy(&Command::new("ip").args(["netns", "list"]).output().unwrap().stdout).into_owned()
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
