@@ -130,11 +130,15 @@ impl Config {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
-                Self::parse(&text)?
+                Self::parse(&text).map_err(|error| error.of_file(path))?
             }
         };
         config.apply(overrides);
-        config.validate()?;
+        config.validate().map_err(|error| match path {
+            // Relations between keys: the file is where they are set, unless the command line says otherwise.
+            Some(path) => error.of_file(path),
+            None => error,
+        })?;
         Ok(config)
     }
 

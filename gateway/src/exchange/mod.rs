@@ -19,6 +19,7 @@ mod tunnel;
 mod turn;
 mod wait;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -41,6 +42,7 @@ use account::InFlight;
 pub use account::note_health;
 pub(crate) use account::{Asked, Held};
 use attempt::{Blame, End, Failed, Fault, Flow};
+use forward::RequestId;
 use relay::Pump;
 use reply::Reply;
 use scratch::Answer;
@@ -97,6 +99,8 @@ struct Work {
     raced: bool,
     /// Why the rule's fallback is asked instead of its own backends.
     fallen: Option<Fallen>,
+    /// The request id that was made here, with the first attempt: all attempts carry the same.
+    request_id: Cell<Option<RequestId>>,
 }
 
 /// Why a request goes to its rule's fallback.
@@ -134,6 +138,7 @@ impl Work {
         self.response_by = None;
         self.raced = false;
         self.fallen = None;
+        self.request_id.set(None);
         self.upload.reset(BodyLength::None, BodyLength::None);
         self.download.reset(BodyLength::None, BodyLength::None);
     }

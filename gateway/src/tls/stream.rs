@@ -82,6 +82,12 @@ impl Stream {
         self.conn.local_addr()
     }
 
+    /// As [`Conn::send_room`]; records that are encrypted and not yet sent are not counted.
+    #[must_use]
+    pub fn send_room(&self) -> usize {
+        self.conn.send_room()
+    }
+
     /// Starts a read that appends to `buf`. At most one at a time.
     pub fn start_read(&mut self, buf: Buf) {
         match &mut self.tls {
