@@ -20,7 +20,8 @@ const STREAMS_FROM: u64 = 8 * 1024;
 ///
 /// The buffer that is on its way and the next one both fit then, with the kernel's overhead on top. So what a peer that
 /// has stopped reading leaves in our hands are small buffers, two at most (SECURITY S20: 64 KiB for a stream); what was
-/// read into large ones lies in its socket.
+/// read into large ones lies in its socket. Only where the kernel takes socket memory away from all connections at once
+/// (`net.ipv4.tcp_mem`) may large ones be left, within `limits.buffers_bytes_max`.
 const BULK_ROOM: usize = 2 * Class::Bulk.bytes() + Class::Bulk.bytes() / 2;
 
 /// Kept bytes that are sent again in one piece: less than a large buffer holds with its framing.
