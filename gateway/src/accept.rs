@@ -98,6 +98,10 @@ fn admit(worker: &Rc<Worker>, bind: BindId, protocol: Protocol, accepted: Accept
 /// Gives a connection from which nothing was read yet to a worker that has less in flight, if there is one. The socket
 /// comes back when it stays here.
 fn hand_over(worker: &Worker, bind: BindId, socket: OwnedFd, peer: SocketAddr) -> Option<OwnedFd> {
+    if worker.is_draining() {
+        // The other one may be gone already.
+        return Some(socket);
+    }
     let Some(target) = worker.rebalance.give_accepted() else { return Some(socket) };
     match worker.peers.boxes[usize::from(target)].send(Mail::Adopt(Handoff { socket, bind, peer })) {
         Ok(()) => {

@@ -2,6 +2,7 @@
 //!
 //! Sees only what a client sees: it knows the gateway's command line and HTTP, nothing else of it.
 //! `floor` and `backend` are the two programs that a comparison needs and nobody ships; `bench` runs the comparison;
+//! `attack` tells what attackers cost another client;
 //! `failover` breaks clusters and tells what the clients saw.
 
 mod backend;
@@ -49,6 +50,8 @@ enum Command {
     },
     /// Compare proxies by CPU per request, interleaved in rounds; prints a table.
     Bench(bench::Options),
+    /// Attack the gateway and see what another client notices: latency and memory, in peace and under attack.
+    Attack(bench::attack::Options),
     /// Break a cluster under load, with Ringway and its peers in network namespaces; prints a table (needs root).
     Failover(failover::Options),
     /// An endpoint of `failover`.
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
                 .map_err(|why| format!("backend: {why}"))
         }
         Command::Bench(options) => bench::run(&options).map_err(|why| format!("bench: {why}")),
+        Command::Attack(options) => bench::attack::run(&options).map_err(|why| format!("attack: {why}")),
         Command::Failover(options) => failover::run(&options).map_err(|why| format!("failover: {why}")),
         Command::Pod(options) => failover::pod::serve(&options).map_err(|why| format!("pod: {why}")),
     };

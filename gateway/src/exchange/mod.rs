@@ -7,6 +7,7 @@ mod affinity;
 mod attempt;
 mod filter;
 mod forward;
+pub mod gzip;
 mod keep;
 mod pace;
 mod relay;
@@ -42,6 +43,7 @@ use account::InFlight;
 pub use account::note_health;
 pub(crate) use account::{Asked, Held};
 use attempt::{Blame, End, Failed, Fault, Flow};
+use filter::Fields;
 use forward::RequestId;
 use relay::Pump;
 use reply::Reply;
@@ -240,10 +242,14 @@ impl Request<'_> {
             }
         };
         self.entry.rule = Some(rule.clone());
-        if let Some(filters) = &rule.action().filters
-            && let Some(stop) = filter::judge(self, &rule, filters)
-        {
-            return self.stopped(stop).await;
+        if let Some(filters) = &rule.action().filters {
+            let mut stop = filter::judge(self, &rule, filters);
+            if let (None, Some(basic)) = (&stop, &filters.basic) {
+                stop = filter::authenticate(self, &rule, basic).await;
+            }
+            if let Some(stop) = stop {
+                return self.stopped(stop).await;
+            }
         }
         match &rule.action().target {
             Target::Forward(_) => self.forward(&rule).await,
@@ -457,20 +463,19 @@ impl Request<'_> {
     }
 
     async fn client_fault(&mut self, fault: Fault) -> After {
+        match fault {
+            Fault::Buffers => self.worker.stats.hit(Limit::BuffersBytes),
+            Fault::Wire(error) => self.worker.stats.refused(error),
+            Fault::Slow => {}
+        }
         if self.work.response_begun {
             self.entry.reason = "client_fault";
             return After::Abort;
         }
         let reply = match fault {
-            Fault::Wire(error) => {
-                self.worker.stats.refused(error);
-                Reply::new(error.status(), error.name())
-            }
+            Fault::Wire(error) => Reply::new(error.status(), error.name()),
             Fault::Slow => Reply::new(408, "body_too_slow"),
-            Fault::Buffers => {
-                self.worker.stats.hit(Limit::BuffersBytes);
-                Reply::shed("buffers_bytes_max")
-            }
+            Fault::Buffers => Reply::shed("buffers_bytes_max"),
         };
         self.reply(Reply { persistence: Persistence::Close, ..reply }).await
     }

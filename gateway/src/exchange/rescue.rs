@@ -7,7 +7,6 @@
 //! silence, is evidence.
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -22,17 +21,17 @@ use routing::time::MonoTime;
 use wire::h1::limits::HeadLimits;
 use wire::head::Method;
 
-use super::account::{Asked, Held, REFUSED};
+use super::account::{Asked, Held};
 use super::attempt::{Blame, End, Failed, Flow, Upstream, request_bytes};
 use super::relay::copy_of;
 use super::scratch::Answer;
 use super::turn::deadline;
 use super::wait::{INTERIM_MAX, larger};
-use crate::accept::is_out_of_descriptors;
-use crate::net::conn::Conn;
-use crate::net::{self, Buf, Class, acquire};
+use crate::net::{Buf, Class, acquire};
 use crate::observe::recorder::{What, Whom};
 use crate::observe::stats::Limit;
+use crate::tls::Stream;
+use crate::upstream::dial::{self, NoConnection, REFUSED};
 use crate::upstream::pool::RESPONSE_HEADROOM;
 use crate::upstream::probe;
 use crate::worker::drill::Fault;
@@ -232,7 +231,7 @@ async fn attempt(flight: &mut Flight) -> Result<Ready, Failed> {
             return Err(failed(FailureKind::Status(status), Blame::Endpoint, "drill"));
         }
     }
-    let taken = worker.pool.take(endpoint);
+    let taken = worker.pool.take(endpoint, dial::fingerprint(worker, flight.held.pick.backend));
     worker.stats.idle_closed_total.add(u64::from(taken.closed));
     let reused = taken.conn.is_some();
     let mut conn = match taken.conn {
@@ -276,7 +275,7 @@ async fn attempt(flight: &mut Flight) -> Result<Ready, Failed> {
     }
 }
 
-async fn connect(flight: &Flight) -> Result<Conn, Failed> {
+async fn connect(flight: &Flight) -> Result<Stream, Failed> {
     let (worker, pick) = (&flight.worker, &flight.held.pick);
     if !worker.pool.connect_begins(pick.endpoint, flight.pending_max) {
         worker.stats.hit(Limit::EndpointPending);
@@ -284,7 +283,7 @@ async fn connect(flight: &Flight) -> Result<Conn, Failed> {
     }
     let pending = Pending(worker, pick.endpoint);
     let due = deadline(flight.held.since, flight.connect);
-    let connected = within(worker, due, pin!(net::listen::connect(pick.addr))).await;
+    let connected = within(worker, due, pin!(dial::dial(worker, pick.backend, pick.addr))).await;
     drop(pending);
     let reason = match connected {
         Some(Ok(conn)) => {
@@ -293,12 +292,15 @@ async fn connect(flight: &Flight) -> Result<Conn, Failed> {
             worker.stats.connects_total.inc();
             return Ok(conn);
         }
-        Some(Err(error)) if is_out_of_descriptors(&error) => {
-            worker.stats.hit(Limit::Descriptors);
-            return Err(failed(FailureKind::Connect, Blame::Gateway, "descriptors"));
-        }
-        Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => REFUSED,
-        Some(Err(_error)) => "connect_failed",
+        Some(Err(none)) => match none.fault() {
+            dial::Fault::Endpoint => none.reason(),
+            dial::Fault::Gateway => {
+                if none == NoConnection::Descriptors {
+                    worker.stats.hit(Limit::Descriptors);
+                }
+                return Err(failed(FailureKind::Connect, Blame::Gateway, none.reason()));
+            }
+        },
         None => "connect_timeout",
     };
     worker.stats.connect_failures_total.inc();
@@ -340,7 +342,7 @@ enum NoHead {
 impl Listening<'_> {
     /// Reads until a final response head is complete. Interim ones are put aside: they came for a request that may yet
     /// be answered by another.
-    async fn head(&self, conn: &mut Conn, interim: &mut Vec<Buf>) -> Result<(Buf, Answer), NoHead> {
+    async fn head(&self, conn: &mut Stream, interim: &mut Vec<Buf>) -> Result<(Buf, Answer), NoHead> {
         loop {
             let (result, mut buf) = conn.finish_read().await;
             if !result.is_ok_and(|n| n > 0) {

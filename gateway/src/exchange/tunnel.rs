@@ -18,7 +18,7 @@ use super::relay::{Pump, copy_of};
 use super::turn;
 use crate::downstream::h1::Client;
 use crate::net::Buf;
-use crate::net::conn::{Conn, Done};
+use crate::net::conn::Done;
 use crate::observe::stats::Limit;
 use crate::tls::Stream;
 use crate::worker::clock;
@@ -36,7 +36,8 @@ impl Half {
         Self { pump, shut: false }
     }
 
-    /// Moves what waits, asks for more, and passes the end on when everything before it is out.
+    /// Moves what waits, asks for more, and passes the end on when everything before it is out. The bytes that were moved;
+    /// `None` when the bound on buffer memory is reached.
     fn advance(&mut self, from: &mut Stream, to: &mut Stream) -> Option<u64> {
         let mut moved = 0;
         if !to.is_writing()
@@ -139,8 +140,7 @@ impl Stall {
 }
 
 /// Passes the 101 on and then everything.
-pub(super) async fn run(flow: &mut Flow<'_>, up: Conn, mut buf: Buf) -> End {
-    let mut up = Stream::plain(up);
+pub(super) async fn run(flow: &mut Flow<'_>, mut up: Stream, mut buf: Buf) -> End {
     if begin(flow, &mut buf).await.is_err() {
         return End::ClientGone;
     }
@@ -184,9 +184,13 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Stream, down: &mut Half, to_up: &mu
     let mut idle = turn::deadline(clock::now(), flow.settings.tunnel_idle);
     let mut stall = Stall::default();
     loop {
-        let Some(sent) = down.advance(up, &mut flow.client.conn) else { return };
+        let advanced = down.advance(up, &mut flow.client.conn);
+        let (Some(sent), Some(_)) = (advanced, to_up.advance(&mut flow.client.conn, up)) else {
+            flow.worker.stats.hit(Limit::BuffersBytes);
+            return;
+        };
         flow.work.sent += sent;
-        if to_up.advance(&mut flow.client.conn, up).is_none() || (down.shut && to_up.shut) {
+        if down.shut && to_up.shut {
             return;
         }
         let taken_by = || clock::now() + flow.settings.write_stall;

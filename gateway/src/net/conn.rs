@@ -138,6 +138,16 @@ impl Conn {
         Ok(Self::new(TcpStream::from_std(std::net::TcpStream::from(socket))?, peer, cancel))
     }
 
+    /// Takes the connection out of its place, with what is in flight. What stays there is to be dropped or overwritten.
+    #[must_use]
+    pub(crate) fn take(&mut self) -> Self {
+        let stream = std::mem::replace(&mut self.stream, Stream::Gone);
+        let (canceller, early) = (self.canceller.take(), self.early.take());
+        let (reading, writing) = (std::mem::take(&mut self.reading), std::mem::take(&mut self.writing));
+        let Self { peer, fd, cancel, .. } = *self;
+        Self { stream, canceller, early, peer, fd, cancel, reading, writing }
+    }
+
     /// Who is at the other end.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {

@@ -12,7 +12,7 @@ use wire::error::WireError;
 
 use super::histogram::{Histogram, add};
 use super::layer4::Layer4Stats;
-use crate::tls::Ended;
+use crate::tls::{Ended, connect};
 
 /// A counter with one writer.
 #[derive(Default)]
@@ -124,11 +124,17 @@ pub enum Limit {
     Concurrency,
     /// `Content-Length` of a rule (413).
     RuleBody,
+    /// Names and passwords of a rule (401).
+    Basic,
+    /// `limits.password_checks_max`
+    PasswordChecks,
+    /// `limits.gzip_streams_max`
+    GzipStreams,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 37] = [
+    pub const ALL: [(Self, &'static str); 40] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -166,6 +172,9 @@ impl Limit {
         (Self::Rate, "rule_rate"),
         (Self::Concurrency, "rule_concurrency"),
         (Self::RuleBody, "rule_body_bytes"),
+        (Self::Basic, "rule_basic"),
+        (Self::PasswordChecks, "password_checks"),
+        (Self::GzipStreams, "gzip_streams"),
     ];
 }
 
@@ -269,6 +278,8 @@ pub struct WorkerStats {
     pub handshakes: [Counter; Ended::ALL.len()],
     /// From accept to the end of a TLS handshake that came to one.
     pub handshake_latency: Histogram,
+    /// TLS handshakes with backends by how they ended.
+    pub upstream_handshakes: [Counter; connect::Ended::ALL.len()],
     /// Clients that left before their response was complete.
     pub client_aborts_total: Counter,
     /// Upgraded connections (WebSocket) open now.
@@ -342,6 +353,7 @@ impl WorkerStats {
             drill_faults_total: Counter::default(),
             handshakes: Default::default(),
             handshake_latency: Histogram::default(),
+            upstream_handshakes: Default::default(),
             client_aborts_total: Counter::default(),
             tunnels_open: Counter::default(),
             tunnels_evacuated_total: Counter::default(),

@@ -14,7 +14,8 @@ use routing::time::MonoTime;
 use rustls::HandshakeKind;
 use rustls::server::{Acceptor, UnbufferedServerConnection};
 
-use super::session::{Broken, Session, Sink, Step, drain, one_more_record, step};
+use super::session::{Broken, Session, Side, Sink, Step, drain, one_more_record, step};
+use super::stream::Agreed;
 use super::{Alpn, Ended, Facts};
 use crate::downstream::h1::Client;
 use crate::net::{Buf, Class, acquire};
@@ -93,7 +94,7 @@ impl Handshake<'_> {
         if let Err(broken) = self.drive(&mut tls).await {
             return Err(match broken {
                 Stopped::Ended(ended) => ended,
-                Stopped::Broken(broken) => self.give_up(&mut tls, &broken),
+                Stopped::Broken(broken, left) => self.give_up(&mut tls, &broken, left),
             });
         }
         let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
@@ -104,8 +105,8 @@ impl Handshake<'_> {
             suite: tls.negotiated_cipher_suite(),
             alpn: Alpn::Http1,
         };
-        let incoming = self.incoming.take().ok_or(Ended::Refused)?;
-        self.client.conn.secure(Session::new(*tls, incoming), facts);
+        let session = Session::new(Side::Server(*tls), self.incoming.take());
+        self.client.conn.secure(session, Agreed::Client(facts));
         Ok(if resumed { Ended::Resumed } else { Ended::Full })
     }
 
@@ -127,7 +128,7 @@ impl Handshake<'_> {
                     Err((_error, mut alert)) => {
                         // Writing into a vector cannot fail.
                         let _ = alert.write_all(&mut self.out);
-                        let _ = self.client.conn.conn().send_now(&self.out);
+                        self.send_now();
                         return Err(Ended::Refused);
                     }
                 }
@@ -143,7 +144,8 @@ impl Handshake<'_> {
         match table.certificates(self.client.bind, name.as_deref()) {
             Some((listener, set)) => Ok((name.unwrap_or_default().into(), listener, Arc::clone(set))),
             None => {
-                let _ = self.client.conn.conn().send_now(&UNRECOGNIZED_NAME);
+                self.out.extend_from_slice(&UNRECOGNIZED_NAME);
+                self.send_now();
                 Err(Ended::UnknownName)
             }
         }
@@ -160,9 +162,9 @@ impl Handshake<'_> {
             let (used, step) = step(tls.process_tls_records(&mut incoming.bytes_mut()[..visible]), &mut sink);
             incoming.consume(used);
             visible -= used.min(visible);
-            match step? {
+            match step.map_err(|broken| Stopped::Broken(broken, visible))? {
                 Step::Again => {}
-                Step::Data => return Err(Broken::Fragmented.into()),
+                Step::Data => return Err(Stopped::Broken(Broken::Fragmented, visible)),
                 Step::Closed => return Err(Ended::ClientGone.into()),
                 Step::Settled if !tls.is_handshaking() => {
                     self.start_write().await?;
@@ -179,7 +181,8 @@ impl Handshake<'_> {
     async fn next_record(&mut self, visible: usize) -> Result<usize, Stopped> {
         loop {
             if let Some(incoming) = &self.incoming
-                && let Some(end) = one_more_record(incoming.bytes(), visible)?
+                && let Some(end) = one_more_record(incoming.bytes(), visible)
+                    .map_err(|broken| Stopped::Broken(broken, visible))?
             {
                 return Ok(end);
             }
@@ -199,10 +202,11 @@ impl Handshake<'_> {
                 larger
             }
         };
-        self.client.conn.conn().start_read(buf);
+        self.client.conn.conn().map_err(|_| Ended::Refused)?.start_read(buf);
         loop {
             self.client.deadline.set(self.due);
-            let (conn, deadline) = (self.client.conn.conn(), &self.client.deadline);
+            let conn = self.client.conn.conn().map_err(|_| Ended::Refused)?;
+            let deadline = &self.client.deadline;
             let done = poll_fn(|cx| match conn.poll_read(cx) {
                 Poll::Ready(done) => Poll::Ready(Some(done)),
                 Poll::Pending => deadline.poll(cx).map(|()| None),
@@ -226,7 +230,7 @@ impl Handshake<'_> {
             let class = [Class::Head, Class::Small].into_iter().find(|class| class.bytes() >= part.len());
             let mut buf = acquire(class.unwrap_or(Class::Bulk), 0).ok_or(Ended::Refused)?;
             buf.append(part);
-            self.client.conn.conn().start_write(buf);
+            self.client.conn.conn().map_err(|_| Ended::Refused)?.start_write(buf);
         }
         Ok(())
     }
@@ -234,7 +238,8 @@ impl Handshake<'_> {
     async fn flush(&mut self) -> Result<(), Ended> {
         loop {
             self.client.deadline.set(self.due);
-            let (conn, deadline) = (self.client.conn.conn(), &self.client.deadline);
+            let conn = self.client.conn.conn().map_err(|_| Ended::Refused)?;
+            let deadline = &self.client.deadline;
             let done = poll_fn(|cx| match conn.poll_flush(cx) {
                 Poll::Ready(result) => Poll::Ready(Some(result)),
                 Poll::Pending => deadline.poll(cx).map(|()| None),
@@ -255,13 +260,21 @@ impl Handshake<'_> {
         if self.worker.is_stopping() { Err(Ended::ClientGone) } else { Ok(()) }
     }
 
-    /// Tells the client why, as far as its socket has room.
-    fn give_up(&mut self, tls: &mut UnbufferedServerConnection, broken: &Broken) -> Ended {
-        drain(tls, &mut self.out);
-        let conn = self.client.conn.conn();
-        if !conn.is_writing() {
+    /// Sends what is to be sent, as far as the socket has room, if nothing else is on its way.
+    fn send_now(&mut self) {
+        if let Ok(conn) = self.client.conn.conn()
+            && !conn.is_writing()
+        {
             let _ = conn.send_now(&self.out);
         }
+    }
+
+    /// Tells the client why, as far as its socket has room.
+    fn give_up(&mut self, tls: &mut UnbufferedServerConnection, broken: &Broken, left: usize) -> Ended {
+        if let Some(incoming) = &mut self.incoming {
+            drain(tls, &mut incoming.bytes_mut()[..left], &mut self.out);
+        }
+        self.send_now();
         match broken {
             Broken::Tls(rustls::Error::NoApplicationProtocol) => Ended::NoProtocol,
             Broken::Tls(_) | Broken::Oversized | Broken::Fragmented | Broken::Flood | Broken::Memory => {
@@ -274,17 +287,12 @@ impl Handshake<'_> {
 /// Why a handshake did not come to its end.
 enum Stopped {
     Ended(Ended),
-    Broken(Broken),
+    /// With how many bytes that the library was shown and has not discarded.
+    Broken(Broken, usize),
 }
 
 impl From<Ended> for Stopped {
     fn from(ended: Ended) -> Self {
         Self::Ended(ended)
-    }
-}
-
-impl From<Broken> for Stopped {
-    fn from(broken: Broken) -> Self {
-        Self::Broken(broken)
     }
 }

@@ -1,4 +1,5 @@
-//! A client's connection, plain or TLS, with the operations of [`Conn`]: for plain TCP each costs one branch more.
+//! A connection as the exchange sees it, plain, TLS or a [pipe](crate::net::pipe) inside the worker, with the
+//! operations of [`Conn`]: for plain TCP each costs one branch more.
 //!
 //! At most one read and one write in flight, both started and collected by hand, as with [`Conn`]; nothing is lost when
 //! whoever waited for one goes away. A write of plaintext may need several sends: whichever of the operations is
@@ -8,23 +9,39 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use super::Facts;
 use super::session::Session;
 use crate::net::conn::{Conn, Done};
+use crate::net::pipe::End;
 use crate::net::{Buf, Class, acquire};
 
-/// A connection of a client.
-pub struct Stream {
-    conn: Conn,
-    tls: Option<Box<Secured>>,
+/// A connection, of a client or to an endpoint.
+pub enum Stream {
+    /// TCP in clear.
+    Plain(Conn),
+    /// TLS.
+    Secured(Box<(Conn, Secured)>),
+    /// One request of a connection that carries several, as of HTTP/2. Whoever multiplexes has the other end.
+    Piped(Box<(End, Rc<Origin>)>),
+}
+
+/// What the requests of one connection have in common.
+pub struct Origin {
+    /// Who is at the connection's other end.
+    pub peer: SocketAddr,
+    /// Our own address on it.
+    pub local: SocketAddr,
+    /// What was agreed in its handshake; `None` in clear.
+    pub tls: Option<Facts>,
 }
 
 /// What TLS adds to a connection.
-pub(super) struct Secured {
+pub struct Secured {
     session: Session,
-    facts: Facts,
+    agreed: Agreed,
     /// The owner's buffer, while it reads.
     reading: Option<Buf>,
     /// Does the owner wait for anything to read?
@@ -37,41 +54,95 @@ pub(super) struct Secured {
     writing: Option<Buf>,
 }
 
+/// What a handshake agreed on, by who is at the other end.
+pub(super) enum Agreed {
+    /// A client.
+    Client(Facts),
+    /// A backend, by the settings that it was connected to with: [`BackendTls::fingerprint`].
+    ///
+    /// [`BackendTls::fingerprint`]: routing::model::BackendTls::fingerprint
+    Backend { fingerprint: u64 },
+}
+
 impl Stream {
     /// In clear.
     #[must_use]
     pub fn plain(conn: Conn) -> Self {
-        Self { conn, tls: None }
+        Self::Plain(conn)
     }
 
-    /// From now on through `session`.
-    pub(super) fn secure(&mut self, session: Session, facts: Facts) {
-        self.tls = Some(Box::new(Secured {
+    /// One request of a connection that carries several.
+    #[must_use]
+    pub fn piped(end: End, origin: Rc<Origin>) -> Self {
+        Self::Piped(Box::new((end, origin)))
+    }
+
+    /// From now on through `session`. Only of a connection in clear.
+    pub(super) fn secure(&mut self, session: Session, agreed: Agreed) {
+        let Self::Plain(conn) = self else { return };
+        let tls = Secured {
             session,
-            facts,
+            agreed,
             reading: None,
             watching: false,
             cancelled: false,
             ended: false,
             writing: None,
-        }));
+        };
+        *self = Self::Secured(Box::new((conn.take(), tls)));
     }
 
     /// The connection below: for a handshake.
-    pub(super) fn conn(&mut self) -> &mut Conn {
-        &mut self.conn
+    ///
+    /// # Errors
+    /// `Unsupported` for a pipe.
+    pub(super) fn conn(&mut self) -> io::Result<&mut Conn> {
+        match self {
+            Self::Plain(conn) => Ok(conn),
+            Self::Secured(whole) => Ok(&mut whole.0),
+            Self::Piped(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
-    /// What was agreed in the handshake; `None` in clear.
+    /// What was agreed in the handshake with a client; `None` in clear.
     #[must_use]
     pub fn tls(&self) -> Option<&Facts> {
-        self.tls.as_ref().map(|tls| &tls.facts)
+        match self {
+            Self::Plain(_) => None,
+            Self::Secured(whole) => match &whole.1.agreed {
+                Agreed::Client(facts) => Some(facts),
+                Agreed::Backend { .. } => None,
+            },
+            Self::Piped(piped) => piped.1.tls.as_ref(),
+        }
+    }
+
+    /// Which settings a backend was connected to with; 0 in clear. Settings that differ have another number.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        match self {
+            Self::Plain(_) | Self::Piped(_) => 0,
+            Self::Secured(whole) => match whole.1.agreed {
+                Agreed::Backend { fingerprint } => fingerprint,
+                Agreed::Client(_) => 0,
+            },
+        }
+    }
+
+    /// Is it one request of a connection that carries several?
+    #[must_use]
+    pub fn is_piped(&self) -> bool {
+        matches!(self, Self::Piped(_))
     }
 
     /// Who is at the other end.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
-        self.conn.peer()
+        match self {
+            Self::Plain(conn) => conn.peer(),
+            Self::Secured(whole) => whole.0.peer(),
+            Self::Piped(piped) => piped.1.peer,
+        }
     }
 
     /// Our own address on this connection.
@@ -79,38 +150,50 @@ impl Stream {
     /// # Errors
     /// As [`Conn::local_addr`].
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.conn.local_addr()
+        match self {
+            Self::Plain(conn) => conn.local_addr(),
+            Self::Secured(whole) => whole.0.local_addr(),
+            Self::Piped(piped) => Ok(piped.1.local),
+        }
     }
 
-    /// As [`Conn::send_room`]; records that are encrypted and not yet sent are not counted.
+    /// As [`Conn::send_room`]; records that are encrypted and not yet sent are not counted. A pipe takes one buffer of any
+    /// size: its own bound holds.
     #[must_use]
     pub fn send_room(&self) -> usize {
-        self.conn.send_room()
+        match self {
+            Self::Plain(conn) => conn.send_room(),
+            Self::Secured(whole) => whole.0.send_room(),
+            Self::Piped(_) => usize::MAX,
+        }
     }
 
     /// Starts a read that appends to `buf`. At most one at a time.
     pub fn start_read(&mut self, buf: Buf) {
-        match &mut self.tls {
-            None => self.conn.start_read(buf),
-            Some(tls) => tls.start_read(&mut self.conn, buf),
+        match self {
+            Self::Plain(conn) => conn.start_read(buf),
+            Self::Secured(whole) => whole.1.start_read(&mut whole.0, buf),
+            Self::Piped(piped) => piped.0.start_read(buf),
         }
     }
 
     /// Is a read in flight, or finished and not yet collected?
     #[must_use]
     pub fn is_reading(&self) -> bool {
-        match &self.tls {
-            None => self.conn.is_reading(),
-            Some(tls) => tls.reading.is_some() || tls.watching,
+        match self {
+            Self::Plain(conn) => conn.is_reading(),
+            Self::Secured(whole) => whole.1.reading.is_some() || whole.1.watching,
+            Self::Piped(piped) => piped.0.is_reading(),
         }
     }
 
     /// Collects the read in flight. Pending for ever when there is none. Of TLS: 0 bytes only after a close_notify; a
     /// connection that ends without one is an error, so that nobody can cut a body short unnoticed (RFC 8446 §6.1).
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Done<usize>> {
-        match &mut self.tls {
-            None => self.conn.poll_read(cx),
-            Some(tls) => tls.poll_read(&mut self.conn, cx),
+        match self {
+            Self::Plain(conn) => conn.poll_read(cx),
+            Self::Secured(whole) => whole.1.poll_read(&mut whole.0, cx),
+            Self::Piped(piped) => piped.0.poll_read(cx),
         }
     }
 
@@ -121,81 +204,87 @@ impl Stream {
 
     /// Starts to wait until there is something to read, or the end, without holding a buffer.
     pub fn start_watch(&mut self) {
-        let Some(tls) = &mut self.tls else { return self.conn.start_watch() };
-        // The watch of the socket begins when it is polled: a control message may still be on its way out.
-        tls.watching = true;
+        match self {
+            Self::Plain(conn) => conn.start_watch(),
+            // The watch of the socket begins when it is polled: a control message may still be on its way out.
+            Self::Secured(whole) => whole.1.watching = true,
+            Self::Piped(piped) => piped.0.start_watch(),
+        }
     }
 
     /// Collects the watch in flight. Pending for ever when there is none.
     pub fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(tls) = &mut self.tls else { return self.conn.poll_watch(cx) };
-        if !tls.watching {
-            return Poll::Pending;
+        match self {
+            Self::Plain(conn) => conn.poll_watch(cx),
+            Self::Secured(whole) => whole.1.poll_watch(&mut whole.0, cx),
+            Self::Piped(piped) => piped.0.poll_watch(cx),
         }
-        let mut result = Ok(());
-        if !tls.session.has_input() && !self.conn.is_reading() {
-            if !self.conn.is_watching() {
-                result = ready!(tls.pump(&mut self.conn, cx));
-                self.conn.start_watch();
-            }
-            if result.is_ok() {
-                result = ready!(self.conn.poll_watch(cx));
-            }
-        }
-        tls.watching = false;
-        Poll::Ready(result)
     }
 
     /// Calls back the read in flight: it ends with `ECANCELED`, or with the bytes that came first.
     pub fn cancel_read(&mut self) {
-        if let Some(tls) = &mut self.tls {
-            tls.cancelled = tls.reading.is_some();
-            if !self.conn.is_reading() {
-                return;
+        match self {
+            Self::Plain(conn) => conn.cancel_read(),
+            Self::Secured(whole) => {
+                let (conn, tls) = &mut **whole;
+                tls.cancelled = tls.reading.is_some();
+                if conn.is_reading() {
+                    conn.cancel_read();
+                }
             }
+            Self::Piped(piped) => piped.0.cancel_read(),
         }
-        self.conn.cancel_read();
     }
 
     /// Starts writing all of `buf`. At most one at a time.
     pub fn start_write(&mut self, buf: Buf) {
-        match &mut self.tls {
-            None => self.conn.start_write(buf),
-            Some(tls) => {
+        match self {
+            Self::Plain(conn) => conn.start_write(buf),
+            Self::Secured(whole) => {
+                let (conn, tls) = &mut **whole;
                 debug_assert!(tls.writing.is_none(), "one write at a time");
                 tls.writing = Some(buf);
                 // Starts the first send; what it came to is asked for later.
-                let _ = tls.pump(&mut self.conn, &mut Context::from_waker(Waker::noop()));
+                let _ = tls.pump(conn, &mut Context::from_waker(Waker::noop()));
             }
+            Self::Piped(piped) => piped.0.start_write(buf),
         }
     }
 
     /// Is a write in flight, or finished and not yet collected?
     #[must_use]
     pub fn is_writing(&self) -> bool {
-        match &self.tls {
-            None => self.conn.is_writing(),
-            Some(tls) => tls.writing.is_some(),
+        match self {
+            Self::Plain(conn) => conn.is_writing(),
+            Self::Secured(whole) => whole.1.writing.is_some(),
+            Self::Piped(piped) => piped.0.is_writing(),
         }
     }
 
     /// Collects the write in flight and gives its buffer back. Pending for ever when there is none.
     pub fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Done<()>> {
-        match &mut self.tls {
-            None => self.conn.poll_write(cx),
-            Some(tls) => tls.poll_write(&mut self.conn, cx),
+        match self {
+            Self::Plain(conn) => conn.poll_write(cx),
+            Self::Secured(whole) => whole.1.poll_write(&mut whole.0, cx),
+            Self::Piped(piped) => piped.0.poll_write(cx),
         }
     }
 
     /// Ready at once when no write is in flight; otherwise when it has ended.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(tls) = &mut self.tls else { return self.conn.poll_flush(cx) };
-        if tls.writing.is_some() {
-            let (result, _buf) = ready!(tls.poll_write(&mut self.conn, cx));
-            return Poll::Ready(result);
+        match self {
+            Self::Plain(conn) => conn.poll_flush(cx),
+            Self::Secured(whole) => {
+                let (conn, tls) = &mut **whole;
+                if tls.writing.is_some() {
+                    let (result, _buf) = ready!(tls.poll_write(conn, cx));
+                    return Poll::Ready(result);
+                }
+                // An answer to a control message, or the end of the handshake.
+                tls.pump(conn, cx)
+            }
+            Self::Piped(piped) => piped.0.poll_flush(cx),
         }
-        // An answer to a control message, or the end of the handshake.
-        tls.pump(&mut self.conn, cx)
     }
 
     /// Waits until no write is in flight.
@@ -208,30 +297,60 @@ impl Stream {
 
     /// Sends the end (of TLS: a close_notify first) behind what was written. The receiving side stays open.
     pub fn shutdown_write(&mut self) {
-        if let Some(tls) = &mut self.tls
-            && !self.conn.is_writing()
-        {
-            let alert = tls.session.close_notify();
-            // The socket has room for it unless the peer takes nothing: then it learns nothing either.
-            let _ = self.conn.send_now(&alert);
+        match self {
+            Self::Plain(conn) => conn.shutdown_write(),
+            Self::Secured(whole) => {
+                let (conn, tls) = &mut **whole;
+                if !conn.is_writing() {
+                    let alert = tls.session.close_notify();
+                    // The socket has room for it unless the peer takes nothing: then it learns nothing either.
+                    let _ = conn.send_now(&alert);
+                }
+                conn.shutdown_write();
+            }
+            Self::Piped(piped) => piped.0.shutdown_write(),
         }
-        self.conn.shutdown_write();
     }
 
     /// Resets the connection now: what the peer sees is an error, never a clean end.
     pub fn reset(&self) {
-        self.conn.reset();
+        match self {
+            Self::Plain(conn) => conn.reset(),
+            Self::Secured(whole) => whole.0.reset(),
+            Self::Piped(piped) => piped.0.reset(),
+        }
     }
 
-    /// Takes the socket out, to hand it to another worker. `None` for TLS, whose session stays where it is, and as
-    /// [`Conn::into_socket`].
+    /// Takes the socket out, to hand it to another worker. `None` for TLS, whose session stays where it is, for a pipe,
+    /// and as [`Conn::into_socket`].
     #[must_use]
     pub fn into_socket(self) -> Option<OwnedFd> {
-        if self.tls.is_some() { None } else { self.conn.into_socket() }
+        match self {
+            Self::Plain(conn) => conn.into_socket(),
+            Self::Secured(_) | Self::Piped(_) => None,
+        }
     }
 }
 
 impl Secured {
+    fn poll_watch(&mut self, conn: &mut Conn, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.watching {
+            return Poll::Pending;
+        }
+        let mut result = Ok(());
+        if !self.session.has_input() && !conn.is_reading() {
+            if !conn.is_watching() {
+                result = ready!(self.pump(conn, cx));
+                conn.start_watch();
+            }
+            if result.is_ok() {
+                result = ready!(conn.poll_watch(cx));
+            }
+        }
+        self.watching = false;
+        Poll::Ready(result)
+    }
+
     fn start_read(&mut self, conn: &mut Conn, buf: Buf) {
         debug_assert!(self.reading.is_none(), "one read at a time");
         self.cancelled = false;

@@ -12,14 +12,14 @@ use std::time::Duration;
 use routing::table::EndpointKey;
 use routing::time::MonoTime;
 
-use crate::net::conn::Conn;
 use crate::net::{Class, acquire};
+use crate::tls::Stream;
 
 /// Room in front of a response, where its rewritten head is put before the body.
 pub const RESPONSE_HEADROOM: usize = 1024;
 
 struct Idle {
-    conn: Conn,
+    conn: Stream,
     since: MonoTime,
 }
 
@@ -50,14 +50,16 @@ pub enum Kept {
 /// What [`Pool::take`] found.
 pub struct Taken {
     /// A connection that was alive when looked at.
-    pub conn: Option<Conn>,
+    pub conn: Option<Stream>,
     /// How many were found closed and dropped.
     pub closed: u32,
 }
 
 impl Pool {
     /// The most recently used idle connection of an endpoint.
-    pub fn take(&self, endpoint: EndpointKey) -> Taken {
+    ///
+    /// Only one that was made with the settings of `fingerprint` ([`Stream::fingerprint`]): others are closed.
+    pub fn take(&self, endpoint: EndpointKey, fingerprint: u64) -> Taken {
         let mut endpoints = self.endpoints.borrow_mut();
         let mut taken = Taken { conn: None, closed: 0 };
         let Some(entry) =
@@ -66,7 +68,7 @@ impl Pool {
             return taken;
         };
         while let Some(mut idle) = entry.idle.pop() {
-            if is_quiet(&mut idle.conn) {
+            if idle.conn.fingerprint() == fingerprint && is_quiet(&mut idle.conn) {
                 taken.conn = Some(idle.conn);
                 break;
             }
@@ -76,7 +78,7 @@ impl Pool {
     }
 
     /// Keeps a connection whose last exchange ended cleanly.
-    pub fn put(&self, endpoint: EndpointKey, mut conn: Conn, idle_max: u32, now: MonoTime) -> Kept {
+    pub fn put(&self, endpoint: EndpointKey, mut conn: Stream, idle_max: u32, now: MonoTime) -> Kept {
         let mut endpoints = self.endpoints.borrow_mut();
         let entry = entry(&mut endpoints, endpoint);
         if entry.idle.len() >= idle_max as usize {
@@ -150,7 +152,7 @@ fn entry(endpoints: &mut Vec<PerEndpoint>, endpoint: EndpointKey) -> &mut PerEnd
 }
 
 /// Has nothing come on this connection since it became idle?
-fn is_quiet(conn: &mut Conn) -> bool {
+fn is_quiet(conn: &mut Stream) -> bool {
     match conn.poll_read(&mut Context::from_waker(Waker::noop())) {
         Poll::Pending => conn.is_reading(),
         Poll::Ready(_ended_or_unsolicited) => false,

@@ -14,6 +14,7 @@ pub mod backend;
 pub mod client;
 pub mod fleet;
 pub mod load;
+pub mod secure;
 pub mod table;
 pub mod tls;
 
