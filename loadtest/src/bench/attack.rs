@@ -55,8 +55,6 @@ pub(crate) struct Options {
 enum Attack {
     /// Heads that come a byte a second (S19).
     SlowHeads,
-    /// Requests, pipelined, whose responses nobody reads (S20).
-    StalledReaders,
     /// Requests that two servers could read differently, each on a connection of its own (S1).
     Smuggling,
     /// Connections that are opened and reset (S31).
@@ -64,12 +62,11 @@ enum Attack {
 }
 
 impl Attack {
-    const ALL: [Self; 4] = [Self::SlowHeads, Self::StalledReaders, Self::Smuggling, Self::Reconnects];
+    const ALL: [Self; 3] = [Self::SlowHeads, Self::Smuggling, Self::Reconnects];
 
     fn name(self) -> &'static str {
         match self {
             Self::SlowHeads => "slow-heads",
-            Self::StalledReaders => "stalled-readers",
             Self::Smuggling => "smuggling",
             Self::Reconnects => "reconnects",
         }
@@ -229,11 +226,10 @@ fn rage(attack: Attack, options: &Options, at: SocketAddr, over: &AtomicBool) {
     const SMUGGLED: &[u8] =
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n\
         0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
-    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: bench.example\r\n\r\n";
     let mut held: Vec<Option<TcpStream>> = (0..options.connections).map(|_| None).collect();
     // A connection's turn comes once a second, or so often that the rate is met.
     let steps = match attack {
-        Attack::SlowHeads | Attack::StalledReaders => options.connections,
+        Attack::SlowHeads => options.connections,
         Attack::Smuggling | Attack::Reconnects => options.rate,
     };
     let mut next = Instant::now();
@@ -244,7 +240,6 @@ fn rage(attack: Attack, options: &Options, at: SocketAddr, over: &AtomicBool) {
         let slot = &mut held[index];
         match attack {
             Attack::SlowHeads => hold(slot, at, |to| to.write_all(b"a")),
-            Attack::StalledReaders => hold(slot, at, |to| to.write_all(&REQUEST.repeat(64))),
             Attack::Smuggling => {
                 hold(slot, at, |to| {
                     to.write_all(SMUGGLED)?;
