@@ -160,7 +160,7 @@ impl Pump {
         self.asked = true;
         let class = match self.class {
             Class::Bulk if room() < BULK_ROOM => Class::Small,
-            class => class,
+            class @ (Class::Head | Class::Small | Class::Bulk) => class,
         };
         acquire(class, BODY_HEADROOM).or_else(|| acquire(Class::Head, BODY_HEADROOM))
     }

@@ -29,9 +29,13 @@ pub(crate) fn send_room<T>(_owner: &T, fd: RawFd) -> usize {
     /// Places in the kernel's answer: `SK_MEMINFO_*` of `linux/sock_diag.h`.
     const SNDBUF: usize = 3;
     const WMEM_QUEUED: usize = 5;
-    let mut info = [0_u32; 9];
-    // An array of 36 bytes.
-    let mut len = size_of_val(&info) as libc::socklen_t;
+    /// Numbers in the answer.
+    const COUNT: usize = 9;
+    /// Their size in bytes.
+    const BYTES: libc::socklen_t = 36;
+    const _: () = assert!(BYTES as usize == COUNT * size_of::<u32>());
+    let mut info = [0_u32; COUNT];
+    let mut len = BYTES;
     // SAFETY: `_owner` is borrowed for the call and owns the open descriptor `fd`. `info` and `len` live across the call,
     // and `len` is the size of `info`; the kernel writes no more than that and keeps no pointer.
     let rc = unsafe {
