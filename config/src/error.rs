@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why there is no configuration. The process must not start with it; a running one keeps what it has.
 #[derive(Debug)]
@@ -18,6 +18,25 @@ pub enum ConfigError {
     Syntax(String),
     /// Values outside of what is allowed: all of them, not the first only. Never empty.
     Invalid(Vec<Invalid>),
+    /// One of these in a file.
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        error: Box<Self>,
+    },
+}
+
+impl ConfigError {
+    /// Names the file that it is about.
+    pub(crate) fn of_file(self, path: &Path) -> Self {
+        match self {
+            named @ (Self::Read { .. } | Self::InFile { .. }) => named,
+            Self::Syntax(_) | Self::Invalid(_) => {
+                Self::InFile { path: path.to_owned(), error: Box::new(self) }
+            }
+        }
+    }
 }
 
 /// One value that is not allowed.
@@ -43,6 +62,7 @@ impl fmt::Display for ConfigError {
                 }
                 Ok(())
             }
+            Self::InFile { path, error } => write!(f, "{}:\n{error}", path.display()),
         }
     }
 }
@@ -58,6 +78,7 @@ impl std::error::Error for ConfigError {
         match self {
             Self::Read { cause, .. } => Some(cause),
             Self::Syntax(_) | Self::Invalid(_) => None,
+            Self::InFile { error, .. } => Some(error),
         }
     }
 }

@@ -130,7 +130,7 @@ impl Config {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
-                Self::parse(&text)?
+                Self::parse(&text).map_err(|error| error.of_file(path))?
             }
         };
         config.apply(overrides);

@@ -175,6 +175,15 @@ fn the_command_line_beats_the_file_and_the_file_beats_the_defaults() {
     let too_many = Overrides { workers: Some(5_000), ..Overrides::default() };
     assert_eq!(invalid(Config::load(Some(&path), &too_many))[0].key, "worker.count");
 
+    // A file is named before what is wrong in it.
+    let said = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        Config::load(Some(&path), &Overrides::default()).unwrap_err().to_string()
+    };
+    for text in ["[limits]\nnothing = 1\n", "[limits]\nheaders_max = 0\n"] {
+        assert!(said(text).starts_with(&format!("{}:\n", path.display())), "{}", said(text));
+    }
+
     std::fs::remove_dir_all(&dir).unwrap();
     let Err(ConfigError::Read { path: named, .. }) = Config::load(Some(&path), &overrides) else {
         panic!("a missing file was accepted");
@@ -218,6 +227,7 @@ fn names(keys: &[&'static config::Key]) -> Vec<&'static str> {
 fn invalid<T: std::fmt::Debug>(result: Result<T, ConfigError>) -> Vec<Invalid> {
     match result {
         Err(ConfigError::Invalid(all)) => all,
+        Err(ConfigError::InFile { error, .. }) => invalid::<T>(Err(*error)),
         other => panic!("expected values that are not allowed, got {other:?}"),
     }
 }

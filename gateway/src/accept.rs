@@ -1,7 +1,10 @@
 //! Accepting connections: bounds first, then a task for each.
 
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use routing::delta::{Handoff, Mail};
 use routing::id::BindId;
 use routing::model::Protocol;
 
@@ -78,6 +81,14 @@ fn admit(worker: &Rc<Worker>, bind: BindId, protocol: Protocol, accepted: Accept
             return;
         }
     }
+    let socket = match protocol {
+        Protocol::Http | Protocol::Https if settings.rebalance => match hand_over(worker, bind, socket, peer)
+        {
+            Some(socket) => socket,
+            None => return,
+        },
+        Protocol::Http | Protocol::Https | Protocol::Tcp | Protocol::TlsPassthrough => socket,
+    };
     match Conn::adopt(socket, peer, Cancel::Allowed) {
         Ok(conn) => match protocol {
             Protocol::Http | Protocol::Https => h1::spawn(worker, conn, bind),
@@ -88,6 +99,25 @@ fn admit(worker: &Rc<Worker>, bind: BindId, protocol: Protocol, accepted: Accept
             Protocol::Udp => {}
         },
         Err(error) => tracing::warn!(%peer, %error, "an accepted connection is lost"),
+    }
+}
+
+/// Gives a connection from which nothing was read yet to a worker that has less in flight, if there is one. The socket
+/// comes back when it stays here.
+fn hand_over(worker: &Worker, bind: BindId, socket: OwnedFd, peer: SocketAddr) -> Option<OwnedFd> {
+    if worker.is_draining() {
+        // The other one may be gone already.
+        return Some(socket);
+    }
+    let Some(target) = worker.rebalance.give_accepted() else { return Some(socket) };
+    match worker.peers.boxes[usize::from(target)].send(Mail::Adopt(Handoff { socket, bind, peer })) {
+        Ok(()) => {
+            worker.stats.handed_over_total.inc();
+            None
+        }
+        // Its inbox is full: it has enough to do.
+        Err(Mail::Adopt(Handoff { socket, .. })) => Some(socket),
+        Err(Mail::Update(_) | Mail::Wake) => None,
     }
 }
 

@@ -313,6 +313,23 @@ fn an_admin_address_in_use_is_named() {
 
 // ---------------------------------------------------------------- crds, completions, help
 
+/// A node that cannot listen is not ready and says so; it listens as soon as it can, without a restart.
+#[test]
+fn an_address_in_use_keeps_the_node_from_being_ready_until_it_is_free() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap();
+    let node = Running::start_on(&examples().join("active-standby"), listen);
+    node.wait("worker that cannot listen", || node.metric("ringway_listeners_failing{worker=\"0\"}") == 1.0);
+    let (code, body) = node.get("/readyz");
+    assert_eq!(code, 503, "{body}");
+    assert!(body.contains("cannot listen on any address"), "{body}");
+    drop(taken);
+    node.wait("green /readyz", || node.get("/readyz").0 == 200);
+    assert!(TcpStream::connect(listen).is_ok());
+    assert_eq!(node.metric("ringway_listeners_failing{worker=\"0\"}"), 0.0);
+    assert_eq!(node.metric("ringway_listeners_open{worker=\"0\"}"), 1.0);
+}
+
 #[test]
 fn crds_are_those_of_the_config_folder() {
     let (code, out, _) = ringway(&["crds"]);
@@ -417,6 +434,10 @@ impl Running {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let listen = free.local_addr().unwrap();
         drop(free);
+        Self::start_on(dir, listen)
+    }
+
+    fn start_on(dir: &Path, listen: SocketAddr) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringway"));
         command.args(["run", "--workers", "1", "--admin", "127.0.0.1:0", "--listen", &listen.to_string()]);
         command.args(["--socket", ""]).arg("--manifests").arg(dir);

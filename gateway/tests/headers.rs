@@ -6,7 +6,7 @@ mod support;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use config::{Config, RequestIdPolicy, ViaPolicy};
+use config::{AccessLog, Config, RequestIdPolicy, ViaPolicy};
 use routing::model::{
     COOKIE_ATTRIBUTES, CookieAffinity, HeaderEdits, PathMatch, PathRewrite, Redirect, RuleAction, Target,
 };
@@ -140,6 +140,30 @@ fn request_ids_are_made_kept_or_left_alone() {
     );
     assert_eq!(with(RequestIdPolicy::Off, "X-Request-Id: mine\r\n").as_deref(), Some("mine"));
     assert_eq!(with(RequestIdPolicy::Off, ""), None);
+}
+
+/// What a backend logs and what the access log says must be the same request, whatever the client sent and however often
+/// it was tried.
+#[test]
+fn all_attempts_and_the_access_log_carry_the_same_request_id() {
+    let (resets, answers) = (Backend::start(|_, _| Then::Reset), Backend::named("ok"));
+    let addrs = [resets.addr, answers.addr];
+    let log = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("request-id.log");
+    let _ = std::fs::remove_file(&log);
+    let mut config = config();
+    config.observe.access_log = AccessLog::File(log.clone());
+    let gateway = Gateway::start(config, |on| world(&addrs).on(on));
+    let mut client = Client::connect(gateway.addr);
+    until("the one that resets is tried first", || {
+        let response = client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: forged\r\n\r\n").response();
+        assert_eq!(response.status, 200);
+        resets.count() > 0
+    });
+    let id = |backend: &Backend| backend.requests().last().unwrap().one("x-request-id").unwrap().to_owned();
+    assert_eq!(id(&resets), id(&answers));
+    let line = format!("\"request_id\":\"{}\"", id(&answers));
+    until("it is logged", || std::fs::read_to_string(&log).is_ok_and(|text| text.contains(&line)));
+    assert!(!std::fs::read_to_string(&log).unwrap().contains("forged"));
 }
 
 #[test]

@@ -129,6 +129,56 @@ fn wait(what: &str, done: impl Fn() -> bool) {
     }
 }
 
+/// SECURITY S35: a hundred reloads, rotations and edits leave the descriptors as they were, and none of them would pass to a
+/// program that the process starts.
+#[test]
+fn s35_reloads_leak_no_descriptor_and_none_outlives_an_exec() {
+    let dir = folder("descriptors");
+    let backend = TcpListener::bind("127.0.0.1:0").unwrap();
+    std::fs::write(dir.join("clusters/alpha/slice.yaml"), slice(backend.local_addr().unwrap())).unwrap();
+    let log = dir.join("access.log");
+    let settings = |n: usize| {
+        format!(
+            "[limits]\nuri_bytes_max = \"{}B\"\n[observe]\naccess_log = {:?}\n",
+            64 + n,
+            log.to_str().unwrap()
+        )
+    };
+    let node = Node::serve(dir.clone(), &settings(0));
+    assert_eq!(node.hears(), "READY=1");
+    let reload = |n: usize| {
+        std::fs::write(dir.join("gateway.toml"), settings(n)).unwrap();
+        let ingress = dir.join("fleet/web.yaml");
+        let text = std::fs::read_to_string(&ingress).unwrap();
+        std::fs::write(&ingress, format!("{text}# edit {n}\n")).unwrap();
+        let _ = std::fs::rename(&log, dir.join("access.log.1"));
+        node.signal(Signal::USR1);
+        node.signal(Signal::HUP);
+        let reports = || node.log.lock().unwrap().matches("configuration read again").count();
+        wait("the reload", || reports() == n);
+    };
+    let of_node = |what: &str| PathBuf::from(format!("/proc/{}/{what}", node.child.id()));
+    let descriptors = || std::fs::read_dir(of_node("fd")).unwrap().count();
+    reload(1);
+    let before = descriptors();
+    (2..=100).for_each(reload);
+    wait("the last access log", || log.exists());
+    wait("as many descriptors as before", || descriptors() <= before);
+
+    for entry in std::fs::read_dir(of_node("fd")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.parse::<u32>().unwrap() <= 2 {
+            continue;
+        }
+        // It may be gone again: a connection, a directory that is being read.
+        let Ok(info) = std::fs::read_to_string(of_node("fdinfo").join(&name)) else { continue };
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim();
+        let flags = i32::from_str_radix(flags, 8).unwrap();
+        let what = std::fs::read_link(of_node("fd").join(&name));
+        assert!(flags & libc::O_CLOEXEC != 0, "descriptor {name} ({what:?}) would pass on");
+    }
+}
+
 fn folder(name: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("service-{name}"));
     let _ = std::fs::remove_dir_all(&dir);

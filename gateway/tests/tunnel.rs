@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use config::Period;
+use gateway::observe::stats::Limit;
 use routing::id::ClusterId;
 use support::backend::{Backend, Then};
 use support::client::{Client, Cut};
@@ -196,17 +197,57 @@ fn a_silent_tunnel_ends_after_its_time_and_a_busy_one_does_not() {
     let backend = echo();
     let addr = backend.addr;
     let mut config = config();
-    config.timeouts.tunnel_idle = Period::millis(400);
+    // Longer than a tunnel's look at its cluster takes to come round: that is no traffic.
+    config.timeouts.tunnel_idle = Period::millis(1_500);
     let gateway = Gateway::start(config, |on| world(&[addr]).on(on));
     let (mut busy, mut silent) = (open(&gateway), open(&gateway));
     let began = Instant::now();
-    while began.elapsed() < Duration::from_millis(900) {
+    while began.elapsed() < Duration::from_millis(3_000) {
         busy.send(Message::text("tick")).unwrap();
         assert_eq!(busy.read().unwrap().to_text().unwrap(), "tick");
         support::pass(Duration::from_millis(20));
     }
     assert!(silent.read().is_err());
     assert_eq!(gateway.sum(|stats| stats.tunnels_open.get()), 1);
+}
+
+/// SECURITY S20: a client that takes nothing is closed, in a tunnel as in a body.
+#[test]
+fn s20_a_tunnel_whose_client_reads_nothing_is_closed() {
+    let backend = Backend::raw(|peer| {
+        if peer.head().is_some() {
+            peer.send(SWITCH);
+            let _ = std::io::copy(&mut std::io::repeat(b'x'), &mut peer.stream);
+        }
+    });
+    let addr = backend.addr;
+    let mut config = config();
+    config.timeouts.write_stall = Period::millis(300);
+    let gateway = Gateway::start(config, |on| world(&[addr]).on(on));
+    let mut client = Client::connect_narrow(gateway.addr);
+    client.send(UPGRADE);
+    until("it is closed", || gateway.hits(Limit::WriteStall) == 1);
+    until("nothing is left", || gateway.sum(|stats| stats.tunnels_open.get()) == 0);
+}
+
+/// Tunnels are silent most of the time, and there are many: what each of them held in its busiest moment is given back.
+#[test]
+fn silent_tunnels_hold_little_whatever_they_carried() {
+    const TUNNELS: usize = 24;
+    let backend = echo();
+    let addr = backend.addr;
+    let gateway = Gateway::start(config(), |on| world(&[addr]).on(on));
+    let large = "x".repeat(1 << 20);
+    let mut sockets: Vec<_> = (0..TUNNELS).map(|_| open(&gateway)).collect();
+    for socket in &mut sockets {
+        for text in [large.as_str(), "small", "small", "small", "small"] {
+            socket.send(Message::text(text)).unwrap();
+            assert_eq!(socket.read().unwrap().to_text().unwrap(), text);
+        }
+    }
+    // For each a head and two small buffers; and what the pool keeps at hand.
+    let most = (TUNNELS as u64 * 24 + 3 * 256) << 10;
+    until("their buffers are small", || gateway.sum(|stats| stats.buffer_bytes.get()) <= most);
 }
 
 /// A tunnel is not bounded by the timeouts of ordinary exchanges.

@@ -8,6 +8,7 @@
 //! Everything that is started is stopped by its process id, and the kernel setting that is changed is put back, also
 //! on SIGINT and SIGTERM.
 
+pub(crate) mod attack;
 mod case;
 mod charts;
 mod churn;

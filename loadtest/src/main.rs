@@ -2,7 +2,8 @@
 //!
 //! Sees only what a client sees: it knows the gateway's command line and HTTP, nothing else of it.
 //! `floor` and `backend` are the two programs that a comparison needs and nobody ships; `bench` runs the comparison;
-//! `failover` breaks clusters and tells what the clients saw; `hitless` changes everything and wants nobody to notice.
+//! `failover` breaks clusters and tells what the clients saw; `hitless` changes everything and wants nobody to notice;
+//! `attack` tells what attackers cost another client.
 
 mod backend;
 mod bench;
@@ -57,6 +58,8 @@ enum Command {
     Open(bench::open::Options),
     /// Compare proxies by CPU per request, interleaved in rounds; prints a table.
     Bench(bench::Options),
+    /// Attack the gateway and see what another client notices: latency and memory, in peace and under attack.
+    Attack(bench::attack::Options),
     /// Break a cluster under load, with Ringway and its peers in network namespaces; prints a table (needs root).
     Failover(failover::Options),
     /// Reload, swap certificates, change tables and hand the port over under load: not one request may fail.
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Command::Page(options) => page::run(&options).map_err(|why| format!("page: {why}")),
         Command::Open(options) => bench::open::main(&options).map_err(|why| format!("open: {why}")),
         Command::Bench(options) => bench::run(&options).map_err(|why| format!("bench: {why}")),
+        Command::Attack(options) => bench::attack::run(&options).map_err(|why| format!("attack: {why}")),
         Command::Failover(options) => failover::run(&options).map_err(|why| format!("failover: {why}")),
         Command::Pod(options) => failover::pod::serve(&options).map_err(|why| format!("pod: {why}")),
     };

@@ -93,7 +93,7 @@ async fn healthz(State(desk): State<Desk>) -> Response {
 async fn readyz(State(desk): State<Desk>) -> Response {
     let ask = |room: &Room| {
         let facts = room.facts();
-        (room.not_ready(&facts), facts.remarks)
+        (room.not_ready(&facts), room.remarks(&facts))
     };
     match desk.ask(ask).await {
         Some((None, remarks)) if remarks.is_empty() => {

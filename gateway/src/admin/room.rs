@@ -28,6 +28,7 @@ use super::drills;
 use super::names::Names;
 use super::window::{INTERVAL, Recent, Window};
 use super::{Facts, Sources};
+use crate::observe::stats::WorkerStats;
 use crate::worker::clock;
 use crate::worker::finding::Whose;
 use crate::worker::settings::Settings;
@@ -244,7 +245,20 @@ impl Room {
         }
         let without = self.sources.stats.iter().filter(|stats| stats.generation.get() == 0).count();
         let workers = self.sources.stats.len();
-        (without > 0).then(|| format!("{without} of {workers} workers have no table yet"))
+        if without > 0 {
+            return Some(format!("{without} of {workers} workers have no table yet"));
+        }
+        let deaf = |stats: &WorkerStats| stats.listeners_open.get() == 0 && stats.listeners_failing.get() > 0;
+        let deaf = self.sources.stats.iter().filter(|stats| deaf(stats)).count();
+        (deaf > 0).then(|| format!("{deaf} of {workers} workers cannot listen on any address: see the log"))
+    }
+
+    /// What a node that is ready should say of itself all the same.
+    pub(super) fn remarks(&self, facts: &Facts) -> Vec<String> {
+        let failing = self.sources.stats.iter().map(|stats| stats.listeners_failing.get()).max().unwrap_or(0);
+        let of_listeners =
+            (failing > 0).then(|| format!("{failing} addresses cannot be listened on: see the log"));
+        facts.remarks.iter().cloned().chain(of_listeners).collect()
     }
 
     /// Why the process is to be restarted; `None` when it is alive.

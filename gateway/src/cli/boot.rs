@@ -34,6 +34,9 @@ fn refused(error: &io::Error) -> String {
         _ if error.raw_os_error() == Some(libc::EPERM) => {
             "; a seccomp filter (container runtime, systemd SystemCallFilter) forbids io_uring_setup"
         }
+        _ if error.raw_os_error() == Some(libc::ENOSYS) => {
+            "; this kernel is built without CONFIG_IO_URING, or a sandbox (gVisor) stands in for it"
+        }
         _ if error.raw_os_error() == Some(libc::ENOMEM) => "; raise LimitMEMLOCK",
         _ => "",
     };

@@ -34,6 +34,7 @@ impl Request<'_> {
         }
         self.entry.took = took;
         self.entry.first_byte = work.first_byte;
+        self.entry.request_id = work.request_id.get();
         self.entry.sent = work.sent;
         self.entry.received = work.upload.taken();
         let mut log = self.worker.log.borrow_mut();

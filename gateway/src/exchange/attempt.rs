@@ -311,7 +311,8 @@ fn send_request(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
 /// The request's head as the picked endpoint is to see it.
 pub(super) fn request_bytes(flow: &Flow<'_>, pick: &Pick) -> Result<Buf, End> {
     let backend = backend_edits(flow.rule, pick);
-    let forwarding = Forwarding::new(flow.worker, flow.settings, flow.client, &flow.view);
+    let own_id = &flow.work.request_id;
+    let forwarding = Forwarding::new(flow.worker, flow.settings, flow.client, &flow.view, own_id);
     let mut scratch = flow.worker.scratch.borrow_mut();
     let Scratch { head_out, path: path_out, .. } = &mut *scratch;
     path_out.clear();

@@ -1,5 +1,7 @@
 //! What the backend is told about the client: X-Forwarded-*, X-Real-IP, X-Request-Id, Via.
 
+use std::cell::Cell;
+
 use config::RequestIdPolicy;
 use rand::RngCore;
 use wire::h1::forwarded::{ForwardedFields, ForwardedFor, PeerTrust};
@@ -15,20 +17,32 @@ pub(super) const VIA_NAME: &str = "ringway";
 /// Longest request id of a client that is kept, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
+/// A request id of our own: 128 random bits as hexadecimal digits.
+pub(super) type RequestId = [u8; 32];
+
 /// The part that is made anew for a request; kept while its fields are borrowed.
 pub(super) struct Forwarding {
-    request_id: Option<[u8; 32]>,
+    request_id: Option<RequestId>,
 }
 
 impl Forwarding {
-    /// Decides on a request id.
-    pub(super) fn new(worker: &Worker, settings: &Settings, client: &Client, view: &RequestView<'_>) -> Self {
+    /// Decides on a request id. `own` remembers the one that is made here, for the attempts that follow and for the log.
+    pub(super) fn new(
+        worker: &Worker,
+        settings: &Settings,
+        client: &Client,
+        view: &RequestView<'_>,
+        own: &Cell<Option<RequestId>>,
+    ) -> Self {
         let keeps = match settings.request_id {
             RequestIdPolicy::Generate => client.trusted && has_request_id(view),
             RequestIdPolicy::Keep => has_request_id(view),
             RequestIdPolicy::Off => true,
         };
-        Self { request_id: (!keeps).then(|| hex(&mut *worker.rng.borrow_mut())) }
+        if !keeps && own.get().is_none() {
+            own.set(Some(hex(&mut *worker.rng.borrow_mut())));
+        }
+        Self { request_id: own.get() }
     }
 
     /// All of it.
@@ -65,7 +79,7 @@ fn has_request_id(view: &RequestView<'_>) -> bool {
 }
 
 /// 128 random bits as hexadecimal digits.
-fn hex(rng: &mut impl RngCore) -> [u8; 32] {
+fn hex(rng: &mut impl RngCore) -> RequestId {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut out = [0; 32];
     for half in out.chunks_exact_mut(16) {

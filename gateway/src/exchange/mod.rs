@@ -20,6 +20,7 @@ mod tunnel;
 mod turn;
 mod wait;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -43,6 +44,7 @@ pub use account::note_health;
 pub(crate) use account::{Asked, Held};
 use attempt::{Blame, End, Failed, Fault, Flow};
 use filter::Fields;
+use forward::RequestId;
 use relay::Pump;
 use reply::Reply;
 use scratch::Answer;
@@ -99,6 +101,8 @@ struct Work {
     raced: bool,
     /// Why the rule's fallback is asked instead of its own backends.
     fallen: Option<Fallen>,
+    /// The request id that was made here, with the first attempt: all attempts carry the same.
+    request_id: Cell<Option<RequestId>>,
 }
 
 /// Why a request goes to its rule's fallback.
@@ -136,6 +140,7 @@ impl Work {
         self.response_by = None;
         self.raced = false;
         self.fallen = None;
+        self.request_id.set(None);
         self.upload.reset(BodyLength::None, BodyLength::None);
         self.download.reset(BodyLength::None, BodyLength::None);
     }
@@ -462,20 +467,19 @@ impl Request<'_> {
     }
 
     async fn client_fault(&mut self, fault: Fault) -> After {
+        match fault {
+            Fault::Buffers => self.worker.stats.hit(Limit::BuffersBytes),
+            Fault::Wire(error) => self.worker.stats.refused(error),
+            Fault::Slow => {}
+        }
         if self.work.response_begun {
             self.entry.reason = "client_fault";
             return After::Abort;
         }
         let reply = match fault {
-            Fault::Wire(error) => {
-                self.worker.stats.refused(error);
-                Reply::new(error.status(), error.name())
-            }
+            Fault::Wire(error) => Reply::new(error.status(), error.name()),
             Fault::Slow => Reply::new(408, "body_too_slow"),
-            Fault::Buffers => {
-                self.worker.stats.hit(Limit::BuffersBytes);
-                Reply::shed("buffers_bytes_max")
-            }
+            Fault::Buffers => Reply::shed("buffers_bytes_max"),
         };
         self.reply(Reply { persistence: Persistence::Close, ..reply }).await
     }

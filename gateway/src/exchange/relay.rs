@@ -16,8 +16,16 @@ use crate::net::{Buf, Class, acquire};
 /// Room in front of body data, where the size of a chunk is put.
 pub(super) const BODY_HEADROOM: usize = 32;
 
-/// A body of which so many bytes have come is read into large buffers from then on.
+/// A body of which so many bytes came with its head is read into large buffers from the first read on.
 const STREAMS_FROM: u64 = 8 * 1024;
+
+/// Room in the destination's socket from which on large buffers are read, in bytes of the kernel's own count.
+///
+/// The buffer that is on its way and the next one both fit then, with the kernel's overhead on top. So what a peer that
+/// has stopped reading leaves in our hands are small buffers, two at most (SECURITY S20: 64 KiB for a stream); what was
+/// read into large ones lies in its socket. Only where the kernel takes socket memory away from all connections at once
+/// (`net.ipv4.tcp_mem`) may large ones be left, within `limits.buffers_bytes_max`.
+const BULK_ROOM: usize = 2 * Class::Bulk.bytes() + Class::Bulk.bytes() / 2;
 
 /// Kept bytes that are sent again in one piece: less than a large buffer holds with its framing.
 const RESEND_BYTES: usize = 96 * 1024;
@@ -56,6 +64,10 @@ pub(super) struct Pump {
     ended: bool,
     /// Body bytes taken in, without framing.
     taken: u64,
+    /// What the next read is likely to fill.
+    class: Class,
+    /// Was the last buffer handed out by [`Pump::read_buffer`], so that what came into it says something of the next?
+    asked: bool,
     /// Has anything been handed out to the present destination?
     given: bool,
     /// From where on the kept bytes are still to be handed out again.
@@ -75,6 +87,8 @@ impl Pump {
             behind: None,
             ended: true,
             taken: 0,
+            class: Class::Small,
+            asked: false,
             given: false,
             resend: None,
         }
@@ -89,6 +103,8 @@ impl Pump {
         self.gzip = None;
         self.behind = None;
         self.taken = 0;
+        self.class = Class::Small;
+        self.asked = false;
         self.given = false;
         self.resend = None;
         self.ended = source.is_empty();
@@ -131,11 +147,39 @@ impl Pump {
         self.taken
     }
 
-    /// A buffer for the next read of this body: small first, large once it streams.
+    /// The source is one that is silent most of the time (a tunnel): its first read gets the smallest buffer.
+    pub(super) fn expect_little(&mut self) {
+        self.class = Class::Head;
+    }
+
+    /// A buffer for the next read of this body: large while it streams, small when little comes at a time, because a
+    /// source that is silent holds it for as long. `room` tells what the destination's socket takes at once, in bytes; it
+    /// is asked only before a large read. `None` when the bound on buffer memory is reached.
     #[must_use]
-    pub(super) fn read_buffer(&self) -> Option<Buf> {
-        let class = if self.taken >= STREAMS_FROM { Class::Bulk } else { Class::Small };
-        acquire(class, BODY_HEADROOM)
+    pub(super) fn read_buffer(&mut self, room: impl FnOnce() -> usize) -> Option<Buf> {
+        self.asked = true;
+        let class = match self.class {
+            Class::Bulk if room() < BULK_ROOM => Class::Small,
+            class @ (Class::Head | Class::Small | Class::Bulk) => class,
+        };
+        acquire(class, BODY_HEADROOM).or_else(|| acquire(Class::Head, BODY_HEADROOM))
+    }
+
+    /// Learns from what came how large the next read will be.
+    fn learn(&mut self, buf: &Buf) {
+        if !std::mem::take(&mut self.asked) {
+            return;
+        }
+        let (n, filled) = (buf.len(), buf.readroom() == 0);
+        self.class = match buf.class() {
+            Class::Head if filled => Class::Small,
+            Class::Small if filled => Class::Bulk,
+            // Less than a small buffer holds: the next one will do with that.
+            Class::Head | Class::Small | Class::Bulk if n < Class::Head.bytes() / 2 => Class::Head,
+            Class::Head | Class::Small => Class::Small,
+            Class::Bulk if n < Class::Small.bytes() / 2 => Class::Small,
+            Class::Bulk => Class::Bulk,
+        };
     }
 
     /// Takes in what came from the source. `data` sees the decoded bytes (for a replay). Returns what lies behind
@@ -144,6 +188,8 @@ impl Pump {
     /// # Errors
     /// [`PumpError`]; nothing of `buf` is handed on then.
     pub(super) fn take(&mut self, mut buf: Buf, data: impl FnOnce(&[u8])) -> Result<Option<Buf>, PumpError> {
+        let first = !self.asked;
+        self.learn(&buf);
         let step = self.decoder.step(buf.bytes_mut())?;
         let rest = match step.consumed < buf.len() {
             false => None,
@@ -151,6 +197,9 @@ impl Pump {
         };
         buf.truncate(step.data);
         self.taken += step.data as u64;
+        if first && self.taken >= STREAMS_FROM {
+            self.class = Class::Bulk;
+        }
         data(buf.bytes());
         let done = step.progress == Progress::Done;
         self.code_and_frame(buf, done)?;

@@ -207,7 +207,11 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
             return Ok(());
         }
         if flow.work.download.wants_read() && !up.conn.is_reading() {
-            let buf = flow.work.download.read_buffer().ok_or(End::Cut)?;
+            let client = &flow.client.conn;
+            let Some(buf) = flow.work.download.read_buffer(|| client.send_room()) else {
+                flow.worker.stats.hit(Limit::BuffersBytes);
+                return Err(End::Cut);
+            };
             up.conn.start_read(buf);
         }
         move_upload(flow, up)?;

@@ -9,14 +9,17 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rand::Rng;
+use routing::time::MonoTime;
 use wire::h1::encode::{self, ResponseEdit};
 use wire::head::{BodyLength, ResponseView};
 
 use super::attempt::{End, Flow};
 use super::relay::{Pump, copy_of};
 use super::turn;
+use crate::downstream::h1::Client;
 use crate::net::Buf;
 use crate::net::conn::Done;
+use crate::observe::stats::Limit;
 use crate::tls::Stream;
 use crate::worker::clock;
 
@@ -29,10 +32,12 @@ struct Half {
 impl Half {
     fn new(mut pump: Pump) -> Self {
         pump.reset(BodyLength::UntilClose, BodyLength::UntilClose);
+        pump.expect_little();
         Self { pump, shut: false }
     }
 
-    /// Moves what waits, asks for more, and passes the end on when everything before it is out.
+    /// Moves what waits, asks for more, and passes the end on when everything before it is out. The bytes that were moved;
+    /// `None` when the bound on buffer memory is reached.
     fn advance(&mut self, from: &mut Stream, to: &mut Stream) -> Option<u64> {
         let mut moved = 0;
         if !to.is_writing()
@@ -42,7 +47,7 @@ impl Half {
             to.start_write(buf);
         }
         if self.pump.wants_read() && !from.is_reading() {
-            from.start_read(self.pump.read_buffer()?);
+            from.start_read(self.pump.read_buffer(|| to.send_room())?);
         }
         if self.pump.is_finished() && !self.shut && !to.is_writing() {
             self.shut = true;
@@ -93,14 +98,45 @@ impl Evacuation {
 }
 
 enum Event {
-    Read(Done<usize>, From),
-    Written(io::Result<()>),
+    Read(Done<usize>, Side),
+    Written(io::Result<()>, Side),
     Deadline,
 }
 
-enum From {
+#[derive(Clone, Copy)]
+enum Side {
     Upstream,
     Client,
+}
+
+/// Until when what is being written to each side must be taken (`timeouts.write_stall`).
+#[derive(Default)]
+struct Stall {
+    upstream: Option<MonoTime>,
+    client: Option<MonoTime>,
+}
+
+impl Stall {
+    fn of(&mut self, side: Side) -> &mut Option<MonoTime> {
+        match side {
+            Side::Upstream => &mut self.upstream,
+            Side::Client => &mut self.client,
+        }
+    }
+
+    /// `side` is being written to, or is not: the time counts from when it began.
+    fn note(&mut self, side: Side, writing: bool, due: impl FnOnce() -> MonoTime) {
+        let stall = self.of(side);
+        match (writing, &stall) {
+            (false, _) => *stall = None,
+            (true, None) => *stall = Some(due()),
+            (true, Some(_)) => {}
+        }
+    }
+
+    fn due(&self) -> Option<MonoTime> {
+        turn::earlier(self.upstream, self.client)
+    }
 }
 
 /// Passes the 101 on and then everything.
@@ -145,35 +181,39 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Stream, down: &mut Half, to_up: &mu
     let drained = flow.worker.table.borrow().drain_percent(cluster);
     let mut evacuation = Evacuation::new(drained, &mut *flow.worker.rng.borrow_mut());
     let mut look = clock::now() + LOOK;
+    let mut idle = turn::deadline(clock::now(), flow.settings.tunnel_idle);
+    let mut stall = Stall::default();
     loop {
-        let Some(sent) = down.advance(up, &mut flow.client.conn) else { return };
+        let advanced = down.advance(up, &mut flow.client.conn);
+        let (Some(sent), Some(_)) = (advanced, to_up.advance(&mut flow.client.conn, up)) else {
+            flow.worker.stats.hit(Limit::BuffersBytes);
+            return;
+        };
         flow.work.sent += sent;
-        if to_up.advance(&mut flow.client.conn, up).is_none() || (down.shut && to_up.shut) {
+        if down.shut && to_up.shut {
             return;
         }
-        let due = turn::deadline(clock::now(), flow.settings.tunnel_idle);
-        turn::set(flow.client, turn::earlier(due, Some(look)));
-        let client = &mut *flow.client;
-        let event = poll_fn(|cx| {
-            if let Poll::Ready(done) = up.poll_read(cx) {
-                return Poll::Ready(Event::Read(done, From::Upstream));
-            }
-            if let Poll::Ready(done) = client.conn.poll_read(cx) {
-                return Poll::Ready(Event::Read(done, From::Client));
-            }
-            for conn in [&mut *up, &mut client.conn] {
-                if let Poll::Ready((result, _)) = conn.poll_write(cx) {
-                    return Poll::Ready(Event::Written(result));
-                }
-            }
-            client.deadline.poll(cx).map(|()| Event::Deadline)
-        })
-        .await;
+        let taken_by = || clock::now() + flow.settings.write_stall;
+        stall.note(Side::Upstream, up.is_writing(), taken_by);
+        stall.note(Side::Client, flow.client.conn.is_writing(), taken_by);
+        turn::set(flow.client, turn::earlier(turn::earlier(idle, stall.due()), Some(look)));
+        let event = next(flow.client, up).await;
+        // A byte moved. A look at the cluster is none.
+        if !matches!(event, Event::Deadline) {
+            idle = turn::deadline(clock::now(), flow.settings.tunnel_idle);
+        }
         let goes_on = match event {
-            Event::Read(done, From::Upstream) => down.take(done).is_some(),
-            Event::Read(done, From::Client) => to_up.take(done).is_some(),
-            Event::Written(result) => result.is_ok(),
-            Event::Deadline => !turn::has_passed(due) && !flow.worker.is_stopping(),
+            Event::Read(done, Side::Upstream) => down.take(done).is_some(),
+            Event::Read(done, Side::Client) => to_up.take(done).is_some(),
+            Event::Written(result, side) => {
+                *stall.of(side) = None;
+                result.is_ok()
+            }
+            Event::Deadline if turn::has_passed(stall.due()) => {
+                flow.worker.stats.hit(Limit::WriteStall);
+                false
+            }
+            Event::Deadline => !turn::has_passed(idle) && !flow.worker.is_stopping(),
         };
         if !goes_on {
             return;
@@ -186,6 +226,25 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Stream, down: &mut Half, to_up: &mu
             }
         }
     }
+}
+
+/// What happens first on either side.
+async fn next(client: &mut Client, up: &mut Stream) -> Event {
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = up.poll_read(cx) {
+            return Poll::Ready(Event::Read(done, Side::Upstream));
+        }
+        if let Poll::Ready(done) = client.conn.poll_read(cx) {
+            return Poll::Ready(Event::Read(done, Side::Client));
+        }
+        for (conn, side) in [(&mut *up, Side::Upstream), (&mut client.conn, Side::Client)] {
+            if let Poll::Ready((result, _)) = conn.poll_write(cx) {
+                return Poll::Ready(Event::Written(result, side));
+            }
+        }
+        client.deadline.poll(cx).map(|()| Event::Deadline)
+    })
+    .await
 }
 
 #[cfg(test)]

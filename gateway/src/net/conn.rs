@@ -302,6 +302,13 @@ impl Conn {
         Ok(sys::fd::with_fd(self, self.fd, |fd| rustix::net::send(fd, bytes, flags))?)
     }
 
+    /// What the socket takes for sending at once, in bytes as the kernel counts them; what is being written just now may
+    /// not be counted yet. 0 when it cannot be asked. One system call: not for every request.
+    #[must_use]
+    pub fn send_room(&self) -> usize {
+        sys::fd::send_room(self, self.fd)
+    }
+
     /// Sends FIN behind what was written. The receiving side stays open.
     pub fn shutdown_write(&self) {
         sys::fd::shutdown(self, self.fd, rustix::net::Shutdown::Write);

@@ -38,6 +38,8 @@ pub struct Entry {
     pub took: Duration,
     /// First request byte sent to response head received, of the last attempt.
     pub first_byte: Duration,
+    /// The request id that was made here; `None` = the client's own was kept, or nothing was forwarded.
+    pub request_id: Option<[u8; 32]>,
     /// Bytes sent to the client.
     pub sent: u64,
     /// Bytes of the request's body.
@@ -146,7 +148,9 @@ impl LogWriter {
         line.number("sent_bytes", entry.sent);
         line.number("first_byte_us", micros(entry.first_byte));
         line.number("took_us", micros(entry.took));
-        if let Some(id) = view.known(wire::head::Known::XRequestId) {
+        // What the backend was told: ours, or else the one that came.
+        let came = || view.known(wire::head::Known::XRequestId);
+        if let Some(id) = entry.request_id.as_ref().map(<[u8; 32]>::as_slice).or_else(came) {
             line.text("request_id", id);
         }
         line.end();

@@ -327,6 +327,8 @@ impl Scrape {
             "ringway_restorations_total" => |stats| &stats.restorations_total,
             "ringway_panics_total" => |stats| &stats.panics_total,
             "ringway_worker_restarts_total" => |stats| &stats.restarts_total,
+            "ringway_listeners_open" => |stats| &stats.listeners_open,
+            "ringway_listeners_failing" => |stats| &stats.listeners_failing,
             "ringway_ring_flags_refused" => |stats| &stats.ring_flags_refused,
             "ringway_table_generation" => |stats| &stats.generation,
             "ringway_table_updates_total" => |stats| &stats.updates_total,

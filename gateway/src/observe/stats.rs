@@ -312,6 +312,10 @@ pub struct WorkerStats {
     pub updates_total: Counter,
     /// Nanoseconds spent applying updates.
     pub apply_ns_total: Counter,
+    /// Addresses that are listened on.
+    pub listeners_open: Counter,
+    /// Addresses that cannot be listened on.
+    pub listeners_failing: Counter,
     /// 1 when the kernel refused the ring flags that were asked for.
     pub ring_flags_refused: Counter,
     /// Buffer memory held, in bytes.
@@ -376,6 +380,8 @@ impl WorkerStats {
             generation: Counter::default(),
             updates_total: Counter::default(),
             apply_ns_total: Counter::default(),
+            listeners_open: Counter::default(),
+            listeners_failing: Counter::default(),
             ring_flags_refused: Counter::default(),
             buffer_bytes: Counter::default(),
             log_lines_lost_total: Counter::default(),

@@ -40,3 +40,27 @@ pub(crate) fn allow_ipv6_fragments(fd: BorrowedFd<'_>) -> std::io::Result<()> {
     };
     if rc == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
+
+/// What a socket takes for sending at once, in bytes as the kernel counts them (its overhead included): the size of its
+/// send buffer less what is queued in it (`SO_MEMINFO`). 0 when it cannot be asked.
+pub(crate) fn send_room<T>(_owner: &T, fd: RawFd) -> usize {
+    /// Places in the kernel's answer: `SK_MEMINFO_*` of `linux/sock_diag.h`.
+    const SNDBUF: usize = 3;
+    const WMEM_QUEUED: usize = 5;
+    /// Numbers in the answer.
+    const COUNT: usize = 9;
+    /// Their size in bytes.
+    const BYTES: libc::socklen_t = 36;
+    const _: () = assert!(BYTES as usize == COUNT * size_of::<u32>());
+    let mut info = [0_u32; COUNT];
+    let mut len = BYTES;
+    // SAFETY: `_owner` is borrowed for the call and owns the open descriptor `fd`. `info` and `len` live across the call,
+    // and `len` is the size of `info`; the kernel writes no more than that and keeps no pointer.
+    let rc = unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, info.as_mut_ptr().cast(), &raw mut len)
+    };
+    if rc != 0 || len as usize <= WMEM_QUEUED * size_of::<u32>() {
+        return 0;
+    }
+    info[SNDBUF].saturating_sub(info[WMEM_QUEUED]) as usize
+}

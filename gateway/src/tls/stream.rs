@@ -167,6 +167,17 @@ impl Stream {
         }
     }
 
+    /// As [`Conn::send_room`]; records that are encrypted and not yet sent are not counted. A pipe takes one buffer of any
+    /// size: its own bound holds.
+    #[must_use]
+    pub fn send_room(&self) -> usize {
+        match self {
+            Self::Plain(conn) => conn.send_room(),
+            Self::Secured(whole) => whole.0.send_room(),
+            Self::Piped(_) => usize::MAX,
+        }
+    }
+
     /// Starts a read that appends to `buf`. At most one at a time.
     pub fn start_read(&mut self, buf: Buf) {
         match self {

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use config::Config;
 use crossbeam_channel::Receiver;
@@ -17,6 +18,10 @@ use crate::net::wake::Doorbell;
 
 /// Letters read in one go; then other tasks have their turn.
 const BATCH_MAX: usize = 64;
+
+/// Least time between two tries to listen on an address that could not be bound. A worker that has one looks about once a
+/// second.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Where a worker's mail arrives.
 pub struct Inbox {
@@ -58,7 +63,7 @@ impl Inbox {
     /// # Errors
     /// When the doorbell cannot be listened to.
     pub async fn serve(&self, worker: &Rc<Worker>, binds: &Binds, bell: &Doorbell) -> std::io::Result<()> {
-        let mut draining = false;
+        let (mut draining, mut retried) = (false, None);
         worker.drill.set(self.drill.get());
         loop {
             if let Some(drill) = self.drills.try_iter().last() {
@@ -75,6 +80,10 @@ impl Inbox {
                 if more {
                     break;
                 }
+            }
+            if retried.is_none_or(|last| clock::now().since(last) >= RETRY_PAUSE) {
+                retried = Some(clock::now());
+                binds.retry(worker);
             }
             if worker.is_draining() && !draining {
                 draining = true;

@@ -209,6 +209,10 @@ async fn keep_house(worker: Rc<Worker>) {
             worker.stats.buffer_bytes.set(crate::sys::buf::bytes_held() as u64);
             crate::sys::buf::trim();
             worker.trim_runners();
+            if worker.stats.listeners_failing.get() > 0 {
+                // Whoever reads the mail has the listeners, and tries again.
+                worker.peers.boxes[usize::from(worker.id)].ring();
+            }
         }
     }
 }

@@ -138,6 +138,12 @@ pub const METRICS: &[Metric] = &[
     ),
     counter("ringway_panics_total", "worker", "Connection tasks that panicked: our bugs"),
     counter("ringway_worker_restarts_total", "worker", "Restarts of a worker after a panic"),
+    gauge("ringway_listeners_open", "worker", "Addresses that a worker listens on"),
+    gauge(
+        "ringway_listeners_failing",
+        "worker",
+        "Addresses that a worker cannot listen on; it tries again every second",
+    ),
     gauge(
         "ringway_ring_flags_refused",
         "worker",

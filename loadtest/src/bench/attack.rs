@@ -1,0 +1,283 @@
+//! What attackers cost everybody else: another client's latency and the gateway's memory, in peace and under attack, in
+//! turns (SECURITY, invariant I4: within 1.2 times of before).
+//!
+//! One worker on one core; backend, attackers and the other client on the other core, the attackers as the least urgent
+//! there, so that what is measured is what the gateway makes the client wait, not what they take from it themselves.
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use rustix::process::setpriority_process;
+use rustix::thread::{CpuSet, gettid, sched_setaffinity};
+
+use super::case::Layer;
+use super::machine::Stop;
+use super::process::{Cores, Running, WorkDir};
+use super::proxy::Proxy;
+use super::{BenchError, Result, free_addr, idle};
+
+/// Which attacks, for how long.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Times peace and attack are measured in turns; the table shows medians.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Seconds of each turn.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
+    /// Repeatable or separated by commas. Default: all.
+    #[arg(long = "attack", value_enum, value_delimiter = ',')]
+    attacks: Vec<Attack>,
+    /// Connections of an attack that holds them.
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    connections: u32,
+    /// Attempts per second of an attack that makes them.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: u32,
+    /// The gateway's binary.
+    #[arg(long, default_value = "target/release/ringway")]
+    ringway: PathBuf,
+    /// Core of the gateway.
+    #[arg(long, default_value_t = 0)]
+    proxy_core: u32,
+    /// Core of everybody else.
+    #[arg(long, default_value_t = 1)]
+    load_core: u32,
+}
+
+/// An attack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Attack {
+    /// Heads that come a byte a second (S19).
+    SlowHeads,
+    /// Requests that two servers could read differently, each on a connection of its own (S1).
+    Smuggling,
+    /// Connections that are opened and reset (S31).
+    Reconnects,
+}
+
+impl Attack {
+    const ALL: [Self; 3] = [Self::SlowHeads, Self::Smuggling, Self::Reconnects];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::SlowHeads => "slow-heads",
+            Self::Smuggling => "smuggling",
+            Self::Reconnects => "reconnects",
+        }
+    }
+}
+
+/// Requests per second of the other client, on one connection.
+const ASKED_PER_SECOND: u32 = 500;
+/// What the row of SECURITY allows.
+const WITHIN: f64 = 1.2;
+/// How long an attack runs before its turn is measured.
+const WARM_UP: Duration = Duration::from_millis(500);
+/// Bytes of a response's body.
+const BODY: usize = 128;
+
+/// One turn.
+struct Turn {
+    p50: Duration,
+    p99: Duration,
+    memory: u64,
+}
+
+/// Runs the attacks and prints the table.
+///
+/// # Errors
+/// A program cannot be started, the other client is not answered, or a signal came.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let cores = Cores { proxy: options.proxy_core, load: options.load_core };
+    cores.check()?;
+    Proxy::Ringway.check(&options.ringway, Layer::Seven)?;
+    let (stop, dir) = (Stop::on_signals()?, WorkDir::create()?);
+    let attacks = if options.attacks.is_empty() { Attack::ALL.to_vec() } else { options.attacks.clone() };
+    println!(
+        "| attack | p50 in peace | under attack | p99 in peace | under attack | p99, times | memory, MiB |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for attack in attacks {
+        // A gateway of its own for each: what one left in memory is not the next one's.
+        let (_backend, gateway) = start(options, cores, &dir, &stop)?;
+        let mut pairs = Vec::new();
+        for _ in 0..options.rounds {
+            let peace = turn(options, None, &gateway, cores, &stop)?;
+            pairs.push((peace, turn(options, Some(attack), &gateway, cores, &stop)?));
+        }
+        row(attack, &pairs);
+    }
+    Ok(())
+}
+
+fn row(attack: Attack, pairs: &[(Turn, Turn)]) {
+    let of = |pick: &dyn Fn(&(Turn, Turn)) -> f64| median(pairs.iter().map(pick).collect());
+    let micros = |time: Duration| time.as_secs_f64() * 1e6;
+    let times = of(&|(peace, attack)| micros(attack.p99) / micros(peace.p99).max(1.0));
+    println!(
+        "| {} | {:.0} µs | {:.0} µs | {:.0} µs | {:.0} µs | {times:.2} ({}) | {:.1} → {:.1} |",
+        attack.name(),
+        of(&|(peace, _)| micros(peace.p50)),
+        of(&|(_, attack)| micros(attack.p50)),
+        of(&|(peace, _)| micros(peace.p99)),
+        of(&|(_, attack)| micros(attack.p99)),
+        if times <= WITHIN { "holds" } else { "exceeded" },
+        of(&|(peace, _)| mebibytes(peace.memory)),
+        of(&|(_, attack)| mebibytes(attack.memory)),
+    );
+}
+
+#[expect(clippy::cast_precision_loss, reason = "memory is far below 2^53 bytes")]
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+fn start(options: &Options, cores: Cores, dir: &WorkDir, stop: &Stop) -> Result<(Running, Running)> {
+    let own = std::env::current_exe().map_err(BenchError::io("find this program"))?;
+    let at = free_addr()?;
+    let command: Vec<OsString> = vec![
+        own.into(),
+        "backend".into(),
+        "--listen".into(),
+        at.to_string().into(),
+        "--body".into(),
+        BODY.to_string().into(),
+    ];
+    let backend = Running::start("backend", &command, cores.load, at, dir)?;
+    backend.wait_ready(BODY, stop)?;
+    let listen = free_addr()?;
+    let command = Proxy::Ringway.prepare(Layer::Seven, dir, &options.ringway, listen, at)?;
+    let gateway = Running::start("ringway", &command, cores.proxy, listen, dir)?;
+    gateway.wait_ready(BODY, stop)?;
+    Ok((backend, gateway))
+}
+
+/// Measures the other client, beside an attack if there is one.
+fn turn(
+    options: &Options,
+    attack: Option<Attack>,
+    gateway: &Running,
+    cores: Cores,
+    stop: &Stop,
+) -> Result<Turn> {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        if let Some(attack) = attack {
+            let (over, at) = (&over, gateway.addr);
+            scope.spawn(move || {
+                settle_on(cores.load, 19);
+                rage(attack, options, at, over);
+            });
+        }
+        let asked = stop.pause(WARM_UP).and_then(|()| {
+            scope
+                .spawn(|| {
+                    settle_on(cores.load, 0);
+                    ask(gateway.addr, Duration::from_secs(options.seconds.into()), stop)
+                })
+                .join()
+                .map_err(|_panic| BenchError::failed("attack", "the other client panicked"))?
+        });
+        let memory = gateway.memory();
+        over.store(true, Ordering::Relaxed);
+        let mut times = asked?;
+        times.sort_unstable();
+        let at = |permille: usize| times.get(times.len() * permille / 1_000).copied().unwrap_or_default();
+        Ok(Turn { p50: at(500), p99: at(990), memory: memory?.rss })
+    })
+}
+
+/// Puts this thread on a core, as urgent as said. Best effort: without the right to, the figures are noisier.
+fn settle_on(core: u32, nice: i32) {
+    let mut set = CpuSet::new();
+    set.set(core as usize);
+    let _ = sched_setaffinity(None, &set);
+    let _ = setpriority_process(Some(gettid()), nice);
+}
+
+/// The other client: evenly spaced requests on one connection, and how long each took.
+fn ask(at: SocketAddr, time: Duration, stop: &Stop) -> Result<Vec<Duration>> {
+    let mut connection = TcpStream::connect(at).map_err(BenchError::io("connect the other client"))?;
+    connection.set_nodelay(true).map_err(BenchError::io("set an option"))?;
+    let (mut times, mut next, end) = (Vec::new(), Instant::now(), Instant::now() + time);
+    while Instant::now() < end {
+        let began = Instant::now();
+        idle::ask(&mut connection).map_err(BenchError::io("ask as the other client"))?;
+        times.push(began.elapsed());
+        next += Duration::from_secs(1) / ASKED_PER_SECOND;
+        stop.pause(next.saturating_duration_since(Instant::now()))?;
+    }
+    Ok(times)
+}
+
+/// Attacks until it is over. What the gateway does to an attacker's connection is no error.
+fn rage(attack: Attack, options: &Options, at: SocketAddr, over: &AtomicBool) {
+    const SMUGGLED: &[u8] =
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n\
+        0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut held: Vec<Option<TcpStream>> = (0..options.connections).map(|_| None).collect();
+    // A connection's turn comes once a second, or so often that the rate is met.
+    let steps = match attack {
+        Attack::SlowHeads => options.connections,
+        Attack::Smuggling | Attack::Reconnects => options.rate,
+    };
+    let mut next = Instant::now();
+    for index in (0..held.len()).cycle() {
+        if over.load(Ordering::Relaxed) {
+            return;
+        }
+        let slot = &mut held[index];
+        match attack {
+            Attack::SlowHeads => hold(slot, at, |to| to.write_all(b"a")),
+            Attack::Smuggling => {
+                hold(slot, at, |to| {
+                    to.write_all(SMUGGLED)?;
+                    to.set_nonblocking(false)?;
+                    to.set_read_timeout(Some(Duration::from_millis(100)))?;
+                    to.read(&mut [0; 512]).map(|_| ())
+                });
+                *slot = None;
+            }
+            Attack::Reconnects => {
+                hold(slot, at, |to| {
+                    let socket = socket2::SockRef::from(&*to);
+                    socket.set_linger(Some(Duration::ZERO))
+                });
+                *slot = None;
+            }
+        }
+        next += Duration::from_secs(1) / steps;
+        std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Does something on a connection that is held; opens it anew when it is gone. A full socket buffer is not gone.
+fn hold(
+    slot: &mut Option<TcpStream>,
+    at: SocketAddr,
+    mut act: impl FnMut(&mut TcpStream) -> std::io::Result<()>,
+) {
+    if slot.is_none() {
+        *slot = TcpStream::connect(at).ok();
+        if let Some(connection) = slot {
+            let _ = connection.set_nonblocking(true);
+        }
+    }
+    let result = slot.as_mut().map(&mut act);
+    if let Some(Err(why)) = result
+        && why.kind() != std::io::ErrorKind::WouldBlock
+    {
+        *slot = None;
+    }
+}
