@@ -12,6 +12,7 @@ use aws_lc_rs::digest::{self, SHA256};
 use gateway_api::backendtlspolicies::BackendTlsPolicy;
 use gateway_api::experimental::gatewayclasses::GatewayClass;
 use gateway_api::experimental::gateways::Gateway;
+use gateway_api::experimental::grpcroutes::GrpcRoute;
 use gateway_api::experimental::httproutes::HttpRoute;
 use gateway_api::experimental::referencegrants::ReferenceGrant;
 use gateway_api::experimental::tcproutes::TcpRoute;
@@ -47,6 +48,7 @@ pub enum Kind {
     Gateway,
     GatewayClass,
     HttpRoute,
+    GrpcRoute,
     TcpRoute,
     TlsRoute,
     ReferenceGrant,
@@ -76,6 +78,7 @@ impl Kind {
             Self::Gateway => "Gateway",
             Self::GatewayClass => "GatewayClass",
             Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
             Self::TcpRoute => "TCPRoute",
             Self::TlsRoute => "TLSRoute",
             Self::ReferenceGrant => "ReferenceGrant",
@@ -110,6 +113,7 @@ impl Kind {
             Self::Ingress
             | Self::Gateway
             | Self::HttpRoute
+            | Self::GrpcRoute
             | Self::TcpRoute
             | Self::TlsRoute
             | Self::ReferenceGrant
@@ -170,6 +174,7 @@ pub enum Spec {
     Gateway(Box<Gateway>),
     GatewayClass(Box<GatewayClass>),
     HttpRoute(Box<HttpRoute>),
+    GrpcRoute(Box<GrpcRoute>),
     TcpRoute(Box<TcpRoute>),
     TlsRoute(Box<TlsRoute>),
     ReferenceGrant(Box<ReferenceGrant>),

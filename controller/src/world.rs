@@ -139,7 +139,7 @@ impl World {
             self.dirty.reviewed.insert(id.clone());
         }
         match id.kind {
-            Kind::Ingress | Kind::HttpRoute | Kind::TcpRoute | Kind::TlsRoute => {
+            Kind::Ingress | Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => {
                 self.dirty.routes.insert(id.clone());
             }
             Kind::IngressClass

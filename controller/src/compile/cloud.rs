@@ -72,6 +72,7 @@ impl Context {
             | Spec::Gateway(_)
             | Spec::GatewayClass(_)
             | Spec::HttpRoute(_)
+            | Spec::GrpcRoute(_)
             | Spec::TcpRoute(_)
             | Spec::TlsRoute(_)
             | Spec::ReferenceGrant(_)

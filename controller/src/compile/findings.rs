@@ -206,7 +206,7 @@ impl Compiler {
     /// Of an object that cannot be read something is said where it is known to be meant for us.
     fn of_problem(&self, id: &ObjectId, problem: &Problem) -> Finding {
         let standing = match id.kind {
-            Kind::HttpRoute | Kind::TcpRoute | Kind::TlsRoute => {
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => {
                 let parents = problem.remains.parents.iter().filter_map(|reference| {
                     let namespace =
                         reference.namespace.as_deref().map_or_else(|| id.namespace.clone(), Arc::from);
@@ -230,11 +230,13 @@ impl Compiler {
             | Kind::Gateway
             | Kind::GatewayClass
             | Kind::ReferenceGrant
+            | Kind::BackendTlsPolicy
             | Kind::MemberCluster
             | Kind::GatewayConfig
             | Kind::AlbConfig
             | Kind::MseIngressConfig => Standing::Remarks,
             Kind::Namespace
+            | Kind::ConfigMap
             | Kind::Secret
             | Kind::Service
             | Kind::EndpointSlice
@@ -247,7 +249,7 @@ impl Compiler {
     fn standing(&self, object: &Object) -> Standing {
         let id = &object.id;
         match &object.spec {
-            Spec::Ingress(_) | Spec::HttpRoute(_) | Spec::TcpRoute(_) | Spec::TlsRoute(_) => {
+            Spec::Ingress(_) | Spec::HttpRoute(_) | Spec::GrpcRoute(_) | Spec::TcpRoute(_) | Spec::TlsRoute(_) => {
                 self.routes.get(id).map(|route| route.standing.clone()).unwrap_or_default()
             }
             Spec::Gateway(gateway) => {
@@ -282,11 +284,13 @@ impl Compiler {
             Spec::MseIngressConfig(_) if self.context.notes.contains_key(id) => Standing::Mse,
             Spec::IngressClass(_)
             | Spec::ReferenceGrant(_)
+            | Spec::BackendTlsPolicy(_)
             | Spec::GatewayConfig(_)
             // Its status is the watches' to write, and they look its remarks up here.
             | Spec::MemberCluster(_) => Standing::Remarks,
             Spec::AlbConfig(_)
             | Spec::MseIngressConfig(_)
+            | Spec::ConfigMap(_)
             | Spec::Namespace(_)
             | Spec::Secret(_)
             | Spec::Service(_)
@@ -317,6 +321,8 @@ pub(super) fn generation(spec: &Spec) -> i64 {
         Spec::Gateway(object) => of(&object.metadata),
         Spec::GatewayClass(object) => of(&object.metadata),
         Spec::HttpRoute(object) => of(&object.metadata),
+        Spec::GrpcRoute(object) => of(&object.metadata),
+        Spec::BackendTlsPolicy(object) => of(&object.metadata),
         Spec::TcpRoute(object) => of(&object.metadata),
         Spec::TlsRoute(object) => of(&object.metadata),
         Spec::ReferenceGrant(object) => of(&object.metadata),
@@ -325,6 +331,7 @@ pub(super) fn generation(spec: &Spec) -> i64 {
         Spec::FailoverPolicy(object) => of(&object.metadata),
         Spec::AlbConfig(_)
         | Spec::MseIngressConfig(_)
+        | Spec::ConfigMap(_)
         | Spec::Namespace(_)
         | Spec::Secret(_)
         | Spec::Service(_)
