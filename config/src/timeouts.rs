@@ -38,6 +38,9 @@ pub struct Timeouts {
     pub tunnel_idle: Period,
     /// No byte in either direction of a layer-4 connection. Default 1 h; 0 = none.
     pub tcp_idle: Period,
+    /// No datagram in either direction of a flow (UDP listeners). Default 60 s; never zero. RFC 4787 §4.3 asks NATs for two
+    /// minutes and lets well-known ports have less.
+    pub udp_idle: Period,
     /// How long a layer-4 connection may live at all. Default 0 = for ever.
     pub tcp_lifetime: Period,
     /// How long a drain waits for exchanges to finish before they are cut. Default 30 s; 0 = cut at once.
@@ -62,6 +65,7 @@ impl Default for Timeouts {
             write_stall: Period::secs(30),
             tunnel_idle: Period::secs(3_600),
             tcp_idle: Period::secs(3_600),
+            udp_idle: Period::secs(60),
             tcp_lifetime: Period::secs(0),
             drain: Period::secs(30),
             buffer_idle: Period::millis(100),

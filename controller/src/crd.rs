@@ -148,19 +148,19 @@ pub struct GatewayConfigSpec {
 /// One port of a `GatewayConfig`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub struct ConfigListener {
-    /// TCP port on every address of the node, IPv4 and IPv6, 1–65535.
+    /// Port on every address of the node, IPv4 and IPv6, 1–65535.
     #[schemars(range(min = 1, max = 65_535))]
     pub port: i64,
     /// `HTTP` or `HTTPS`; the certificates of the latter are those of `spec.tls` of the Ingresses. For a `GatewayClass`
-    /// `TCP` or `TLS`, too.
+    /// `TCP`, `TLS` or `UDP`, too.
     pub protocol: String,
     /// What is asked of layer-4 connections to this port of a Gateway. Default: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer4: Option<Layer4>,
 }
 
-/// What a TCP or TLS listener asks of connections. Bounds hold per worker, 0 = unlimited; a source is an IPv4 address or
-/// an IPv6 /64.
+/// What a TCP, TLS or UDP listener asks of connections; a flow of datagrams counts as one. Bounds hold per worker, 0 =
+/// unlimited; a source is an IPv4 address or an IPv6 /64.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Layer4 {
@@ -310,7 +310,7 @@ pub struct TargetRef {
     /// API group: `networking.k8s.io`, `gateway.networking.k8s.io` or, for a Service, empty.
     #[serde(default)]
     pub group: String,
-    /// `Ingress`, `HTTPRoute`, `TCPRoute`, `TLSRoute`, `Gateway` or `Service`.
+    /// `Ingress`, `HTTPRoute`, `TCPRoute`, `TLSRoute`, `UDPRoute`, `Gateway` or `Service`.
     pub kind: String,
     /// Its name, in the policy's namespace.
     pub name: String,

@@ -35,6 +35,37 @@ pub fn table(table: &RouteTable) -> String {
     out
 }
 
+/// Every rule by its listener, host and match; what it does, and whose it is, in one line.
+#[must_use]
+pub fn rules(table: &RouteTable) -> BTreeMap<(String, String, String), String> {
+    let dump = Dump { table };
+    let mut rules = BTreeMap::new();
+    for (key, of_host) in &table.hosts {
+        let listener = table.listeners.get(&key.listener);
+        let listener = listener.map_or("?".to_owned(), |one| format!("{} {}", one.name, one.addr));
+        for rule in &of_host.rules {
+            let mut text = String::new();
+            // Writing to a String cannot fail.
+            let _ = dump.rule(&mut text, rule);
+            let (matched, does) = text.split_once("  <- ").unwrap_or((&text, ""));
+            let name = (listener.clone(), host(&key.pattern), matched.trim().to_owned());
+            rules.insert(name, does.split_whitespace().collect::<Vec<_>>().join(" "));
+        }
+    }
+    rules
+}
+
+/// Every endpoint by its backend, cluster and address; its condition.
+#[must_use]
+pub fn endpoints(table: &RouteTable) -> BTreeMap<(String, String, String), String> {
+    let dump = Dump { table };
+    let endpoint = |one: &routing::model::EndpointSpec| {
+        let (backend, cluster) = (dump.backend(one.backend).to_owned(), dump.cluster(one.cluster).to_owned());
+        ((backend, cluster, one.addr.to_string()), format!("{:?}", one.condition))
+    };
+    table.endpoints.values().map(endpoint).collect()
+}
+
 fn certificates(out: &mut String, tls: &ListenerTls) -> std::fmt::Result {
     let mut names: Vec<_> = tls.iter().collect();
     names.sort_by_key(|(name, kind, _)| (*kind, *name));
@@ -73,6 +104,8 @@ impl Dump<'_> {
                 Protocol::Https => "https",
                 Protocol::Tcp => "tcp",
                 Protocol::TlsPassthrough => "tls",
+                Protocol::TlsTerminate => "tls-ends",
+                Protocol::Udp => "udp",
             };
             let hosts = host(&listener.hostname);
             let rules = listener.layer4.as_ref().map(|rules| layer4(rules)).unwrap_or_default();
@@ -189,6 +222,12 @@ impl Dump<'_> {
         if filters.body_bytes_max > 0 {
             write!(out, "\n      body<={}", filters.body_bytes_max)?;
         }
+        if let Some(basic) = &filters.basic {
+            write!(out, "\n      basic realm={:?} {:?}", basic.realm, basic.users)?;
+        }
+        if filters.gzip {
+            write!(out, "\n      gzip")?;
+        }
         if let Some(mirror) = &filters.mirror {
             write!(out, "\n      mirror={} ppm={}", name(&mirror.backends), mirror.share_ppm)?;
         }
@@ -272,6 +311,7 @@ impl Dump<'_> {
             let speech = match backend.speech {
                 Speech::Http => "",
                 Speech::Opaque => " opaque",
+                Speech::Datagrams => " datagrams",
             };
             let (rings, found) = (rings.concat(), detection(&backend.detection));
             let spoken = transport(&backend.transport);

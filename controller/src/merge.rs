@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use routing::id::ClusterId;
-use routing::model::Condition;
+use routing::model::{Carrier, Condition};
 
 use crate::crd::EndpointMode;
 use crate::object::{MemberService, MemberServicePort, MemberSlice, Spec};
@@ -22,10 +22,23 @@ pub const ENDPOINTS_PER_CLUSTER_MAX: usize = 50_000;
 /// A Service port as a route names it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PortRef {
-    /// By the Service's port number.
+    /// By the number of a TCP port of the Service.
     Number(u16),
-    /// By the name of the Service's port.
+    /// By the name of a TCP port of the Service.
     Name(Arc<str>),
+    /// By the number of a UDP port of the Service.
+    Datagrams(u16),
+}
+
+impl PortRef {
+    /// How the `sectionName` of a policy names it.
+    #[must_use]
+    pub fn section(&self) -> String {
+        match self {
+            Self::Number(number) | Self::Datagrams(number) => number.to_string(),
+            Self::Name(name) => name.to_string(),
+        }
+    }
 }
 
 impl std::fmt::Display for PortRef {
@@ -33,6 +46,7 @@ impl std::fmt::Display for PortRef {
         match self {
             Self::Number(number) => write!(f, "{number}"),
             Self::Name(name) => f.write_str(name),
+            Self::Datagrams(number) => write!(f, "{number}/udp"),
         }
     }
 }
@@ -130,8 +144,9 @@ pub fn refusal(ip: IpAddr, member: &Member, loopback: Loopback) -> Option<&'stat
 #[must_use]
 pub fn port_of<'a>(service: &'a MemberService, port: &PortRef) -> Option<&'a MemberServicePort> {
     service.ports.iter().find(|candidate| match port {
-        PortRef::Number(number) => candidate.port == *number,
-        PortRef::Name(name) => candidate.name == *name,
+        PortRef::Number(number) => candidate.port == *number && candidate.carrier == Carrier::Tcp,
+        PortRef::Name(name) => candidate.name == *name && candidate.carrier == Carrier::Tcp,
+        PortRef::Datagrams(number) => candidate.port == *number && candidate.carrier == Carrier::Udp,
     })
 }
 
@@ -191,7 +206,9 @@ fn pods(
     add: &mut dyn FnMut(IpAddr, u16, Found),
 ) {
     // A slice's ports carry the names of the Service's ports and the numbers of the pods' (`targetPort` resolved).
-    let Some((_, number)) = slice.ports.iter().find(|(name, _)| *name == port.name) else { return };
+    let is_it =
+        |(name, carrier, _): &&(Arc<str>, Carrier, u16)| *name == port.name && *carrier == port.carrier;
+    let Some((_, _, number)) = slice.ports.iter().find(is_it) else { return };
     for endpoint in &slice.endpoints {
         if let Some(condition) = endpoint.condition {
             let zone = or(&endpoint.zone, &member.zone);

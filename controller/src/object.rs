@@ -17,7 +17,9 @@ use gateway_api::experimental::httproutes::HttpRoute;
 use gateway_api::experimental::referencegrants::ReferenceGrant;
 use gateway_api::experimental::tcproutes::TcpRoute;
 use gateway_api::experimental::tlsroutes::TlsRoute;
+use gateway_api::experimental::udproutes::UdpRoute;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use routing::model::Carrier;
 
 use crate::crd::{FailoverPolicy, GatewayConfig, MemberCluster};
 
@@ -51,6 +53,7 @@ pub enum Kind {
     GrpcRoute,
     TcpRoute,
     TlsRoute,
+    UdpRoute,
     ReferenceGrant,
     BackendTlsPolicy,
     ConfigMap,
@@ -81,6 +84,7 @@ impl Kind {
             Self::GrpcRoute => "GRPCRoute",
             Self::TcpRoute => "TCPRoute",
             Self::TlsRoute => "TLSRoute",
+            Self::UdpRoute => "UDPRoute",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::BackendTlsPolicy => "BackendTLSPolicy",
             Self::ConfigMap => "ConfigMap",
@@ -116,6 +120,7 @@ impl Kind {
             | Self::GrpcRoute
             | Self::TcpRoute
             | Self::TlsRoute
+            | Self::UdpRoute
             | Self::ReferenceGrant
             | Self::BackendTlsPolicy
             | Self::ConfigMap
@@ -177,6 +182,7 @@ pub enum Spec {
     GrpcRoute(Box<GrpcRoute>),
     TcpRoute(Box<TcpRoute>),
     TlsRoute(Box<TlsRoute>),
+    UdpRoute(Box<UdpRoute>),
     ReferenceGrant(Box<ReferenceGrant>),
     BackendTlsPolicy(Box<BackendTlsPolicy>),
     ConfigMap(FleetConfigMap),
@@ -282,13 +288,15 @@ pub struct MemberService {
     pub external_name: Option<String>,
 }
 
-/// One TCP port of a Service.
+/// One port of a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemberServicePort {
     /// Its name; empty for the only port of a Service.
     pub name: Arc<str>,
     /// The Service's port.
     pub port: u16,
+    /// Its protocol. `SCTP` ports are not kept.
+    pub carrier: Carrier,
     /// The port on every node; 0 = none.
     pub node_port: u16,
     /// What its endpoints speak.
@@ -338,8 +346,8 @@ impl AppProtocol {
 pub struct MemberSlice {
     /// Label `kubernetes.io/service-name`; empty when it has none.
     pub service: Arc<str>,
-    /// Its TCP ports: name (empty = unnamed) and number.
-    pub ports: Vec<(Arc<str>, u16)>,
+    /// Its ports: name (empty = unnamed), protocol and number.
+    pub ports: Vec<(Arc<str>, Carrier, u16)>,
     /// Its endpoints.
     pub endpoints: Vec<SliceEndpoint>,
 }

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
-use routing::model::Condition;
+use routing::model::{Carrier, Condition};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::{info, warn};
@@ -229,6 +229,7 @@ fn manifest(object: &Object) -> Option<Value> {
         Spec::GrpcRoute(it) => serde_json::to_value(it),
         Spec::TcpRoute(it) => serde_json::to_value(it),
         Spec::TlsRoute(it) => serde_json::to_value(it),
+        Spec::UdpRoute(it) => serde_json::to_value(it),
         Spec::ReferenceGrant(it) => serde_json::to_value(it),
         Spec::BackendTlsPolicy(it) => serde_json::to_value(it),
         Spec::ConfigMap(map) => {
@@ -269,8 +270,11 @@ fn cloud(version: &str, object: &Object, spec: &Value) -> Value {
 fn service(id: &ObjectId, service: &crate::object::MemberService) -> Value {
     let ports = service.ports.iter().map(|port| {
         let node_port = (port.node_port > 0).then_some(port.node_port);
-        let app_protocol = port.app_protocol.text();
-        json!({"name": &*port.name, "port": port.port, "nodePort": node_port, "appProtocol": app_protocol})
+        let (app_protocol, protocol) = (port.app_protocol.text(), protocol(port.carrier));
+        json!({
+            "name": &*port.name, "port": port.port, "nodePort": node_port, "protocol": protocol,
+            "appProtocol": app_protocol,
+        })
     });
     let ingress = service.load_balancer.iter().map(|ip| json!({"ip": ip.to_string()}));
     let (kind, external) = match &service.external_name {
@@ -284,9 +288,20 @@ fn service(id: &ObjectId, service: &crate::object::MemberService) -> Value {
     })
 }
 
+/// As Kubernetes spells it.
+fn protocol(carrier: Carrier) -> &'static str {
+    match carrier {
+        Carrier::Tcp => "TCP",
+        Carrier::Udp => "UDP",
+    }
+}
+
 fn slice(id: &ObjectId, slice: &crate::object::MemberSlice) -> Value {
     let is_ipv6 = slice.endpoints.first().is_some_and(|endpoint| endpoint.ip.is_ipv6());
-    let ports = slice.ports.iter().map(|(name, port)| json!({"name": &**name, "port": port}));
+    let ports = slice
+        .ports
+        .iter()
+        .map(|(name, carrier, port)| json!({"name": &**name, "port": port, "protocol": protocol(*carrier)}));
     let endpoints = slice.endpoints.iter().map(|endpoint| {
         let (ready, serving, terminating) = match endpoint.condition {
             Some(Condition::Ready) => (true, true, false),

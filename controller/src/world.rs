@@ -45,8 +45,8 @@ pub struct Dirty {
     pub reviewed: BTreeSet<ObjectId>,
     /// Member clusters whose Nodes changed.
     pub nodes: BTreeSet<Arc<str>>,
-    /// Did any Secret change?
-    pub secrets: bool,
+    /// Secrets that changed: namespace and name.
+    pub secret_names: BTreeSet<(Arc<str>, Arc<str>)>,
     /// Did anything change that may hold a CA bundle or our certificate towards backends?
     pub authorities: bool,
     /// Any object, problem or member changed at all.
@@ -139,7 +139,12 @@ impl World {
             self.dirty.reviewed.insert(id.clone());
         }
         match id.kind {
-            Kind::Ingress | Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => {
+            Kind::Ingress
+            | Kind::HttpRoute
+            | Kind::GrpcRoute
+            | Kind::TcpRoute
+            | Kind::TlsRoute
+            | Kind::UdpRoute => {
                 self.dirty.routes.insert(id.clone());
             }
             Kind::IngressClass
@@ -154,7 +159,7 @@ impl World {
             | Kind::FailoverPolicy
             | Kind::Namespace => self.dirty.everything = true,
             Kind::Secret => {
-                self.dirty.secrets = true;
+                self.dirty.secret_names.insert((id.namespace.clone(), id.name.clone()));
                 self.dirty.authorities = true;
             }
             Kind::ConfigMap => self.dirty.authorities = true,

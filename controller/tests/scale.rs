@@ -18,6 +18,7 @@ use controller::watch::decode::{Format, decode_text};
 use controller::watch::{Observation, Presence};
 use controller::world::World;
 use routing::delta::TableDelta;
+use routing::model::Carrier;
 use routing::model::Condition;
 
 fn object(cluster: &str, kind: Kind, name: &str, spec: Spec) -> Observation {
@@ -38,7 +39,7 @@ fn slice(cluster: &str, service: u32, pods: u32) -> Observation {
     };
     let spec = MemberSlice {
         service: Arc::from(format!("s{service}")),
-        ports: vec![(Arc::from("http"), 8080)],
+        ports: vec![(Arc::from("http"), Carrier::Tcp, 8080)],
         endpoints: (0..pods).map(endpoint).collect(),
     };
     object(cluster, Kind::EndpointSlice, &format!("s{service}-1"), Spec::EndpointSlice(spec))

@@ -69,7 +69,11 @@ fn admit(worker: &Rc<Worker>, bind: BindId, protocol: Protocol, accepted: Accept
             match protocol {
                 Protocol::Http => refuse(&socket),
                 // In clear only: a TLS client has no use for an answer outside of TLS.
-                Protocol::Https | Protocol::Tcp | Protocol::TlsPassthrough => {}
+                Protocol::Https
+                | Protocol::Tcp
+                | Protocol::TlsPassthrough
+                | Protocol::TlsTerminate
+                | Protocol::Udp => {}
             }
             return;
         }
@@ -79,6 +83,9 @@ fn admit(worker: &Rc<Worker>, bind: BindId, protocol: Protocol, accepted: Accept
             Protocol::Http | Protocol::Https => h1::spawn(worker, conn, bind),
             Protocol::Tcp => tcp::spawn(worker, conn, bind, tcp::Content::Any),
             Protocol::TlsPassthrough => tcp::spawn(worker, conn, bind, tcp::Content::Tls),
+            Protocol::TlsTerminate => tcp::spawn(worker, conn, bind, tcp::Content::Secured),
+            // No such socket accepts: see `worker::binds`.
+            Protocol::Udp => {}
         },
         Err(error) => tracing::warn!(%peer, %error, "an accepted connection is lost"),
     }

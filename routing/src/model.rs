@@ -7,6 +7,7 @@ mod edit;
 mod failover;
 mod filter;
 mod layer4;
+mod password;
 mod predicate;
 mod tls;
 mod transport;
@@ -27,6 +28,7 @@ pub use self::filter::{
     Access, ConcurrencyLimit, Cors, Fallback, Filters, HttpsRedirect, Mirror, Origins, RateKey, RateLimit,
 };
 pub use self::layer4::{Established, Layer4, SendProxy, Speech};
+pub use self::password::{BasicAuth, PasswordHash, ShaCrypt, Users};
 pub use self::predicate::Predicate;
 pub use self::tls::{Certificate, CertificateSet, ListenerTls, NameKind, SigningKey};
 pub use self::transport::{Application, BackendTls, Security, TlsSettings, Transport, Verification};
@@ -78,6 +80,31 @@ pub enum Protocol {
     Tcp,
     /// TLS that is passed on as it is, by the name in its ClientHello.
     TlsPassthrough,
+    /// TLS that ends here, by the name in its ClientHello; what is inside are bytes of any kind, passed on as they are.
+    TlsTerminate,
+    /// Datagrams of any kind.
+    Udp,
+}
+
+/// What carries a protocol. Both have ports of their own: a TCP and a UDP listener may share an address and a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Carrier {
+    /// Connections. The default, as in a Kubernetes Service.
+    #[default]
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl Protocol {
+    /// What carries it.
+    #[must_use]
+    pub fn carrier(self) -> Carrier {
+        match self {
+            Self::Http | Self::Https | Self::Tcp | Self::TlsPassthrough | Self::TlsTerminate => Carrier::Tcp,
+            Self::Udp => Carrier::Udp,
+        }
+    }
 }
 
 /// One listener: a hostname section of one bind.

@@ -1,7 +1,7 @@
 //! What is asked about: one request, or one connection, and where it arrived.
 //!
-//! One entry for every protocol: `table.route(&subject)`. A subject is an HTTP request, or a whole connection whose bytes
-//! are passed on as they are: by the name in its TLS ClientHello, or by nothing but where it arrived.
+//! One entry for every protocol: `table.route(&subject)`. A subject is an HTTP request, or a whole connection or
+//! flow of datagrams that is passed on as it is: by the name in its TLS ClientHello, or by nothing but where it arrived.
 
 use std::net::SocketAddr;
 
@@ -34,6 +34,8 @@ pub enum SubjectKind<'a> {
     },
     /// A TCP connection of any content.
     Tcp,
+    /// A flow of datagrams.
+    Udp,
 }
 
 impl<'a> Subject<'a> {
@@ -42,7 +44,7 @@ impl<'a> Subject<'a> {
     pub fn http(&self) -> Option<&RequestView<'a>> {
         match &self.kind {
             SubjectKind::Http(view) => Some(view),
-            SubjectKind::Tls { .. } | SubjectKind::Tcp => None,
+            SubjectKind::Tls { .. } | SubjectKind::Tcp | SubjectKind::Udp => None,
         }
     }
 
@@ -52,7 +54,7 @@ impl<'a> Subject<'a> {
         match &self.kind {
             SubjectKind::Http(view) => view.host(),
             SubjectKind::Tls { sni, .. } => sni.unwrap_or_default(),
-            SubjectKind::Tcp => b"",
+            SubjectKind::Tcp | SubjectKind::Udp => b"",
         }
     }
 
@@ -62,7 +64,8 @@ impl<'a> Subject<'a> {
         self.http().is_some_and(|view| view.head.method.is_safe())
     }
 
-    /// May it be begun at two endpoints? A connection may: until one of them has accepted it, nothing is sent.
+    /// May it be begun at two endpoints? A connection may: until one of them has accepted it, nothing is sent. Flows of
+    /// datagrams are never begun twice: their owner does not ask.
     #[must_use]
     pub fn is_idempotent(&self) -> bool {
         self.http().is_none_or(|view| view.head.method.is_idempotent())

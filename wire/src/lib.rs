@@ -4,7 +4,7 @@
 //! [`head`] is the one form that HTTP/1, HTTP/2 and HTTP/3 heads become; [`h1`] reads and writes it;
 //! [`authority`] and [`path`] say which host and which path a request is for; [`body`] knows how the end of a body
 //! is found; [`hop`] knows what may not travel further; [`client_hello`] and [`proxy_protocol`] read what a layer-4
-//! connection begins with; [`error`] names everything that can be wrong with a peer's
+//! connection begins with, [`quic`] what a packet shows; [`error`] names everything that can be wrong with a peer's
 //! bytes and what it costs.
 #![forbid(unsafe_code)]
 
@@ -17,3 +17,4 @@ pub mod head;
 pub mod hop;
 pub mod path;
 pub mod proxy_protocol;
+pub mod quic;

@@ -23,6 +23,43 @@ pub(super) struct Attachment<'a> {
     pub(super) hosts: Vec<HostPattern>,
 }
 
+/// A kind of route that a listener may serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteKind {
+    /// `HTTPRoute`
+    Http,
+    /// `TCPRoute`
+    Tcp,
+    /// `TLSRoute`
+    Tls,
+    /// `UDPRoute`
+    Udp,
+}
+
+impl RouteKind {
+    /// Those that are served on a listener of this protocol.
+    pub(super) fn of(protocol: Protocol) -> &'static [Self] {
+        match protocol {
+            // A route of HTTP says nothing of TLS: it is served with and without.
+            Protocol::Http | Protocol::Https => &[Self::Http],
+            Protocol::Tcp => &[Self::Tcp],
+            Protocol::TlsPassthrough => &[Self::Tls],
+            Protocol::TlsTerminate => &[Self::Tls, Self::Tcp],
+            Protocol::Udp => &[Self::Udp],
+        }
+    }
+
+    /// As a Gateway spells it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Http => "HTTPRoute",
+            Self::Tcp => "TCPRoute",
+            Self::Tls => "TLSRoute",
+            Self::Udp => "UDPRoute",
+        }
+    }
+}
+
 /// A `parentRef` of a route of any kind.
 pub(super) struct Parent<'p> {
     pub(super) group: Option<&'p str>,
@@ -75,7 +112,7 @@ pub(super) fn attach<'a>(
     builder: &mut Builder<'a, '_>,
     parents: &[Parent<'_>],
     hosts: Option<&[HostPattern]>,
-    protocol: Protocol,
+    kind: RouteKind,
 ) -> Vec<Attachment<'a>> {
     let mut attachments = Vec::new();
     let mut standings = Vec::new();
@@ -84,9 +121,9 @@ pub(super) fn attach<'a>(
     let namespace = builder.object.id.namespace.clone();
     for (index, parent) in parents.iter().enumerate() {
         let field = format!("spec.parentRefs[{index}]");
-        let kind = (parent.group.unwrap_or(GROUP), parent.kind.unwrap_or("Gateway"));
-        if kind != (GROUP, "Gateway") {
-            let given = format!("{} {}", kind.0, kind.1);
+        let of = (parent.group.unwrap_or(GROUP), parent.kind.unwrap_or("Gateway"));
+        if of != (GROUP, "Gateway") {
+            let given = format!("{} {}", of.0, of.1);
             builder.out.notes.ignored(field, given, "only Gateways are served");
             continue;
         }
@@ -104,7 +141,7 @@ pub(super) fn attach<'a>(
             if !named || !ported {
                 continue;
             }
-            match admit(context, listener, protocol, (&gateway_key.0, &namespace), hosts) {
+            match admit(context, listener, kind, (&gateway_key.0, &namespace), hosts) {
                 Ok(hosts) => {
                     sections.push(listener.section.clone());
                     if seen.insert((gateway_key.clone(), listener.section.clone())) {
@@ -170,7 +207,7 @@ impl Parent<'_> {
 fn admit(
     context: &Context,
     listener: &GatewayListener,
-    protocol: Protocol,
+    kind: RouteKind,
     (gateway_namespace, route_namespace): (&str, &str),
     hosts: Option<&[HostPattern]>,
 ) -> Result<Vec<HostPattern>, (Code, &'static str)> {
@@ -178,13 +215,11 @@ fn admit(
         return Err((Code::NotAllowedByListeners, reason));
     }
     let refuse = |reason| Err((Code::NotAllowedByListeners, reason));
-    // A route of HTTP says nothing of TLS: it is served with and without.
-    let spoken = match listener.protocol {
-        Protocol::Https => Protocol::Http,
-        Protocol::Http | Protocol::Tcp | Protocol::TlsPassthrough => listener.protocol,
-    };
-    if spoken != protocol {
+    if !RouteKind::of(listener.protocol).contains(&kind) {
         return refuse("NotAllowedByListeners: its protocol serves another kind of route");
+    }
+    if !listener.kinds.contains(&kind) {
+        return refuse("NotAllowedByListeners: its allowedRoutes admit another kind of route");
     }
     match &listener.from {
         RoutesFrom::All => {}

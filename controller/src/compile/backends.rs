@@ -13,7 +13,7 @@ use crate::compile::ids::{Ids, StatKey};
 use crate::compile::order;
 use crate::compile::policy::detection::{self, DetectionPart, Said, User};
 use crate::compile::transport::{self, TransportPart, Transports};
-use crate::merge::{self, BackendKey, Found, Loopback};
+use crate::merge::{self, BackendKey, Found, Loopback, PortRef};
 use crate::object::ObjectId;
 use crate::verdict::Note;
 use crate::world::{ServiceName, World};
@@ -369,7 +369,11 @@ fn announce(
         limits: context.defaults.limits,
         stats: after.into_iter().filter(|(_, slot)| slot.0 != 0).collect(),
         detection: backend.detection.clone().unwrap_or_default(),
-        speech: if backend.http > 0 { Speech::Http } else { Speech::Opaque },
+        speech: match key.port {
+            PortRef::Datagrams(_) => Speech::Datagrams,
+            PortRef::Number(_) | PortRef::Name(_) if backend.http > 0 => Speech::Http,
+            PortRef::Number(_) | PortRef::Name(_) => Speech::Opaque,
+        },
         transport: backend.transport.clone().filter(|_| backend.http > 0).unwrap_or_default(),
     };
     if backend.announced.as_deref() != Some(&spec) {

@@ -39,6 +39,7 @@ struct AlbListeners {
     allow: Option<Vec<IpNet>>,
     deny: Vec<IpNet>,
     request: Option<Duration>,
+    gzip: bool,
 }
 
 impl Context {
@@ -75,6 +76,7 @@ impl Context {
             | Spec::GrpcRoute(_)
             | Spec::TcpRoute(_)
             | Spec::TlsRoute(_)
+            | Spec::UdpRoute(_)
             | Spec::ReferenceGrant(_)
             | Spec::BackendTlsPolicy(_)
             | Spec::ConfigMap(_)
@@ -130,6 +132,7 @@ impl Context {
         if listeners.is_some_and(|listeners| !listeners.is_empty()) {
             class.listeners = found.ids;
         }
+        class.gzip = found.gzip;
         let allow = found.allow.unwrap_or_default().into();
         let access = Access { allow, deny: found.deny.into() };
         class.access = (access != Access::default()).then_some(access);
@@ -188,9 +191,14 @@ fn alb_listener(listener: &Value, field: &str, out: &mut AlbListeners, notes: &m
                 notes.refused_part(field, value, reason);
                 is_served = false;
             }
-            "gzipEnabled" => {
-                notes.ignored(field, value, "ignored: responses pass as their backends send them")
-            }
+            "gzipEnabled" => match value.as_bool() {
+                Some(asks) => {
+                    out.gzip |= asks;
+                    let how = "honoured with a difference: for all listeners of the class together";
+                    notes.info(field, value, how);
+                }
+                None => notes.refused_part(field, value, "allowed: true, false"),
+            },
             "http2Enabled" | "quicConfig" => {
                 notes.ignored(field, "", "ignored: not yet served: HTTP/2 and HTTP/3");
             }

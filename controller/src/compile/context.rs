@@ -7,8 +7,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use routing::id::{ClusterId, ListenerId};
-use routing::model::{Access, ClusterSpec, HostPattern, Layer4, ListenerSpec, Protocol};
+use routing::model::{Access, Carrier, ClusterSpec, HostPattern, Layer4, ListenerSpec, Protocol};
 
+use crate::compile::attach::RouteKind;
 use crate::compile::capacity::{self, Capacity};
 use crate::compile::ids::Ids;
 use crate::compile::listen::{Conflict, Listen, Taken};
@@ -50,7 +51,7 @@ pub struct Context {
     /// Listeners.
     pub listeners: BTreeMap<ListenerId, Arc<ListenerSpec>>,
     /// Names under which listeners were numbered.
-    pub listener_keys: Vec<(Arc<str>, SocketAddr)>,
+    pub listener_keys: Vec<((Arc<str>, SocketAddr), Carrier)>,
     /// Ingress classes by name; `None` = another controller's.
     pub classes: HashMap<String, Option<Class>>,
     /// The class that is marked default, if any class is.
@@ -92,6 +93,8 @@ pub struct Class {
     pub default: Part,
     /// Who may come.
     pub access: Option<Access>,
+    /// Are texts compressed?
+    pub gzip: bool,
 }
 
 /// A Gateway of ours.
@@ -120,8 +123,10 @@ pub struct GatewayListener {
     pub ids: Vec<ListenerId>,
     /// Which namespaces' routes may attach.
     pub from: RoutesFrom,
-    /// What is spoken there: which kind of route may attach.
+    /// What is spoken there.
     pub protocol: Protocol,
+    /// Which kinds of route may attach: those of its protocol that `allowedRoutes` admit.
+    pub kinds: Vec<RouteKind>,
     /// Why no route can attach, if none can.
     pub closed: Option<&'static str>,
 }
@@ -318,7 +323,7 @@ impl Context {
             for (index, target) in policy.spec.target_refs.iter().enumerate() {
                 let field = format!("spec.targetRefs[{index}]");
                 let Some(kind) = target_kind(&target.group, &target.kind) else {
-                    let allowed = "allowed: Ingress, HTTPRoute, TCPRoute, TLSRoute, Gateway, Service, ServiceImport (with \
+                    let allowed = "allowed: Ingress, HTTPRoute, TCPRoute, TLSRoute, UDPRoute, Gateway, Service, ServiceImport (with \
                                    their groups)";
                     notes.refused_part(field, format!("{} {}", target.group, target.kind), allowed);
                     continue;
@@ -376,11 +381,11 @@ impl Context {
         if self.listeners.len() >= LISTENERS_MAX {
             return None;
         }
-        let bind = ids.bind(addr)?;
+        let bind = ids.bind(addr, protocol.carrier())?;
         let id = ids.listener(&key)?;
         let spec = ListenerSpec { bind, addr, protocol, hostname, name, tls: None, layer4 };
         self.listeners.insert(id, Arc::new(spec));
-        self.listener_keys.push(key);
+        self.listener_keys.push((key, protocol.carrier()));
         Some(id)
     }
 
@@ -524,7 +529,7 @@ impl Context {
         if spec.listeners.is_empty() {
             listeners.clone_from(&self.classless.listeners);
         }
-        Class { listeners, permitted, default, access: None }
+        Class { listeners, permitted, default, access: None, gzip: false }
     }
 
     fn read_grants(&mut self, world: &World) {
@@ -571,6 +576,7 @@ fn target_kind(group: &str, kind: &str) -> Option<Kind> {
         ("gateway.networking.k8s.io", "GRPCRoute") => Some(Kind::GrpcRoute),
         ("gateway.networking.k8s.io", "TCPRoute") => Some(Kind::TcpRoute),
         ("gateway.networking.k8s.io", "TLSRoute") => Some(Kind::TlsRoute),
+        ("gateway.networking.k8s.io", "UDPRoute") => Some(Kind::UdpRoute),
         ("gateway.networking.k8s.io", "Gateway") => Some(Kind::Gateway),
         // Namespace sameness: an import is the Services of its name.
         ("", "Service") | (MCS_GROUP, "ServiceImport") => Some(Kind::Service),

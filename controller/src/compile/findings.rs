@@ -206,7 +206,7 @@ impl Compiler {
     /// Of an object that cannot be read something is said where it is known to be meant for us.
     fn of_problem(&self, id: &ObjectId, problem: &Problem) -> Finding {
         let standing = match id.kind {
-            Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => {
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute | Kind::UdpRoute => {
                 let parents = problem.remains.parents.iter().filter_map(|reference| {
                     let namespace =
                         reference.namespace.as_deref().map_or_else(|| id.namespace.clone(), Arc::from);
@@ -249,7 +249,12 @@ impl Compiler {
     fn standing(&self, object: &Object) -> Standing {
         let id = &object.id;
         match &object.spec {
-            Spec::Ingress(_) | Spec::HttpRoute(_) | Spec::GrpcRoute(_) | Spec::TcpRoute(_) | Spec::TlsRoute(_) => {
+            Spec::Ingress(_)
+            | Spec::HttpRoute(_)
+            | Spec::GrpcRoute(_)
+            | Spec::TcpRoute(_)
+            | Spec::TlsRoute(_)
+            | Spec::UdpRoute(_) => {
                 self.routes.get(id).map(|route| route.standing.clone()).unwrap_or_default()
             }
             Spec::Gateway(gateway) => {
@@ -325,6 +330,7 @@ pub(super) fn generation(spec: &Spec) -> i64 {
         Spec::BackendTlsPolicy(object) => of(&object.metadata),
         Spec::TcpRoute(object) => of(&object.metadata),
         Spec::TlsRoute(object) => of(&object.metadata),
+        Spec::UdpRoute(object) => of(&object.metadata),
         Spec::ReferenceGrant(object) => of(&object.metadata),
         Spec::MemberCluster(object) => of(&object.metadata),
         Spec::GatewayConfig(object) => of(&object.metadata),

@@ -6,12 +6,12 @@ use gateway_api::experimental::httproutes as api;
 use gateway_api::experimental::httproutes::HttpRoute;
 use routing::model::Method;
 use routing::model::{
-    COOKIE_ATTRIBUTES, CookieAffinity, HeaderEdits, HostKey, PathMatch, Protocol, RuleAction, RuleMatch,
-    Target, ValueMatch, ValuePattern, WeightedBackend,
+    COOKIE_ATTRIBUTES, CookieAffinity, HeaderEdits, HostKey, PathMatch, RuleAction, RuleMatch, Target,
+    ValueMatch, ValuePattern, WeightedBackend,
 };
 
 use crate::compile::annotations::{self, Reading};
-use crate::compile::attach::{Attachment, attach, hostnames, parents};
+use crate::compile::attach::{Attachment, RouteKind, attach, hostnames, parents};
 use crate::compile::context::MCS_GROUP;
 use crate::compile::filters::{self, Filters};
 use crate::compile::policy::{self, Part};
@@ -57,7 +57,7 @@ pub fn compile(env: &mut Env<'_>, object: &Object, route: &HttpRoute) -> RouteOu
     let mut builder = Builder::new(env, object);
     let hosts = hostnames(&mut builder, route.spec.hostnames.as_deref().unwrap_or_default());
     let parents = parents!(route.spec.parent_refs);
-    let attachments = attach(&mut builder, &parents, hosts.as_deref(), Protocol::Http);
+    let attachments = attach(&mut builder, &parents, hosts.as_deref(), RouteKind::Http);
     let annotated = {
         let env = &mut *builder.env;
         let mut reading =
@@ -363,7 +363,8 @@ pub(super) fn resolve(
         builder.out.notes.refused_part(format!("{field}.port"), given.port.unwrap_or(0), reason);
         return None;
     };
-    let port = PortRef::Number(port);
+    let is_udp = builder.object.id.kind == Kind::UdpRoute;
+    let port = if is_udp { PortRef::Datagrams(port) } else { PortRef::Number(port) };
     match builder.resolve(&name, &port) {
         Resolved::Yes => Some((name, port)),
         Resolved::NoService => {

@@ -8,8 +8,9 @@ use gateway_api::experimental::gateways::{
     Gateway, GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom,
     GatewayListenersAllowedRoutesNamespacesSelector, GatewayListenersTlsMode,
 };
-use routing::model::{HostPattern, Protocol, WildcardLabels};
+use routing::model::{Carrier, HostPattern, Protocol, WildcardLabels};
 
+use crate::compile::attach::RouteKind;
 use crate::compile::context::{
     Context, GATEWAY_CONTROLLER, GatewayInfo, GatewayListener, RoutesFrom, SecretUse, Wanted,
 };
@@ -126,12 +127,13 @@ impl Context {
             }
             let mut listener = read_listener(spec, (index, &field), notes);
             let secrets = match listener.protocol {
-                Protocol::Http | Protocol::Tcp | Protocol::TlsPassthrough => None,
-                Protocol::Https => {
+                Protocol::Http | Protocol::Tcp | Protocol::TlsPassthrough | Protocol::Udp => None,
+                Protocol::Https | Protocol::TlsTerminate => {
                     Some(self.certificate_refs(object, spec, &field, &listener.hostname, notes))
                 }
             };
-            let rules = layer4.get(&listener.port).filter(|_| layer4::is_layer4(listener.protocol));
+            let key = (listener.port, listener.protocol.carrier());
+            let rules = layer4.get(&key).filter(|_| layer4::is_layer4(listener.protocol));
             if let Some(Err(reason)) = rules {
                 notes.ignored(&field, spec.port, *reason);
                 listener.closed = listener.closed.or(Some(reason));
@@ -227,6 +229,8 @@ fn kinds_of(protocol: Protocol) -> &'static [&'static str] {
         Protocol::Http | Protocol::Https => &["HTTPRoute", "GRPCRoute"],
         Protocol::Tcp => &["TCPRoute"],
         Protocol::TlsPassthrough => &["TLSRoute"],
+        Protocol::TlsTerminate => &["TLSRoute", "TCPRoute"],
+        Protocol::Udp => &["UDPRoute"],
     }
 }
 
@@ -271,19 +275,25 @@ fn read_listener(
         ("HTTPS", Some(GatewayListenersTlsMode::Terminate) | None) => (Protocol::Https, None),
         ("TCP", _) => (Protocol::Tcp, None),
         ("TLS", Some(GatewayListenersTlsMode::Passthrough)) => (Protocol::TlsPassthrough, None),
-        ("TLS", Some(GatewayListenersTlsMode::Terminate) | None) => (
-            Protocol::TlsPassthrough,
-            Some("not yet served: TLS that ends here, for TCP; allowed: tls.mode Passthrough"),
-        ),
-        ("UDP", _) => (Protocol::Tcp, Some("not yet served: UDP")),
-        _ => (Protocol::Http, Some("this protocol is not known; allowed: HTTP, HTTPS, TCP, TLS")),
+        ("TLS", Some(GatewayListenersTlsMode::Terminate) | None) => (Protocol::TlsTerminate, None),
+        ("UDP", _) => (Protocol::Udp, None),
+        _ => (Protocol::Http, Some("this protocol is not known; allowed: HTTP, HTTPS, TCP, TLS, UDP")),
     };
     let hostname = match protocol {
-        Protocol::Tcp if hostname != HostPattern::Any => {
-            notes.ignored(format!("{field}.hostname"), "", "a TCP connection names no host");
+        Protocol::Tcp | Protocol::Udp if hostname != HostPattern::Any => {
+            let reason = match protocol.carrier() {
+                Carrier::Tcp => "a TCP connection names no host",
+                Carrier::Udp => "a datagram names no host",
+            };
+            notes.ignored(format!("{field}.hostname"), "", reason);
             HostPattern::Any
         }
-        Protocol::Tcp | Protocol::Http | Protocol::Https | Protocol::TlsPassthrough => hostname,
+        Protocol::Tcp
+        | Protocol::Udp
+        | Protocol::Http
+        | Protocol::Https
+        | Protocol::TlsPassthrough
+        | Protocol::TlsTerminate => hostname,
     };
     if let Some(reason) = closed {
         let note = Note::new(Severity::Ignored, format!("{field}.protocol"), &spec.protocol, reason);
@@ -300,6 +310,10 @@ fn read_listener(
             }
             Protocol::Tcp => ("only TCPRoute is served", "it allows no TCPRoute"),
             Protocol::TlsPassthrough => ("only TLSRoute is served", "it allows no TLSRoute"),
+            Protocol::TlsTerminate => {
+                ("only TLSRoute and TCPRoute are served", "it allows neither TLSRoute nor TCPRoute")
+            }
+            Protocol::Udp => ("only UDPRoute is served", "it allows no UDPRoute"),
         };
         let lost = asked.iter().map(|kind| kind.kind.as_str()).filter(|kind| !served.contains(kind));
         let (field, lost) = (format!("{field}.allowedRoutes.kinds"), lost.collect::<Vec<_>>().join(", "));
@@ -318,8 +332,9 @@ fn read_listener(
         }
     };
     let section = Arc::from(spec.name.as_str());
-    let ids = Vec::new();
-    GatewayListener { section, index, port: spec.port, hostname, ids, from, protocol, closed }
+    let (ids, kinds) = (Vec::new(), RouteKind::of(protocol).iter().copied());
+    let kinds = kinds.filter(|kind| served.contains(&kind.name())).collect();
+    GatewayListener { section, index, port: spec.port, hostname, ids, from, protocol, kinds, closed }
 }
 
 /// A selector that is missing or cannot be read admits nobody: it was meant to restrict.

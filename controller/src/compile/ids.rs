@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use routing::id::{BackendId, BindId, ClusterId, ListenerId, NodeId, ZoneId};
-use routing::model::StatSlot;
+use routing::model::{Carrier, StatSlot};
 
 use crate::intern::Interner;
 use crate::merge::BackendKey;
@@ -24,7 +24,7 @@ pub struct Ids {
     /// Member clusters, by name.
     pub clusters: Interner<Arc<str>>,
     /// Sockets.
-    pub binds: Interner<SocketAddr>,
+    pub binds: Interner<(SocketAddr, Carrier)>,
     /// Listeners, by name and socket.
     pub listeners: Interner<(Arc<str>, SocketAddr)>,
     /// Backends.
@@ -58,8 +58,8 @@ impl Ids {
     }
 
     /// The socket's number, with one more reference.
-    pub fn bind(&mut self, addr: SocketAddr) -> Option<BindId> {
-        self.binds.acquire(&addr).and_then(|id| u16::try_from(id).ok()).map(BindId)
+    pub fn bind(&mut self, addr: SocketAddr, carrier: Carrier) -> Option<BindId> {
+        self.binds.acquire(&(addr, carrier)).and_then(|id| u16::try_from(id).ok()).map(BindId)
     }
 
     /// The listener's number, with one more reference.

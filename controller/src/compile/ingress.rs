@@ -1,14 +1,15 @@
 //! `Ingress` to rows: class, hosts, paths, default backend. What a row does is `action`'s.
 
 mod action;
+mod protect;
 
 use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::{Ingress, IngressSpec};
 use routing::id::ListenerId;
 use routing::model::{
-    Filters, FixedResponse, HostKey, HostPattern, PathMatch, Predicate, Redirect, RuleAction, RuleMatch,
-    Target, WildcardLabels,
+    BasicAuth, Filters, FixedResponse, HostKey, HostPattern, PathMatch, Predicate, Redirect, RuleAction,
+    RuleMatch, Target, WildcardLabels,
 };
 
 use crate::compile::annotations::{self, Annotations, Matching, Reading};
@@ -31,6 +32,8 @@ struct Compiler<'a> {
     /// The class's listeners that `listen-ports` leaves.
     listeners: Vec<ListenerId>,
     canary: Option<Arc<CanaryRow>>,
+    /// Who may come by name and password.
+    basic: Option<BasicAuth>,
 }
 
 /// Compiles one Ingress. What is wrong is reported and costs itself only.
@@ -51,7 +54,8 @@ pub fn compile(env: &mut Env<'_>, object: &Object, ingress: &Ingress) -> RouteOu
     let listeners = listeners(&mut builder, &class, &read);
     let at = listeners.iter().filter_map(|id| builder.env.context.listeners.get(id));
     builder.out.standing = Standing::Ingress(super::Compiler::particular(at.map(|spec| spec.addr.ip())));
-    let compiler = Compiler { class: &class, annotations: &read, listeners, canary };
+    let basic = read.checks.basic.as_ref().map(|spec| protect::basic(&mut builder, spec));
+    let compiler = Compiler { class: &class, annotations: &read, listeners, canary, basic };
     let spec = ingress.spec.clone().unwrap_or_default();
     certificates(&mut builder, &class, &spec);
     let index = compiler.rules(&mut builder, &spec);

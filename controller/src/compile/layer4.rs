@@ -1,6 +1,6 @@
-//! `TCPRoute` and `TLSRoute` (passthrough) to rows, and what a layer-4 listener asks of connections.
+//! `TCPRoute`, `TLSRoute` and `UDPRoute` to rows, and what a layer-4 listener asks of connections and flows.
 //!
-//! A connection has no conditions: a route has one row for each host of each listener, and the first route of a host
+//! A connection, and a flow of datagrams, has no conditions: a route has one row for each host of each listener, and the first route of a host
 //! has it (older, then by name, as for HTTP). A share that leads nowhere is a reset.
 
 use std::collections::HashMap;
@@ -8,13 +8,15 @@ use std::sync::Arc;
 
 use ::gateway_api::experimental::tcproutes::TcpRoute;
 use ::gateway_api::experimental::tlsroutes::TlsRoute;
+use ::gateway_api::experimental::udproutes::UdpRoute;
 use ipnet::IpNet;
 use routing::model::{
-    HeaderEdits, HostKey, Layer4, PathMatch, Protocol, RuleMatch, SendProxy, Speech, Target, WeightedBackend,
+    Carrier, HeaderEdits, HostKey, Layer4, PathMatch, Protocol, RuleMatch, SendProxy, Speech, Target,
+    WeightedBackend,
 };
 
 use crate::compile::annotations;
-use crate::compile::attach::{Attachment, attach, hostnames, parents};
+use crate::compile::attach::{Attachment, RouteKind, attach, hostnames, parents};
 use crate::compile::gateway_api::{self, Backend, backend};
 use crate::compile::policy::Part;
 use crate::compile::route::{Builder, Env, Rank, RouteOutput, Row};
@@ -50,8 +52,16 @@ macro_rules! rules {
 pub(super) fn tcp(env: &mut Env<'_>, object: &Object, route: &TcpRoute) -> RouteOutput {
     let mut builder = Builder::new(env, object);
     let parents = parents!(route.spec.parent_refs);
-    let attachments = attach(&mut builder, &parents, None, Protocol::Tcp);
-    compile(builder, rules!(route).collect(), &attachments)
+    let attachments = attach(&mut builder, &parents, None, RouteKind::Tcp);
+    compile(builder, (rules!(route).collect(), Speech::Opaque), &attachments)
+}
+
+/// Compiles one `UDPRoute`. What is wrong is reported and costs itself only.
+pub(super) fn udp(env: &mut Env<'_>, object: &Object, route: &UdpRoute) -> RouteOutput {
+    let mut builder = Builder::new(env, object);
+    let parents = parents!(route.spec.parent_refs);
+    let attachments = attach(&mut builder, &parents, None, RouteKind::Udp);
+    compile(builder, (rules!(route).collect(), Speech::Datagrams), &attachments)
 }
 
 /// Compiles one `TLSRoute`. What is wrong is reported and costs itself only.
@@ -59,16 +69,16 @@ pub(super) fn tls(env: &mut Env<'_>, object: &Object, route: &TlsRoute) -> Route
     let mut builder = Builder::new(env, object);
     let hosts = hostnames(&mut builder, &route.spec.hostnames);
     let parents = parents!(route.spec.parent_refs);
-    let attachments = attach(&mut builder, &parents, hosts.as_deref(), Protocol::TlsPassthrough);
-    compile(builder, rules!(route).collect(), &attachments)
+    let attachments = attach(&mut builder, &parents, hosts.as_deref(), RouteKind::Tls);
+    compile(builder, (rules!(route).collect(), Speech::Opaque), &attachments)
 }
 
 fn compile(
     mut builder: Builder<'_, '_>,
-    rules: Vec<Rule<'_>>,
+    (rules, speech): (Vec<Rule<'_>>, Speech),
     attachments: &[Attachment<'_>],
 ) -> RouteOutput {
-    builder.out.speech = Speech::Opaque;
+    builder.out.speech = speech;
     let notes = &mut builder.out.notes;
     let mut reading = annotations::Reading {
         id: &builder.object.id,
@@ -157,7 +167,7 @@ fn backends(
 // ---------------------------------------------------------------- listeners
 
 /// What the `GatewayConfig` of a class asks of connections, by port; `Err` = why its listeners are not served.
-pub(super) type Rules = HashMap<i32, Result<Arc<Layer4>, &'static str>>;
+pub(super) type Rules = HashMap<(i32, Carrier), Result<Arc<Layer4>, &'static str>>;
 
 /// Reads the `layer4` of a class's listeners. One that cannot be read closes its port: a restriction that is wrong must
 /// not become no restriction.
@@ -166,8 +176,27 @@ pub(super) fn rules(listeners: &[crd::ConfigListener], notes: &mut Notes) -> Rul
     for (index, listener) in listeners.iter().enumerate() {
         let (Some(given), Ok(port)) = (&listener.layer4, i32::try_from(listener.port)) else { continue };
         let field = format!("spec.parametersRef: listeners[{index}].layer4");
-        let read = read(given, &field, notes).map(Arc::new);
-        rules.insert(port, read.ok_or("what its GatewayConfig asks of connections cannot be read"));
+        let carrier = if listener.protocol == "UDP" { Carrier::Udp } else { Carrier::Tcp };
+        let read = read(given, &field, notes);
+        if let (Carrier::Udp, Some(rules)) = (carrier, &read)
+            && (!rules.proxy_from.is_empty() || rules.send_proxy != SendProxy::Disabled)
+        {
+            notes.ignored(
+                format!("{field}.proxyProtocol"),
+                "",
+                "a PROXY header is for connections, not for datagrams",
+            );
+        }
+        let read = read.map(|rules| match carrier {
+            Carrier::Tcp => rules,
+            Carrier::Udp => {
+                let (proxy_from, send_proxy) = (Box::default(), SendProxy::Disabled);
+                Layer4 { proxy_from, send_proxy, ..rules }
+            }
+        });
+        let read = read.map(Arc::new);
+        rules
+            .insert((port, carrier), read.ok_or("what its GatewayConfig asks of connections cannot be read"));
     }
     rules
 }
@@ -215,7 +244,7 @@ fn read(given: &crd::Layer4, field: &str, notes: &mut Notes) -> Option<Layer4> {
 /// Are connections passed on as they are?
 pub(super) fn is_layer4(protocol: Protocol) -> bool {
     match protocol {
-        Protocol::Tcp | Protocol::TlsPassthrough => true,
+        Protocol::Tcp | Protocol::TlsPassthrough | Protocol::TlsTerminate | Protocol::Udp => true,
         Protocol::Http | Protocol::Https => false,
     }
 }
@@ -226,6 +255,7 @@ pub(super) fn protocol_name(protocol: Protocol) -> &'static str {
         Protocol::Http => "HTTP",
         Protocol::Https => "HTTPS",
         Protocol::Tcp => "TCP",
-        Protocol::TlsPassthrough => "TLS",
+        Protocol::TlsPassthrough | Protocol::TlsTerminate => "TLS",
+        Protocol::Udp => "UDP",
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
-use routing::model::{HostPattern, Protocol};
+use routing::model::{Carrier, HostPattern, Protocol};
 
 /// An address that Ingress rules are served on, and what is spoken there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +26,12 @@ impl From<(SocketAddr, Protocol)> for Listen {
     }
 }
 
-/// Addresses with the hostnames that are served on them, and what is spoken there.
+/// Addresses with the hostnames that are served on them, and what is spoken there. The ports of TCP and of UDP are not the
+/// same.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    sections: HashSet<(SocketAddr, HostPattern)>,
-    protocols: HashMap<SocketAddr, Protocol>,
+    sections: HashSet<(SocketAddr, Carrier, HostPattern)>,
+    protocols: HashMap<(SocketAddr, Carrier), Protocol>,
 }
 
 /// Why a listener cannot be served beside those that came first.
@@ -48,10 +49,11 @@ impl Taken {
         hostname: &HostPattern,
         protocol: Protocol,
     ) -> Result<(), Conflict> {
-        let first = *self.protocols.entry(addr).or_insert(protocol);
+        let carrier = protocol.carrier();
+        let first = *self.protocols.entry((addr, carrier)).or_insert(protocol);
         if first != protocol {
             return Err(Conflict::Protocol(first));
         }
-        if self.sections.insert((addr, hostname.clone())) { Ok(()) } else { Err(Conflict::Hostname) }
+        if self.sections.insert((addr, carrier, hostname.clone())) { Ok(()) } else { Err(Conflict::Hostname) }
     }
 }

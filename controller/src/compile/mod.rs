@@ -39,6 +39,7 @@ mod findings;
 pub mod gateway_api;
 mod gateways;
 pub mod grpc_route;
+mod htpasswd;
 pub mod ids;
 pub mod ingress;
 mod layer4;
@@ -109,6 +110,8 @@ pub struct Compiler {
     hosts: HashMap<HostKey, BTreeSet<ObjectId>>,
     shadowed: HashMap<HostKey, Vec<(ObjectId, String)>>,
     by_service: HashMap<ServiceName, BTreeSet<ObjectId>>,
+    /// Ingresses whose rules depend on what a Secret holds.
+    by_secret: HashMap<(Arc<str>, Arc<str>), BTreeSet<ObjectId>>,
     backends: Backends,
     reviewed: HashMap<ObjectId, Notes>,
     regexes: Regexes,
@@ -132,6 +135,7 @@ impl Compiler {
             hosts: HashMap::new(),
             shadowed: HashMap::new(),
             by_service: HashMap::new(),
+            by_secret: HashMap::new(),
             backends: Backends::default(),
             reviewed: HashMap::new(),
             regexes: Regexes::default(),
@@ -155,12 +159,15 @@ impl Compiler {
         let mut delta = TableDelta::default();
         self.reports |= dirty.reports;
         dirty.remarked.iter().for_each(|id| self.findings.stale(id));
-        self.secrets.stale |= dirty.secrets || dirty.everything;
+        self.secrets.stale |= !dirty.secret_names.is_empty() || dirty.everything;
         let before =
             if dirty.everything { Some(self.rebuild_context(world, &mut dirty, &mut delta)) } else { None };
         for service in &dirty.services {
             self.backends.mark_transport(service);
             dirty.routes.extend(self.by_service.get(service).into_iter().flatten().cloned());
+        }
+        for secret in &dirty.secret_names {
+            dirty.routes.extend(self.by_secret.get(secret).into_iter().flatten().cloned());
         }
         let mut hosts = BTreeSet::new();
         // All new outputs refer to their backends before any old one lets go: what passes from one route to another
@@ -210,7 +217,9 @@ impl Compiler {
         self.policies.retain(|_, policy| Arc::strong_count(policy) > 1);
         self.backends.mark_policies();
         dirty.routes.extend(self.routes.keys().cloned());
-        for kind in [Kind::Ingress, Kind::HttpRoute, Kind::GrpcRoute, Kind::TcpRoute, Kind::TlsRoute] {
+        let routes =
+            [Kind::Ingress, Kind::HttpRoute, Kind::GrpcRoute, Kind::TcpRoute, Kind::TlsRoute, Kind::UdpRoute];
+        for kind in routes {
             dirty.routes.extend(world.fleet(kind).map(|object| object.id.clone()));
         }
         let held = world.objects().map(|(id, _)| id).filter(|id| id.source != Source::Fleet);
@@ -223,9 +232,9 @@ impl Compiler {
         for name in before.members.keys() {
             self.ids.clusters.release(name);
         }
-        for key in &before.listener_keys {
+        for (key, carrier) in &before.listener_keys {
             self.ids.listeners.release(key);
-            self.ids.binds.release(&key.1);
+            self.ids.binds.release(&(key.1, *carrier));
         }
     }
 
@@ -251,6 +260,7 @@ impl Compiler {
                 Spec::GrpcRoute(spec) => Some(grpc_route::compile(&mut env, object, spec)),
                 Spec::TcpRoute(spec) => Some(layer4::tcp(&mut env, object, spec)),
                 Spec::TlsRoute(spec) => Some(layer4::tls(&mut env, object, spec)),
+                Spec::UdpRoute(spec) => Some(layer4::udp(&mut env, object, spec)),
                 Spec::IngressClass(_)
                 | Spec::Gateway(_)
                 | Spec::GatewayClass(_)
@@ -293,6 +303,9 @@ impl Compiler {
         for service in &output.services {
             self.by_service.entry(service.clone()).or_default().insert(id.clone());
         }
+        for secret in &output.secrets {
+            self.by_secret.entry(secret.clone()).or_default().insert(id.clone());
+        }
         self.routes.insert(id.clone(), output)
     }
 
@@ -318,6 +331,15 @@ impl Compiler {
             hosts.insert(row.key.clone());
             if let (false, Some(routes)) = (now.contains(&row.key), self.hosts.get_mut(&row.key)) {
                 routes.remove(id);
+            }
+        }
+        let kept = self.routes.get(id).map(|output| &output.secrets);
+        for secret in before.secrets.iter().filter(|secret| kept.is_none_or(|kept| !kept.contains(*secret))) {
+            if let Some(routes) = self.by_secret.get_mut(secret) {
+                routes.remove(id);
+                if routes.is_empty() {
+                    self.by_secret.remove(secret);
+                }
             }
         }
         let kept = self.routes.get(id).map(|output| &output.services);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use routing::id::{BackendId, ListenerId};
 use routing::model::{
-    Balance, HeaderEdits, HostKey, Policy, Rewrite, RuleAction, RuleMatch, Speech, StatSlot, Target,
+    Balance, Carrier, HeaderEdits, HostKey, Policy, Rewrite, RuleAction, RuleMatch, Speech, StatSlot, Target,
 };
 
 use crate::compile::canary::CanaryRow;
@@ -83,6 +83,8 @@ pub struct RouteOutput {
     pub detections: BTreeMap<BackendKey, Arc<DetectionPart>>,
     /// The Services that it names, found or not.
     pub services: BTreeSet<ServiceName>,
+    /// The Secrets that decide what its rules do, found or not.
+    pub secrets: BTreeSet<(Arc<str>, Arc<str>)>,
     /// Of an Ingress: the certificates of `spec.tls`, and on which listeners with TLS they are used.
     pub tls: Vec<SecretUse>,
     /// The listeners with TLS that it is served on.
@@ -196,7 +198,7 @@ impl<'a, 'b> Builder<'a, 'b> {
     pub fn service_part(&self, keys: &[BackendKey]) -> Option<Part> {
         let of = |key: &BackendKey| {
             let (namespace, name) = (&key.service.namespace, &key.service.name);
-            let port = key.port.to_string();
+            let port = key.port.section();
             let whole = self.env.context.policy(Kind::Service, namespace, name, "");
             let section = self.env.context.policy(Kind::Service, namespace, name, &port);
             let mut part = whole.cloned();
@@ -267,7 +269,10 @@ impl<'a, 'b> Builder<'a, 'b> {
     pub fn first_port(&mut self, service: &ServiceName) -> Option<PortRef> {
         self.out.services.insert(service.clone());
         let members = self.env.context.members.keys();
-        let mut found = members.filter_map(|name| self.env.world.service(name, service)?.ports.first());
+        let mut found = members.filter_map(|name| {
+            let ports = &self.env.world.service(name, service)?.ports;
+            ports.iter().find(|port| port.carrier == Carrier::Tcp)
+        });
         found.next().map(|port| PortRef::Number(port.port))
     }
 

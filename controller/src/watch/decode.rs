@@ -10,7 +10,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use routing::model::Condition;
+use routing::model::{Carrier, Condition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -77,6 +77,7 @@ pub fn decode_one(value: Value, source: &Source) -> One {
             | Kind::GrpcRoute
             | Kind::TcpRoute
             | Kind::TlsRoute
+            | Kind::UdpRoute
             | Kind::ReferenceGrant
             | Kind::BackendTlsPolicy
             | Kind::ConfigMap
@@ -219,6 +220,7 @@ fn kind_of(group: &str, version: &str, kind: &str) -> Kind {
         ("gateway.networking.k8s.io", "v1" | "v1alpha2", "GRPCRoute") => Kind::GrpcRoute,
         ("gateway.networking.k8s.io", "v1" | "v1alpha2", "TCPRoute") => Kind::TcpRoute,
         ("gateway.networking.k8s.io", "v1" | "v1alpha2" | "v1alpha3", "TLSRoute") => Kind::TlsRoute,
+        ("gateway.networking.k8s.io", "v1" | "v1alpha2", "UDPRoute") => Kind::UdpRoute,
         ("gateway.networking.k8s.io", "v1" | "v1beta1", "ReferenceGrant") => Kind::ReferenceGrant,
         ("gateway.networking.k8s.io", "v1", "BackendTLSPolicy") => Kind::BackendTlsPolicy,
         ("ringway.dev", "v1alpha1", "MemberCluster") => Kind::MemberCluster,
@@ -250,6 +252,7 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
             | Kind::GrpcRoute
             | Kind::TcpRoute
             | Kind::TlsRoute
+            | Kind::UdpRoute
             | Kind::ReferenceGrant
             | Kind::BackendTlsPolicy
             | Kind::ConfigMap
@@ -276,6 +279,7 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
         Kind::GrpcRoute => fleet(&value, id, Spec::GrpcRoute),
         Kind::TcpRoute => fleet(&value, id, Spec::TcpRoute),
         Kind::TlsRoute => fleet(&with_hostnames(value), id, Spec::TlsRoute),
+        Kind::UdpRoute => fleet(&value, id, Spec::UdpRoute),
         Kind::ReferenceGrant => fleet(&value, id, Spec::ReferenceGrant),
         Kind::BackendTlsPolicy => fleet(&value, id, Spec::BackendTlsPolicy),
         Kind::ConfigMap => member(value, id, notes, config_map),
@@ -299,9 +303,6 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
                     let reason =
                         "needs no object: its name stands for the Services of that name in all members";
                     notes.info("kind", id.kind.as_str(), reason);
-                }
-                _ if id.kind.as_str() == "UDPRoute" => {
-                    notes.ignored("kind", "UDPRoute", "not yet served: UDP");
                 }
                 Some(allowed) => notes.refused("apiVersion", "", format!("this kind is read as {allowed}")),
                 None => notes.ignored("kind", id.kind.as_str(), "this kind is not used"),
@@ -439,8 +440,13 @@ fn config_map(object: ConfigMap, _notes: &mut Notes) -> Spec {
     Spec::ConfigMap(FleetConfigMap { authorities: object.data.and_then(|mut data| data.remove("ca.crt")) })
 }
 
-fn is_tcp(protocol: Option<&str>) -> bool {
-    matches!(protocol, None | Some("" | "TCP"))
+/// The protocol of a port; `None` for one that is not served (SCTP).
+fn carrier(protocol: Option<&str>) -> Option<Carrier> {
+    match protocol {
+        None | Some("" | "TCP") => Some(Carrier::Tcp),
+        Some("UDP") => Some(Carrier::Udp),
+        Some(_) => None,
+    }
 }
 
 fn service(object: Service, notes: &mut Notes) -> Spec {
@@ -451,11 +457,15 @@ fn service(object: Service, notes: &mut Notes) -> Spec {
         notes.ignored("spec.type", "ExternalName", "has no endpoints; requests to it find no backend");
     }
     for (index, port) in spec.ports.unwrap_or_default().into_iter().enumerate() {
-        if !is_tcp(port.protocol.as_deref()) {
+        let Some(carrier) = carrier(port.protocol.as_deref()) else {
             let protocol = port.protocol.unwrap_or_default();
-            notes.ignored(format!("spec.ports[{index}].protocol"), protocol, "only TCP ports are used");
+            notes.ignored(
+                format!("spec.ports[{index}].protocol"),
+                protocol,
+                "only TCP and UDP ports are used",
+            );
             continue;
-        }
+        };
         let number = u16::try_from(port.port).ok().filter(|port| *port > 0);
         let node_port = u16::try_from(port.node_port.unwrap_or(0));
         let (Some(number), Ok(node_port)) = (number, node_port) else {
@@ -464,7 +474,7 @@ fn service(object: Service, notes: &mut Notes) -> Spec {
         };
         let name = Arc::from(port.name.unwrap_or_default());
         let app_protocol = AppProtocol::read(port.app_protocol.as_deref());
-        out.ports.push(MemberServicePort { name, port: number, node_port, app_protocol });
+        out.ports.push(MemberServicePort { name, port: number, carrier, node_port, app_protocol });
     }
     let status = object.status.and_then(|status| status.load_balancer).and_then(|lb| lb.ingress);
     for (index, ingress) in status.unwrap_or_default().into_iter().enumerate() {
@@ -490,11 +500,11 @@ fn slice(object: EndpointSlice, notes: &mut Notes) -> Spec {
     }
     let mut out = MemberSlice { service: Arc::from(service), ..MemberSlice::default() };
     for (index, port) in object.ports.unwrap_or_default().into_iter().enumerate() {
-        if !is_tcp(port.protocol.as_deref()) {
-            continue;
-        }
+        let Some(carrier) = carrier(port.protocol.as_deref()) else { continue };
         match u16::try_from(port.port.unwrap_or(0)) {
-            Ok(number) if number > 0 => out.ports.push((Arc::from(port.name.unwrap_or_default()), number)),
+            Ok(number) if number > 0 => {
+                out.ports.push((Arc::from(port.name.unwrap_or_default()), carrier, number));
+            }
             Ok(_) | Err(_) => {
                 let field = format!("ports[{index}].port");
                 notes.refused_part(field, port.port.unwrap_or(0), "ports are 1 to 65535");

@@ -368,6 +368,7 @@ impl Hub {
             | Spec::GrpcRoute(_)
             | Spec::TcpRoute(_)
             | Spec::TlsRoute(_)
+            | Spec::UdpRoute(_)
             | Spec::ReferenceGrant(_)
             | Spec::ConfigMap(_)
             | Spec::GatewayConfig(_)

@@ -346,6 +346,8 @@ impl Room {
                 Protocol::Https => "https".to_owned(),
                 Protocol::Tcp => "tcp".to_owned(),
                 Protocol::TlsPassthrough => "tls (passthrough)".to_owned(),
+                Protocol::TlsTerminate => "tls (terminate)".to_owned(),
+                Protocol::Udp => "udp".to_owned(),
             },
             hostname: explain::host(&view.spec.hostname),
             hosts: view.hosts,

@@ -23,6 +23,7 @@ use crate::exchange::{self, After, Exchange, reply};
 use crate::net::conn::Conn;
 use crate::net::{Buf, Class, acquire, joined};
 use crate::observe::stats::Limit;
+use crate::sys::prefetch::prefetch;
 use crate::tls::{self, Stream};
 use crate::worker::rebalance::ConnRate;
 use crate::worker::settings::Settings;
@@ -135,7 +136,7 @@ async fn serve(worker: Rc<Worker>, mut client: Box<Client>, protocol: Protocol) 
     match protocol {
         Protocol::Http => {}
         // Handed over by another worker while its address became one of layer 4.
-        Protocol::Tcp | Protocol::TlsPassthrough => return,
+        Protocol::Tcp | Protocol::TlsPassthrough | Protocol::TlsTerminate | Protocol::Udp => return,
         // Boxed: its memory is given back when it is over.
         Protocol::Https => match Box::pin(tls::accept::handshake(&worker, &mut client)).await {
             tls::Ended::Full | tls::Ended::Resumed => {}
@@ -206,6 +207,7 @@ impl Runner {
     async fn run(&mut self, client: Box<Client>) -> Ended {
         let mut job = Some(client);
         poll_fn(|cx| {
+            prefetch(&*self.0);
             if let Some(client) = job.take() {
                 JOB.set(Some(client));
             }
@@ -524,7 +526,7 @@ mod tests {
             table: Table::new(TableSettings::default()),
             rng: rand::rngs::SmallRng::seed_from_u64(1),
             stats: Arc::clone(&stats),
-            peers: Peers::new(Vec::new()),
+            peers: Peers::new(Vec::new(), 1),
             log: LogWriter::new(None, stats),
             settings: Settings::new(&Config::default()),
             reports: crossbeam_channel::bounded(1).0,

@@ -144,9 +144,11 @@ pub(super) async fn run(flow: &mut Flow<'_>) -> End {
         return super::tunnel::run(flow, up.conn, buf).await;
     }
     if diverts(flow, status) {
+        super::respond::keep_unused(flow, up, buf);
         return End::Diverted(status);
     }
     if let Some(failed) = retryable(flow, status) {
+        super::respond::keep_unused(flow, up, buf);
         return End::Failed(failed);
     }
     super::respond::respond(flow, up, buf).await

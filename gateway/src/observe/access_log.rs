@@ -3,19 +3,20 @@
 //! A worker never waits for the disk: full batches travel through a bounded channel, empty ones come back, and what
 //! finds no room is dropped and counted. Every value that a peer chose is escaped (SECURITY S44).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender};
 use routing::retry::GiveUp;
 use routing::table::{Pick, RuleRef, Table};
+use routing::time::MonoTime;
 use wire::h1::forwarded::IpText;
 use wire::head::RequestView;
 
 use super::layer4::Ended;
 use super::stats::{Limit, WorkerStats};
 use crate::downstream::h1::Client;
-use crate::downstream::tcp::{Content, Session};
 use crate::worker::clock;
 
 /// What is known of a request when it ends.
@@ -41,6 +42,38 @@ pub struct Entry {
     pub sent: u64,
     /// Bytes of the request's body.
     pub received: u64,
+}
+
+/// What is known of a layer-4 connection or a flow when it ends.
+pub struct Passed<'a> {
+    /// The client, as far as it is known.
+    pub source: SocketAddr,
+    /// Who was at the other end.
+    pub peer: SocketAddr,
+    /// `tcp`, `tls`, `udp`, `quic`.
+    pub protocol: &'static str,
+    /// The server name that the client asked for.
+    pub sni: Option<&'a [u8]>,
+    /// The first protocol that the client offered.
+    pub alpn: Option<&'a [u8]>,
+    /// The rule that it went by.
+    pub rule: Option<&'a RuleRef>,
+    /// The endpoint that had it, or the last that was tried.
+    pub pick: Option<Pick>,
+    /// Endpoints that were tried.
+    pub attempts: u8,
+    /// Why it ended.
+    pub ended: Ended,
+    /// More of that; empty where there is no more.
+    pub detail: &'static str,
+    /// Bytes of the client.
+    pub received: u64,
+    /// Bytes of the endpoint.
+    pub sent: u64,
+    /// From accepted to connected, in microseconds; of a connection.
+    pub connect_us: Option<u64>,
+    /// When it began.
+    pub began: MonoTime,
 }
 
 /// Bytes after which a batch is sent to the writing thread.
@@ -130,36 +163,38 @@ impl LogWriter {
         self.send_if(BATCH_BYTES);
     }
 
-    /// Writes the line of a layer-4 connection that has ended.
-    pub fn layer4(&mut self, session: &Session, ended: Ended, detail: &'static str, table: &Table) {
+    /// Writes the line of a layer-4 connection or a flow that has ended.
+    pub fn layer4(&mut self, passed: &Passed<'_>, table: &Table) {
         let Some(lines) = &mut self.lines else { return };
-        let mut line = Line::begin(&mut lines.batch, IpText::new(session.source.ip()).as_bytes());
-        if session.peer != session.source {
-            line.address("peer", session.peer);
+        let mut line = Line::begin(&mut lines.batch, IpText::new(passed.source.ip()).as_bytes());
+        if passed.peer != passed.source {
+            line.address("peer", passed.peer);
         }
-        line.text("protocol", if session.content == Content::Tls { b"tls" } else { b"tcp" });
-        for (name, value) in [("sni", &session.sni), ("alpn", &session.alpn)] {
+        line.text("protocol", passed.protocol.as_bytes());
+        for (name, value) in [("sni", passed.sni), ("alpn", passed.alpn)] {
             if let Some(value) = value {
                 line.text(name, value);
             }
         }
-        if let Some(rule) = &session.rule {
+        if let Some(rule) = passed.rule {
             line.text("route", rule.action().route.as_bytes());
         }
-        if let Some(pick) = &session.pick {
+        if let Some(pick) = &passed.pick {
             line.text("backend", table.backend_name(pick.backend).as_bytes());
             line.text("cluster", table.cluster_name(pick.cluster).as_bytes());
             line.address("endpoint", pick.addr);
-            line.number("attempts", u64::from(session.attempts));
+            line.number("attempts", u64::from(passed.attempts));
         }
-        line.text("ended", ended.name().as_bytes());
-        if !detail.is_empty() {
-            line.text("reason", detail.as_bytes());
+        line.text("ended", passed.ended.name().as_bytes());
+        if !passed.detail.is_empty() {
+            line.text("reason", passed.detail.as_bytes());
         }
-        line.number("received_bytes", session.received);
-        line.number("sent_bytes", session.sent);
-        line.number("connect_us", session.connect_us);
-        line.number("took_us", micros(clock::now().since(session.began)));
+        line.number("received_bytes", passed.received);
+        line.number("sent_bytes", passed.sent);
+        if let Some(connect_us) = passed.connect_us {
+            line.number("connect_us", connect_us);
+        }
+        line.number("took_us", micros(clock::now().since(passed.began)));
         line.end();
         self.send_if(BATCH_BYTES);
     }

@@ -1,9 +1,9 @@
-//! What is counted of layer-4 connections, and why they end.
+//! What is counted of layer-4 connections and flows of datagrams, and why they end.
 
 use super::histogram::Histogram;
 use super::stats::Counter;
 
-/// Why a layer-4 connection ended: the label `reason` and the access log's `ended`.
+/// Why a layer-4 connection or a flow ended: the label `reason` and the access log's `ended`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Ended {
@@ -15,13 +15,13 @@ pub enum Ended {
     ClientReset,
     /// The endpoint reset the connection, or could not be written to.
     UpstreamReset,
-    /// `timeouts.tcp_idle`
+    /// `timeouts.tcp_idle`, `timeouts.udp_idle`
     Idle,
     /// `timeouts.tcp_lifetime`
     Lifetime,
     /// Its cluster, backend or endpoint was found to answer nothing (`established: Reset`).
     Down,
-    /// The drain's deadline, or the worker's end.
+    /// The drain's deadline, the worker's end, or of a flow that of its listener.
     Stopped,
     /// `limits.buffers_bytes_max`
     Buffers,
@@ -39,11 +39,54 @@ pub enum Ended {
     NoEndpoint,
     /// No endpoint that was tried accepted it.
     ConnectFailed,
+    /// `limits.flows_max`: it was quiet longest when another flow came.
+    Evicted,
+    /// The TLS handshake that its listener asks for came to no good end: `ringway_tls_handshakes_total` says which.
+    Handshake,
+}
+
+/// Why datagrams were dropped: the label `reason` of `ringway_layer4_datagrams_dropped_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Dropped {
+    /// Their source is not served.
+    Denied,
+    /// A bound of their listener.
+    Limited,
+    /// `limits.flows_max`, and no flow is quiet.
+    Full,
+    /// No rule for them.
+    NoRoute,
+    /// No endpoint for them, or none that was tried listens.
+    NoEndpoint,
+    /// The socket that they were to leave by has no room.
+    Busy,
+    /// Larger than the way out takes.
+    TooLarge,
+    /// A new flow while the process drains.
+    Draining,
+    /// Their flow has just ended.
+    Ended,
+}
+
+impl Dropped {
+    /// All of them with the label's value, in the order of their numbers.
+    pub const ALL: [(Self, &'static str); 9] = [
+        (Self::Denied, "denied"),
+        (Self::Limited, "limited"),
+        (Self::Full, "full"),
+        (Self::NoRoute, "no_route"),
+        (Self::NoEndpoint, "no_endpoint"),
+        (Self::Busy, "busy"),
+        (Self::TooLarge, "too_large"),
+        (Self::Draining, "draining"),
+        (Self::Ended, "ended"),
+    ];
 }
 
 impl Ended {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 16] = [
+    pub const ALL: [(Self, &'static str); 18] = [
         (Self::ClientClosed, "client_closed"),
         (Self::UpstreamClosed, "upstream_closed"),
         (Self::ClientReset, "client_reset"),
@@ -60,6 +103,8 @@ impl Ended {
         (Self::NoRoute, "no_route"),
         (Self::NoEndpoint, "no_endpoint"),
         (Self::ConnectFailed, "connect_failed"),
+        (Self::Evicted, "evicted"),
+        (Self::Handshake, "handshake"),
     ];
 
     /// The label's value.
@@ -69,7 +114,7 @@ impl Ended {
     }
 }
 
-/// What one worker counts of layer-4 connections.
+/// What one worker counts of layer-4 connections and flows.
 #[derive(Default)]
 pub struct Layer4Stats {
     /// Accepted.
@@ -82,6 +127,17 @@ pub struct Layer4Stats {
     pub sent_bytes_total: Counter,
     /// From accepted to connected, what the client had to send first included.
     pub connect: Histogram,
+    /// Flows of datagrams begun.
+    pub flows_total: Counter,
+    /// Flows now.
+    pub flows_open: Counter,
+    /// Flows that went on with another endpoint.
+    pub flows_moved_total: Counter,
+    /// Datagrams of clients that belong to a flow.
+    pub datagrams_received_total: Counter,
+    /// Datagrams of endpoints that clients were sent.
+    pub datagrams_sent_total: Counter,
+    dropped: [Counter; Dropped::ALL.len()],
     ended: [Counter; Ended::ALL.len()],
 }
 
@@ -89,6 +145,17 @@ impl Layer4Stats {
     /// Counts a connection that ended.
     pub fn end(&self, why: Ended) {
         self.ended[why as usize].inc();
+    }
+
+    /// Counts datagrams that were dropped.
+    pub fn drop_datagrams(&self, why: Dropped, count: u64) {
+        self.dropped[why as usize].add(count);
+    }
+
+    /// How many datagrams were dropped so.
+    #[must_use]
+    pub fn dropped(&self, why: Dropped) -> u64 {
+        self.dropped[why as usize].get()
     }
 
     /// How many ended so.
@@ -105,5 +172,6 @@ mod tests {
     #[test]
     fn every_reason_stands_at_its_number() {
         assert!(Ended::ALL.iter().enumerate().all(|(number, (why, _))| *why as usize == number));
+        assert!(Dropped::ALL.iter().enumerate().all(|(number, (why, _))| *why as usize == number));
     }
 }

@@ -110,6 +110,8 @@ pub enum Limit {
     HandshakeTimeout,
     /// `limits.connection_sources_max`
     ConnectionSources,
+    /// `limits.flows_max`
+    Flows,
     /// `layer4.maxConnections` of a `GatewayConfig` listener.
     ListenerConnections,
     /// `layer4.maxSourceConnections` of a `GatewayConfig` listener.
@@ -124,6 +126,12 @@ pub enum Limit {
     Concurrency,
     /// `Content-Length` of a rule (413).
     RuleBody,
+    /// Names and passwords of a rule (401).
+    Basic,
+    /// `limits.password_checks_max`
+    PasswordChecks,
+    /// `limits.gzip_streams_max`
+    GzipStreams,
     /// `pool.http2_connections_max`
     Http2Connections,
     /// `pool.http2_ping`
@@ -132,7 +140,7 @@ pub enum Limit {
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 39] = [
+    pub const ALL: [(Self, &'static str); 43] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -163,6 +171,7 @@ impl Limit {
         (Self::Handshakes, "handshakes"),
         (Self::HandshakeTimeout, "handshake_timeout"),
         (Self::ConnectionSources, "connection_sources"),
+        (Self::Flows, "flows"),
         (Self::ListenerConnections, "listener_connections"),
         (Self::SourceConnections, "source_connections"),
         (Self::SourceRate, "source_rate"),
@@ -170,6 +179,9 @@ impl Limit {
         (Self::Rate, "rule_rate"),
         (Self::Concurrency, "rule_concurrency"),
         (Self::RuleBody, "rule_body_bytes"),
+        (Self::Basic, "rule_basic"),
+        (Self::PasswordChecks, "password_checks"),
+        (Self::GzipStreams, "gzip_streams"),
         (Self::Http2Connections, "upstream_http2_connections"),
         (Self::Http2Ping, "upstream_http2_ping"),
     ];

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use routing::id::ListenerId;
+use routing::id::{BindId, ListenerId};
 use routing::model::CertificateSet;
 use routing::time::MonoTime;
 use rustls::HandshakeKind;
@@ -16,19 +16,39 @@ use rustls::server::{Acceptor, UnbufferedServerConnection};
 
 use super::session::{Broken, Session, Side, Sink, Step, drain, one_more_record, step};
 use super::stream::Agreed;
-use super::{Alpn, Ended, Facts};
+use super::{Alpn, Ended, Facts, Offer, Stream};
 use crate::downstream::h1::Client;
 use crate::net::{Buf, Class, acquire};
 use crate::observe::stats::Limit;
-use crate::worker::{Worker, clock};
+use crate::worker::{Deadline, Worker, clock};
 
 /// Bytes of handshake that are held undigested; a client's certificate chain is the longest there is.
 const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
 /// A fatal alert unrecognized_name (RFC 6066 §3), in clear: nothing is agreed on yet.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
-/// Secures a connection that nothing was read from. Counts how it ended.
+/// A connection that is to be secured.
+pub struct Incoming<'a> {
+    /// The connection.
+    pub conn: &'a mut Stream,
+    /// Where it was accepted.
+    pub bind: BindId,
+    /// Its deadline on the worker's wheel.
+    pub deadline: &'a Deadline,
+    /// What was read already, behind a PROXY header.
+    pub first: Option<Buf>,
+    /// What is said of the protocol inside.
+    pub offer: Offer,
+}
+
+/// Secures a client's connection that nothing was read from. Counts how it ended.
 pub async fn handshake(worker: &Rc<Worker>, client: &mut Client) -> Ended {
+    let Client { conn, bind, deadline, .. } = client;
+    secure(worker, Incoming { conn, bind: *bind, deadline, first: None, offer: Offer::Http }).await
+}
+
+/// Secures a connection. Counts how it ended.
+pub async fn secure(worker: &Rc<Worker>, mut client: Incoming<'_>) -> Ended {
     let began = clock::now();
     let ended = match InFlight::enter(worker) {
         None => {
@@ -38,7 +58,8 @@ pub async fn handshake(worker: &Rc<Worker>, client: &mut Client) -> Ended {
         Some(_in_flight) => {
             let settings = worker.settings();
             let due = began + settings.tls_handshake;
-            let mut handshake = Handshake { worker, client, due, incoming: None, out: Vec::new() };
+            let incoming = client.first.take();
+            let mut handshake = Handshake { worker, client, due, incoming, out: Vec::new() };
             match handshake.run().await {
                 Ok(ended) | Err(ended) => ended,
             }
@@ -77,7 +98,7 @@ impl Drop for InFlight<'_> {
 
 struct Handshake<'a> {
     worker: &'a Rc<Worker>,
-    client: &'a mut Client,
+    client: Incoming<'a>,
     due: MonoTime,
     incoming: Option<Buf>,
     /// What is to be sent.
@@ -88,7 +109,7 @@ impl Handshake<'_> {
     async fn run(&mut self) -> Result<Ended, Ended> {
         let (server_name, listener, set) = self.select().await?;
         let now = clock::now();
-        let config = self.worker.tls.config(&set, &self.worker.peers.tickets, now);
+        let config = self.worker.tls.config(&set, self.client.offer, &self.worker.peers.tickets, now);
         let tls = config.and_then(UnbufferedServerConnection::new).map_err(|_| Ended::Refused)?;
         let mut tls = Box::new(tls);
         if let Err(broken) = self.drive(&mut tls).await {
@@ -115,7 +136,9 @@ impl Handshake<'_> {
         let mut acceptor = Acceptor::default();
         let mut fed = 0;
         loop {
-            self.read().await?;
+            if fed == self.incoming.as_ref().map_or(0, Buf::len) {
+                self.read().await?;
+            }
             let bytes = self.incoming.as_ref().map_or(&[][..], Buf::bytes);
             while fed < bytes.len() {
                 fed += acceptor.read_tls(&mut &bytes[fed..]).map_err(|_| Ended::Refused)?;

@@ -48,6 +48,15 @@ pub struct Facts {
     pub alpn: Alpn,
 }
 
+/// What is said of the protocol inside, when a client asks (ALPN, RFC 7301).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// [`ALPN`]; a client that speaks none of it is refused.
+    Http,
+    /// Nothing: what is inside is not ours.
+    Nothing,
+}
+
 /// What is spoken inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alpn {
@@ -130,6 +139,7 @@ impl Terminator {
     fn config(
         &self,
         set: &Arc<CertificateSet>,
+        offer: Offer,
         ring: &Keyring,
         now: MonoTime,
     ) -> Result<Arc<ServerConfig>, rustls::Error> {
@@ -141,6 +151,10 @@ impl Terminator {
         // A copy holds references only; beside a signature its price does not show.
         let mut config = base.clone();
         config.cert_resolver = Arc::new(Chosen(Arc::clone(set)));
+        match offer {
+            Offer::Http => {}
+            Offer::Nothing => config.alpn_protocols = Vec::new(),
+        }
         Ok(Arc::new(config))
     }
 

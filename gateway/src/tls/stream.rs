@@ -201,6 +201,16 @@ impl Stream {
         }
     }
 
+    /// Is it watched, or readable and that not yet collected?
+    #[must_use]
+    pub fn is_watching(&self) -> bool {
+        match self {
+            Self::Plain(conn) => conn.is_watching(),
+            Self::Secured(whole) => whole.1.watching,
+            Self::Piped(piped) => piped.0.is_watching(),
+        }
+    }
+
     /// Collects the watch in flight. Pending for ever when there is none.
     pub fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {

@@ -1,4 +1,4 @@
-//! Probes: what the failure detector asks an endpoint, on a connection of its own.
+//! Probes: what the failure detector asks an endpoint, on a connection of its own, or of datagrams by a socket of its own.
 
 use std::future::{Future, poll_fn};
 use std::io::{self, Write};
@@ -10,6 +10,8 @@ use routing::health::action::{Probe, ProbeKind, ProbeResult};
 use routing::model::{Application, Speech};
 use routing::time::MonoTime;
 
+use crate::downstream::udp;
+use crate::net::datagram::DatagramSocket;
 use crate::net::{self, Buf, Class, acquire};
 use crate::observe::recorder::{What, Whom};
 use crate::observe::stats::Limit;
@@ -55,6 +57,13 @@ async fn ask(worker: &Rc<Worker>, probe: &Probe) -> ProbeResult {
         return result;
     }
     let answered = || ProbeResult::Answered { latency: clock::now().since(begun) };
+    let of_app = matches!(probe.kind, ProbeKind::Http { .. } | ProbeKind::Grpc { .. });
+    if speech(worker, probe) == Speech::Datagrams && !of_app {
+        return match ask_host(worker, &deadline, probe, due).await {
+            Ok(()) => answered(),
+            Err(result) => result,
+        };
+    }
     let Some(request) = request(probe).filter(|_| !is_opaque(worker, probe)) else {
         return match within(worker, &deadline, due, net::listen::connect(probe.addr)).await {
             None => ProbeResult::TimedOut,
@@ -132,12 +141,52 @@ async fn drilled(
 fn is_opaque(worker: &Worker, probe: &Probe) -> bool {
     match probe.kind {
         ProbeKind::Connect | ProbeKind::Http { .. } | ProbeKind::Grpc { .. } => false,
-        ProbeKind::Ping => {
-            let table = worker.table.borrow();
-            let backend = table.endpoint(probe.endpoint).map(|endpoint| endpoint.backend);
-            backend.is_some_and(|backend| table.speech(backend) == Speech::Opaque)
-        }
+        ProbeKind::Ping => speech(worker, probe) == Speech::Opaque,
     }
+}
+
+fn speech(worker: &Worker, probe: &Probe) -> Speech {
+    let table = worker.table.borrow();
+    let backend = table.endpoint(probe.endpoint).map(|endpoint| endpoint.backend);
+    backend.map(|backend| table.speech(backend)).unwrap_or_default()
+}
+
+/// Asks for an endpoint that takes datagrams: an empty one, which a host answers with ICMP where nobody listens, and a
+/// connect, which a host that lives answers either way. Neither asks the application anything; where the host is not known
+/// to answer connects, silence says nothing ("an unknown state means keep using it").
+async fn ask_host(
+    worker: &Rc<Worker>,
+    deadline: &Deadline,
+    probe: &Probe,
+    due: MonoTime,
+) -> Result<(), ProbeResult> {
+    let socket = DatagramSocket::connected(probe.addr).map_err(|_unreachable| ProbeResult::Refused)?;
+    let refused = |result: &io::Result<()>| match result {
+        Ok(()) => false,
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+    };
+    if refused(&socket.send_one(&[])) {
+        return Err(ProbeResult::Refused);
+    }
+    let hosts = &worker.flows.hosts;
+    let both = async {
+        let mut connect = pin!(net::listen::connect(probe.addr));
+        let mut readable = pin!(socket.readable());
+        poll_fn(|cx| match readable.as_mut().poll(cx) {
+            Poll::Ready(_told_by_the_receive) => Poll::Ready(None),
+            Poll::Pending => connect.as_mut().poll(cx).map(Some),
+        })
+        .await
+    };
+    match within(worker, deadline, due, both).await {
+        None if hosts.answers(probe.addr.ip()) => return Err(ProbeResult::TimedOut),
+        // Something came: an answer, or ICMP.
+        None | Some(None) => {}
+        Some(Some(connected)) if udp::is_answer(&connected) => hosts.note(probe.addr.ip()),
+        Some(Some(_unreachable)) => return Err(ProbeResult::Refused),
+    }
+    // The datagram went first: what ICMP has to say of it has come before what the connect came to.
+    if refused(&socket.look()) { Err(ProbeResult::Refused) } else { Ok(()) }
 }
 
 /// The bytes to send, if the connect alone is not the question.

@@ -5,14 +5,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 
 use routing::id::BindId;
-use routing::model::Protocol;
+use routing::model::{Carrier, Protocol};
 use routing::table::OpenedBind;
 
 use super::Worker;
+use crate::downstream::udp;
 use crate::net;
 
 /// Listening sockets by bind.
@@ -27,9 +28,24 @@ pub struct Binds {
 struct Open {
     addr: SocketAddr,
     protocol: Protocol,
-    socket: TcpListener,
+    socket: Socket,
     /// Does the worker of now accept from it?
     accepting: bool,
+}
+
+/// Its socket, which outlives the worker.
+enum Socket {
+    Stream(TcpListener),
+    Datagram(UdpSocket, RefCell<Option<Rc<udp::Listening>>>),
+}
+
+impl Socket {
+    fn open(addr: SocketAddr, protocol: Protocol, backlog: u32) -> std::io::Result<Self> {
+        Ok(match protocol.carrier() {
+            Carrier::Tcp => Self::Stream(net::listen::open(addr, backlog)?),
+            Carrier::Udp => Self::Datagram(net::datagram::bind(addr)?, RefCell::default()),
+        })
+    }
 }
 
 impl Binds {
@@ -54,7 +70,7 @@ impl Binds {
             }
             return;
         }
-        match net::listen::open(addr, self.backlog) {
+        match Socket::open(addr, protocol, self.backlog) {
             Ok(socket) => {
                 start(worker, bind, protocol, &socket);
                 if let Some(old) = sockets.insert(bind, Open { addr, protocol, socket, accepting: true }) {
@@ -86,23 +102,49 @@ impl Binds {
         }
     }
 
-    /// Stops accepting. What is queued is accepted first.
+    /// Stops accepting. What is queued is accepted first. Sockets of datagrams stay open for the flows that there are: new
+    /// ones are turned away by the draining worker.
     pub fn close_all(&self, worker: &Rc<Worker>) {
-        self.sockets.borrow_mut().drain().for_each(|(bind, open)| close(worker, bind, &open));
+        for (bind, open) in self.sockets.borrow_mut().drain() {
+            match &open.socket {
+                Socket::Stream(_) => close(worker, bind, &open),
+                Socket::Datagram(..) => {}
+            }
+        }
     }
 }
 
-fn start(worker: &Rc<Worker>, bind: BindId, protocol: Protocol, socket: &TcpListener) {
-    match socket.try_clone().and_then(net::listen::Listener::new) {
-        Ok(listener) => {
-            net::runtime::spawn(crate::accept::serve(Rc::clone(worker), bind, protocol, listener))
+fn start(worker: &Rc<Worker>, bind: BindId, protocol: Protocol, socket: &Socket) {
+    let started = match socket {
+        Socket::Stream(socket) => socket.try_clone().and_then(net::listen::Listener::new).map(|listener| {
+            net::runtime::spawn(crate::accept::serve(Rc::clone(worker), bind, protocol, listener));
+        }),
+        Socket::Datagram(socket, served) => {
+            let listening = socket.try_clone().and_then(|socket| udp::Listening::new(worker, bind, socket));
+            listening.map(|listening| {
+                *served.borrow_mut() = Some(Rc::clone(&listening));
+                net::runtime::spawn(udp::serve(Rc::clone(worker), listening));
+            })
         }
-        Err(error) => tracing::error!(worker = worker.id, %error, "cannot accept"),
+    };
+    if let Err(error) = started {
+        tracing::error!(worker = worker.id, %error, "cannot accept");
     }
 }
 
 /// Takes what is queued, for the shutdown would reset it, and ends the accept task.
 fn close(worker: &Rc<Worker>, bind: BindId, open: &Open) {
-    crate::accept::take_queued(worker, bind, open.protocol, &open.socket);
-    let _ = rustix::net::shutdown(&open.socket, rustix::net::Shutdown::Both);
+    match &open.socket {
+        Socket::Stream(socket) => {
+            crate::accept::take_queued(worker, bind, open.protocol, socket);
+            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+        }
+        // Datagrams that are queued are lost with the socket, as they may be on any way.
+        Socket::Datagram(_, served) => {
+            if let Some(listening) = served.borrow_mut().take() {
+                listening.close();
+            }
+            worker.flows.close(bind);
+        }
+    }
 }

@@ -72,6 +72,12 @@ impl IdleList {
         true
     }
 
+    /// The one that has been idle longest. It stays.
+    #[must_use]
+    pub fn oldest(&self) -> Option<u32> {
+        (self.oldest != NONE).then_some(self.oldest)
+    }
+
     /// Takes the one that has been idle longest.
     pub fn take_oldest(&mut self) -> Option<u32> {
         let oldest = (self.oldest != NONE).then_some(self.oldest)?;

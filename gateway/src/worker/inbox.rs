@@ -83,7 +83,7 @@ impl Inbox {
                 worker.h2.clear();
                 worker.wake_all();
             }
-            let idle = worker.stats.connections_open.get() == 0;
+            let idle = worker.stats.connections_open.get() == 0 && worker.flows.is_empty();
             if worker.peers.is_stopping() || (draining && idle) {
                 return Ok(());
             }
@@ -92,6 +92,7 @@ impl Inbox {
                 worker.peers.boxes[usize::from(worker.id)].ring();
             }
             bell.wait().await?;
+            worker.passwords.collect(worker.id, &worker.peers);
             worker.look_at_peers();
         }
     }

@@ -33,11 +33,14 @@ use routing::time::MonoTime;
 
 use crate::downstream::h1::Runner;
 use crate::downstream::tcp::Door;
+use crate::downstream::udp::Flows;
+use crate::exchange::gzip::Streams;
 use crate::exchange::scratch::Scratch;
 use crate::net::wake::Timer;
 use crate::observe::access_log::LogWriter;
 use crate::observe::recorder::Recorder;
 use crate::observe::stats::{Limit, WorkerStats};
+use crate::passwords::Desk;
 use crate::tls::Terminator;
 use crate::upstream::dial::Dialer;
 use crate::upstream::h2::Sessions;
@@ -81,6 +84,8 @@ pub struct Worker {
     pub scratch: RefCell<Scratch>,
     /// Who may come in by layer-4 listeners.
     pub door: Door,
+    /// Flows of datagrams.
+    pub flows: Flows,
     /// Layer-4 connections that are established.
     pub established: EstablishedList,
     /// Bytes of request bodies kept for a retry.
@@ -93,6 +98,10 @@ pub struct Worker {
     pub drill: DrillSlot,
     /// What it needs to accept TLS.
     pub tls: Terminator,
+    /// Responses that are being compressed.
+    pub gzip: Rc<Streams>,
+    /// Passwords that it has proven, and requests that wait for a proof.
+    pub passwords: Desk,
     settings: RefCell<Rc<Settings>>,
     runners: RefCell<Vec<Runner>>,
     /// Least number of free runners since the last trim: those were never needed.
@@ -155,12 +164,15 @@ impl Worker {
             rebalance: Rebalance::default(),
             scratch: RefCell::default(),
             door: Door::default(),
+            flows: Flows::default(),
             established: EstablishedList::default(),
             replay_bytes: Cell::new(0),
             lost: Cell::new(false),
             detect: Detect::new()?,
             drill: DrillSlot::default(),
             tls: Terminator::default(),
+            gzip: Rc::default(),
+            passwords: Desk::default(),
             settings: RefCell::new(Rc::new(parts.settings)),
             runners: RefCell::default(),
             runners_low: Cell::new(0),
@@ -337,6 +349,11 @@ impl Deadline {
     /// Takes it away.
     pub fn clear(&self) {
         self.worker.wheel.borrow_mut().clear(self.id);
+    }
+
+    /// Lets it fire now: its owner looks at the clock, at the worker, and at what the caller has left for it.
+    pub fn fire(&self) {
+        self.worker.wheel.borrow_mut().fire(self.id);
     }
 
     /// Ready when it has passed, or when the worker wants the connection's attention (drain, shedding): look at the

@@ -29,6 +29,8 @@ pub struct Settings {
     pub detached_max: u32,
     /// `limits.handshakes_max`
     pub handshakes_max: u64,
+    /// `limits.gzip_streams_max`
+    pub gzip_streams_max: u32,
     /// `pool.idle_per_endpoint_max`
     pub pool_idle_max: u32,
     /// `pool.pending_per_endpoint_max`
@@ -55,8 +57,12 @@ pub struct Settings {
     pub tcp_idle: Duration,
     /// `timeouts.tcp_lifetime`; zero = for ever.
     pub tcp_lifetime: Duration,
+    /// `timeouts.udp_idle`
+    pub udp_idle: Duration,
     /// `limits.connection_sources_max`
     pub connection_sources_max: usize,
+    /// `limits.flows_max`
+    pub flows_max: usize,
     /// `timeouts.body_rate_min`, bytes per second; 0 = none.
     pub body_rate_min: u64,
     /// `timeouts.body_rate_grace`
@@ -91,6 +97,7 @@ impl Settings {
             probes_max: limits.probes_max,
             detached_max: limits.detached_max,
             handshakes_max: u64::from(limits.handshakes_max),
+            gzip_streams_max: limits.gzip_streams_max,
             pool_idle_max: pool.idle_per_endpoint_max,
             pending_connects_max: pool.pending_per_endpoint_max,
             http2_connections_max: pool.http2_connections_max,
@@ -104,7 +111,9 @@ impl Settings {
             tunnel_idle: timeouts.tunnel_idle.get(),
             tcp_idle: timeouts.tcp_idle.get(),
             tcp_lifetime: timeouts.tcp_lifetime.get(),
+            udp_idle: timeouts.udp_idle.get(),
             connection_sources_max: limits.connection_sources_max as usize,
+            flows_max: limits.flows_max as usize,
             body_rate_min: timeouts.body_rate_min.get(),
             body_rate_grace: timeouts.body_rate_grace.get(),
             half_close: config.http.half_close,

@@ -82,6 +82,7 @@ pub fn run(charter: &Charter) -> io::Result<()> {
                 charter.stats.in_flight.set(0);
                 charter.stats.tunnels_open.set(0);
                 charter.stats.layer4.connections_open.set(0);
+                charter.stats.layer4.flows_open.set(0);
                 charter.stats.generation.set(0);
                 tracing::error!(worker = charter.id, "worker panicked; starting it anew");
                 first = false;

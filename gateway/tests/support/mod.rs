@@ -63,9 +63,9 @@ pub fn config() -> Config {
     config
 }
 
-/// A port that nobody else gets while this lives, and that the workers of this process can listen on.
+/// A port that nobody else gets while this lives, and that the workers of this process can listen on, for TCP and UDP.
 pub struct Port {
-    _reserved: Socket,
+    _reserved: [Socket; 2],
     pub addr: SocketAddr,
 }
 
@@ -75,13 +75,22 @@ impl Port {
     }
 
     pub fn reserve_on(ip: std::net::IpAddr) -> Self {
-        let addr = SocketAddr::new(ip, 0);
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
-        // Without SO_REUSEADDR: the kernel gives this port to no other test, but lets SO_REUSEPORT sockets join.
-        socket.set_reuse_port(true).unwrap();
-        socket.bind(&addr.into()).unwrap();
-        let addr = socket.local_addr().unwrap().as_socket().unwrap();
-        Self { _reserved: socket, addr }
+        loop {
+            let addr = SocketAddr::new(ip, 0);
+            let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
+            // Without SO_REUSEADDR: the kernel gives this port to no other test, but lets SO_REUSEPORT sockets join.
+            socket.set_reuse_port(true).unwrap();
+            socket.bind(&addr.into()).unwrap();
+            let addr = socket.local_addr().unwrap().as_socket().unwrap();
+            let datagrams = Socket::new(Domain::for_address(addr), Type::DGRAM, None).unwrap();
+            datagrams.set_reuse_port(true).unwrap();
+            if datagrams.bind(&addr.into()).is_err() {
+                continue;
+            }
+            // Connected, to a port that never sends: it takes no datagram from those who listen.
+            datagrams.connect(&SocketAddr::new(ip, 1).into()).unwrap();
+            return Self { _reserved: [socket, datagrams], addr };
+        }
     }
 }
 

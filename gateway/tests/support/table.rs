@@ -117,7 +117,8 @@ impl World {
             detection: self.detection.clone(),
             speech: match self.protocol {
                 Protocol::Http | Protocol::Https => Speech::Http,
-                Protocol::Tcp | Protocol::TlsPassthrough => Speech::Opaque,
+                Protocol::Tcp | Protocol::TlsPassthrough | Protocol::TlsTerminate => Speech::Opaque,
+                Protocol::Udp => Speech::Datagrams,
             },
             transport: self.transport,
             ..BackendSpec::default()

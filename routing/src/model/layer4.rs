@@ -1,10 +1,10 @@
-//! The part of the model that is about connections whose bytes are passed on as they are.
+//! The part of the model that is about connections and datagrams that are passed on as they are.
 
 use ipnet::IpNet;
 
 /// What a layer-4 listener asks of connections, and what it tells endpoints about them. The default asks nothing.
 ///
-/// Bounds hold per worker, 0 = unlimited. Sources are IPv4 addresses and IPv6 /64 networks.
+/// Of UDP a flow counts as a connection; PROXY headers are not for datagrams. Bounds hold per worker, 0 = unlimited. Sources are IPv4 addresses and IPv6 /64 networks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layer4 {
     /// Peers that speak for their clients: from them a PROXY header (version 1 or 2) must come first, and any other
@@ -54,4 +54,6 @@ pub enum Speech {
     Http,
     /// Something else: a probe only connects.
     Opaque,
+    /// Datagrams: a probe asks the host, for there is nothing to connect to.
+    Datagrams,
 }

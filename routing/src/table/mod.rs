@@ -40,7 +40,7 @@ pub use self::view::{
 
 use self::apply::Retired;
 use self::hosts::HostEntry;
-use self::live::Live;
+use self::live::{Life, Live};
 use self::pick::Ask;
 use self::world::{DrainLot, World};
 use crate::delta::{Change, Update};
@@ -401,6 +401,32 @@ impl Table {
         live.sync(now);
         let lot = DrainLot::draw(&self.world, rng);
         live.pick(&mut Ask::new(&self.world, rule.policy(), subject, tried, lot, now), refs, rng)
+    }
+
+    /// This endpoint once more, for another flow of the same connection: a client that changed its address (RFC 9000 §9).
+    /// In flight from now on, as by [`Table::pick`]. `None` when it has left the table, when the rule does not lead to its
+    /// backend, or when nothing answers there.
+    #[must_use]
+    pub fn pick_at(
+        &self,
+        endpoint: EndpointKey,
+        rule: &RuleRef,
+        subject: &Subject<'_>,
+        now: MonoTime,
+        rng: &mut SmallRng,
+    ) -> Option<Pick> {
+        let Target::Forward(refs) = &rule.action().target else { return None };
+        let mut live = self.live.borrow_mut();
+        live.restore_due(now);
+        live.sync(now);
+        let (lot, tried) = (DrainLot::draw(&self.world, rng), Tried::new());
+        live.pick_at(&Ask::new(&self.world, rule.policy(), subject, &tried, lot, now), refs, endpoint)
+    }
+
+    /// Is the endpoint in the table? One that has left it stays known to who holds it, but takes nothing new.
+    #[must_use]
+    pub fn is_listed(&self, endpoint: EndpointKey) -> bool {
+        self.live.borrow().slot(endpoint).is_some_and(|slot| slot.life == Life::Live)
     }
 
     /// What the layer-4 listeners of a bind ask of connections; `None` where they ask nothing.

@@ -6,13 +6,13 @@ use rand::RngCore;
 use rand::rngs::SmallRng;
 
 use super::group::Group;
-use super::live::{BackendEntry, Live};
+use super::live::{BackendEntry, Life, Live};
 use super::shed::Shares;
 use super::world::{DrainLot, World};
-use super::{NoEndpoint, OverloadBound, Pick};
+use super::{EndpointKey, NoEndpoint, OverloadBound, Pick, detector};
 use crate::balance::weighted::Reservoir;
 use crate::balance::{hash, p2c, sticky};
-use crate::failover::{self, Offer, Panic, Rank, Spilled, Tier, Tried, Weights};
+use crate::failover::{self, Counts, Offer, Panic, Rank, Spilled, Tier, Tried, Weights};
 use crate::health::board::Word;
 use crate::health::state::State;
 use crate::id::{BackendId, ClusterId};
@@ -137,6 +137,21 @@ impl Live {
         Ok(self.begin_pick(ask, slot, index, verdict))
     }
 
+    /// See [`Table::pick_at`](super::Table::pick_at).
+    pub(crate) fn pick_at(
+        &mut self,
+        ask: &Ask<'_>,
+        refs: &[WeightedBackend],
+        key: EndpointKey,
+    ) -> Option<Pick> {
+        let slot = self.slot(key).filter(|slot| slot.life == Life::Live)?;
+        let index = refs.iter().position(|weighted| weighted.backend == Some(slot.backend))?;
+        if detector::unreachable(self.worst(slot)).is_some() {
+            return None;
+        }
+        Some(Pick { set_cookie: None, ..self.begin_pick(ask, key.slot, index, Tier::Ready) })
+    }
+
     /// `verdict` = where its cluster's verdicts put it.
     fn begin_pick(&mut self, ask: &Ask<'_>, index: u32, backend_ref: usize, verdict: Tier) -> Pick {
         self.begin(index);
@@ -208,7 +223,7 @@ impl Live {
     /// How well a backend can serve; lower is better.
     pub(crate) fn ability(&self, ask: &Ask<'_>, backend: BackendId, scope: Scope) -> Ability {
         match self.best_rank(ask, backend, scope).map(|rank| rank.tier) {
-            Some(Tier::Ready | Tier::Terminating | Tier::Suspect) => Ability::Healthy,
+            Some(Tier::Ready | Tier::Terminating | Tier::Suspect | Tier::Probation) => Ability::Healthy,
             Some(Tier::Ejected | Tier::Unreachable) => Ability::Ejected,
             None => Ability::None,
         }
@@ -224,8 +239,11 @@ impl Live {
     pub(crate) fn offer(&self, ask: &Ask<'_>, backend: BackendId, share: &ClusterShare) -> Option<Offer> {
         let group = self.backend(backend)?.group(share.cluster)?;
         let drain = ask.world.drain(share.cluster, ask.lot)?;
-        let tried =
-            if ask.tried.is_empty() { [0; 5] } else { self.tried_in(backend, share.cluster, ask.tried) };
+        let tried = if ask.tried.is_empty() {
+            Counts::default()
+        } else {
+            self.tried_in(backend, share.cluster, ask.tried)
+        };
         let implicated = ask.tried.implicates(share.cluster);
         let verdict =
             if self.detector.wide == 0 { Tier::Ready } else { self.verdict_tier(ask, backend, group) };
@@ -239,7 +257,7 @@ impl Live {
             self.detector.cluster(group.cluster).map(|entry| entry.verdict.word).unwrap_or_default();
         let tier = |word: Word| {
             let is_held = word.state() == State::Ramp && !self.is_ramped(ask, backend, word);
-            if is_held { Tier::Suspect } else { Tier::of(word.state()) }
+            if is_held { Tier::Probation } else { Tier::of(word.state()) }
         };
         tier(cluster).max(tier(group.word))
     }

@@ -11,6 +11,7 @@ mod alb;
 pub mod given;
 mod heads;
 mod ours;
+mod protect;
 pub mod registry;
 mod serving;
 mod spoken;
@@ -35,7 +36,8 @@ pub(crate) use self::access::ranges;
 pub use self::address::{Address, Matching, escaped};
 pub use self::alb::{Forward, ServiceRule};
 pub(crate) use self::heads::{origins, tokens};
-pub(crate) use self::spoken::secret_name;
+pub(crate) use self::protect::secret_name;
+pub use self::protect::{BasicSpec, SecretForm};
 pub use self::traffic::{CanaryWhen, CanaryWord, Destination};
 
 /// What annotations are read with.
@@ -106,6 +108,10 @@ pub struct Checks {
     pub concurrency: Option<(u32, Arc<FixedResponse>)>,
     /// `proxy-body-size`.
     pub body_bytes_max: u64,
+    /// `enable-gzip`.
+    pub gzip: Option<bool>,
+    /// `auth-type` and its kin.
+    pub basic: Option<BasicSpec>,
 }
 
 /// One rate limit.
@@ -164,6 +170,7 @@ pub fn read(
     serving::read(&mut given, reading, &mut out);
     spoken::read(&mut given, reading, &mut out);
     access::read(&mut given, reading, &mut out);
+    protect::read(&mut given, reading, &mut out);
     given.finish(&mut out);
     out
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Annotations;
 use super::Reading;
 use super::given::Given;
+use super::protect::secret_name;
 use crate::compile::transport::{Spoken, TransportPart};
 use crate::text;
 
@@ -52,22 +53,4 @@ fn switch(given: &mut Given<'_, '_>, name: &str) -> Option<bool> {
         "off" => Ok(false),
         _ => Err("on, off".to_owned()),
     })
-}
-
-/// A Secret as annotations name it: `NAME`, or `NAMESPACE/NAME`.
-///
-/// # Errors
-/// What is allowed.
-pub(crate) fn secret_name(text: &str, own: &Arc<str>) -> Result<(Arc<str>, Arc<str>), String> {
-    let allowed = || "the name of a Secret, or NAMESPACE/NAME".to_owned();
-    let is_name = |name: &str| {
-        !name.is_empty()
-            && name.len() <= 253
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.'))
-    };
-    let (namespace, name) = match text.split_once('/') {
-        Some((namespace, name)) => (Arc::from(namespace), name),
-        None => (Arc::clone(own), text),
-    };
-    if is_name(&namespace) && is_name(name) { Ok((namespace, Arc::from(name))) } else { Err(allowed()) }
 }

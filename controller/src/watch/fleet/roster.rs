@@ -258,7 +258,7 @@ async fn get(client: Client, name: SecretName, version: String, hub: SharedHub) 
 
 /// The Secrets that annotations of an Ingress name.
 fn annotated(object: &Object) -> impl Iterator<Item = SecretName> {
-    const NAMES: [&str; 1] = ["proxy-ssl-secret"];
+    const NAMES: [&str; 2] = ["auth-secret", "proxy-ssl-secret"];
     let prefixes = crate::compile::annotations::registry::Family::PREFIXES.into_iter();
     let keys = prefixes.flat_map(|(prefix, _)| NAMES.map(|name| format!("{prefix}{name}")));
     keys.filter_map(|key| {
@@ -303,6 +303,7 @@ pub(super) fn certificates(object: &Object) -> BTreeSet<SecretName> {
         | Spec::GrpcRoute(_)
         | Spec::TcpRoute(_)
         | Spec::TlsRoute(_)
+        | Spec::UdpRoute(_)
         | Spec::ReferenceGrant(_)
         | Spec::ConfigMap(_)
         | Spec::MemberCluster(_)

@@ -1,6 +1,7 @@
-//! A layer-4 connection of a client, from accept to close: bytes of any kind, or TLS that is passed on as it is.
+//! A layer-4 connection of a client, from accept to close: bytes of any kind, TLS that is passed on as it is, or TLS that
+//! ends here and whose content is passed on.
 //!
-//! In order: the door (access lists, bounds), what must come first (PROXY header, ClientHello), a rule, an endpoint, the
+//! In order: the door (access lists, bounds), what must come first (PROXY header, ClientHello or handshake), a rule, an endpoint, the
 //! relay. The source is the client's address as far as it is trusted: the peer's own, or what a peer that may speak for
 //! its clients says. Nothing of an application is understood here, so nothing is ever answered: a connection that cannot
 //! be served is reset, and its reason is counted and logged.
@@ -24,13 +25,15 @@ use routing::table::{Pick, RuleRef};
 use routing::time::MonoTime;
 use wire::proxy_protocol::{self, Version, tlv};
 
-use self::door::Admitted;
-pub use self::door::Door;
+pub use self::door::{Admitted, Door};
 use self::prelude::Prelude;
 use crate::downstream::h1::Counted;
 use crate::net::conn::Conn;
 use crate::net::{Buf, Class, acquire};
+use crate::observe::access_log::Passed;
 use crate::observe::layer4::Ended;
+use crate::tls::accept::{self, Incoming};
+use crate::tls::{self, Offer, Stream};
 use crate::worker::established::Established;
 use crate::worker::{Deadline, Worker, clock, supervise};
 
@@ -41,6 +44,8 @@ pub enum Content {
     Any,
     /// A TLS ClientHello, whose server name chooses the rule.
     Tls,
+    /// A TLS handshake, whose server name chooses certificate and rule.
+    Secured,
 }
 
 /// Everything about one connection.
@@ -52,7 +57,7 @@ pub struct Session {
     /// What its listener asks of it.
     pub content: Content,
     /// The client's side.
-    pub(super) down: Conn,
+    pub(super) down: Stream,
     /// Its deadline on the worker's wheel.
     pub(super) deadline: Deadline,
     /// Who is at the other end of the connection.
@@ -106,7 +111,7 @@ pub fn spawn(worker: &Rc<Worker>, conn: Conn, bind: BindId, content: Content) {
         deadline: worker.deadline(),
         peer: conn.peer(),
         source: conn.peer(),
-        down: conn,
+        down: Stream::plain(conn),
         began: clock::now(),
         sni: None,
         alpn: None,
@@ -132,7 +137,10 @@ async fn serve(mut session: Box<Session>) {
             (ended, "")
         }
         Err(failure) => {
-            session.down.reset();
+            // A client that is told by an alert why its handshake failed must be able to read it.
+            if failure.ended != Ended::Handshake {
+                session.down.reset();
+            }
             (failure.ended, failure.detail)
         }
     };
@@ -141,7 +149,7 @@ async fn serve(mut session: Box<Session>) {
 
 /// What the relay starts with.
 struct Opened {
-    up: Conn,
+    up: Stream,
     held: crate::exchange::Held,
     first: Option<Buf>,
     established: Option<Established>,
@@ -184,6 +192,7 @@ impl Session {
         match self.content {
             Content::Any => {}
             Content::Tls => prelude.client_hello(self).await?,
+            Content::Secured => Box::pin(self.secure(prelude.take())).await?,
         }
         let rule = self.route()?;
         self.rule = Some(rule.clone());
@@ -195,9 +204,30 @@ impl Session {
             routing::model::Established::Reset => Some(Established::new(&worker, &held.pick, &self.deadline)),
             routing::model::Established::Keep => None,
         };
-        let mut opened = Opened { up, held, first: prelude.rest(), established };
+        let mut opened = Opened { up: Stream::plain(up), held, first: prelude.rest(), established };
         self.introduce(&mut opened)?;
         Ok(opened)
+    }
+
+    /// Ends TLS here: from now on the client's side is what is inside. `first` was read behind a PROXY header.
+    async fn secure(&mut self, first: Option<Buf>) -> Result<(), Failure> {
+        let Self { worker, down, bind, deadline, .. } = self;
+        let incoming = Incoming { conn: down, bind: *bind, deadline, first, offer: Offer::Nothing };
+        let ended = accept::secure(worker, incoming).await;
+        match ended {
+            tls::Ended::Full | tls::Ended::Resumed => {}
+            tls::Ended::ClientGone
+            | tls::Ended::Timeout
+            | tls::Ended::Limit
+            | tls::Ended::UnknownName
+            | tls::Ended::NoProtocol
+            | tls::Ended::Refused => {
+                return Err(Failure::of(Ended::Handshake, tls::Ended::ALL[ended as usize].1));
+            }
+        }
+        let name = self.down.tls().map(|facts| facts.server_name.as_bytes()).filter(|name| !name.is_empty());
+        self.sni = name.map(Box::from);
+        Ok(())
     }
 
     /// What the listener asks of connections. Looked up, not kept: it may change while a connection waits.
@@ -209,7 +239,7 @@ impl Session {
     fn subject(&self) -> Subject<'_> {
         let kind = match self.content {
             Content::Any => SubjectKind::Tcp,
-            Content::Tls => {
+            Content::Tls | Content::Secured => {
                 SubjectKind::Tls { sni: self.sni.as_deref(), alpn: self.alpn.as_deref().unwrap_or_default() }
             }
         };
@@ -262,7 +292,27 @@ impl Session {
         stats.end(ended);
         let mut log = self.worker.log.borrow_mut();
         if log.is_on() {
-            log.layer4(self, ended, detail, &self.worker.table.borrow());
+            let protocol = match self.content {
+                Content::Any => "tcp",
+                Content::Tls | Content::Secured => "tls",
+            };
+            let passed = Passed {
+                source: self.source,
+                peer: self.peer,
+                protocol,
+                sni: self.sni.as_deref(),
+                alpn: self.alpn.as_deref(),
+                rule: self.rule.as_ref(),
+                pick: self.pick,
+                attempts: self.attempts,
+                ended,
+                detail,
+                received: self.received,
+                sent: self.sent,
+                connect_us: Some(self.connect_us),
+                began: self.began,
+            };
+            log.layer4(&passed, &self.worker.table.borrow());
         }
     }
 }

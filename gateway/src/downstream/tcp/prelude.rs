@@ -65,6 +65,11 @@ impl Prelude {
         }
     }
 
+    /// What was read and belongs to a handshake.
+    pub(super) fn take(&mut self) -> Option<Buf> {
+        self.held.take().filter(|buf| !buf.is_empty())
+    }
+
     /// What was read and belongs to the endpoint.
     pub(super) fn rest(self) -> Option<Buf> {
         self.held.filter(|buf| !buf.is_empty())

@@ -13,10 +13,11 @@ use std::time::Duration;
 use routing::time::MonoTime;
 
 use super::Session;
-use crate::net::conn::{Conn, Done};
+use crate::net::conn::Done;
 use crate::net::{Buf, Class, acquire};
 use crate::observe::layer4::Ended;
 use crate::observe::stats::Limit;
+use crate::tls::Stream;
 use crate::worker::clock;
 use crate::worker::established::Established;
 
@@ -69,7 +70,7 @@ impl Lane {
     }
 
     /// Writes what waits, and passes the end on when everything before it is out.
-    fn send(&mut self, to: &mut Conn) -> Result<(), Trouble> {
+    fn send(&mut self, to: &mut Stream) -> Result<(), Trouble> {
         if to.is_writing()
             && let Poll::Ready((result, _buf)) = to.poll_write(&mut Context::from_waker(Waker::noop()))
         {
@@ -89,7 +90,7 @@ impl Lane {
     }
 
     /// Reads on where there is room. After both lanes have sent: what is written to a connection ends its watch.
-    fn receive(&self, from: &mut Conn, quiet: bool) -> Result<(), Trouble> {
+    fn receive(&self, from: &mut Stream, quiet: bool) -> Result<(), Trouble> {
         if self.ended || self.waits.is_some() || from.is_reading() || from.is_watching() {
             return Ok(());
         }
@@ -101,7 +102,7 @@ impl Lane {
         Ok(())
     }
 
-    fn poll(&self, from: &mut Conn, to: &mut Conn, cx: &mut Context<'_>, side: Side) -> Poll<Event> {
+    fn poll(&self, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>, side: Side) -> Poll<Event> {
         if let Poll::Ready(result) = from.poll_watch(cx) {
             return Poll::Ready(Event::Readable(side, result));
         }
@@ -193,7 +194,7 @@ impl Ticks {
 /// The two connections and what is between them.
 struct Relay<'a> {
     session: &'a mut Session,
-    up: Conn,
+    up: Stream,
     to_up: Lane,
     to_down: Lane,
     ticks: Ticks,
@@ -206,7 +207,7 @@ struct Relay<'a> {
 /// Relays until the connection ends, and says why it did. `first` goes to the endpoint before anything else.
 pub(super) async fn run(
     session: &mut Session,
-    up: Conn,
+    up: Stream,
     first: Option<Buf>,
     established: Option<Established>,
 ) -> Ended {
@@ -239,7 +240,9 @@ pub(super) async fn run(
         | Ended::Unbegun
         | Ended::NoRoute
         | Ended::NoEndpoint
-        | Ended::ConnectFailed => {
+        | Ended::ConnectFailed
+        | Ended::Evicted
+        | Ended::Handshake => {
             relay.up.reset();
             relay.session.down.reset();
         }

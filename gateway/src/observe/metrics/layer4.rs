@@ -2,7 +2,7 @@
 
 use super::{Row, Scrape, distribution, one, row};
 use crate::observe::histogram::Snapshot;
-use crate::observe::layer4::{Ended, Layer4Stats};
+use crate::observe::layer4::{Dropped, Ended, Layer4Stats};
 use crate::observe::stats::Counter;
 
 impl Scrape {
@@ -13,6 +13,11 @@ impl Scrape {
         Some(match name {
             "ringway_layer4_connections_total" => sum(|stats| &stats.connections_total),
             "ringway_layer4_connections_open" => sum(|stats| &stats.connections_open),
+            "ringway_layer4_flows_total" => sum(|stats| &stats.flows_total),
+            "ringway_layer4_flows_open" => sum(|stats| &stats.flows_open),
+            "ringway_layer4_flows_moved_total" => sum(|stats| &stats.flows_moved_total),
+            "ringway_layer4_datagrams_received_total" => sum(|stats| &stats.datagrams_received_total),
+            "ringway_layer4_datagrams_sent_total" => sum(|stats| &stats.datagrams_sent_total),
             "ringway_layer4_received_bytes_total" => sum(|stats| &stats.received_bytes_total),
             "ringway_layer4_sent_bytes_total" => sum(|stats| &stats.sent_bytes_total),
             "ringway_layer4_connect_seconds" => {
@@ -20,6 +25,13 @@ impl Scrape {
                 self.workers.iter().for_each(|stats| stats.layer4.connect.read(&mut connect));
                 vec![Row { labels: Vec::new(), value: distribution(&connect) }]
             }
+            "ringway_layer4_datagrams_dropped_total" => Dropped::ALL
+                .iter()
+                .map(|(why, name)| {
+                    let dropped = self.workers.iter().map(|stats| stats.layer4.dropped(*why)).sum();
+                    row([("reason", *name)], dropped)
+                })
+                .collect(),
             "ringway_layer4_ended_total" => Ended::ALL
                 .iter()
                 .map(|(why, name)| {

@@ -1,0 +1,293 @@
+//! The way from a flow to its endpoint: a connected socket, and what the failure detector may learn by it.
+//!
+//! A datagram owes nobody an answer, so silence is evidence only where answers are usual. What opens a path is a *question*
+//! where the endpoints of its backend have answered most openings before ([`Habits`]); so is, of a flow that has got at
+//! least as many datagrams as it sent, the next one that breaks a rest. QUIC acknowledges without being answered: of it only
+//! the opening counts. A question that waits is an attempt that waits, as for HTTP; one without answer after a while is a
+//! timeout of the endpoint if it opened the path, and nothing otherwise.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use routing::health::endpoint::Outcome;
+use routing::id::BackendId;
+use routing::model::{self, OutlierPolicy, Policy};
+use routing::table::Pick;
+use routing::time::MonoTime;
+
+use super::Hosts;
+use crate::exchange::{Asked, Held, note_health};
+use crate::net::datagram::{DatagramSocket, Run};
+use crate::observe::stats::Limit;
+use crate::worker::established::Established;
+use crate::worker::{Deadline, Worker};
+
+/// How long a question waits for its answer where the policy has no `timeouts.attempt`.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
+/// Datagrams after which a path is set up for runs: by then it is no question and answer.
+const BATCH_FROM: u64 = 32;
+
+/// Which backends answer. Learned of each worker's own flows; forgotten with the process.
+#[derive(Default)]
+pub(super) struct Habits(RefCell<HashMap<BackendId, u8>>);
+
+impl Habits {
+    /// Openings in a row, less those without answer: from here on silence is evidence.
+    const ANSWERING: u8 = 4;
+    /// The most that is counted: so many openings without answer make it none.
+    const SCORE_MAX: u8 = 16;
+
+    fn answers(&self, backend: BackendId) -> bool {
+        self.0.borrow().get(&backend).is_some_and(|score| *score >= Self::ANSWERING)
+    }
+
+    fn note(&self, backend: BackendId, answered: bool) {
+        let mut scores = self.0.borrow_mut();
+        let score = scores.entry(backend).or_default();
+        *score =
+            if answered { score.saturating_add(1).min(Self::SCORE_MAX) } else { score.saturating_sub(1) };
+    }
+}
+
+/// Something of a client that waits for an answer.
+struct Question {
+    since: MonoTime,
+    /// Did it open the path? Then [`Held`] has its outcome to tell.
+    opens: bool,
+    /// The datagram, to be sent elsewhere when nobody can have got it.
+    kept: Option<Kept>,
+}
+
+/// A datagram that was kept, counted by `limits.retry_bodies_bytes_max`.
+struct Kept {
+    worker: Rc<Worker>,
+    bytes: Box<[u8]>,
+}
+
+impl Kept {
+    fn new(worker: &Rc<Worker>, run: &Run<'_>, policy: &Policy) -> Option<Self> {
+        let bytes = run.first();
+        if bytes.len() > policy.retry.body_bytes_max as usize {
+            return None;
+        }
+        let all = worker.replay_bytes.get() + bytes.len();
+        if all > worker.settings().retry_bodies_bytes_max {
+            worker.stats.hit(Limit::RetryBodiesBytes);
+            return None;
+        }
+        worker.replay_bytes.set(all);
+        Some(Self { worker: Rc::clone(worker), bytes: bytes.into() })
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.worker.replay_bytes.set(self.worker.replay_bytes.get().saturating_sub(self.bytes.len()));
+    }
+}
+
+/// See the module.
+pub(super) struct Path {
+    worker: Rc<Worker>,
+    pub(super) socket: Rc<DatagramSocket>,
+    held: Held,
+    established: Option<Established>,
+    outlier: OutlierPolicy,
+    question: Option<Question>,
+    answer_wait: Duration,
+    /// Are the openings of this backend usually answered?
+    is_counted: bool,
+    /// Has the opening's outcome been told?
+    told: bool,
+    asked: u64,
+    answered: u64,
+}
+
+impl Path {
+    /// Opens the way to a picked endpoint, for this run.
+    ///
+    /// # Errors
+    /// Out of descriptors, or no route to the endpoint; what that says of the endpoint has been told.
+    pub(super) fn open(
+        worker: &Rc<Worker>,
+        pick: Pick,
+        run: &Run<'_>,
+        policy: &Policy,
+        deadline: &Deadline,
+        now: MonoTime,
+    ) -> io::Result<Self> {
+        let is_counted = worker.flows.habits.answers(pick.backend);
+        let asked = if is_counted { Asked::InFull } else { Asked::InPart };
+        let mut held = Held::new(worker, pick, now, asked, policy.outlier, deadline);
+        let socket = DatagramSocket::connected(pick.addr).inspect_err(|error| {
+            let outcome = match crate::accept::is_out_of_descriptors(error) {
+                true => Outcome::Abandoned,
+                false => Outcome::ConnectFailed,
+            };
+            held.tell(outcome, now);
+        })?;
+        Hosts::used(worker, pick.addr);
+        let kept = Kept::new(worker, run, policy);
+        let attempt = policy.timeouts.attempt;
+        Ok(Self {
+            worker: Rc::clone(worker),
+            socket: Rc::new(socket),
+            held,
+            established: match policy.established {
+                model::Established::Reset => Some(Established::new(worker, &pick, deadline)),
+                model::Established::Keep => None,
+            },
+            outlier: policy.outlier,
+            question: Some(Question { since: now, opens: true, kept }),
+            answer_wait: if attempt.is_zero() { ANSWER_WAIT } else { attempt },
+            is_counted,
+            told: false,
+            asked: 0,
+            answered: 0,
+        })
+    }
+
+    /// Where it leads.
+    pub(super) fn pick(&self) -> &Pick {
+        &self.held.pick
+    }
+
+    /// Was what it leads to found to answer nothing?
+    pub(super) fn is_cut(&self) -> bool {
+        self.established.as_ref().is_some_and(Established::is_cut)
+    }
+
+    /// Has anything ever come back?
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered > 0
+    }
+
+    /// When a question has waited long enough.
+    pub(super) fn due(&self) -> Option<MonoTime> {
+        self.question.as_ref().map(|question| question.since + self.answer_wait)
+    }
+
+    /// When the client first asked what still waits.
+    pub(super) fn waits_since(&self) -> Option<MonoTime> {
+        self.question.as_ref().map(|question| question.since)
+    }
+
+    /// A run of the client goes this way. Before it is sent.
+    pub(super) fn asks(&mut self, run: &Run<'_>, is_quic: bool, policy: &Policy, now: MonoTime) {
+        let alternates = !is_quic && self.answered >= self.asked;
+        self.asked += run.count();
+        if self.told
+            && self.question.is_none()
+            && alternates
+            && self.worker.flows.habits.answers(self.backend())
+        {
+            self.worker.table.borrow().on_sent(&self.held.pick, now);
+            let kept = Kept::new(&self.worker, run, policy);
+            self.question = Some(Question { since: now, opens: false, kept });
+        }
+        self.consider_batching();
+    }
+
+    /// A run of the endpoint came.
+    pub(super) fn answers(&mut self, run: &Run<'_>, now: MonoTime) {
+        self.answered += run.count();
+        let answered = self.end_question(Outcome::Success, now);
+        if !answered {
+            self.worker.heard(self.held.pick.endpoint, now);
+        }
+        self.consider_batching();
+    }
+
+    /// Nothing came for as long as an answer may take.
+    pub(super) fn is_overdue(&mut self, now: MonoTime) {
+        let opens = self.question.as_ref().is_some_and(|question| question.opens);
+        let outcome = if opens && self.is_counted { Outcome::Timeout } else { Outcome::Abandoned };
+        self.end_question(outcome, now);
+    }
+
+    /// Nobody listens at the endpoint: ICMP said so. What waits, if anything, has reached nobody and may go elsewhere.
+    pub(super) fn refused(mut self, outcome: Outcome, now: MonoTime) -> Option<Box<[u8]>> {
+        let kept = self.take_kept();
+        if !self.end_question(outcome, now) {
+            // An attempt of its own: the one that opened the path has long been told.
+            self.worker.table.borrow().on_sent(&self.held.pick, now);
+            self.report(outcome, Duration::ZERO, now);
+        }
+        kept
+    }
+
+    /// The way is given up; what waits may have been received.
+    pub(super) fn take_kept(&mut self) -> Option<Box<[u8]>> {
+        let mut kept = self.question.as_mut()?.kept.take()?;
+        self.worker.replay_bytes.set(self.worker.replay_bytes.get().saturating_sub(kept.bytes.len()));
+        Some(std::mem::take(&mut kept.bytes))
+    }
+
+    fn backend(&self) -> BackendId {
+        self.held.pick.backend
+    }
+
+    /// `false` = nothing waited.
+    fn end_question(&mut self, outcome: Outcome, now: MonoTime) -> bool {
+        let Some(question) = self.question.take() else { return false };
+        if question.opens {
+            self.told = true;
+            self.worker.flows.habits.note(self.backend(), outcome == Outcome::Success);
+            self.held.tell(outcome, now);
+        } else {
+            self.report(outcome, now.since(question.since), now);
+        }
+        true
+    }
+
+    fn report(&self, outcome: Outcome, latency: Duration, now: MonoTime) {
+        let table = self.worker.table.borrow();
+        let event = table.on_outcome(self.held.pick.endpoint, outcome, Some(latency), now, &self.outlier);
+        drop(table);
+        if let Some(event) = event {
+            note_health(&self.worker, event);
+        }
+        self.worker.heed();
+    }
+
+    fn consider_batching(&self) {
+        if self.asked + self.answered >= BATCH_FROM
+            && let Err(error) = self.socket.batch()
+        {
+            tracing::debug!(worker = self.worker.id, %error, "datagrams go one by one");
+        }
+    }
+}
+
+impl Drop for Path {
+    fn drop(&mut self) {
+        // A question beside the opening that nobody waits for any more; the opening's outcome is told by `Held`.
+        if let Some(question) = self.question.take()
+            && !question.opens
+        {
+            let now = crate::worker::clock::now();
+            self.report(Outcome::Abandoned, now.since(question.since), now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_evidence_only_where_answers_are_usual() {
+        let (habits, backend) = (Habits::default(), BackendId(1));
+        (0..3).for_each(|_| habits.note(backend, true));
+        assert!(!habits.answers(backend));
+        (0..100).for_each(|_| habits.note(backend, true));
+        assert!(habits.answers(backend) && !habits.answers(BackendId(2)));
+        (0..13).for_each(|_| habits.note(backend, false));
+        assert!(!habits.answers(backend), "an endpoint that takes and never answers is no failure");
+        habits.note(backend, true);
+        assert!(habits.answers(backend));
+    }
+}

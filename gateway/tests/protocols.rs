@@ -1,0 +1,419 @@
+//! Real servers and clients of Debian through layer 4: PostgreSQL, Redis, DNS. One that is not installed is skipped by
+//! name; `scripts/test` installs them.
+#![allow(clippy::unwrap_used, reason = "a failing helper fails its test")]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use gateway::observe::layer4::Ended;
+use routing::model::Protocol;
+use support::client::Client;
+use support::table::World;
+use support::{Gateway, config, until};
+
+/// How long a server may take to start on a busy machine.
+const START: Duration = Duration::from_secs(60);
+
+fn has(program: &str, package: &str) -> bool {
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).exists()));
+    if !found {
+        println!("SKIPPED: {program} is not installed (Debian package {package})");
+    }
+    found
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn local(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}
+
+/// Two servers as two clusters: the second serves when the first does not.
+fn before(first: SocketAddr, second: SocketAddr, protocol: Protocol) -> Gateway {
+    Gateway::start(config(), |on| {
+        World::new().cluster(0, &[first]).cluster(1, &[second]).layer4(protocol, |_| {}).on(on)
+    })
+}
+
+fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + START;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// A server process; killed when this is dropped.
+struct Server(Child);
+
+impl Server {
+    fn kill(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+// ---------------------------------------------------------------- PostgreSQL
+
+/// `initdb` and `postgres` of the newest version that is installed, and whom they run as.
+struct Postgres {
+    bin: PathBuf,
+    /// Of root only: PostgreSQL refuses to run as root.
+    user: Option<(u32, u32)>,
+}
+
+impl Postgres {
+    fn find() -> Option<Self> {
+        let versions = std::fs::read_dir("/usr/lib/postgresql").ok();
+        let mut bins: Vec<PathBuf> =
+            versions.into_iter().flatten().flatten().map(|entry| entry.path().join("bin")).collect();
+        bins.retain(|bin| bin.join("initdb").exists());
+        bins.sort();
+        let Some(bin) = bins.pop() else {
+            println!("SKIPPED: initdb is not installed (Debian package postgresql)");
+            return None;
+        };
+        if !has("psql", "postgresql-client") {
+            return None;
+        }
+        let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+        let id = |what| {
+            let out = Command::new("id").args([what, "postgres"]).output().unwrap();
+            String::from_utf8_lossy(&out.stdout).trim().parse().ok()
+        };
+        let user = match is_root {
+            false => None,
+            true => match (id("-u"), id("-g")) {
+                (Some(user), Some(group)) => Some((user, group)),
+                (None, _) | (_, None) => {
+                    println!("SKIPPED: there is no user postgres to run PostgreSQL as");
+                    return None;
+                }
+            },
+        };
+        Some(Self { bin, user })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let program = self.bin.join(program);
+        let Some((user, group)) = self.user else { return Command::new(program) };
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &user.to_string(), "--regid", &group.to_string(), "--clear-groups"]);
+        // Whoever dies first takes the server along.
+        command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+        command
+    }
+
+    fn init(&self, data: &Path) {
+        std::fs::create_dir_all(data).unwrap();
+        if let Some((user, group)) = self.user {
+            chown(data.parent().unwrap(), Some(user), Some(group)).unwrap();
+            chown(data, Some(user), Some(group)).unwrap();
+        }
+        let mut command = self.command("initdb");
+        command
+            .args(["-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--locale=C", "-D"])
+            .arg(data);
+        let out = command.output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    }
+
+    fn start(&self, data: &Path, port: u16) -> Server {
+        let mut command = self.command("postgres");
+        command.arg("-D").arg(data);
+        let port = format!("port={port}");
+        for setting in [
+            "listen_addresses=127.0.0.1",
+            &port,
+            "unix_socket_directories=",
+            "fsync=off",
+            "shared_buffers=8MB",
+            "max_connections=20",
+        ] {
+            command.args(["-c", setting]);
+        }
+        let out = (Stdio::null(), Stdio::null());
+        Server(command.stdin(Stdio::null()).stdout(out.0).stderr(out.1).spawn().unwrap())
+    }
+}
+
+/// One connection of a pool.
+struct Psql {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Psql {
+    fn open(port: u16) -> Self {
+        let mut child = Command::new("psql")
+            .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-U", "postgres", "-qAtX"])
+            .args(["-v", "ON_ERROR_STOP=1", "postgres"])
+            .env("PGSSLMODE", "disable")
+            .env("PGGSSENCMODE", "disable")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Self { child, input, output }
+    }
+
+    /// Runs statements that answer with one line; `None` when the connection ended instead.
+    fn run(&mut self, sql: &str) -> Option<String> {
+        writeln!(self.input, "{sql}").ok()?;
+        let mut line = String::new();
+        match self.output.read_line(&mut line) {
+            Ok(len) if len > 0 => Some(line.trim().to_owned()),
+            Ok(_) | Err(_) => None,
+        }
+    }
+}
+
+impl Drop for Psql {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What became of a pool's work.
+#[derive(Default)]
+struct Tally {
+    /// Transactions that were acknowledged on the first connection of a client, and on later ones.
+    done: [AtomicU32; 2],
+    /// Transactions that ended without an answer.
+    lost: AtomicU32,
+    /// New connections that could not run a statement.
+    refused: AtomicU32,
+    /// The numbers of the second kind of `done`.
+    later: Mutex<Vec<u32>>,
+}
+
+/// One client of a pool: transactions one after the other, a new connection when the old one ends.
+fn work(client: u32, port: u16, tally: &Tally, stop: &AtomicBool) {
+    let mut turn = 0;
+    for generation in 0.. {
+        let mut connection = Psql::open(port);
+        if connection.run("SELECT 'hello';").as_deref() != Some("hello") {
+            tally.refused.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        loop {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            turn += 1;
+            let number = client * 1_000_000 + turn;
+            let sql = format!("BEGIN; INSERT INTO t VALUES ({number}); COMMIT; SELECT 'done';");
+            if connection.run(&sql).as_deref() != Some("done") {
+                tally.lost.fetch_add(1, Ordering::Relaxed);
+                break;
+            }
+            tally.done[usize::from(generation > 0)].fetch_add(1, Ordering::Relaxed);
+            if generation > 0 {
+                tally.later.lock().unwrap().push(number);
+            }
+        }
+    }
+}
+
+/// A database fails over between two clusters with a pool of connections in front: only transactions in flight fail, new
+/// connections never do.
+#[test]
+fn a_postgresql_pool_loses_only_what_was_in_flight_when_a_cluster_dies() {
+    const CLIENTS: u32 = 4;
+    let Some(postgres) = Postgres::find() else { return };
+    let dir = std::env::temp_dir().join(format!("ringway-postgres-{}", std::process::id()));
+    let data = [dir.join("first"), dir.join("second")];
+    postgres.init(&data[0]);
+    let copied = Command::new("cp").arg("-a").args(&data).output().unwrap();
+    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+    let ports = [free_port(), free_port()];
+    let mut servers = [0, 1].map(|number| postgres.start(&data[number], ports[number]));
+    for port in ports {
+        wait_for("PostgreSQL serves", || Psql::open(port).run("SELECT 'up';").as_deref() == Some("up"));
+        let made = Psql::open(port).run("CREATE TABLE t (n int PRIMARY KEY); SELECT 'made';");
+        assert_eq!(made.as_deref(), Some("made"));
+    }
+    let gateway = before(local(ports[0]), local(ports[1]), Protocol::Tcp);
+    let (tally, stop) = (Arc::new(Tally::default()), Arc::new(AtomicBool::new(false)));
+    let on = gateway.addr.port();
+    let clients: Vec<_> = (1..=CLIENTS)
+        .map(|client| {
+            let (tally, stop) = (Arc::clone(&tally), Arc::clone(&stop));
+            std::thread::spawn(move || work(client, on, &tally, &stop))
+        })
+        .collect();
+    let done = |kind: usize| tally.done[kind].load(Ordering::Relaxed);
+    wait_for("the pool works", || done(0) >= 40);
+    servers[0].kill();
+    wait_for("the pool works elsewhere", || done(1) >= 40 || tally.refused.load(Ordering::Relaxed) > 0);
+    stop.store(true, Ordering::Relaxed);
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    assert_eq!(tally.refused.load(Ordering::Relaxed), 0, "new connections never fail");
+    assert!(
+        tally.lost.load(Ordering::Relaxed) <= CLIENTS,
+        "at most one transaction in flight for each client"
+    );
+    // What was acknowledged is there.
+    let mut direct = Psql::open(ports[1]);
+    for number in tally.later.lock().unwrap().iter() {
+        let sql = format!("SELECT count(*) FROM t WHERE n = {number};");
+        assert_eq!(direct.run(&sql).as_deref(), Some("1"), "{number}");
+    }
+    drop(direct);
+    drop(servers);
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
+// ---------------------------------------------------------------- Redis
+
+fn redis(port: u16) -> Server {
+    let server = Command::new("redis-server")
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no"])
+        .args(["--dir", &std::env::temp_dir().to_string_lossy()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let server = Server(server);
+    wait_for("Redis serves", || TcpStream::connect(local(port)).is_ok());
+    server
+}
+
+#[test]
+fn redis_answers_pipelined_commands_in_order_and_another_cluster_takes_over() {
+    if !has("redis-server", "redis-server") || !has("redis-cli", "redis-tools") {
+        return;
+    }
+    let ports = [free_port(), free_port()];
+    let mut servers = ports.map(redis);
+    let gateway = before(local(ports[0]), local(ports[1]), Protocol::Tcp);
+    let mut client = Client::connect(gateway.addr);
+    let count = 2_000;
+    let commands: String =
+        (0..count).map(|n| format!("SET key{n} value{n}\r\nGET key{n}\r\n")).collect::<Vec<_>>().concat();
+    let answers: String = (0..count)
+        .map(|n| format!("+OK\r\n${}\r\nvalue{n}\r\n", format!("value{n}").len()))
+        .collect::<Vec<_>>()
+        .concat();
+    let mut sender = client.stream.try_clone().unwrap();
+    let sending = std::thread::spawn(move || sender.write_all(commands.as_bytes()).unwrap());
+    assert!(client.exactly(answers.len()).unwrap() == answers.as_bytes(), "every answer, in order");
+    sending.join().unwrap();
+
+    let cli = |args: &[&str]| {
+        let port = gateway.addr.port().to_string();
+        let out =
+            Command::new("redis-cli").args(["-h", "127.0.0.1", "-p", &port]).args(args).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    };
+    assert_eq!(cli(&["GET", "key7"]), "value7");
+    servers[0].kill();
+    // Another database, and empty; but not one connection is refused.
+    for n in 0..20 {
+        assert_eq!(cli(&["PING"]), "PONG", "connection {n}");
+    }
+    assert_eq!(cli(&["EXISTS", "key7"]), "0");
+    let failed = [Ended::ConnectFailed, Ended::NoEndpoint];
+    assert_eq!(gateway.sum(|stats| failed.iter().map(|why| stats.layer4.ended(*why)).sum()), 0);
+}
+
+// ---------------------------------------------------------------- DNS
+
+/// A name server that knows one address for every name (RFC 1035 §4.1).
+struct NameServer {
+    addr: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl NameServer {
+    fn start(address: [u8; 4]) -> Self {
+        let socket = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+        let (addr, stop) = (socket.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut buf = [0; 4096];
+            while !stopped.load(Ordering::Relaxed) {
+                let Ok((len, peer)) = socket.recv_from(&mut buf) else { continue };
+                if let Some(answer) = answer(&buf[..len], address) {
+                    let _ = socket.send_to(&answer, peer);
+                }
+            }
+        });
+        Self { addr, stop, thread: Some(thread) }
+    }
+
+    /// Its host says from now on that nobody listens.
+    fn leave(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+fn answer(query: &[u8], address: [u8; 4]) -> Option<Vec<u8>> {
+    let mut end = 12;
+    while *query.get(end)? != 0 {
+        end += usize::from(query[end]) + 1;
+    }
+    let question = query.get(12..end + 5)?;
+    let header = [&query[..2], &[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]].concat();
+    let record = [&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4][..], &address].concat();
+    Some([&header, question, &record].concat())
+}
+
+#[test]
+fn dig_gets_every_answer_with_one_try_while_a_name_server_goes_away() {
+    if !has("dig", "bind9-dnsutils") {
+        return;
+    }
+    let (mut first, second) = (NameServer::start([192, 0, 2, 1]), NameServer::start([192, 0, 2, 2]));
+    let gateway = before(first.addr, second.addr, Protocol::Udp);
+    let dig = |name: &str| {
+        let port = gateway.addr.port().to_string();
+        let out = Command::new("dig")
+            .args(["@127.0.0.1", "-p", &port, "+tries=1", "+time=10", "+short", name, "A"])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    };
+    for n in 0..5 {
+        assert_eq!(dig(&format!("host-{n}.example")), "192.0.2.1");
+    }
+    first.leave();
+    for n in 0..5 {
+        assert_eq!(dig(&format!("host-{n}.example")), "192.0.2.2", "query {n}");
+    }
+    assert_eq!(gateway.sum(|stats| stats.layer4.flows_total.get()), 10);
+    until("there is a verdict", || gateway.sum(|stats| stats.verdicts_total.get()) > 0);
+}
