@@ -338,7 +338,8 @@ pub struct PolicyCluster {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct HealthCheck {
-    /// `HTTP` (good is a status from 200 to 399) or `TCP` (good is a connect). Default `HTTP`.
+    /// `HTTP` (good is a status from 200 to 399), `GRPC` (`grpc.health.v1.Health/Check`; good is SERVING) or `TCP` (good is a
+    /// connect). Default `HTTP`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
     /// Path of the request, with its query if it has one. Default `/`.
@@ -347,6 +348,9 @@ pub struct HealthCheck {
     /// `Host` of the request. Default: the endpoint's address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// Of `GRPC`: the service that is asked for. Default: the whole server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
     /// Time between two checks of one endpoint, 10ms–1h. Default 1s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION_PATTERN))]

@@ -451,6 +451,7 @@ pub fn detection(detection: &Detection) -> String {
         let probe = match &check.probe {
             CheckProbe::Http { path, host } if host.is_empty() => format!("GET {path}"),
             CheckProbe::Http { path, host } => format!("GET {host}{path}"),
+            CheckProbe::Grpc { service, .. } => format!("grpc health of {service:?}"),
             CheckProbe::Tcp => "connect".to_owned(),
         };
         let (interval, timeout) = (check.interval, check.timeout);

@@ -12,6 +12,7 @@ use aws_lc_rs::digest::{self, SHA256};
 use gateway_api::backendtlspolicies::BackendTlsPolicy;
 use gateway_api::experimental::gatewayclasses::GatewayClass;
 use gateway_api::experimental::gateways::Gateway;
+use gateway_api::experimental::grpcroutes::GrpcRoute;
 use gateway_api::experimental::httproutes::HttpRoute;
 use gateway_api::experimental::referencegrants::ReferenceGrant;
 use gateway_api::experimental::tcproutes::TcpRoute;
@@ -49,6 +50,7 @@ pub enum Kind {
     Gateway,
     GatewayClass,
     HttpRoute,
+    GrpcRoute,
     TcpRoute,
     TlsRoute,
     UdpRoute,
@@ -79,6 +81,7 @@ impl Kind {
             Self::Gateway => "Gateway",
             Self::GatewayClass => "GatewayClass",
             Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
             Self::TcpRoute => "TCPRoute",
             Self::TlsRoute => "TLSRoute",
             Self::UdpRoute => "UDPRoute",
@@ -114,6 +117,7 @@ impl Kind {
             Self::Ingress
             | Self::Gateway
             | Self::HttpRoute
+            | Self::GrpcRoute
             | Self::TcpRoute
             | Self::TlsRoute
             | Self::UdpRoute
@@ -175,6 +179,7 @@ pub enum Spec {
     Gateway(Box<Gateway>),
     GatewayClass(Box<GatewayClass>),
     HttpRoute(Box<HttpRoute>),
+    GrpcRoute(Box<GrpcRoute>),
     TcpRoute(Box<TcpRoute>),
     TlsRoute(Box<TlsRoute>),
     UdpRoute(Box<UdpRoute>),

@@ -12,10 +12,11 @@ const READ: [&str; 3] = ["get", "list", "watch"];
 /// What holding a Lease takes.
 const LEASE: [&str; 3] = ["get", "create", "update"];
 /// Whose status is written: group and resource. Of the objects themselves nothing is ever changed.
-const STATUS: [(&str, &str); 11] = [
+const STATUS: [(&str, &str); 12] = [
     ("gateway.networking.k8s.io", "gatewayclasses"),
     ("gateway.networking.k8s.io", "gateways"),
     ("gateway.networking.k8s.io", "httproutes"),
+    ("gateway.networking.k8s.io", "grpcroutes"),
     ("gateway.networking.k8s.io", "tcproutes"),
     ("gateway.networking.k8s.io", "tlsroutes"),
     ("gateway.networking.k8s.io", "udproutes"),

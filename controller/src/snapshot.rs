@@ -226,6 +226,7 @@ fn manifest(object: &Object) -> Option<Value> {
         Spec::Gateway(it) => serde_json::to_value(it),
         Spec::GatewayClass(it) => serde_json::to_value(it),
         Spec::HttpRoute(it) => serde_json::to_value(it),
+        Spec::GrpcRoute(it) => serde_json::to_value(it),
         Spec::TcpRoute(it) => serde_json::to_value(it),
         Spec::TlsRoute(it) => serde_json::to_value(it),
         Spec::UdpRoute(it) => serde_json::to_value(it),

@@ -226,6 +226,18 @@ pub fn check_host(text: &str) -> Result<Arc<str>, String> {
     }
 }
 
+/// The name of a gRPC service: `shop.v1.Web`.
+///
+/// # Errors
+/// What is allowed.
+pub fn grpc_service(text: &str) -> Result<Arc<str>, String> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/');
+    if text.is_empty() || text.len() > 120 || !text.bytes().all(good) {
+        return Err("the name of a gRPC service, 1 to 120 letters, digits, '.', '_', '-', '/'".to_owned());
+    }
+    Ok(Arc::from(text))
+}
+
 /// `least_request`, `round_robin`, `random` or `hash(…)`.
 ///
 /// # Errors

@@ -139,7 +139,12 @@ impl World {
             self.dirty.reviewed.insert(id.clone());
         }
         match id.kind {
-            Kind::Ingress | Kind::HttpRoute | Kind::TcpRoute | Kind::TlsRoute | Kind::UdpRoute => {
+            Kind::Ingress
+            | Kind::HttpRoute
+            | Kind::GrpcRoute
+            | Kind::TcpRoute
+            | Kind::TlsRoute
+            | Kind::UdpRoute => {
                 self.dirty.routes.insert(id.clone());
             }
             Kind::IngressClass

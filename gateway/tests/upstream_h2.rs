@@ -268,3 +268,77 @@ fn streams_may_stay_half_closed_for_long() {
         });
     }
 }
+
+#[test]
+fn a_grpc_route_matches_services_and_methods_and_its_backends_are_checked() {
+    let backend = H2Backend::start(|asked| match asked.uri.rsplit_once('/') {
+        // HealthCheckResponse { status: SERVING }.
+        Some((_, "Check")) => Do::Answer("\0\0\0\0\x02\x08\x01", vec![("grpc-status", "0")]),
+        Some((_, "Get")) => Do::Answer("get", vec![("grpc-status", "0")]),
+        Some(_) | None => Do::Answer("other", vec![("grpc-status", "0")]),
+    });
+    let port = support::Port::reserve();
+    let route = format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {{name: ringway}}\nspec: {{controllerName: \
+         ringway.dev/gateway}}\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: edge}}\nspec:\n  \
+         gatewayClassName: ringway\n  listeners: [{{name: grpc, port: {}, protocol: HTTP, allowedRoutes: {{kinds: [{{kind: \
+         GRPCRoute}}]}}}}]\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {{name: web}}\nspec:\n  \
+         parentRefs: [{{name: edge}}]\n  rules:\n  - matches: [{{method: {{service: shop.Web, method: Get}}}}, {{method: {{type: \
+         RegularExpression, service: \"shop[.].*\", method: \"List.*\"}}}}]\n    backendRefs: [{{name: web, port: 80}}]\n",
+        port.addr.port()
+    );
+    let check = "apiVersion: ringway.dev/v1alpha1\nkind: FailoverPolicy\nmetadata: {name: web}\nspec:\n  targetRefs: \
+                 [{group: \"\", kind: Service, name: web}]\n  healthCheck: {protocol: GRPC, service: shop.Web, interval: 50ms}\n";
+    let fleet = Fleet::start(
+        config(),
+        &[
+            ("fleet/route.yaml", &route),
+            ("fleet/check.yaml", check),
+            ("clusters/alpha/web.yaml", &service(&[backend.addr])),
+        ],
+    );
+    let mut client = Client::connect(port.addr);
+    let calls =
+        [("/shop.Web/Get", 200, "get"), ("/shop.Other/ListAll", 200, "other"), ("/shop.Web/Put", 404, "")];
+    for (path, status, text) in calls {
+        let response = client.send(post(path, "hello")).response();
+        assert_eq!(response.status, status, "{path}: {}", response.head);
+        if status == 200 {
+            assert_eq!(response.text(), text);
+        }
+    }
+    until("a check in gRPC", || {
+        backend.asked().iter().any(|asked| asked.uri.ends_with("/grpc.health.v1.Health/Check"))
+    });
+    assert_eq!(client.send(post("/shop.Web/Get", "hello")).response().status, 200, "it serves");
+    drop(fleet);
+}
+
+#[test]
+fn an_endpoint_that_says_it_does_not_serve_gets_no_traffic() {
+    let bad = H2Backend::start(|asked| {
+        if asked.uri.ends_with("/Check") {
+            Do::Answer("\0\0\0\0\x02\x08\x02", vec![("grpc-status", "0")])
+        } else {
+            Do::Sized("bad")
+        }
+    });
+    let good = H2Backend::start(|asked| {
+        if asked.uri.ends_with("/Check") {
+            Do::Answer("\0\0\0\0\x02\x08\x01", vec![("grpc-status", "0")])
+        } else {
+            Do::Sized("good")
+        }
+    });
+    let mut world = world(&[bad.addr, good.addr]).http2();
+    world.detection.check = Some(std::sync::Arc::new(routing::model::HealthCheck {
+        probe: routing::model::CheckProbe::Grpc { service: "".into(), host: "".into() },
+        interval: Duration::from_millis(20),
+        timeout: Duration::from_secs(5),
+        unhealthy_threshold: 2,
+        healthy_threshold: 2,
+    }));
+    let gateway = Gateway::start(config(), |addr| world.on(addr));
+    let mut client = Client::connect(gateway.addr);
+    until("only the one that serves is asked", || (0..20).all(|_| client.get("/").text() == "good"));
+}

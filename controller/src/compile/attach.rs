@@ -28,6 +28,8 @@ pub(super) struct Attachment<'a> {
 pub enum RouteKind {
     /// `HTTPRoute`
     Http,
+    /// `GRPCRoute`
+    Grpc,
     /// `TCPRoute`
     Tcp,
     /// `TLSRoute`
@@ -41,7 +43,7 @@ impl RouteKind {
     pub(super) fn of(protocol: Protocol) -> &'static [Self] {
         match protocol {
             // A route of HTTP says nothing of TLS: it is served with and without.
-            Protocol::Http | Protocol::Https => &[Self::Http],
+            Protocol::Http | Protocol::Https => &[Self::Http, Self::Grpc],
             Protocol::Tcp => &[Self::Tcp],
             Protocol::TlsPassthrough => &[Self::Tls],
             Protocol::TlsTerminate => &[Self::Tls, Self::Tcp],
@@ -53,6 +55,7 @@ impl RouteKind {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Http => "HTTPRoute",
+            Self::Grpc => "GRPCRoute",
             Self::Tcp => "TCPRoute",
             Self::Tls => "TLSRoute",
             Self::Udp => "UDPRoute",

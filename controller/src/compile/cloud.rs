@@ -73,6 +73,7 @@ impl Context {
             | Spec::Gateway(_)
             | Spec::GatewayClass(_)
             | Spec::HttpRoute(_)
+            | Spec::GrpcRoute(_)
             | Spec::TcpRoute(_)
             | Spec::TlsRoute(_)
             | Spec::UdpRoute(_)

@@ -573,6 +573,7 @@ fn target_kind(group: &str, kind: &str) -> Option<Kind> {
     match (group, kind) {
         ("networking.k8s.io", "Ingress") => Some(Kind::Ingress),
         ("gateway.networking.k8s.io", "HTTPRoute") => Some(Kind::HttpRoute),
+        ("gateway.networking.k8s.io", "GRPCRoute") => Some(Kind::GrpcRoute),
         ("gateway.networking.k8s.io", "TCPRoute") => Some(Kind::TcpRoute),
         ("gateway.networking.k8s.io", "TLSRoute") => Some(Kind::TlsRoute),
         ("gateway.networking.k8s.io", "UDPRoute") => Some(Kind::UdpRoute),

@@ -428,7 +428,8 @@ fn mirror_backend(builder: &mut Builder<'_, '_>, spec: &MirrorSpec) -> Result<Mi
     let own = builder.object.id.namespace.clone();
     let namespace = spec.namespace.as_deref().map_or_else(|| own.clone(), Arc::from);
     let service = ServiceName { namespace, name: Arc::from(spec.name.as_str()) };
-    let from = ("gateway.networking.k8s.io", "HTTPRoute", &*own);
+    let route = builder.object.id.kind.clone();
+    let from = ("gateway.networking.k8s.io", route.as_str(), &*own);
     if service.namespace != own
         && !builder.env.context.is_granted(from, &service.namespace, ("", "Service", &service.name))
     {

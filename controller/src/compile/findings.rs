@@ -206,7 +206,7 @@ impl Compiler {
     /// Of an object that cannot be read something is said where it is known to be meant for us.
     fn of_problem(&self, id: &ObjectId, problem: &Problem) -> Finding {
         let standing = match id.kind {
-            Kind::HttpRoute | Kind::TcpRoute | Kind::TlsRoute | Kind::UdpRoute => {
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute | Kind::UdpRoute => {
                 let parents = problem.remains.parents.iter().filter_map(|reference| {
                     let namespace =
                         reference.namespace.as_deref().map_or_else(|| id.namespace.clone(), Arc::from);
@@ -230,14 +230,14 @@ impl Compiler {
             | Kind::Gateway
             | Kind::GatewayClass
             | Kind::ReferenceGrant
+            | Kind::BackendTlsPolicy
             | Kind::MemberCluster
             | Kind::GatewayConfig
             | Kind::AlbConfig
-            | Kind::BackendTlsPolicy
             | Kind::MseIngressConfig => Standing::Remarks,
             Kind::Namespace
-            | Kind::Secret
             | Kind::ConfigMap
+            | Kind::Secret
             | Kind::Service
             | Kind::EndpointSlice
             | Kind::Node
@@ -251,6 +251,7 @@ impl Compiler {
         match &object.spec {
             Spec::Ingress(_)
             | Spec::HttpRoute(_)
+            | Spec::GrpcRoute(_)
             | Spec::TcpRoute(_)
             | Spec::TlsRoute(_)
             | Spec::UdpRoute(_) => {
@@ -288,15 +289,15 @@ impl Compiler {
             Spec::MseIngressConfig(_) if self.context.notes.contains_key(id) => Standing::Mse,
             Spec::IngressClass(_)
             | Spec::ReferenceGrant(_)
-            | Spec::GatewayConfig(_)
             | Spec::BackendTlsPolicy(_)
+            | Spec::GatewayConfig(_)
             // Its status is the watches' to write, and they look its remarks up here.
             | Spec::MemberCluster(_) => Standing::Remarks,
             Spec::AlbConfig(_)
             | Spec::MseIngressConfig(_)
+            | Spec::ConfigMap(_)
             | Spec::Namespace(_)
             | Spec::Secret(_)
-            | Spec::ConfigMap(_)
             | Spec::Service(_)
             | Spec::EndpointSlice(_)
             | Spec::Node(_)
@@ -325,19 +326,20 @@ pub(super) fn generation(spec: &Spec) -> i64 {
         Spec::Gateway(object) => of(&object.metadata),
         Spec::GatewayClass(object) => of(&object.metadata),
         Spec::HttpRoute(object) => of(&object.metadata),
+        Spec::GrpcRoute(object) => of(&object.metadata),
+        Spec::BackendTlsPolicy(object) => of(&object.metadata),
         Spec::TcpRoute(object) => of(&object.metadata),
         Spec::TlsRoute(object) => of(&object.metadata),
         Spec::UdpRoute(object) => of(&object.metadata),
         Spec::ReferenceGrant(object) => of(&object.metadata),
-        Spec::BackendTlsPolicy(object) => of(&object.metadata),
         Spec::MemberCluster(object) => of(&object.metadata),
         Spec::GatewayConfig(object) => of(&object.metadata),
         Spec::FailoverPolicy(object) => of(&object.metadata),
         Spec::AlbConfig(_)
         | Spec::MseIngressConfig(_)
+        | Spec::ConfigMap(_)
         | Spec::Namespace(_)
         | Spec::Secret(_)
-        | Spec::ConfigMap(_)
         | Spec::Service(_)
         | Spec::EndpointSlice(_)
         | Spec::Node(_)

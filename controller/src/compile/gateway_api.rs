@@ -57,7 +57,8 @@ pub fn compile(env: &mut Env<'_>, object: &Object, route: &HttpRoute) -> RouteOu
     let mut builder = Builder::new(env, object);
     let hosts = hostnames(&mut builder, route.spec.hostnames.as_deref().unwrap_or_default());
     let parents = parents!(route.spec.parent_refs);
-    let attachments = attach(&mut builder, &parents, hosts.as_deref(), RouteKind::Http);
+    let kind = if object.id.kind == Kind::GrpcRoute { RouteKind::Grpc } else { RouteKind::Http };
+    let attachments = attach(&mut builder, &parents, hosts.as_deref(), kind);
     let annotated = {
         let env = &mut *builder.env;
         let mut reading =

@@ -226,7 +226,7 @@ fn conflicted(conflict: &Conflict, field: &str, addr: SocketAddr) -> Note {
 /// The kinds of routes that are served on a listener of this protocol.
 fn kinds_of(protocol: Protocol) -> &'static [&'static str] {
     match protocol {
-        Protocol::Http | Protocol::Https => &["HTTPRoute"],
+        Protocol::Http | Protocol::Https => &["HTTPRoute", "GRPCRoute"],
         Protocol::Tcp => &["TCPRoute"],
         Protocol::TlsPassthrough => &["TLSRoute"],
         Protocol::TlsTerminate => &["TLSRoute", "TCPRoute"],
@@ -305,7 +305,9 @@ fn read_listener(
     let served = kinds(spec, protocol);
     if let Some(asked) = asked.filter(|asked| asked.len() > served.len()) {
         let (only, none) = match protocol {
-            Protocol::Http | Protocol::Https => ("only HTTPRoute is served", "it allows no HTTPRoute"),
+            Protocol::Http | Protocol::Https => {
+                ("only HTTPRoute and GRPCRoute are served", "it allows no HTTPRoute and no GRPCRoute")
+            }
             Protocol::Tcp => ("only TCPRoute is served", "it allows no TCPRoute"),
             Protocol::TlsPassthrough => ("only TLSRoute is served", "it allows no TLSRoute"),
             Protocol::TlsTerminate => {

@@ -39,6 +39,7 @@ pub mod filters;
 mod findings;
 pub mod gateway_api;
 mod gateways;
+pub mod grpc_route;
 mod htpasswd;
 pub mod ids;
 pub mod ingress;
@@ -217,7 +218,9 @@ impl Compiler {
         self.policies.retain(|_, policy| Arc::strong_count(policy) > 1);
         self.backends.mark_policies();
         dirty.routes.extend(self.routes.keys().cloned());
-        for kind in [Kind::Ingress, Kind::HttpRoute, Kind::TcpRoute, Kind::TlsRoute, Kind::UdpRoute] {
+        let routes =
+            [Kind::Ingress, Kind::HttpRoute, Kind::GrpcRoute, Kind::TcpRoute, Kind::TlsRoute, Kind::UdpRoute];
+        for kind in routes {
             dirty.routes.extend(world.fleet(kind).map(|object| object.id.clone()));
         }
         let held = world.objects().map(|(id, _)| id).filter(|id| id.source != Source::Fleet);
@@ -255,6 +258,7 @@ impl Compiler {
             match &object.spec {
                 Spec::Ingress(spec) => Some(ingress::compile(&mut env, object, spec)),
                 Spec::HttpRoute(spec) => Some(gateway_api::compile(&mut env, object, spec)),
+                Spec::GrpcRoute(spec) => Some(grpc_route::compile(&mut env, object, spec)),
                 Spec::TcpRoute(spec) => Some(layer4::tcp(&mut env, object, spec)),
                 Spec::TlsRoute(spec) => Some(layer4::tls(&mut env, object, spec)),
                 Spec::UdpRoute(spec) => Some(layer4::udp(&mut env, object, spec)),

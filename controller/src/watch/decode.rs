@@ -74,6 +74,7 @@ pub fn decode_one(value: Value, source: &Source) -> One {
             | Kind::Gateway
             | Kind::GatewayClass
             | Kind::HttpRoute
+            | Kind::GrpcRoute
             | Kind::TcpRoute
             | Kind::TlsRoute
             | Kind::UdpRoute
@@ -216,6 +217,7 @@ fn kind_of(group: &str, version: &str, kind: &str) -> Kind {
         ("gateway.networking.k8s.io", "v1" | "v1beta1", "Gateway") => Kind::Gateway,
         ("gateway.networking.k8s.io", "v1" | "v1beta1", "GatewayClass") => Kind::GatewayClass,
         ("gateway.networking.k8s.io", "v1" | "v1beta1", "HTTPRoute") => Kind::HttpRoute,
+        ("gateway.networking.k8s.io", "v1" | "v1alpha2", "GRPCRoute") => Kind::GrpcRoute,
         ("gateway.networking.k8s.io", "v1" | "v1alpha2", "TCPRoute") => Kind::TcpRoute,
         ("gateway.networking.k8s.io", "v1" | "v1alpha2" | "v1alpha3", "TLSRoute") => Kind::TlsRoute,
         ("gateway.networking.k8s.io", "v1" | "v1alpha2", "UDPRoute") => Kind::UdpRoute,
@@ -247,6 +249,7 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
             | Kind::Gateway
             | Kind::GatewayClass
             | Kind::HttpRoute
+            | Kind::GrpcRoute
             | Kind::TcpRoute
             | Kind::TlsRoute
             | Kind::UdpRoute
@@ -273,6 +276,7 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
         Kind::Gateway => fleet(&value, id, Spec::Gateway),
         Kind::GatewayClass => fleet(&value, id, Spec::GatewayClass),
         Kind::HttpRoute => fleet(&value, id, Spec::HttpRoute),
+        Kind::GrpcRoute => fleet(&value, id, Spec::GrpcRoute),
         Kind::TcpRoute => fleet(&value, id, Spec::TcpRoute),
         Kind::TlsRoute => fleet(&with_hostnames(value), id, Spec::TlsRoute),
         Kind::UdpRoute => fleet(&value, id, Spec::UdpRoute),

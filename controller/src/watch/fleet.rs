@@ -365,6 +365,7 @@ impl Hub {
             Spec::IngressClass(_)
             | Spec::GatewayClass(_)
             | Spec::HttpRoute(_)
+            | Spec::GrpcRoute(_)
             | Spec::TcpRoute(_)
             | Spec::TlsRoute(_)
             | Spec::UdpRoute(_)

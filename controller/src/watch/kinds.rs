@@ -37,12 +37,13 @@ const GATEWAY_API: &str = "gateway.networking.k8s.io";
 const OURS: &str = crate::crd::GROUP;
 
 /// What is watched on the Fleet, Secrets apart. Those that are resources of a CRD may be missing.
-pub const FLEET: [Resource; 18] = [
+pub const FLEET: [Resource; 19] = [
     resource("networking.k8s.io", &["v1"], "Ingress", "ingresses"),
     resource("networking.k8s.io", &["v1"], "IngressClass", "ingressclasses"),
     resource(GATEWAY_API, &["v1", "v1beta1"], "GatewayClass", "gatewayclasses"),
     resource(GATEWAY_API, &["v1", "v1beta1"], "Gateway", "gateways"),
     resource(GATEWAY_API, &["v1", "v1beta1"], "HTTPRoute", "httproutes"),
+    resource(GATEWAY_API, &["v1", "v1alpha2"], "GRPCRoute", "grpcroutes"),
     resource(GATEWAY_API, &["v1", "v1alpha2"], "TCPRoute", "tcproutes"),
     resource(GATEWAY_API, &["v1", "v1alpha3", "v1alpha2"], "TLSRoute", "tlsroutes"),
     resource(GATEWAY_API, &["v1", "v1alpha2"], "UDPRoute", "udproutes"),

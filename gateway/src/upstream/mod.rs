@@ -2,5 +2,6 @@
 
 pub mod dial;
 pub mod h2;
+pub mod health;
 pub mod pool;
 pub mod probe;

@@ -16,9 +16,12 @@ use crate::net::{self, Buf, Class, acquire};
 use crate::observe::recorder::{What, Whom};
 use crate::observe::stats::Limit;
 use crate::tls::Stream;
-use crate::upstream::{dial, h2};
+use crate::upstream::{dial, h2, health};
 use crate::worker::drill::Fault;
 use crate::worker::{Deadline, Worker, clock, supervise};
+
+/// How an endpoint's word that it does not serve is shown: as 503 Service Unavailable.
+const NOT_SERVING: u16 = 503;
 
 /// Sends a probe in a task of its own; its result goes to the table.
 pub fn send(worker: &Rc<Worker>, probe: Probe) {
@@ -54,7 +57,8 @@ async fn ask(worker: &Rc<Worker>, probe: &Probe) -> ProbeResult {
         return result;
     }
     let answered = || ProbeResult::Answered { latency: clock::now().since(begun) };
-    if speech(worker, probe) == Speech::Datagrams && !matches!(probe.kind, ProbeKind::Http { .. }) {
+    let of_app = matches!(probe.kind, ProbeKind::Http { .. } | ProbeKind::Grpc { .. });
+    if speech(worker, probe) == Speech::Datagrams && !of_app {
         return match ask_host(worker, &deadline, probe, due).await {
             Ok(()) => answered(),
             Err(result) => result,
@@ -71,7 +75,8 @@ async fn ask(worker: &Rc<Worker>, probe: &Probe) -> ProbeResult {
     else {
         return ProbeResult::Refused;
     };
-    let of_h2 = dial::spoken(worker, backend).protocol == Application::Http2;
+    let is_grpc = matches!(probe.kind, ProbeKind::Grpc { .. });
+    let of_h2 = is_grpc || dial::spoken(worker, backend).protocol == Application::Http2;
     if of_h2 && probe.kind == ProbeKind::Ping {
         // What HTTP/2 has for it, and no request that an application would have to answer.
         return match within(worker, &deadline, due, h2::ping(worker, backend, probe.addr)).await {
@@ -92,12 +97,22 @@ async fn ask(worker: &Rc<Worker>, probe: &Probe) -> ProbeResult {
         Some(Err(_)) => return ProbeResult::Refused,
         Some(Ok(conn)) => conn,
     };
+    if is_grpc {
+        return match within(worker, &deadline, due, health::check(&mut conn, request)).await {
+            None => ProbeResult::TimedOut,
+            Some(Err(_)) => ProbeResult::Refused,
+            Some(Ok(true)) => answered(),
+            Some(Ok(false)) => ProbeResult::BadStatus(NOT_SERVING),
+        };
+    }
     match within(worker, &deadline, due, exchange(&mut conn, request)).await {
         None => ProbeResult::TimedOut,
         Some(Err(_)) => ProbeResult::Refused,
         Some(Ok(status)) => match probe.kind {
             ProbeKind::Http { .. } if !(200..400).contains(&status) => ProbeResult::BadStatus(status),
-            ProbeKind::Connect | ProbeKind::Ping | ProbeKind::Http { .. } => answered(),
+            ProbeKind::Connect | ProbeKind::Ping | ProbeKind::Http { .. } | ProbeKind::Grpc { .. } => {
+                answered()
+            }
         },
     }
 }
@@ -125,7 +140,7 @@ async fn drilled(
 /// database makes of a request is no sign of its health.
 fn is_opaque(worker: &Worker, probe: &Probe) -> bool {
     match probe.kind {
-        ProbeKind::Connect | ProbeKind::Http { .. } => false,
+        ProbeKind::Connect | ProbeKind::Http { .. } | ProbeKind::Grpc { .. } => false,
         ProbeKind::Ping => speech(worker, probe) == Speech::Opaque,
     }
 }
@@ -180,6 +195,10 @@ fn request(probe: &Probe) -> Option<Buf> {
     let addr = probe.addr;
     let written = match &probe.kind {
         ProbeKind::Connect => return None,
+        ProbeKind::Grpc { service, host } if host.is_empty() => {
+            return health::request(service, &addr.to_string());
+        }
+        ProbeKind::Grpc { service, host } => return health::request(service, host),
         ProbeKind::Ping => write!(bytes, "OPTIONS * HTTP/1.1\r\nHost: {addr}\r\n"),
         ProbeKind::Http { path, host } if host.is_empty() => {
             write!(bytes, "GET {path} HTTP/1.1\r\nHost: {addr}\r\n")

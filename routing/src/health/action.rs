@@ -75,6 +75,13 @@ pub enum ProbeKind {
         /// `Host`; empty = the endpoint's address.
         host: Arc<str>,
     },
+    /// `grpc.health.v1.Health/Check` for `service` with `host` as the authority.
+    Grpc {
+        /// The service; empty = the whole server.
+        service: std::sync::Arc<str>,
+        /// The authority; empty = the address.
+        host: std::sync::Arc<str>,
+    },
 }
 
 /// How a probe ended.

@@ -92,6 +92,13 @@ pub enum CheckProbe {
         /// `Host`; empty = the endpoint's address.
         host: Arc<str>,
     },
+    /// `grpc.health.v1.Health/Check`; good is SERVING.
+    Grpc {
+        /// The service; empty = the whole server.
+        service: Arc<str>,
+        /// `:authority`; empty = the endpoint's address.
+        host: Arc<str>,
+    },
     /// A connect; good is that it is accepted.
     Tcp,
 }

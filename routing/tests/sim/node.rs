@@ -416,7 +416,7 @@ impl Sim {
         let endpoint = view.id.0;
         let app = match kind {
             ProbeKind::Connect => false,
-            ProbeKind::Ping | ProbeKind::Http { .. } => true,
+            ProbeKind::Ping | ProbeKind::Http { .. } | ProbeKind::Grpc { .. } => true,
         };
         let (sent, asked) = (self.now, self.read(worker));
         let (at, reply) = self.plan.probe(endpoint, app, sent, &mut self.rng);

@@ -198,8 +198,10 @@ fn check(given: &mut Given<'_, '_>) -> Option<CheckPart> {
     let protocol = given.parse("healthcheck-protocol", |text| match text {
         "HTTP" => Ok(Ok(CheckProtocol::Http)),
         "TCP" => Ok(Ok(CheckProtocol::Tcp)),
-        "HTTPS" | "GRPC" => Ok(Err(text.to_owned())),
-        _ => Err("HTTP, TCP".to_owned()),
+        "GRPC" => Ok(Ok(CheckProtocol::Grpc)),
+        // A check speaks TLS where its backend does.
+        "HTTPS" => Ok(Err(text.to_owned())),
+        _ => Err("HTTP, TCP, GRPC".to_owned()),
     });
     let path = given.parse("healthcheck-path", |path| {
         if path.len() > 80 { Err("a path of 1 to 80 characters".to_owned()) } else { text::check_path(path) }
@@ -229,7 +231,7 @@ fn check(given: &mut Given<'_, '_>) -> Option<CheckPart> {
         Some(Err(other)) => {
             given.refuse(
                 "healthcheck-protocol",
-                &format!("allowed: HTTP, TCP; no check is made with {other}"),
+                &format!("allowed: HTTP, TCP, GRPC; no check is made with {other}"),
             );
             return None;
         }
@@ -238,6 +240,7 @@ fn check(given: &mut Given<'_, '_>) -> Option<CheckPart> {
         protocol: Some(protocol),
         path: path.filter(|_| protocol == CheckProtocol::Http),
         host: None,
+        service: None,
         interval: Some(Duration::from_secs(u64::from(interval))),
         timeout: Some(Duration::from_secs(u64::from(timeout))),
         unhealthy_threshold: Some(unhealthy),

@@ -77,6 +77,8 @@ pub struct CheckPart {
     pub path: Option<Arc<str>>,
     /// `host`.
     pub host: Option<Arc<str>>,
+    /// `service`.
+    pub service: Option<Arc<str>>,
     /// `interval`.
     pub interval: Option<Duration>,
     /// `timeout`.
@@ -92,6 +94,8 @@ pub struct CheckPart {
 pub enum CheckProtocol {
     /// A `GET`.
     Http,
+    /// `grpc.health.v1.Health/Check`.
+    Grpc,
     /// A connect.
     Tcp,
 }
@@ -115,6 +119,7 @@ impl DetectionPart {
             lay(&mut check.protocol, &over.protocol);
             lay(&mut check.path, &over.path);
             lay(&mut check.host, &over.host);
+            lay(&mut check.service, &over.service);
             lay(&mut check.interval, &over.interval);
             lay(&mut check.timeout, &over.timeout);
             lay(&mut check.unhealthy_threshold, &over.unhealthy_threshold);
@@ -142,6 +147,10 @@ impl DetectionPart {
             let probe = match check.protocol.unwrap_or(CheckProtocol::Http) {
                 CheckProtocol::Http => CheckProbe::Http {
                     path: check.path.clone().unwrap_or_else(|| Arc::from("/")),
+                    host: check.host.clone().unwrap_or_default(),
+                },
+                CheckProtocol::Grpc => CheckProbe::Grpc {
+                    service: check.service.clone().unwrap_or_default(),
                     host: check.host.clone().unwrap_or_default(),
                 },
                 CheckProtocol::Tcp => CheckProbe::Tcp,

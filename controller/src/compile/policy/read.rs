@@ -243,13 +243,9 @@ fn read_check(check: &crd::HealthCheck, notes: &mut Notes) -> Option<CheckPart> 
         None => None,
         Some("HTTP") => Some(CheckProtocol::Http),
         Some("TCP") => Some(CheckProtocol::Tcp),
-        Some("GRPC") => {
-            let reason = "gRPC health checks are not supported yet: no check is made; allowed: HTTP, TCP";
-            notes.refused_part(field("protocol"), "GRPC", reason);
-            return None;
-        }
+        Some("GRPC") => Some(CheckProtocol::Grpc),
         Some(other) => {
-            notes.refused_part(field("protocol"), other, "allowed: HTTP, TCP; no check is made");
+            notes.refused_part(field("protocol"), other, "allowed: HTTP, GRPC, TCP; no check is made");
             return None;
         }
     };
@@ -260,7 +256,14 @@ fn read_check(check: &crd::HealthCheck, notes: &mut Notes) -> Option<CheckPart> 
     };
     let (path, host) =
         (ask("path", &check.path, text::check_path), ask("host", &check.host, text::check_host));
-    let (Ok(path), Ok(host)) = (path, host) else { return None };
+    let service = ask("service", &check.service, text::grpc_service);
+    let (Ok(path), Ok(host), Ok(service)) = (path, host, service) else { return None };
+    if protocol == Some(CheckProtocol::Grpc) && path.is_some() {
+        notes.ignored(field("path"), "", "a check of GRPC asks grpc.health.v1.Health");
+    }
+    if protocol != Some(CheckProtocol::Grpc) && service.is_some() {
+        notes.ignored(field("service"), "", "it belongs to protocol GRPC");
+    }
     if protocol == Some(CheckProtocol::Tcp) && (path.is_some() || host.is_some()) {
         notes.ignored(field("protocol"), "TCP", "a connect asks for no path and no host");
     }
@@ -276,5 +279,14 @@ fn read_check(check: &crd::HealthCheck, notes: &mut Notes) -> Option<CheckPart> 
     };
     let unhealthy_threshold = count("unhealthyThreshold", check.unhealthy_threshold);
     let healthy_threshold = count("healthyThreshold", check.healthy_threshold);
-    Some(CheckPart { protocol, path, host, interval, timeout, unhealthy_threshold, healthy_threshold })
+    Some(CheckPart {
+        protocol,
+        path,
+        host,
+        service,
+        interval,
+        timeout,
+        unhealthy_threshold,
+        healthy_threshold,
+    })
 }

@@ -62,20 +62,22 @@ pub enum Spoken {
     Http2,
     /// HTTP/2 over TLS: `GRPCS`.
     Http2Tls,
+    /// HTTP/2; whether over TLS the port says: `GRPCRoute`.
+    Http2AsThePortSays,
 }
 
 impl Spoken {
     fn is_secure(self) -> bool {
         match self {
             Self::Https | Self::Http2Tls => true,
-            Self::Http | Self::Http2 => false,
+            Self::Http | Self::Http2 | Self::Http2AsThePortSays => false,
         }
     }
 
     fn application(self) -> Application {
         match self {
             Self::Http | Self::Https => Application::Http1,
-            Self::Http2 | Self::Http2Tls => Application::Http2,
+            Self::Http2 | Self::Http2Tls | Self::Http2AsThePortSays => Application::Http2,
         }
     }
 }
@@ -131,8 +133,8 @@ impl Transports {
             (None, Some((id, part))) if part.spoken.is_secure() => {
                 self.of_ingress((id, part), key, context, world, &mut remarks)
             }
-            (None, Some(_)) => Security::Clear,
-            (None, None) => match declared {
+            (None, Some((_, part))) if part.spoken != Spoken::Http2AsThePortSays => Security::Clear,
+            (None, Some(_) | None) => match declared {
                 AppProtocol::Https => self.of_service(key, protocol),
                 AppProtocol::H2c | AppProtocol::Http | AppProtocol::Unspecified => Security::Clear,
             },
@@ -329,7 +331,7 @@ fn choose<'s>(
             "ignored for {key}: a backend is spoken to in one way, and {first} comes first (what asks for TLS before what does \
              not, then by name)"
         );
-        let field = "metadata.annotations[backend-protocol, proxy-ssl-*]";
+        let field = "backend-protocol, proxy-ssl-*";
         let value = format!("{:?}", part.spoken);
         remarks.push((id.clone(), Note::new(Severity::Ignored, field, value, reason)));
     }

@@ -300,6 +300,7 @@ pub(super) fn certificates(object: &Object) -> BTreeSet<SecretName> {
         Spec::IngressClass(_)
         | Spec::GatewayClass(_)
         | Spec::HttpRoute(_)
+        | Spec::GrpcRoute(_)
         | Spec::TcpRoute(_)
         | Spec::TlsRoute(_)
         | Spec::UdpRoute(_)

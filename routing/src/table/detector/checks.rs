@@ -113,7 +113,7 @@ impl Live {
 
 fn ask_of(probe: &CheckProbe) -> Ask {
     match probe {
-        CheckProbe::Http { .. } => Ask::App,
+        CheckProbe::Http { .. } | CheckProbe::Grpc { .. } => Ask::App,
         CheckProbe::Tcp => Ask::Connect,
     }
 }

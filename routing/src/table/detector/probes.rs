@@ -202,6 +202,9 @@ fn kind(ask: Ask, check: Option<&HealthCheck>) -> ProbeKind {
         (Ask::App, Some(CheckProbe::Http { path, host })) => {
             ProbeKind::Http { path: path.clone(), host: host.clone() }
         }
+        (Ask::App, Some(CheckProbe::Grpc { service, host })) => {
+            ProbeKind::Grpc { service: service.clone(), host: host.clone() }
+        }
         (Ask::App, Some(CheckProbe::Tcp) | None) => ProbeKind::Ping,
     }
 }

@@ -357,7 +357,7 @@ pub const ENTRIES: &[Entry] = &[
         "beside the failure detector, which needs no checks",
     ),
     yes("healthcheck-path", "a", "a path of 1 to 80 characters", "/healthz", "healthz"),
-    but("healthcheck-protocol", "a", "HTTP, TCP", "TCP", "ICMP", "GRPC and HTTPS: no check is made"),
+    but("healthcheck-protocol", "a", "HTTP, TCP, GRPC", "TCP", "ICMP", "HTTPS: no check is made"),
     no("healthcheck-httpversion", "a", "checks speak HTTP/1.1"),
     but("healthcheck-method", "a", "HEAD, GET", "GET", "PUT", "checks are made with GET"),
     but(
