@@ -1,4 +1,5 @@
 //! The client's side: one module for each protocol.
 
 pub mod h1;
+mod h2;
 pub mod tcp;

@@ -113,10 +113,10 @@ impl Pump {
         self.taken
     }
 
-    /// A buffer for the next read of this body: small first, large once it streams.
+    /// A buffer for the next read of this body: small first, large once it streams, unless that is not to be.
     #[must_use]
-    pub(super) fn read_buffer(&self) -> Option<Buf> {
-        let class = if self.taken >= STREAMS_FROM { Class::Bulk } else { Class::Small };
+    pub(super) fn read_buffer(&self, largest: Class) -> Option<Buf> {
+        let class = if self.taken >= STREAMS_FROM { largest } else { Class::Small };
         acquire(class, BODY_HEADROOM)
     }
 

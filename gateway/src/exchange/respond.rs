@@ -142,7 +142,7 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
             return Ok(());
         }
         if flow.work.download.wants_read() && !up.conn.is_reading() {
-            let buf = flow.work.download.read_buffer().ok_or(End::Cut)?;
+            let buf = flow.work.download.read_buffer(flow.client.conn.largest()).ok_or(End::Cut)?;
             up.conn.start_read(buf);
         }
         move_upload(flow, up)?;

@@ -42,7 +42,7 @@ impl Half {
             to.start_write(buf);
         }
         if self.pump.wants_read() && !from.is_reading() {
-            from.start_read(self.pump.read_buffer()?);
+            from.start_read(self.pump.read_buffer(to.largest())?);
         }
         if self.pump.is_finished() && !self.shut && !to.is_writing() {
             self.shut = true;

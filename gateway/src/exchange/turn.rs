@@ -42,7 +42,8 @@ pub(super) fn move_upload(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), 
         return Ok(());
     }
     if work.upload.wants_read() && !up.write_failed {
-        let buf = work.upload.read_buffer().ok_or(End::ClientFault(Fault::Buffers))?;
+        let buf =
+            work.upload.read_buffer(flow.client.conn.largest()).ok_or(End::ClientFault(Fault::Buffers))?;
         flow.client.conn.start_read(buf);
     } else if work.watches_client && !work.upload.wants_more() {
         let buf = work.next_request_buffer(flow.settings);

@@ -87,7 +87,8 @@ impl Handshake<'_> {
     async fn run(&mut self) -> Result<Ended, Ended> {
         let (server_name, listener, set) = self.select().await?;
         let now = clock::now();
-        let config = self.worker.tls.config(&set, &self.worker.peers.tickets, now);
+        let config =
+            self.worker.tls.config(&set, &self.worker.peers.tickets, now, self.worker.settings().http2.tls);
         let tls = config.and_then(UnbufferedServerConnection::new).map_err(|_| Ended::Refused)?;
         let mut tls = Box::new(tls);
         if let Err(broken) = self.drive(&mut tls).await {
@@ -102,7 +103,7 @@ impl Handshake<'_> {
             server_name,
             version: tls.protocol_version(),
             suite: tls.negotiated_cipher_suite(),
-            alpn: Alpn::Http1,
+            alpn: Alpn::of(tls.alpn_protocol()),
         };
         let incoming = self.incoming.take().ok_or(Ended::Refused)?;
         self.client.conn.secure(Session::new(*tls, incoming), facts);

@@ -13,6 +13,8 @@
 pub mod backend;
 pub mod client;
 pub mod fleet;
+pub mod frames;
+pub mod h2;
 pub mod load;
 pub mod table;
 pub mod tls;
