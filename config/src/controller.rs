@@ -51,8 +51,17 @@ pub struct Fleet {
     /// How long an empty or much smaller list from an API server is doubted before it is asked for again, and believed
     /// if it says the same. Default 5 s.
     pub confirm_after: Period,
-    /// Is status written to the hub, by the holder of the Lease? Default true.
+    /// Are status and Events written to the hub, by the holder of the Lease? Default true.
     pub write_status: bool,
+    /// Where clients reach the nodes, as it is reported in the status of Gateways and Ingresses that name no address of
+    /// their own: IP addresses or DNS names, of a load balancer or a virtual IP. Default none: the address from which
+    /// the writing node reaches the hub. At most 16.
+    pub addresses: Vec<String>,
+    /// Objects of the hub that are written at once after a quiet time. What waits is counted in
+    /// `ringway_fleet_status_deferred_total`. Default 300; 1 to 10,000.
+    pub status_burst: u32,
+    /// Objects of the hub that are written per second for any length of time. Default 50; 1 to 10,000.
+    pub status_per_second: u32,
 }
 
 impl Fleet {
@@ -71,6 +80,9 @@ impl Default for Fleet {
             secret_namespaces: Vec::new(),
             confirm_after: Period::millis(5_000),
             write_status: true,
+            addresses: Vec::new(),
+            status_burst: 300,
+            status_per_second: 50,
         }
     }
 }

@@ -97,6 +97,9 @@ pub const KEYS: &[Key] = &[
         limit: None,
     },
     typed("fleet.write_status", Restart),
+    Key { name: "fleet.addresses", range: Range::List(0, 16), reload: Restart, limit: None },
+    number("fleet.status_burst", 1, 10_000, Restart, None),
+    number("fleet.status_per_second", 1, 10_000, Restart, None),
     number("worker.count", 0, 1_024, Restart, None),
     typed("worker.pin", Restart),
     // 32,768 and 65,536 are the kernel's own bounds (IORING_MAX_ENTRIES, IORING_MAX_CQ_ENTRIES).
@@ -121,6 +124,8 @@ pub const KEYS: &[Key] = &[
     number("limits.probes_max", 1, 65_536, Live, Some("probes")),
     number("limits.detached_max", 0, 65_536, Live, Some("detached")),
     number("limits.handshakes_max", 1, 1_000_000, Live, Some("handshakes")),
+    number("limits.gzip_streams_max", 0, 65_536, Live, Some("gzip_streams")),
+    number("limits.password_checks_max", 1, 65_536, Restart, Some("password_checks")),
     number("limits.connection_sources_max", 1, 10_000_000, Live, Some("connection_sources")),
     number("pool.idle_per_endpoint_max", 0, 65_535, Live, Some("pool_idle")),
     time("pool.idle_timeout", 1, DAY, None),

@@ -277,6 +277,21 @@ impl Config {
         let at_least_ring = format!("at least worker.ring_entries ({ring_entries})");
         need(cq_entries >= ring_entries, "worker.cq_entries", cq_entries.to_string(), at_least_ring);
 
+        for address in &self.fleet.addresses {
+            let is_name = address.len() <= 253
+                && address.split('.').all(|label| {
+                    let is_char = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+                    let edges = label.starts_with('-') || label.ends_with('-');
+                    (1..=63).contains(&label.len()) && label.chars().all(is_char) && !edges
+                });
+            let is_address = address.parse::<std::net::IpAddr>().is_ok() || is_name;
+            need(
+                is_address,
+                "fleet.addresses",
+                format!("{address:?}"),
+                "an IP address or a DNS name".to_owned(),
+            );
+        }
         let limits = &self.limits;
         let head = limits.head_bytes_max;
         for (key, value) in [

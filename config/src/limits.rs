@@ -52,6 +52,12 @@ pub struct Limits {
     /// TLS handshakes in flight on one worker, slow clients included. Default 8,192. Beyond it the new connection is
     /// closed. Counted as `handshakes`.
     pub handshakes_max: u32,
+    /// Responses that one worker compresses at once, about 270 KiB each. Default 256; 0 compresses none. Beyond it a
+    /// response passes as its backend sent it. Counted as `gzip_streams`.
+    pub gzip_streams_max: u32,
+    /// Comparisons of passwords that wait for the one thread that makes them, the whole node's. Default 64. Beyond it a
+    /// request is answered 503 with Retry-After. Counted as `password_checks`.
+    pub password_checks_max: u32,
     /// Sources (IPv4 addresses, IPv6 /64 networks) whose layer-4 connections are counted at once, per worker, where a
     /// listener bounds them. Default 65,536. Beyond it a new source is served uncounted. Counted as
     /// `connection_sources`.
@@ -97,6 +103,8 @@ impl Default for Limits {
             probes_max: 256,
             detached_max: 1024,
             handshakes_max: 8_192,
+            gzip_streams_max: 256,
+            password_checks_max: 64,
             connection_sources_max: 65_536,
         }
     }

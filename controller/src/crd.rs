@@ -71,7 +71,7 @@ pub struct MemberClusterSpec {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberClusterStatus {
-    /// `Ready`: its API is watched and answers.
+    /// `Ready`: its API is watched and answers. `Accepted`, `PartiallyInvalid`: what became of its own fields.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<MemberCondition>,
@@ -83,7 +83,7 @@ pub struct MemberClusterStatus {
     pub last_seen_time: Option<String>,
 }
 
-/// One condition, in the form of every Kubernetes object.
+/// One condition, in the form of every Kubernetes object: of a member or of a policy.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberCondition {
@@ -225,6 +225,7 @@ pub struct PolicyRef {
 #[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[kube(group = "ringway.dev", version = "v1alpha1", kind = "FailoverPolicy", plural = "failoverpolicies")]
 #[kube(namespaced)]
+#[kube(status = "FailoverPolicyStatus")]
 #[kube(doc = "Which cluster serves, when another takes over, and what a failure may cost.")]
 #[serde(rename_all = "camelCase")]
 pub struct FailoverPolicySpec {
@@ -279,6 +280,16 @@ pub struct FailoverPolicySpec {
     /// `hash(path)`, `hash(header:NAME)`, `hash(cookie:NAME)` or `hash(query:NAME)`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_balance: Option<String>,
+}
+
+/// What the gateways say of a policy: written by one of them, read by people.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct FailoverPolicyStatus {
+    /// `Accepted`: it is in force; `PartiallyInvalid`: some of its fields are not, and the message says which.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<MemberCondition>,
 }
 
 /// Which clusters of one priority come first.

@@ -8,9 +8,10 @@ use std::fmt::Write;
 use routing::delta::RouteTable;
 use routing::id::{BackendId, ClusterId};
 use routing::model::{
-    Balance, COOKIE_ATTRIBUTES, CheckProbe, ClusterSpec, Detection, Filters, HashKey, HeaderEdits,
-    HostPattern, Layer4, ListenerTls, NameKind, PathMatch, PathRewrite, PinMatch, Policy, Predicate,
-    Protocol, Rule, SendProxy, Speech, Target, ValuePattern, WeightedBackend, WildcardLabels,
+    Application, Balance, COOKIE_ATTRIBUTES, CheckProbe, ClusterSpec, Detection, Filters, HashKey,
+    HeaderEdits, HostPattern, Layer4, ListenerTls, NameKind, PathMatch, PathRewrite, PinMatch, Policy,
+    Predicate, Protocol, Rule, Security, SendProxy, Speech, Target, Transport, ValuePattern, Verification,
+    WeightedBackend, WildcardLabels,
 };
 
 /// A host pattern as people write it.
@@ -188,6 +189,12 @@ impl Dump<'_> {
         if filters.body_bytes_max > 0 {
             write!(out, "\n      body<={}", filters.body_bytes_max)?;
         }
+        if let Some(basic) = &filters.basic {
+            write!(out, "\n      basic realm={:?} {:?}", basic.realm, basic.users)?;
+        }
+        if filters.gzip {
+            write!(out, "\n      gzip")?;
+        }
         if let Some(mirror) = &filters.mirror {
             write!(out, "\n      mirror={} ppm={}", name(&mirror.backends), mirror.share_ppm)?;
         }
@@ -273,7 +280,8 @@ impl Dump<'_> {
                 Speech::Opaque => " opaque",
             };
             let (rings, found) = (rings.concat(), detection(&backend.detection));
-            writeln!(out, "backend {}{speech}{rings}{found}", backend.name)?;
+            let spoken = transport(&backend.transport);
+            writeln!(out, "backend {}{speech}{spoken}{rings}{found}", backend.name)?;
             let mut lines = by_backend.remove(id).unwrap_or_default();
             lines.sort();
             for line in lines {
@@ -292,6 +300,26 @@ impl Dump<'_> {
             bytes.extend_from_slice(addr.unwrap_or_default().as_bytes());
         }
         format!("{} points, {:016x}", points.len(), routing::balance::hash::hash(&bytes))
+    }
+}
+
+/// How a backend is spoken to, where that is not HTTP/1.1 in clear.
+#[must_use]
+pub fn transport(transport: &Transport) -> String {
+    let protocol = match transport.protocol {
+        Application::Http1 => "",
+        Application::Http2 => " http2",
+    };
+    match &transport.security {
+        Security::Clear => protocol.to_owned(),
+        Security::Closed(why) => format!("{protocol} closed[{why}]"),
+        Security::Tls(tls) => {
+            let verified = match &tls.verification {
+                Verification::Against(authorities) => format!("verified against {authorities}"),
+                Verification::Off => "not verified".to_owned(),
+            };
+            format!("{protocol} tls[{} {verified}, by {}]", tls.server_name, tls.source)
+        }
     }
 }
 

@@ -15,6 +15,7 @@ pub mod compile;
 pub mod crd;
 mod digest;
 pub mod dump;
+pub mod finding;
 pub mod import;
 pub mod intern;
 pub mod merge;

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{self, SHA256};
+use gateway_api::backendtlspolicies::BackendTlsPolicy;
 use gateway_api::experimental::gatewayclasses::GatewayClass;
 use gateway_api::experimental::gateways::Gateway;
 use gateway_api::experimental::httproutes::HttpRoute;
@@ -49,6 +50,8 @@ pub enum Kind {
     TcpRoute,
     TlsRoute,
     ReferenceGrant,
+    BackendTlsPolicy,
+    ConfigMap,
     MemberCluster,
     GatewayConfig,
     AlbConfig,
@@ -76,6 +79,8 @@ impl Kind {
             Self::TcpRoute => "TCPRoute",
             Self::TlsRoute => "TLSRoute",
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::BackendTlsPolicy => "BackendTLSPolicy",
+            Self::ConfigMap => "ConfigMap",
             Self::MemberCluster => "MemberCluster",
             Self::GatewayConfig => "GatewayConfig",
             Self::AlbConfig => "AlbConfig",
@@ -108,6 +113,8 @@ impl Kind {
             | Self::TcpRoute
             | Self::TlsRoute
             | Self::ReferenceGrant
+            | Self::BackendTlsPolicy
+            | Self::ConfigMap
             | Self::FailoverPolicy
             | Self::Secret
             | Self::Service
@@ -166,6 +173,8 @@ pub enum Spec {
     TcpRoute(Box<TcpRoute>),
     TlsRoute(Box<TlsRoute>),
     ReferenceGrant(Box<ReferenceGrant>),
+    BackendTlsPolicy(Box<BackendTlsPolicy>),
+    ConfigMap(FleetConfigMap),
     MemberCluster(Box<MemberCluster>),
     GatewayConfig(Box<GatewayConfig>),
     /// Its `spec`, as it is written: most of it is the cloud's.
@@ -208,6 +217,12 @@ impl Spec {
         if let Self::Secret(secret) = self { Some(secret) } else { None }
     }
 
+    /// The contents, of a ConfigMap.
+    #[must_use]
+    pub fn config_map(&self) -> Option<&FleetConfigMap> {
+        if let Self::ConfigMap(map) = self { Some(map) } else { None }
+    }
+
     /// The settings, of a `MemberCluster`.
     #[must_use]
     pub fn member(&self) -> Option<&MemberCluster> {
@@ -215,13 +230,22 @@ impl Spec {
     }
 }
 
-/// What TLS needs of a Secret; what else it holds is not kept. Prints nothing of it.
+/// What is used of a ConfigMap; what else it holds is not kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FleetConfigMap {
+    /// `ca.crt`: a bundle of CA certificates, PEM. `None` = it has none.
+    pub authorities: Option<String>,
+}
+
+/// What a Secret holds that something refers to. Prints nothing of it.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct FleetSecret {
     /// `tls.crt`: the chain, PEM, the leaf first. Empty = it has none.
     pub certificate: Vec<u8>,
     /// `tls.key`: the private key, PEM. Empty = it has none.
     pub key: Vec<u8>,
+    /// Everything else, by key: `ca.crt`, `auth`, names with their passwords.
+    pub others: BTreeMap<String, Vec<u8>>,
 }
 
 /// A digest in place of the contents: what is told apart by what it prints is told apart, and no key is printed.
@@ -230,7 +254,14 @@ impl fmt::Debug for FleetSecret {
         let mut hash = digest::Context::new(&SHA256);
         hash.update(&self.certificate.len().to_le_bytes());
         hash.update(&self.certificate);
+        hash.update(&self.key.len().to_le_bytes());
         hash.update(&self.key);
+        for (key, value) in &self.others {
+            hash.update(&key.len().to_le_bytes());
+            hash.update(key.as_bytes());
+            hash.update(&value.len().to_le_bytes());
+            hash.update(value);
+        }
         write!(f, "FleetSecret({:?})", hash.finish())
     }
 }
@@ -255,6 +286,46 @@ pub struct MemberServicePort {
     pub port: u16,
     /// The port on every node; 0 = none.
     pub node_port: u16,
+    /// What its endpoints speak.
+    pub app_protocol: AppProtocol,
+}
+
+/// `appProtocol` of a Service port, as far as it says how its endpoints are spoken to (GEP-1911).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppProtocol {
+    /// Nothing that matters here.
+    #[default]
+    Unspecified,
+    /// `http`, `kubernetes.io/ws`: HTTP/1.1 in clear.
+    Http,
+    /// `https`, `kubernetes.io/wss`: HTTP/1.1 over TLS.
+    Https,
+    /// `kubernetes.io/h2c`: HTTP/2 in clear, with prior knowledge.
+    H2c,
+}
+
+impl AppProtocol {
+    /// What the field says.
+    #[must_use]
+    pub fn read(text: Option<&str>) -> Self {
+        match text {
+            Some("http" | "HTTP" | "kubernetes.io/ws") => Self::Http,
+            Some("https" | "HTTPS" | "kubernetes.io/wss") => Self::Https,
+            Some("kubernetes.io/h2c") => Self::H2c,
+            Some(_) | None => Self::Unspecified,
+        }
+    }
+
+    /// The field that says so; `None` = nothing does.
+    #[must_use]
+    pub fn text(self) -> Option<&'static str> {
+        match self {
+            Self::Unspecified => None,
+            Self::Http => Some("http"),
+            Self::Https => Some("https"),
+            Self::H2c => Some("kubernetes.io/h2c"),
+        }
+    }
 }
 
 /// What routing needs of an EndpointSlice.

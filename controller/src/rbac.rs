@@ -1,7 +1,7 @@
 //! The least that an API server must allow: what `ringway rbac` prints.
 //!
-//! Made from the lists of what is watched, so that the two cannot differ. Written are the status of two kinds and one
-//! Lease; Secrets are never read for a whole cluster, only in the namespaces that are named.
+//! Made from the lists of what is watched, so that the two cannot differ. Written are the status of what is
+//! served, Events about it, and one Lease; Secrets are never read for a whole cluster, only in the namespaces that are named.
 
 use serde_json::{Value, json};
 
@@ -11,6 +11,19 @@ use crate::watch::kinds::{FLEET, MEMBER, Resource};
 const READ: [&str; 3] = ["get", "list", "watch"];
 /// What holding a Lease takes.
 const LEASE: [&str; 3] = ["get", "create", "update"];
+/// Whose status is written: group and resource. Of the objects themselves nothing is ever changed.
+const STATUS: [(&str, &str); 10] = [
+    ("gateway.networking.k8s.io", "gatewayclasses"),
+    ("gateway.networking.k8s.io", "gateways"),
+    ("gateway.networking.k8s.io", "httproutes"),
+    ("gateway.networking.k8s.io", "tcproutes"),
+    ("gateway.networking.k8s.io", "tlsroutes"),
+    ("networking.k8s.io", "ingresses"),
+    ("ringway.dev", "memberclusters"),
+    ("ringway.dev", "failoverpolicies"),
+    ("alibabacloud.com", "albconfigs"),
+    ("mse.alibabacloud.com", "mseingressconfigs"),
+];
 /// The name of everything on the hub.
 const HUB: &str = "ringway-hub";
 /// The name of everything on a member.
@@ -22,12 +35,15 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 #[must_use]
 pub fn hub(namespace: &str, secret_namespaces: &[String]) -> Vec<Value> {
     let mut objects = account(HUB, namespace, &FLEET);
-    let status =
-        [("ringway.dev", "memberclusters/status"), ("gateway.networking.k8s.io", "gatewayclasses/status")];
-    let rules =
-        status.map(|(group, name)| json!({"apiGroups": [group], "resources": [name], "verbs": ["patch"]}));
+    let mut rules: Vec<Value> = STATUS
+        .iter()
+        .map(|(group, name)| {
+            json!({"apiGroups": [group], "resources": [format!("{name}/status")], "verbs": ["patch"]})
+        })
+        .collect();
+    rules.push(json!({"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]}));
     let leases = json!([{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": LEASE}]);
-    objects.extend(bound("ClusterRole", &format!("{HUB}-status"), None, &json!(rules), namespace));
+    objects.extend(bound("ClusterRole", &format!("{HUB}-status"), None, &rules.into(), namespace));
     objects.extend(bound("Role", &format!("{HUB}-lease"), Some(namespace), &leases, namespace));
     let mut namespaces = vec![namespace];
     namespaces.extend(secret_namespaces.iter().map(String::as_str));

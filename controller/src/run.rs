@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 use crate::broadcast::{Broadcaster, Mailbox};
 use crate::clock;
 use crate::compile::{Compiler, CompilerSettings, Defaults};
+use crate::finding::Board;
 use crate::merge::Loopback;
 use crate::object::Source;
 use crate::operator::Command;
@@ -133,6 +134,8 @@ struct Life<'a> {
     resumed: Vec<Observation>,
     /// Keeps the world for the next start; `None` for a directory, which is on the disk already.
     writer: Option<Writer>,
+    /// Where the hub's writer finds what there is to say; `None` = nobody writes.
+    board: Option<Board>,
     /// The world has changed since it was saved.
     unsaved: bool,
 }
@@ -157,6 +160,10 @@ impl<'a> Life<'a> {
                 (Feed::Fleet(started), Loopback::Refused)
             }
         };
+        let board = match &settings.source {
+            ManifestSource::Manifests(_) => None,
+            ManifestSource::Fleet(fleet) => fleet.writer.as_ref().map(|writing| writing.board.clone()),
+        };
         let compiler = CompilerSettings {
             listen: settings.listen.iter().map(|listen| (*listen).into()).collect(),
             series_max: settings.series_max,
@@ -168,8 +175,13 @@ impl<'a> Life<'a> {
             Feed::Directory(_) => None,
             Feed::Fleet(_) => settings.state_dir.clone().and_then(|dir| Writer::start(dir).ok()),
         };
-        let compiler = Compiler::new(compiler);
-        Self { feed, world, compiler, defaults, view, is_serving: false, resumed, writer, unsaved: false }
+        let mut compiler = Compiler::new(compiler);
+        if let Some(board) = &board {
+            board.clear();
+            compiler.want_findings();
+        }
+        let (is_serving, unsaved) = (false, false);
+        Self { feed, world, compiler, defaults, view, is_serving, resumed, writer, board, unsaved }
     }
 
     fn run(&mut self, broadcaster: &mut Broadcaster, store: &mut Store, inputs: &Inputs) -> End {
@@ -381,6 +393,9 @@ impl<'a> Life<'a> {
             self.save();
         } else if !delta.is_empty() {
             broadcaster.delta(delta, observed_ns, self.compiler.table());
+        }
+        if let Some(board) = &self.board {
+            board.post(self.compiler.take_findings(&self.world));
         }
         self.publish(broadcaster);
     }

@@ -229,6 +229,15 @@ fn manifest(object: &Object) -> Option<Value> {
         Spec::TcpRoute(it) => serde_json::to_value(it),
         Spec::TlsRoute(it) => serde_json::to_value(it),
         Spec::ReferenceGrant(it) => serde_json::to_value(it),
+        Spec::BackendTlsPolicy(it) => serde_json::to_value(it),
+        Spec::ConfigMap(map) => {
+            let metadata = json!({"name": &*object.id.name, "namespace": &*object.id.namespace});
+            let data = json!({"ca.crt": map.authorities});
+            let data = if map.authorities.is_some() { data } else { json!({}) };
+            return Some(
+                json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}),
+            );
+        }
         Spec::MemberCluster(it) => serde_json::to_value(it),
         Spec::GatewayConfig(it) => serde_json::to_value(it),
         Spec::AlbConfig(spec) => return Some(cloud("alibabacloud.com/v1", object, spec)),
@@ -259,7 +268,8 @@ fn cloud(version: &str, object: &Object, spec: &Value) -> Value {
 fn service(id: &ObjectId, service: &crate::object::MemberService) -> Value {
     let ports = service.ports.iter().map(|port| {
         let node_port = (port.node_port > 0).then_some(port.node_port);
-        json!({"name": &*port.name, "port": port.port, "nodePort": node_port})
+        let app_protocol = port.app_protocol.text();
+        json!({"name": &*port.name, "port": port.port, "nodePort": node_port, "appProtocol": app_protocol})
     });
     let ingress = service.load_balancer.iter().map(|ip| json!({"ip": ip.to_string()}));
     let (kind, external) = match &service.external_name {

@@ -1,6 +1,6 @@
 //! What is said about an object: accepted, refused or partly ignored, and why.
 //!
-//! Made by every step that reads objects; shown by `ringway check`, the admin API and, later, status conditions.
+//! Made by every step that reads objects; shown by `ringway check`, by the admin API and, on the hub, as conditions and Events ([`crate::finding`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,11 +25,60 @@ pub enum Severity {
     Refused,
 }
 
+/// Why, in a word that other programs know: the reasons of Gateway API conditions, and two of our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each variant but the last two is the reason of that name in the Gateway API")]
+pub enum Code {
+    NotAllowedByListeners,
+    NoMatchingParent,
+    NoMatchingListenerHostname,
+    RefNotPermitted,
+    BackendNotFound,
+    InvalidKind,
+    UnsupportedProtocol,
+    InvalidCertificateRef,
+    InvalidRouteKinds,
+    InvalidParameters,
+    HostnameConflict,
+    ProtocolConflict,
+    UnsupportedAddress,
+    /// A value that is not served; the Gateway API's reason of that name.
+    UnsupportedValue,
+    /// Another controller's object: nothing is written about it.
+    Foreign,
+}
+
+impl Code {
+    /// The word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotAllowedByListeners => "NotAllowedByListeners",
+            Self::NoMatchingParent => "NoMatchingParent",
+            Self::NoMatchingListenerHostname => "NoMatchingListenerHostname",
+            Self::RefNotPermitted => "RefNotPermitted",
+            Self::BackendNotFound => "BackendNotFound",
+            Self::InvalidKind => "InvalidKind",
+            Self::UnsupportedProtocol => "UnsupportedProtocol",
+            Self::InvalidCertificateRef => "InvalidCertificateRef",
+            Self::InvalidRouteKinds => "InvalidRouteKinds",
+            Self::InvalidParameters => "InvalidParameters",
+            Self::HostnameConflict => "HostnameConflict",
+            Self::ProtocolConflict => "ProtocolConflict",
+            Self::UnsupportedAddress => "UnsupportedAddress",
+            Self::UnsupportedValue => "UnsupportedValue",
+            Self::Foreign => "Foreign",
+        }
+    }
+}
+
 /// One remark on one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
     /// What it costs.
     pub severity: Severity,
+    /// Why, where a condition has a word for it.
+    pub code: Option<Code>,
     /// Where: `spec.rules[0].host`, or empty for the whole object.
     pub field: String,
     /// What stands there, cut and with control characters escaped; empty where that says nothing.
@@ -47,7 +96,14 @@ impl Note {
         value: impl fmt::Display,
         reason: impl Into<String>,
     ) -> Self {
-        Self { severity, field: field.into(), value: shown(&value.to_string()), reason: reason.into() }
+        let value = shown(&value.to_string());
+        Self { severity, code: None, field: field.into(), value, reason: reason.into() }
+    }
+
+    /// The same, with the word that conditions have for it.
+    #[must_use]
+    pub fn because(self, code: Code) -> Self {
+        Self { code: Some(code), ..self }
     }
 }
 

@@ -87,6 +87,8 @@ pub struct ControllerView {
     pub status_writes_total: u64,
     /// Writes of status that failed.
     pub status_failures_total: u64,
+    /// Objects that waited a round of 100 ms because `fleet.status_burst` and `fleet.status_per_second` allow no more.
+    pub status_deferred_total: u64,
     /// From an event of a cluster to its application on the last worker, by cluster.
     pub lags: BTreeMap<Arc<str>, LagHistogram>,
     /// Where every member cluster stands with operators, by name.
@@ -165,6 +167,12 @@ impl SharedView {
     #[must_use]
     pub fn read(&self) -> ControllerView {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Endpoints in use, by member cluster.
+    #[must_use]
+    pub fn read_endpoints(&self) -> BTreeMap<Arc<str>, usize> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).endpoints.clone()
     }
 
     /// Changes the view.

@@ -45,10 +45,14 @@ pub struct Dirty {
     pub reviewed: BTreeSet<ObjectId>,
     /// Member clusters whose Nodes changed.
     pub nodes: BTreeSet<Arc<str>>,
-    /// Did any Secret change?
-    pub secrets: bool,
+    /// Secrets that changed: namespace and name.
+    pub secret_names: BTreeSet<(Arc<str>, Arc<str>)>,
+    /// Did anything change that may hold a CA bundle or our certificate towards backends?
+    pub authorities: bool,
     /// Any object, problem or member changed at all.
     pub reports: bool,
+    /// Objects that cannot be read, or can be read again.
+    pub remarked: BTreeSet<ObjectId>,
 }
 
 /// Everything that was observed.
@@ -58,6 +62,7 @@ pub struct World {
     members: BTreeSet<Arc<str>>,
     slices: HashMap<(Arc<str>, ServiceName), BTreeSet<ObjectId>>,
     problems: BTreeMap<Arc<str>, Vec<Problem>>,
+    unreadable: HashMap<ObjectId, Problem>,
     synced: bool,
     dirty: Dirty,
 }
@@ -71,10 +76,19 @@ impl World {
             Observation::Delete(id) => self.delete(&id),
             Observation::Problems { origin, problems } => {
                 self.dirty.reports = true;
-                if problems.is_empty() {
-                    self.problems.remove(&origin);
-                } else {
-                    self.problems.insert(origin, problems);
+                let of = |problem: &Problem| Some((problem.object.clone()?, problem.clone()));
+                let named: Vec<(ObjectId, Problem)> = problems.iter().filter_map(of).collect();
+                let before = match problems.is_empty() {
+                    true => self.problems.remove(&origin),
+                    false => self.problems.insert(origin, problems),
+                };
+                for id in before.into_iter().flatten().filter_map(|problem| problem.object) {
+                    self.unreadable.remove(&id);
+                    self.dirty.remarked.insert(id);
+                }
+                for (id, problem) in named {
+                    self.dirty.remarked.insert(id.clone());
+                    self.unreadable.insert(id, problem);
                 }
             }
             Observation::Synced => {
@@ -132,13 +146,18 @@ impl World {
             | Kind::Gateway
             | Kind::GatewayClass
             | Kind::ReferenceGrant
+            | Kind::BackendTlsPolicy
             | Kind::MemberCluster
             | Kind::GatewayConfig
             | Kind::AlbConfig
             | Kind::MseIngressConfig
             | Kind::FailoverPolicy
             | Kind::Namespace => self.dirty.everything = true,
-            Kind::Secret => self.dirty.secrets = true,
+            Kind::Secret => {
+                self.dirty.secret_names.insert((id.namespace.clone(), id.name.clone()));
+                self.dirty.authorities = true;
+            }
+            Kind::ConfigMap => self.dirty.authorities = true,
             Kind::Service => {
                 let name = ServiceName { namespace: id.namespace.clone(), name: id.name.clone() };
                 self.dirty.services.insert(name.clone());
@@ -220,6 +239,18 @@ impl World {
     #[must_use]
     pub fn get(&self, id: &ObjectId) -> Option<&Arc<Object>> {
         self.objects.get(id).map(|stored| &stored.object)
+    }
+
+    /// One object, with where it came from.
+    #[must_use]
+    pub fn stored(&self, id: &ObjectId) -> Option<&Stored> {
+        self.objects.get(id)
+    }
+
+    /// Why an object cannot be read, if it cannot: what was read of it before stays.
+    #[must_use]
+    pub fn problem(&self, id: &ObjectId) -> Option<&Problem> {
+        self.unreadable.get(id)
     }
 
     /// The members that are known.

@@ -76,6 +76,11 @@ fn companions(name: &str) -> Vec<(&'static str, &'static str)> {
         ("concurrency-limit-fallback-", ("concurrency-limit", "10")),
         ("mirror-percentage", ("mirror-target-service", "default/web:80")),
         ("service-subset", ("subset-labels", "topology.istio.io/cluster alpha")),
+        ("auth-type", ("auth-secret", "staff")),
+        ("auth-secret", ("auth-type", "basic")),
+        ("auth-secret-type", ("auth-secret", "staff")),
+        ("auth-realm", ("auth-secret", "staff")),
+        ("auth-realm", ("auth-type", "basic")),
         ("rule-direction.", ("actions.web", r#"[{"type":"RemoveHeader","RemoveHeaderConfig":{"key":"x"}}]"#)),
     ] {
         if name.starts_with(start) && companion.0 != name {
@@ -181,6 +186,7 @@ fn what_protects_and_cannot_be_honoured_closes() {
         ("nginx.ingress.kubernetes.io/whitelist-source-range", "10.0.0.0/8, typo"),
         ("nginx.ingress.kubernetes.io/denylist-source-range", "typo"),
         ("nginx.ingress.kubernetes.io/auth-type", "basic"),
+        ("nginx.ingress.kubernetes.io/auth-type", "digest"),
         ("nginx.ingress.kubernetes.io/auth-url", "https://auth.example"),
         ("nginx.ingress.kubernetes.io/auth-tls-secret", "default/ca"),
         ("nginx.ingress.kubernetes.io/backend-protocol", "GRPC"),
@@ -338,6 +344,12 @@ const CASES: &[Case] = &[
         &[(M, "concurrency-limit", "3"), (M, "concurrency-limit-fallback-redirect-url", "/busy")],
         &["at-once<=3 else 302 \"\"/busy"],
     ),
+    (
+        "/",
+        &[(N, "auth-type", "basic"), (N, "auth-secret", "staff")],
+        &["basic realm=\"Authentication Required\" None", "request-remove[authorization]"],
+    ),
+    ("/", &[(N, "enable-gzip", "true")], &["\n      gzip\n"]),
     ("/", &[(N, "proxy-body-size", "8m")], &["body<=8388608"]),
     (
         "/",
@@ -477,8 +489,8 @@ fn document() -> String {
          `higress.ingress.kubernetes.io/`, a = `alb.ingress.kubernetes.io/`. Of two families with one name MSE's comes first, \
          then ALB's, Higress's, nginx's. Every annotation holds for the Ingress that carries it. `ringway check DIR` prints \
          the verdict on each annotation of each Ingress.\n\nA request passes the filters of its rule in this order: source \
-         ranges, redirect to https, CORS preflight, rate limits, requests at once, size of the body; then mirror, header \
-         changes, rewrite, retries, fallback.\n",
+         ranges, redirect to https, CORS preflight, rate limits, requests at once, size of the body, name and password; then \
+         mirror, header changes, rewrite, retries, fallback; and compression on its way back.\n",
     );
     let (mut yes, mut but, mut no) = (0, 0, 0);
     let mut rows = String::new();

@@ -63,7 +63,8 @@ fn world(services: u32, pods: u32) -> World {
     for cluster in ["alpha", "beta"] {
         world.observe(Observation::Member { name: Arc::from(cluster), presence: Presence::Present });
         for service in 0..services {
-            let port = MemberServicePort { name: Arc::from("http"), port: 80, node_port: 0 };
+            let port =
+                MemberServicePort { name: Arc::from("http"), port: 80, ..MemberServicePort::default() };
             let spec = MemberService { ports: vec![port], ..MemberService::default() };
             world.observe(object(cluster, Kind::Service, &format!("s{service}"), Spec::Service(spec)));
             world.observe(slice(cluster, service, pods));

@@ -13,6 +13,7 @@ pub mod exchange;
 pub mod net;
 pub mod node;
 pub mod observe;
+pub mod passwords;
 pub mod sys;
 pub mod tls;
 pub mod upstream;

@@ -17,6 +17,7 @@ use crate::net::wake;
 use crate::observe::access_log::{LogChannel, LogWriter};
 use crate::observe::recording::{Shelf, WINDOWS_CAP, Window};
 use crate::observe::stats::WorkerStats;
+use crate::passwords::Passwords;
 use crate::worker::drill::Drill;
 use crate::worker::finding::{FINDINGS_CAP, Finding};
 use crate::worker::inbox::Inbox;
@@ -46,6 +47,7 @@ pub struct Node {
     workers: Vec<JoinHandle<io::Result<()>>>,
     log: Option<LogThread>,
     recorder: Option<RecorderThread>,
+    passwords: PasswordThread,
 }
 
 struct LogThread {
@@ -54,6 +56,13 @@ struct LogThread {
     /// everything in it.
     ended: Sender<()>,
     reopen: Arc<AtomicBool>,
+}
+
+/// Compares passwords for all workers.
+struct PasswordThread {
+    thread: JoinHandle<()>,
+    /// Dropped when no worker asks any more.
+    ended: Sender<()>,
 }
 
 struct RecorderThread {
@@ -91,7 +100,10 @@ impl Node {
         }
         let boxes =
             mailboxes.iter().map(|(sender, bell)| Ok(Postbox::new(sender.clone(), bell.try_clone()?)));
-        let peers = Peers::new(boxes.collect::<io::Result<Vec<_>>>()?);
+        let password_checks_max = config.limits.password_checks_max as usize;
+        let peers = Peers::new(boxes.collect::<io::Result<Vec<_>>>()?, password_checks_max);
+        let (ended, has_ended) = bounded::<()>(0);
+        let passwords = PasswordThread { thread: Passwords::start(&peers, has_ended)?, ended };
         let (log, log_batches) = start_log(config, count)?;
         let (recorder, windows) = start_recorder(config)?;
         let mut node = Self {
@@ -106,6 +118,7 @@ impl Node {
             workers: Vec::new(),
             log,
             recorder,
+            passwords,
         };
         for (index, inbox) in inboxes.into_iter().enumerate() {
             let stats = Arc::new(WorkerStats::new(config.observe.metrics_series_max as usize + 1));
@@ -190,13 +203,16 @@ impl Node {
     /// # Errors
     /// What ended a worker: io_uring is not there, or not allowed.
     pub fn join(self) -> io::Result<()> {
-        let Self { workers, log, recorder, mailboxes, configs, .. } = self;
+        let Self { workers, log, recorder, passwords, mailboxes, configs, .. } = self;
         drop((mailboxes, configs));
         let mut result = Ok(());
         for worker in workers {
             let ended = worker.join().unwrap_or_else(|_| Err(io::Error::other("a worker's thread panicked")));
             result = result.and(ended);
         }
+        drop(passwords.ended);
+        // A panic there has cost comparisons and nothing else.
+        let _ = passwords.thread.join();
         if let Some(log) = log {
             drop(log.ended);
             // A panic there has lost lines and nothing else.

@@ -42,7 +42,7 @@ impl Counted {
         let (config_in, config_out) = unbounded();
         let (reports_in, reports) = bounded(1_024);
         let bell = wake::doorbell().unwrap();
-        let peers = Peers::new(vec![Postbox::new(mail_in, bell.try_clone().unwrap())]);
+        let peers = Peers::new(vec![Postbox::new(mail_in, bell.try_clone().unwrap())], 1);
         let stats = Arc::new(WorkerStats::new(1));
         let charter = Charter {
             id: 0,

@@ -7,8 +7,10 @@ mod edit;
 mod failover;
 mod filter;
 mod layer4;
+mod password;
 mod predicate;
 mod tls;
+mod transport;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,8 +28,10 @@ pub use self::filter::{
     Access, ConcurrencyLimit, Cors, Fallback, Filters, HttpsRedirect, Mirror, Origins, RateKey, RateLimit,
 };
 pub use self::layer4::{Established, Layer4, SendProxy, Speech};
+pub use self::password::{BasicAuth, PasswordHash, ShaCrypt, Users};
 pub use self::predicate::Predicate;
 pub use self::tls::{Certificate, CertificateSet, ListenerTls, NameKind, SigningKey};
+pub use self::transport::{Application, BackendTls, Security, TlsSettings, Transport, Verification};
 use crate::id::{BackendId, BindId, ClusterId, EndpointId, ListenerId, NodeId, ZoneId};
 use crate::matcher::path::PathIndex;
 
@@ -491,6 +495,8 @@ pub struct BackendSpec {
     pub detection: Detection,
     /// What is spoken to its endpoints: what a probe may send where no check says what to ask.
     pub speech: Speech,
+    /// How requests and probes get to its endpoints.
+    pub transport: Transport,
 }
 
 /// Overload bounds, per worker. 0 = unlimited.

@@ -9,7 +9,10 @@ use routing::model::{HostPattern, Protocol, WildcardLabels};
 use crate::compile::context::{Context, GatewayInfo, GatewayListener, RoutesFrom};
 use crate::compile::gateway_api::GROUP;
 use crate::compile::route::Builder;
+use crate::finding::{ParentRef, ParentStanding, Standing};
+use crate::object::{Kind, ObjectId, Source};
 use crate::text;
+use crate::verdict::{Code, Note, Severity};
 
 /// One listener that the route is attached to.
 pub(super) struct Attachment<'a> {
@@ -75,6 +78,7 @@ pub(super) fn attach<'a>(
     protocol: Protocol,
 ) -> Vec<Attachment<'a>> {
     let mut attachments = Vec::new();
+    let mut standings = Vec::new();
     let mut seen = HashSet::new();
     let context = builder.env.context;
     let namespace = builder.object.id.namespace.clone();
@@ -89,12 +93,11 @@ pub(super) fn attach<'a>(
         let of = parent.namespace.map_or_else(|| namespace.clone(), Arc::from);
         let gateway_key = (of, Arc::from(parent.name));
         let Some(gateway) = context.gateways.get(&gateway_key) else {
-            let name = format!("{}/{}", gateway_key.0, gateway_key.1);
-            builder.out.notes.refused_part(field, name, "no such Gateway of ours");
+            not_ours(builder, field, &gateway_key);
             continue;
         };
-        let mut refusal = "no listener has this sectionName and port";
-        let mut attached = false;
+        let mut refusal = (Code::NoMatchingParent, "no listener has this sectionName and port");
+        let mut sections = Vec::new();
         for listener in &gateway.listeners {
             let named = parent.section_name.is_none_or(|section| section == &*listener.section);
             let ported = parent.port.is_none_or(|port| port == listener.port);
@@ -103,7 +106,7 @@ pub(super) fn attach<'a>(
             }
             match admit(context, listener, protocol, (&gateway_key.0, &namespace), hosts) {
                 Ok(hosts) => {
-                    attached = true;
+                    sections.push(listener.section.clone());
                     if seen.insert((gateway_key.clone(), listener.section.clone())) {
                         attachments.push(Attachment {
                             gateway_key: gateway_key.clone(),
@@ -117,15 +120,50 @@ pub(super) fn attach<'a>(
                 Err(reason) => refusal = reason,
             }
         }
-        if !attached {
+        if sections.is_empty() {
             let name = format!("{}/{}", gateway_key.0, gateway_key.1);
-            builder.out.notes.refused_part(field, name, format!("not attached: {refusal}"));
+            let reason = format!("not attached: {}", refusal.1);
+            builder.out.notes.push(Note::new(Severity::RefusedPart, field, name, reason).because(refusal.0));
         }
+        let refusal = sections.is_empty().then_some(refusal);
+        standings.push(ParentStanding { reference: parent.owned(), gateway: gateway_key, sections, refusal });
     }
     if parents.is_empty() {
         builder.out.notes.ignored("spec.parentRefs", "", "attached to no Gateway: it serves nothing");
     }
+    if !standings.is_empty() {
+        builder.out.standing = Standing::Route { parents: standings, serves: false };
+    }
     attachments
+}
+
+/// A Gateway that is not there may come; one of another controller is that controller's to speak of.
+fn not_ours(builder: &mut Builder<'_, '_>, field: String, (namespace, name): &(Arc<str>, Arc<str>)) {
+    let id = ObjectId {
+        source: Source::Fleet,
+        kind: Kind::Gateway,
+        namespace: namespace.clone(),
+        name: name.clone(),
+    };
+    let (severity, reason) = match builder.env.world.get(&id) {
+        Some(_) => (Severity::Ignored, "another controller's Gateway"),
+        None => (Severity::RefusedPart, "no such Gateway of ours"),
+    };
+    builder.out.notes.push(Note::new(severity, field, format!("{namespace}/{name}"), reason));
+}
+
+impl Parent<'_> {
+    fn owned(&self) -> ParentRef {
+        let text = |given: Option<&str>| given.map(str::to_owned);
+        ParentRef {
+            group: text(self.group),
+            kind: text(self.kind),
+            namespace: text(self.namespace),
+            name: self.name.to_owned(),
+            section_name: text(self.section_name),
+            port: self.port,
+        }
+    }
 }
 
 /// The hosts that the route serves on this listener.
@@ -135,36 +173,41 @@ fn admit(
     protocol: Protocol,
     (gateway_namespace, route_namespace): (&str, &str),
     hosts: Option<&[HostPattern]>,
-) -> Result<Vec<HostPattern>, &'static str> {
+) -> Result<Vec<HostPattern>, (Code, &'static str)> {
     if let Some(reason) = listener.closed {
-        return Err(reason);
+        return Err((Code::NotAllowedByListeners, reason));
     }
+    let refuse = |reason| Err((Code::NotAllowedByListeners, reason));
     // A route of HTTP says nothing of TLS: it is served with and without.
     let spoken = match listener.protocol {
         Protocol::Https => Protocol::Http,
         Protocol::Http | Protocol::Tcp | Protocol::TlsPassthrough => listener.protocol,
     };
     if spoken != protocol {
-        return Err("NotAllowedByListeners: its protocol serves another kind of route");
+        return refuse("NotAllowedByListeners: its protocol serves another kind of route");
     }
     match &listener.from {
         RoutesFrom::All => {}
         RoutesFrom::Selected(selector) if context.namespaces.is_selected(route_namespace, selector) => {}
         RoutesFrom::Selected(_) => {
-            return Err("NotAllowedByListeners: its allowedRoutes select other namespaces");
+            return refuse("NotAllowedByListeners: its allowedRoutes select other namespaces");
         }
         RoutesFrom::Same if gateway_namespace == route_namespace => {}
         RoutesFrom::Same => {
-            return Err("NotAllowedByListeners: its allowedRoutes admit only its own namespace");
+            return refuse("NotAllowedByListeners: its allowedRoutes admit only its own namespace");
         }
-        RoutesFrom::Nobody => return Err("NotAllowedByListeners: its allowedRoutes admit nobody"),
+        RoutesFrom::Nobody => return refuse("NotAllowedByListeners: its allowedRoutes admit nobody"),
     }
     let Some(hosts) = hosts else { return Ok(vec![listener.hostname.clone()]) };
     let mut common: Vec<HostPattern> =
         hosts.iter().filter_map(|host| intersect(&listener.hostname, host)).collect();
     common.sort();
     common.dedup();
-    if common.is_empty() { Err("NoMatchingListenerHostname") } else { Ok(common) }
+    if common.is_empty() {
+        Err((Code::NoMatchingListenerHostname, "NoMatchingListenerHostname"))
+    } else {
+        Ok(common)
+    }
 }
 
 /// The hosts that both patterns match, if any: always one of the two.

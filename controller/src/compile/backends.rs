@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use routing::delta::TableDelta;
 use routing::id::{BackendId, ClusterId, EndpointId};
-use routing::model::{BackendSpec, Detection, EndpointSpec, Speech, StatSlot};
+use routing::model::{BackendSpec, Detection, EndpointSpec, Security, Speech, StatSlot, Transport};
 
 use crate::compile::context::Context;
 use crate::compile::ids::{Ids, StatKey};
 use crate::compile::order;
 use crate::compile::policy::detection::{self, DetectionPart, Said, User};
+use crate::compile::transport::{self, TransportPart, Transports};
 use crate::merge::{self, BackendKey, Found, Loopback};
 use crate::object::ObjectId;
 use crate::verdict::Note;
@@ -31,6 +32,9 @@ struct Backend {
     said: Said,
     /// What came of `said` and of the Service's policy; `None` when that is to be looked at again.
     detection: Option<Detection>,
+    spoken: transport::Said,
+    /// What came of `spoken`, of the Service's policy and of the port; `None` when that is to be looked at again.
+    transport: Option<Transport>,
     /// What the workers know.
     announced: Option<Arc<BackendSpec>>,
 }
@@ -50,7 +54,10 @@ pub struct Backends {
     stale: BTreeSet<BackendKey>,
     /// Remarks on policies, by the backend that they are about.
     notes: BTreeMap<BackendKey, Vec<(ObjectId, Note)>>,
+    /// The same on how they are spoken to.
+    remarks: BTreeMap<BackendKey, transport::Remarks>,
     notes_changed: bool,
+    transports: Transports,
     /// Endpoints of each cluster.
     pub counts: BTreeMap<ClusterId, usize>,
 }
@@ -77,6 +84,8 @@ impl Backends {
             rings: BTreeSet::new(),
             said: Said::new(),
             detection: None,
+            spoken: transport::Said::new(),
+            transport: None,
             announced: None,
         });
         backend.routes += 1;
@@ -113,6 +122,40 @@ impl Backends {
         }
     }
 
+    /// What a route's annotations say of how the backend is spoken to; `None` = nothing, or no longer.
+    pub fn say_transport(&mut self, key: &BackendKey, route: &ObjectId, part: Option<&Arc<TransportPart>>) {
+        let Some(backend) = self.known.get_mut(key) else { return };
+        let before = match part {
+            Some(part) => backend.spoken.insert(route.clone(), part.clone()),
+            None => backend.spoken.remove(route),
+        };
+        if before.as_ref() != part {
+            backend.transport = None;
+            self.stale.insert(key.clone());
+        }
+    }
+
+    /// The ports of this Service may have changed.
+    pub fn mark_transport(&mut self, service: &ServiceName) {
+        for key in self.by_service.get(service).into_iter().flatten() {
+            if let Some(backend) = self.known.get_mut(key) {
+                backend.transport = None;
+            }
+            self.stale.insert(key.clone());
+        }
+    }
+
+    /// What backends over TLS are connected to with may have changed.
+    pub fn mark_secure(&mut self) {
+        for (key, backend) in &mut self.known {
+            let is_clear = backend.transport.as_ref().is_some_and(|now| now.security == Security::Clear);
+            if !is_clear {
+                backend.transport = None;
+                self.stale.insert(key.clone());
+            }
+        }
+    }
+
     /// The endpoints of these Services may have changed.
     pub fn mark_service(&mut self, service: &ServiceName) {
         if let Some(keys) = self.by_service.get(service) {
@@ -127,13 +170,13 @@ impl Backends {
 
     /// Everything about every backend may have changed: policies, too.
     pub fn mark_policies(&mut self) {
-        self.known.values_mut().for_each(|backend| backend.detection = None);
+        self.known.values_mut().for_each(|backend| (backend.detection, backend.transport) = (None, None));
         self.mark_all();
     }
 
     /// Remarks on policies.
     pub fn notes(&self) -> impl Iterator<Item = &(ObjectId, Note)> {
-        self.notes.values().flatten()
+        self.notes.values().flatten().chain(self.remarks.values().flatten())
     }
 
     /// Have the remarks changed since this was last asked?
@@ -158,10 +201,30 @@ impl Backends {
             }
             let changed = self.endpoints(&key, &mut backend, (world, context, loopback), ids, delta);
             self.detect(&key, &mut backend, context);
+            self.speak(&key, &mut backend, world, context);
             announce(&key, &mut backend, context, ids, delta);
             rings(&mut backend, context, &changed, delta);
             self.known.insert(key, backend);
         }
+        self.transports.tidy();
+    }
+
+    /// Decides anew how the backend is spoken to, when anything that bears on it changed.
+    fn speak(&mut self, key: &BackendKey, backend: &mut Backend, world: &World, context: &Context) {
+        if backend.transport.is_some() {
+            return;
+        }
+        let (transport, remarks) = self.transports.resolve(key, &backend.spoken, context, world);
+        backend.transport = Some(transport);
+        self.remark(key, remarks);
+    }
+
+    fn remark(&mut self, key: &BackendKey, remarks: transport::Remarks) {
+        let before = match remarks.is_empty() {
+            true => self.remarks.remove(key),
+            false => self.remarks.insert(key.clone(), remarks),
+        };
+        self.notes_changed |= before.as_ref() != self.remarks.get(key);
     }
 
     /// Decides anew how the backend's failures are found, when anything that bears on it changed.
@@ -260,6 +323,7 @@ impl Backends {
         delta.rings.extend(backend.rings.iter().map(|cluster| ((backend.id, *cluster), None)));
         delta.backends.push((backend.id, None));
         self.note(key, Vec::new());
+        self.remark(key, Vec::new());
         if let Some(keys) = self.by_service.get_mut(&key.service) {
             keys.remove(key);
             if keys.is_empty() {
@@ -306,6 +370,7 @@ fn announce(
         stats: after.into_iter().filter(|(_, slot)| slot.0 != 0).collect(),
         detection: backend.detection.clone().unwrap_or_default(),
         speech: if backend.http > 0 { Speech::Http } else { Speech::Opaque },
+        transport: backend.transport.clone().filter(|_| backend.http > 0).unwrap_or_default(),
     };
     if backend.announced.as_deref() != Some(&spec) {
         let spec = Arc::new(spec);

@@ -39,6 +39,7 @@ struct AlbListeners {
     allow: Option<Vec<IpNet>>,
     deny: Vec<IpNet>,
     request: Option<Duration>,
+    gzip: bool,
 }
 
 impl Context {
@@ -60,7 +61,12 @@ impl Context {
         let mut own = Notes::default();
         let mut class = Class { permitted: self.remote_clusters(object, &mut own), ..self.classless.clone() };
         match &object.spec {
-            Spec::AlbConfig(spec) => self.alb(spec, &mut class, taken, ids, &mut own),
+            Spec::AlbConfig(spec) => {
+                self.alb(spec, &mut class, taken, ids, &mut own);
+                let specs = class.listeners.iter().filter_map(|id| self.listeners.get(id));
+                let served = specs.map(|spec| Listen { addr: spec.addr, protocol: spec.protocol }).collect();
+                self.alb_listeners.insert(id.name.clone(), served);
+            }
             Spec::MseIngressConfig(spec) => mse(spec, &mut class, &mut own),
             Spec::Ingress(_)
             | Spec::IngressClass(_)
@@ -70,6 +76,8 @@ impl Context {
             | Spec::TcpRoute(_)
             | Spec::TlsRoute(_)
             | Spec::ReferenceGrant(_)
+            | Spec::BackendTlsPolicy(_)
+            | Spec::ConfigMap(_)
             | Spec::MemberCluster(_)
             | Spec::GatewayConfig(_)
             | Spec::FailoverPolicy(_)
@@ -122,6 +130,7 @@ impl Context {
         if listeners.is_some_and(|listeners| !listeners.is_empty()) {
             class.listeners = found.ids;
         }
+        class.gzip = found.gzip;
         let allow = found.allow.unwrap_or_default().into();
         let access = Access { allow, deny: found.deny.into() };
         class.access = (access != Access::default()).then_some(access);
@@ -180,12 +189,25 @@ fn alb_listener(listener: &Value, field: &str, out: &mut AlbListeners, notes: &m
                 notes.refused_part(field, value, reason);
                 is_served = false;
             }
-            "gzipEnabled" => {
-                notes.ignored(field, value, "ignored: responses pass as their backends send them")
+            "gzipEnabled" => match value.as_bool() {
+                Some(asks) => {
+                    out.gzip |= asks;
+                    let how = "honoured with a difference: for all listeners of the class together";
+                    notes.info(field, value, how);
+                }
+                None => notes.refused_part(field, value, "allowed: true, false"),
+            },
+            "http2Enabled" if value.as_bool() == Some(true) => {
+                notes.info(
+                    field,
+                    value,
+                    "honoured: http2.tls in gateway.toml, which is on unless it says otherwise",
+                );
             }
-            "http2Enabled" | "quicConfig" => {
-                notes.ignored(field, "", "ignored: not yet served: HTTP/2 and HTTP/3");
+            "http2Enabled" => {
+                notes.ignored(field, value, "ignored: http2.tls in gateway.toml decides for all listeners");
             }
+            "quicConfig" => notes.ignored(field, "", "ignored: not yet served: HTTP/3"),
             "certificates" => {
                 let reason = "ignored: certificates of the cloud cannot be read; those of spec.tls of the Ingresses are used";
                 notes.ignored(field, "", reason);

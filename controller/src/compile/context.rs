@@ -15,12 +15,12 @@ use crate::compile::listen::{Conflict, Listen, Taken};
 use crate::compile::namespaces::{NamespaceSelector, Namespaces};
 use crate::compile::policy::detection::{self, DetectionPart};
 use crate::compile::policy::{self, Part, Permitted};
-use crate::compile::{CompilerSettings, Defaults};
+use crate::compile::{CompilerSettings, Defaults, transport};
 use crate::crd;
 use crate::merge::{BackendKey, Loopback, Member};
 use crate::object::{Kind, Object, ObjectId, Source, Spec};
 use crate::text;
-use crate::verdict::Notes;
+use crate::verdict::{Code, Note, Notes, Severity};
 use crate::watch::files::is_cluster_name;
 use crate::world::World;
 
@@ -71,6 +71,10 @@ pub struct Context {
     pub(super) default_policies: HashMap<ObjectId, Vec<Permitted>>,
     /// Listeners with TLS, and where their certificates come from.
     pub(super) secure: BTreeMap<ListenerId, Wanted>,
+    /// `BackendTLSPolicies` by what they are attached to.
+    pub(super) tls_policies: HashMap<transport::PolicyTarget, Arc<Object>>,
+    /// Where the Ingresses of each `AlbConfig` are served.
+    pub(super) alb_listeners: HashMap<Arc<str>, Vec<Listen>>,
     /// The world comes from a directory of manifests, not from API servers.
     is_directory: bool,
     /// Remarks on the objects that were read here.
@@ -88,6 +92,8 @@ pub struct Class {
     pub default: Part,
     /// Who may come.
     pub access: Option<Access>,
+    /// Are texts compressed?
+    pub gzip: bool,
 }
 
 /// A Gateway of ours.
@@ -106,6 +112,8 @@ pub struct GatewayInfo {
 pub struct GatewayListener {
     /// Its section name.
     pub section: Arc<str>,
+    /// Its place in `spec.listeners`.
+    pub index: usize,
     /// Its port.
     pub port: i32,
     /// Its hosts.
@@ -174,6 +182,7 @@ impl Context {
         context.read_members(world, ids);
         context.read_policies(world);
         context.read_grants(world);
+        context.read_tls_policies(world);
         let mut taken = Taken::default();
         for listen in &settings.listen {
             let listeners = context.ingress_listener(*listen, &mut taken, ids);
@@ -390,7 +399,9 @@ impl Context {
             name: Arc::from(name),
         };
         let Some(Spec::GatewayConfig(config)) = world.get(&id).map(|object| &object.spec) else {
-            notes.refused_part("parametersRef", name, "no such GatewayConfig: the defaults are used");
+            let reason = "no such GatewayConfig: the defaults are used";
+            let note = Note::new(Severity::RefusedPart, "parametersRef", name, reason);
+            notes.push(note.because(Code::InvalidParameters));
             return Default::default();
         };
         let spec = config.spec.clone();
@@ -441,7 +452,9 @@ impl Context {
             }
             if !INGRESS_CONTROLLERS.contains(&controller.as_str()) {
                 let ours = INGRESS_CONTROLLERS.join(", ");
-                notes.ignored("spec.controller", controller, format!("another controller's; ours: {ours}"));
+                let reason = format!("another controller's; ours: {ours}");
+                let note = Note::new(Severity::Ignored, "spec.controller", controller, reason);
+                notes.push(note.because(Code::Foreign));
                 self.classes.insert(name, None);
                 self.notes(&object.id).extend(&notes);
                 continue;
@@ -513,7 +526,7 @@ impl Context {
         if spec.listeners.is_empty() {
             listeners.clone_from(&self.classless.listeners);
         }
-        Class { listeners, permitted, default, access: None }
+        Class { listeners, permitted, default, access: None, gzip: false }
     }
 
     fn read_grants(&mut self, world: &World) {

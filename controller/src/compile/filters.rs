@@ -14,7 +14,7 @@ use crate::compile::ingress::strip_root;
 use crate::compile::route::{Builder, Resolved};
 use crate::merge::PortRef;
 use crate::text;
-use crate::verdict::Notes;
+use crate::verdict::{Code, Note, Notes, Severity};
 use crate::world::ServiceName;
 
 /// Header changes of one filter; more make the rule answer 500.
@@ -408,8 +408,10 @@ impl Filters {
         let mirror = self.mirror.as_ref().and_then(|spec| {
             let found = mirror_backend(builder, spec);
             found
-                .map_err(|reason| {
-                    builder.out.notes.refused_part(format!("{field}.filters"), &spec.name, reason)
+                .map_err(|(code, reason)| {
+                    let field = format!("{field}.filters");
+                    let note = Note::new(Severity::RefusedPart, field, &spec.name, reason);
+                    builder.out.notes.push(note.because(code));
                 })
                 .ok()
         });
@@ -418,9 +420,10 @@ impl Filters {
     }
 }
 
-fn mirror_backend(builder: &mut Builder<'_, '_>, spec: &MirrorSpec) -> Result<Mirror, String> {
+fn mirror_backend(builder: &mut Builder<'_, '_>, spec: &MirrorSpec) -> Result<Mirror, (Code, String)> {
     if (spec.group.as_str(), spec.kind.as_str()) != ("", "Service") {
-        return Err("InvalidKind: only Services are supported; nothing is mirrored".to_owned());
+        let reason = "InvalidKind: only Services are supported; nothing is mirrored";
+        return Err((Code::InvalidKind, reason.to_owned()));
     }
     let own = builder.object.id.namespace.clone();
     let namespace = spec.namespace.as_deref().map_or_else(|| own.clone(), Arc::from);
@@ -429,20 +432,20 @@ fn mirror_backend(builder: &mut Builder<'_, '_>, spec: &MirrorSpec) -> Result<Mi
     if service.namespace != own
         && !builder.env.context.is_granted(from, &service.namespace, ("", "Service", &service.name))
     {
-        return Err(format!(
-            "RefNotPermitted: no ReferenceGrant in {} allows it; nothing is mirrored",
-            service.namespace
-        ));
+        let namespace = &service.namespace;
+        let reason =
+            format!("RefNotPermitted: no ReferenceGrant in {namespace} allows it; nothing is mirrored");
+        return Err((Code::RefNotPermitted, reason));
     }
     let port = text::bounded::<u16>(i64::from(spec.port), 1, 65_535)
-        .map_err(|allowed| format!("port: {allowed}"))?;
+        .map_err(|allowed| (Code::UnsupportedValue, format!("port: {allowed}")))?;
     let port = PortRef::Number(port);
     if builder.resolve(&service, &port) != Resolved::Yes {
-        return Err(
-            "BackendNotFound: no member cluster has this Service and port; nothing is mirrored".to_owned()
-        );
+        let reason = "BackendNotFound: no member cluster has this Service and port; nothing is mirrored";
+        return Err((Code::BackendNotFound, reason.to_owned()));
     }
-    let (id, _) = builder.backend(&service, port).ok_or("too many backends")?;
+    let too_many = || (Code::UnsupportedValue, "too many backends".to_owned());
+    let (id, _) = builder.backend(&service, port).ok_or_else(too_many)?;
     let backend = WeightedBackend {
         backend: Some(id),
         weight: 1,

@@ -19,7 +19,7 @@ use crate::compile::route::{Builder, Env, Rank, Resolved, RouteOutput, Row};
 use crate::merge::{BackendKey, PortRef};
 use crate::object::{Kind, Object};
 use crate::text;
-use crate::verdict::Notes;
+use crate::verdict::{Code, Note, Notes, Severity};
 use crate::world::ServiceName;
 
 pub(super) const GROUP: &str = "gateway.networking.k8s.io";
@@ -72,7 +72,7 @@ pub fn compile(env: &mut Env<'_>, object: &Object, route: &HttpRoute) -> RouteOu
         let field = format!("spec.rules[{index}]");
         compile_rule(&mut builder, rule, index, &field, &attachments, &annotated.part);
     }
-    builder.out
+    builder.done()
 }
 
 fn compile_rule(
@@ -341,7 +341,8 @@ pub(super) fn resolve(
     if !matches!(kind, ("", "Service") | (MCS_GROUP, "ServiceImport")) {
         let reason =
             format!("InvalidKind: only Service and {MCS_GROUP} ServiceImport are supported; {share}");
-        builder.out.notes.refused_part(field, format!("{} {}", kind.0, kind.1), reason);
+        let note = Note::new(Severity::RefusedPart, field, format!("{} {}", kind.0, kind.1), reason);
+        builder.out.notes.push(note.because(Code::InvalidKind));
         return None;
     }
     let own: Arc<str> = builder.object.id.namespace.clone();
@@ -353,7 +354,8 @@ pub(super) fn resolve(
     let to = (kind.0, kind.1, &*name.name);
     if name.namespace != own && !builder.env.context.is_granted(from, &name.namespace, to) {
         let reason = format!("RefNotPermitted: no ReferenceGrant in {} allows it; {share}", name.namespace);
-        builder.out.notes.refused_part(field, shown, reason);
+        let note = Note::new(Severity::RefusedPart, field, shown, reason);
+        builder.out.notes.push(note.because(Code::RefNotPermitted));
         return None;
     }
     let Some(port) = given.port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0) else {
@@ -366,12 +368,14 @@ pub(super) fn resolve(
         Resolved::Yes => Some((name, port)),
         Resolved::NoService => {
             let reason = format!("BackendNotFound: no member cluster has this Service; {share}");
-            builder.out.notes.refused_part(field, shown, reason);
+            let note = Note::new(Severity::RefusedPart, field, shown, reason);
+            builder.out.notes.push(note.because(Code::BackendNotFound));
             None
         }
         Resolved::NoPort => {
             let reason = format!("BackendNotFound: no member cluster's Service has this port; {share}");
-            builder.out.notes.refused_part(format!("{field}.port"), port, reason);
+            let note = Note::new(Severity::RefusedPart, format!("{field}.port"), port, reason);
+            builder.out.notes.push(note.because(Code::BackendNotFound));
             None
         }
     }

@@ -13,6 +13,7 @@ use routing::model::{HostPattern, Protocol, WildcardLabels};
 use crate::compile::context::{
     Context, GATEWAY_CONTROLLER, GatewayInfo, GatewayListener, RoutesFrom, SecretUse, Wanted,
 };
+use crate::compile::gateway_api::GROUP;
 use crate::compile::ids::Ids;
 use crate::compile::layer4::{self, Rules};
 use crate::compile::listen::{Conflict, Taken};
@@ -21,7 +22,7 @@ use crate::compile::policy::{Part, Permitted};
 use crate::crd;
 use crate::object::{Kind, Object, Spec};
 use crate::text;
-use crate::verdict::Notes;
+use crate::verdict::{Code, Note, Notes, Severity};
 use crate::world::World;
 
 impl Context {
@@ -32,7 +33,9 @@ impl Context {
             let mut notes = Notes::default();
             if class.spec.controller_name != GATEWAY_CONTROLLER {
                 let reason = format!("another controller's; ours: {GATEWAY_CONTROLLER}");
-                notes.ignored("spec.controllerName", &class.spec.controller_name, reason);
+                let given = &class.spec.controller_name;
+                let note = Note::new(Severity::Ignored, "spec.controllerName", given, reason);
+                notes.push(note.because(Code::Foreign));
                 classes.insert(object.id.name.clone(), None);
             } else {
                 let mut parameters = (crd::GatewayConfigSpec::default(), Permitted::All, Part::default());
@@ -41,7 +44,9 @@ impl Context {
                         parameters = self.config(world, &reference.name, &mut notes);
                     } else {
                         let given = format!("{} {}", reference.group, reference.kind);
-                        notes.refused_part("spec.parametersRef", given, "allowed: ringway.dev GatewayConfig");
+                        let allowed = "allowed: ringway.dev GatewayConfig";
+                        let note = Note::new(Severity::RefusedPart, "spec.parametersRef", given, allowed);
+                        notes.push(note.because(Code::InvalidParameters));
                     }
                 }
                 if parameters.0.listeners.iter().any(|listener| listener.layer4.is_none()) {
@@ -68,11 +73,16 @@ impl Context {
                 }
                 Some(None) => {
                     let class = &gateway.spec.gateway_class_name;
-                    notes.ignored("spec.gatewayClassName", class, "another controller's class");
+                    let reason = "another controller's class";
+                    let note = Note::new(Severity::Ignored, "spec.gatewayClassName", class, reason);
+                    notes.push(note.because(Code::Foreign));
                 }
                 None => {
+                    // Whose it would be is not known.
                     let class = &gateway.spec.gateway_class_name;
-                    notes.refused("spec.gatewayClassName", class, "no such GatewayClass");
+                    let reason = "no such GatewayClass";
+                    let note = Note::new(Severity::Refused, "spec.gatewayClassName", class, reason);
+                    notes.push(note.because(Code::Foreign));
                 }
             }
             self.notes(&object.id).extend(&notes);
@@ -94,7 +104,9 @@ impl Context {
                 ("IPAddress", Ok(ip)) => addresses.push(ip),
                 (kind, _) => {
                     let reason = "allowed: type IPAddress with an address of this node";
-                    notes.refused_part(format!("spec.addresses[{index}]"), format!("{kind} {value}"), reason);
+                    let (field, given) = (format!("spec.addresses[{index}]"), format!("{kind} {value}"));
+                    let note = Note::new(Severity::RefusedPart, field, given, reason);
+                    notes.push(note.because(Code::UnsupportedAddress));
                 }
             }
         }
@@ -112,7 +124,7 @@ impl Context {
                 );
                 continue;
             }
-            let Some(mut listener) = read_listener(spec, &field, notes) else { continue };
+            let mut listener = read_listener(spec, (index, &field), notes);
             let secrets = match listener.protocol {
                 Protocol::Http | Protocol::Tcp | Protocol::TlsPassthrough => None,
                 Protocol::Https => {
@@ -129,18 +141,7 @@ impl Context {
                 for ip in &addresses {
                     let addr = SocketAddr::new(*ip, port);
                     if let Err(conflict) = taken.claim(addr, &listener.hostname, listener.protocol) {
-                        let reason = match conflict {
-                            Conflict::Hostname => {
-                                "another listener has this address, port and hostname".to_owned()
-                            }
-                            Conflict::Protocol(other) => {
-                                format!(
-                                    "ProtocolConflict: {addr} is served as {}",
-                                    layer4::protocol_name(other)
-                                )
-                            }
-                        };
-                        notes.refused_part(&field, addr, format!("Conflicted: {reason}"));
+                        notes.push(conflicted(&conflict, &field, addr));
                         listener.closed = Some("it conflicts with another listener");
                         continue;
                     }
@@ -171,7 +172,8 @@ impl Context {
         let refs = spec.tls.as_ref().and_then(|tls| tls.certificate_refs.as_deref()).unwrap_or_default();
         if refs.is_empty() {
             let reason = "no certificate: every TLS handshake is refused";
-            notes.refused_part(format!("{field}.tls.certificateRefs"), "", reason);
+            let note = Note::new(Severity::RefusedPart, format!("{field}.tls.certificateRefs"), "", reason);
+            notes.push(note.because(Code::InvalidCertificateRef));
         }
         let mut secrets = Vec::new();
         for (index, reference) in refs.iter().enumerate() {
@@ -180,7 +182,9 @@ impl Context {
             let kind = reference.kind.as_deref().unwrap_or("Secret");
             if (group, kind) != ("", "Secret") {
                 let given = format!("{group} {kind}");
-                notes.refused_part(field, given.trim(), "InvalidCertificateRef: allowed: Secret");
+                let reason = "InvalidCertificateRef: allowed: Secret";
+                let note = Note::new(Severity::RefusedPart, field, given.trim(), reason);
+                notes.push(note.because(Code::InvalidCertificateRef));
                 continue;
             }
             let own = &object.id.namespace;
@@ -192,7 +196,8 @@ impl Context {
             let from = ("gateway.networking.k8s.io", "Gateway", &**own);
             if namespace != *own && !self.is_granted(from, &namespace, ("", "Secret", &name)) {
                 let reason = format!("RefNotPermitted: no ReferenceGrant in namespace {namespace} allows it");
-                notes.refused_part(field, format!("{namespace}/{name}"), reason);
+                let note = Note::new(Severity::RefusedPart, field, format!("{namespace}/{name}"), reason);
+                notes.push(note.because(Code::RefNotPermitted));
                 continue;
             }
             let hosts = vec![hostname.clone()];
@@ -202,20 +207,60 @@ impl Context {
     }
 }
 
-fn read_listener(spec: &GatewayListeners, field: &str, notes: &mut Notes) -> Option<GatewayListener> {
+fn conflicted(conflict: &Conflict, field: &str, addr: SocketAddr) -> Note {
+    let (code, reason) = match conflict {
+        Conflict::Hostname => (
+            Code::HostnameConflict,
+            "Conflicted: another listener has this address, port and hostname".to_owned(),
+        ),
+        Conflict::Protocol(other) => {
+            let other = layer4::protocol_name(*other);
+            (Code::ProtocolConflict, format!("Conflicted: ProtocolConflict: {addr} is served as {other}"))
+        }
+    };
+    Note::new(Severity::RefusedPart, field, addr, reason).because(code)
+}
+
+/// The kinds of routes that are served on a listener of this protocol.
+fn kinds_of(protocol: Protocol) -> &'static [&'static str] {
+    match protocol {
+        Protocol::Http | Protocol::Https => &["HTTPRoute"],
+        Protocol::Tcp => &["TCPRoute"],
+        Protocol::TlsPassthrough => &["TLSRoute"],
+    }
+}
+
+/// Those of them that the listener allows, in its own order; all when it names none.
+pub(super) fn kinds(spec: &GatewayListeners, protocol: Protocol) -> Vec<&'static str> {
+    let served = kinds_of(protocol);
+    let allowed = spec.allowed_routes.as_ref().and_then(|allowed| allowed.kinds.as_deref());
+    match allowed.filter(|allowed| !allowed.is_empty()) {
+        None => served.to_vec(),
+        Some(allowed) => allowed
+            .iter()
+            .filter(|allowed| allowed.group.as_deref().is_none_or(|group| group == GROUP))
+            .filter_map(|allowed| served.iter().find(|kind| **kind == allowed.kind).copied())
+            .collect(),
+    }
+}
+
+fn read_listener(
+    spec: &GatewayListeners,
+    (index, field): (usize, &str),
+    notes: &mut Notes,
+) -> GatewayListener {
+    let mut wrong = None;
     let hostname = match spec.hostname.as_deref().filter(|hostname| !hostname.is_empty()) {
         None => HostPattern::Any,
-        Some(hostname) => match text::host(hostname, WildcardLabels::Many) {
-            Ok(pattern) => pattern,
-            Err(allowed) => {
-                notes.refused_part(format!("{field}.hostname"), hostname, format!("allowed: {allowed}"));
-                return None;
-            }
-        },
+        Some(hostname) => text::host(hostname, WildcardLabels::Many).unwrap_or_else(|allowed| {
+            notes.refused_part(format!("{field}.hostname"), hostname, format!("allowed: {allowed}"));
+            wrong = Some("its hostname is wrong");
+            HostPattern::Any
+        }),
     };
     if text::bounded::<u16>(i64::from(spec.port), 1, 65_535).is_err() {
         notes.refused_part(format!("{field}.port"), spec.port, "allowed: 1 to 65535");
-        return None;
+        wrong = Some("its port is wrong");
     }
     let mode = spec.tls.as_ref().and_then(|tls| tls.mode.as_ref());
     let (protocol, mut closed) = match (spec.protocol.as_str(), mode) {
@@ -241,20 +286,25 @@ fn read_listener(spec: &GatewayListeners, field: &str, notes: &mut Notes) -> Opt
         Protocol::Tcp | Protocol::Http | Protocol::Https | Protocol::TlsPassthrough => hostname,
     };
     if let Some(reason) = closed {
-        notes.ignored(format!("{field}.protocol"), &spec.protocol, reason);
+        let note = Note::new(Severity::Ignored, format!("{field}.protocol"), &spec.protocol, reason);
+        notes.push(note.because(Code::UnsupportedProtocol));
     }
+    closed = wrong.or(closed);
     let allowed = spec.allowed_routes.as_ref();
-    let kinds = allowed.and_then(|allowed| allowed.kinds.as_ref()).filter(|kinds| !kinds.is_empty());
-    let (kind, only, none) = match protocol {
-        Protocol::Http | Protocol::Https => {
-            ("HTTPRoute", "only HTTPRoute is served", "it allows no HTTPRoute")
+    let asked = allowed.and_then(|allowed| allowed.kinds.as_ref()).filter(|kinds| !kinds.is_empty());
+    let served = kinds(spec, protocol);
+    if let Some(asked) = asked.filter(|asked| asked.len() > served.len()) {
+        let (only, none) = match protocol {
+            Protocol::Http | Protocol::Https => ("only HTTPRoute is served", "it allows no HTTPRoute"),
+            Protocol::Tcp => ("only TCPRoute is served", "it allows no TCPRoute"),
+            Protocol::TlsPassthrough => ("only TLSRoute is served", "it allows no TLSRoute"),
+        };
+        let lost = asked.iter().map(|kind| kind.kind.as_str()).filter(|kind| !served.contains(kind));
+        let (field, lost) = (format!("{field}.allowedRoutes.kinds"), lost.collect::<Vec<_>>().join(", "));
+        notes.push(Note::new(Severity::Ignored, field, lost, only).because(Code::InvalidRouteKinds));
+        if served.is_empty() {
+            closed = closed.or(Some(none));
         }
-        Protocol::Tcp => ("TCPRoute", "only TCPRoute is served", "it allows no TCPRoute"),
-        Protocol::TlsPassthrough => ("TLSRoute", "only TLSRoute is served", "it allows no TLSRoute"),
-    };
-    if kinds.is_some_and(|kinds| kinds.iter().all(|allowed| allowed.kind != kind)) {
-        notes.ignored(format!("{field}.allowedRoutes.kinds"), "", only);
-        closed = closed.or(Some(none));
     }
     let namespaces = allowed.and_then(|allowed| allowed.namespaces.as_ref());
     let from = match namespaces.and_then(|namespaces| namespaces.from.as_ref()) {
@@ -266,7 +316,8 @@ fn read_listener(spec: &GatewayListeners, field: &str, notes: &mut Notes) -> Opt
         }
     };
     let section = Arc::from(spec.name.as_str());
-    Some(GatewayListener { section, port: spec.port, hostname, ids: Vec::new(), from, protocol, closed })
+    let ids = Vec::new();
+    GatewayListener { section, index, port: spec.port, hostname, ids, from, protocol, closed }
 }
 
 /// A selector that is missing or cannot be read admits nobody: it was meant to restrict.

@@ -1,14 +1,15 @@
 //! `Ingress` to rows: class, hosts, paths, default backend. What a row does is `action`'s.
 
 mod action;
+mod protect;
 
 use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::{Ingress, IngressSpec};
 use routing::id::ListenerId;
 use routing::model::{
-    Filters, FixedResponse, HostKey, HostPattern, PathMatch, Predicate, Redirect, RuleAction, RuleMatch,
-    Target, WildcardLabels,
+    BasicAuth, Filters, FixedResponse, HostKey, HostPattern, PathMatch, Predicate, Redirect, RuleAction,
+    RuleMatch, Target, WildcardLabels,
 };
 
 use crate::compile::annotations::{self, Annotations, Matching, Reading};
@@ -16,8 +17,10 @@ use crate::compile::canary::CanaryRow;
 use crate::compile::context::{Class, SecretUse};
 use crate::compile::policy::Part;
 use crate::compile::route::{Builder, Env, ORDER_DEFAULT, Rank, RouteOutput, Row};
+use crate::finding::Standing;
 use crate::object::Object;
 use crate::text;
+use crate::verdict::{Code, Note, Severity};
 
 /// The annotation that came before `spec.ingressClassName`.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
@@ -29,6 +32,8 @@ struct Compiler<'a> {
     /// The class's listeners that `listen-ports` leaves.
     listeners: Vec<ListenerId>,
     canary: Option<Arc<CanaryRow>>,
+    /// Who may come by name and password.
+    basic: Option<BasicAuth>,
 }
 
 /// Compiles one Ingress. What is wrong is reported and costs itself only.
@@ -41,12 +46,16 @@ pub fn compile(env: &mut Env<'_>, object: &Object, ingress: &Ingress) -> RouteOu
             Reading { id: &object.id, members: &env.context.members, regexes: &mut *env.regexes };
         annotations::read(&object.annotations, &mut reading, &mut builder.out.notes)
     };
+    builder.out.transport = read.transport.clone();
     let canary = read.canary.take().map(|spec| {
         let own_policy = read.part != Part::default();
         Arc::new(CanaryRow { spec, own_policy })
     });
     let listeners = listeners(&mut builder, &class, &read);
-    let compiler = Compiler { class: &class, annotations: &read, listeners, canary };
+    let at = listeners.iter().filter_map(|id| builder.env.context.listeners.get(id));
+    builder.out.standing = Standing::Ingress(super::Compiler::particular(at.map(|spec| spec.addr.ip())));
+    let basic = read.checks.basic.as_ref().map(|spec| protect::basic(&mut builder, spec));
+    let compiler = Compiler { class: &class, annotations: &read, listeners, canary, basic };
     let spec = ingress.spec.clone().unwrap_or_default();
     certificates(&mut builder, &class, &spec);
     let index = compiler.rules(&mut builder, &spec);
@@ -124,11 +133,14 @@ fn class_of(builder: &mut Builder<'_, '_>, ingress: &Ingress) -> Option<Class> {
     match context.classes.get(name) {
         Some(Some(class)) => Some(class.clone()),
         Some(None) => {
-            builder.out.notes.ignored(field, name, "another controller's class");
+            let note = Note::new(Severity::Ignored, field, name, "another controller's class");
+            builder.out.notes.push(note.because(Code::Foreign));
             None
         }
         None => {
-            builder.out.notes.refused(field, name, "no such IngressClass on the Fleet");
+            // Other controllers serve classes that have no object.
+            let note = Note::new(Severity::Refused, field, name, "no such IngressClass on the Fleet");
+            builder.out.notes.push(note.because(Code::Foreign));
             None
         }
     }

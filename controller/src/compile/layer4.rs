@@ -104,7 +104,7 @@ fn compile(
             }
         }
     }
-    builder.out
+    builder.done()
 }
 
 fn everything() -> RuleMatch {

@@ -15,6 +15,7 @@ use routing::model::{BackendLimits, HostKey, Policy, Rule, Timeouts};
 
 use crate::compile::backends::{Backends, Use};
 use crate::compile::context::Context;
+use crate::compile::findings::Findings;
 use crate::compile::ids::Ids;
 use crate::compile::limits::Limits;
 use crate::compile::listen::Listen;
@@ -24,7 +25,7 @@ use crate::merge::{self, Loopback};
 use crate::object::{Kind, ObjectId, Source, Spec};
 use crate::text::Regexes;
 use crate::verdict::{Notes, Verdict};
-use crate::world::{Dirty, ServiceName, World};
+use crate::world::{Dirty, ServiceName, Stored, World};
 
 pub mod annotations;
 mod attach;
@@ -34,8 +35,10 @@ mod capacity;
 mod cloud;
 pub mod context;
 pub mod filters;
+mod findings;
 pub mod gateway_api;
 mod gateways;
+mod htpasswd;
 pub mod ids;
 pub mod ingress;
 mod layer4;
@@ -46,6 +49,7 @@ pub mod order;
 pub mod policy;
 pub mod route;
 mod secrets;
+pub mod transport;
 
 /// What the compiler is told at boot.
 #[derive(Clone, Debug)]
@@ -105,6 +109,8 @@ pub struct Compiler {
     hosts: HashMap<HostKey, BTreeSet<ObjectId>>,
     shadowed: HashMap<HostKey, Vec<(ObjectId, String)>>,
     by_service: HashMap<ServiceName, BTreeSet<ObjectId>>,
+    /// Ingresses whose rules depend on what a Secret holds.
+    by_secret: HashMap<(Arc<str>, Arc<str>), BTreeSet<ObjectId>>,
     backends: Backends,
     reviewed: HashMap<ObjectId, Notes>,
     regexes: Regexes,
@@ -112,6 +118,7 @@ pub struct Compiler {
     secrets: Secrets,
     limits: Limits,
     reports: bool,
+    findings: Findings,
 }
 
 impl Compiler {
@@ -127,6 +134,7 @@ impl Compiler {
             hosts: HashMap::new(),
             shadowed: HashMap::new(),
             by_service: HashMap::new(),
+            by_secret: HashMap::new(),
             backends: Backends::default(),
             reviewed: HashMap::new(),
             regexes: Regexes::default(),
@@ -134,6 +142,7 @@ impl Compiler {
             secrets: Secrets::default(),
             limits: Limits::default(),
             reports: true,
+            findings: Findings::default(),
         }
     }
 
@@ -148,11 +157,16 @@ impl Compiler {
         let world = &*world;
         let mut delta = TableDelta::default();
         self.reports |= dirty.reports;
-        self.secrets.stale |= dirty.secrets || dirty.everything;
+        dirty.remarked.iter().for_each(|id| self.findings.stale(id));
+        self.secrets.stale |= !dirty.secret_names.is_empty() || dirty.everything;
         let before =
             if dirty.everything { Some(self.rebuild_context(world, &mut dirty, &mut delta)) } else { None };
         for service in &dirty.services {
+            self.backends.mark_transport(service);
             dirty.routes.extend(self.by_service.get(service).into_iter().flatten().cloned());
+        }
+        for secret in &dirty.secret_names {
+            dirty.routes.extend(self.by_secret.get(secret).into_iter().flatten().cloned());
         }
         let mut hosts = BTreeSet::new();
         // All new outputs refer to their backends before any old one lets go: what passes from one route to another
@@ -167,16 +181,23 @@ impl Compiler {
         for key in hosts {
             self.compile_host(&key, &mut delta);
         }
+        if dirty.authorities {
+            self.backends.mark_secure();
+        }
         dirty.endpoints.iter().for_each(|service| self.backends.mark_service(service));
         if self.uses_node_ports(&dirty.nodes) {
             self.backends.mark_all();
         }
         self.backends.compile(world, &self.context, self.settings.loopback, &mut self.ids, &mut delta);
-        self.reports |= self.backends.take_notes_changed();
+        let mut remarks = self.backends.take_notes_changed();
         if std::mem::take(&mut self.secrets.stale) {
             let listeners = self.secrets.compile(world, &self.context, &self.routes);
             diff(&self.table.listeners, &listeners, &mut delta.listeners);
-            self.reports |= self.secrets.take_notes_changed();
+            remarks |= self.secrets.take_notes_changed();
+        }
+        if remarks {
+            self.reports = true;
+            self.stale_remarks();
         }
         if let Some(before) = before {
             self.release_context(before);
@@ -200,6 +221,7 @@ impl Compiler {
         }
         let held = world.objects().map(|(id, _)| id).filter(|id| id.source != Source::Fleet);
         dirty.reviewed.extend(held.cloned());
+        self.stale_common(world);
         std::mem::replace(&mut self.context, context)
     }
 
@@ -238,6 +260,8 @@ impl Compiler {
                 | Spec::Gateway(_)
                 | Spec::GatewayClass(_)
                 | Spec::ReferenceGrant(_)
+                | Spec::BackendTlsPolicy(_)
+                | Spec::ConfigMap(_)
                 | Spec::MemberCluster(_)
                 | Spec::GatewayConfig(_)
                 | Spec::AlbConfig(_)
@@ -251,6 +275,7 @@ impl Compiler {
                 | Spec::Other => None,
             }
         });
+        self.findings.route(id, self.routes.get(id), output.as_ref());
         let Some(output) = output else {
             let before = self.routes.remove(id);
             self.secrets.stale |= before.as_ref().is_some_and(|before| !before.tls.is_empty());
@@ -263,6 +288,7 @@ impl Compiler {
             if let Some(backend) = self.ids.backends.get(key) {
                 self.backends.refer(key, BackendId(backend), (used(&output, key), output.speech));
                 self.backends.say(key, id, output.detections.get(key));
+                self.backends.say_transport(key, id, output.transport.as_ref());
             }
         }
         for row in &output.rows {
@@ -272,6 +298,9 @@ impl Compiler {
         for service in &output.services {
             self.by_service.entry(service.clone()).or_default().insert(id.clone());
         }
+        for secret in &output.secrets {
+            self.by_secret.entry(secret.clone()).or_default().insert(id.clone());
+        }
         self.routes.insert(id.clone(), output)
     }
 
@@ -279,6 +308,7 @@ impl Compiler {
         for key in &before.backends {
             if self.routes.get(id).is_none_or(|now| !now.backends.contains(key)) {
                 self.backends.say(key, id, None);
+                self.backends.say_transport(key, id, None);
             }
             self.backends.drop_reference(key, (used(before, key), before.speech));
             self.ids.backends.release(key);
@@ -296,6 +326,15 @@ impl Compiler {
             hosts.insert(row.key.clone());
             if let (false, Some(routes)) = (now.contains(&row.key), self.hosts.get_mut(&row.key)) {
                 routes.remove(id);
+            }
+        }
+        let kept = self.routes.get(id).map(|output| &output.secrets);
+        for secret in before.secrets.iter().filter(|secret| kept.is_none_or(|kept| !kept.contains(*secret))) {
+            if let Some(routes) = self.by_secret.get_mut(secret) {
+                routes.remove(id);
+                if routes.is_empty() {
+                    self.by_secret.remove(secret);
+                }
             }
         }
         let kept = self.routes.get(id).map(|output| &output.services);
@@ -345,7 +384,11 @@ impl Compiler {
             })
             .collect();
         named.extend(canary::told_of(told, &ids));
-        self.reports |= self.shadowed.get(key).map_or(&[][..], Vec::as_slice) != named;
+        let before = self.shadowed.get(key).map_or(&[][..], Vec::as_slice);
+        if before != named {
+            self.reports = true;
+            before.iter().chain(&named).for_each(|(id, _)| self.findings.stale(id));
+        }
         if named.is_empty() {
             self.shadowed.remove(key);
         } else {
@@ -441,20 +484,32 @@ impl Compiler {
             }
         }
         for (id, stored) in world.objects() {
-            let mut notes = stored.notes.clone();
-            let more = [
-                self.context.notes.get(id),
-                self.routes.get(id).map(|route| &route.notes),
-                self.reviewed.get(id),
-                shadowed.get(id),
-                judged.get(id),
-                self.secrets.notes().get(id),
-            ];
-            more.into_iter().flatten().for_each(|more| notes.extend(more));
+            let notes = self.remarks(id, stored, shadowed.get(id), judged.get(id));
             verdicts.push(Verdict::new(Some(id.clone()), stored.origin.clone(), notes.to_vec()));
         }
         verdicts.sort_by(|a, b| (&a.origin, &a.object).cmp(&(&b.origin, &b.object)));
         verdicts
+    }
+
+    /// Every remark on one object.
+    fn remarks(
+        &self,
+        id: &ObjectId,
+        stored: &Stored,
+        shadowed: Option<&Notes>,
+        judged: Option<&Notes>,
+    ) -> Notes {
+        let mut notes = stored.notes.clone();
+        let more = [
+            self.context.notes.get(id),
+            self.routes.get(id).map(|route| &route.notes),
+            self.reviewed.get(id),
+            shadowed,
+            judged,
+            self.secrets.notes().get(id),
+        ];
+        more.into_iter().flatten().for_each(|more| notes.extend(more));
+        notes
     }
 }
 

@@ -10,10 +10,13 @@ use routing::model::{
 
 use crate::compile::canary::CanaryRow;
 use crate::compile::context::{Context, SecretUse};
+use crate::compile::findings;
 use crate::compile::ids::{Ids, StatKey};
 use crate::compile::limits::Limits;
 use crate::compile::policy::detection::DetectionPart;
 use crate::compile::policy::{self, Part, Permitted};
+use crate::compile::transport::TransportPart;
+use crate::finding::Standing;
 use crate::merge::{BackendKey, PortRef, port_of};
 use crate::object::{Kind, Object};
 use crate::text::Regexes;
@@ -80,16 +83,31 @@ pub struct RouteOutput {
     pub detections: BTreeMap<BackendKey, Arc<DetectionPart>>,
     /// The Services that it names, found or not.
     pub services: BTreeSet<ServiceName>,
+    /// The Secrets that decide what its rules do, found or not.
+    pub secrets: BTreeSet<(Arc<str>, Arc<str>)>,
     /// Of an Ingress: the certificates of `spec.tls`, and on which listeners with TLS they are used.
     pub tls: Vec<SecretUse>,
     /// The listeners with TLS that it is served on.
     pub secure: Vec<ListenerId>,
+    /// Of an Ingress: what its annotations say of how its backends are spoken to.
+    pub transport: Option<Arc<TransportPart>>,
     /// What it speaks to them.
     pub speech: Speech,
+    /// `metadata.generation` of what was compiled.
+    pub generation: i64,
+    /// What its status is made of.
+    pub standing: Standing,
     /// Its statistics.
     pub stat: Option<StatKey>,
     /// Remarks.
     pub notes: Notes,
+}
+
+impl RouteOutput {
+    /// The sets of rules that it has rows in, each once.
+    pub(super) fn hosts(&self) -> BTreeSet<&HostKey> {
+        self.rows.iter().map(|row| &row.key).collect()
+    }
 }
 
 /// What a route is compiled with.
@@ -141,6 +159,7 @@ impl<'a, 'b> Builder<'a, 'b> {
         let out = RouteOutput {
             created: object.created,
             namespaced_name,
+            generation: findings::generation(&object.spec),
             stat: Some(stat),
             ..RouteOutput::default()
         };
@@ -252,6 +271,15 @@ impl<'a, 'b> Builder<'a, 'b> {
         let members = self.env.context.members.keys();
         let mut found = members.filter_map(|name| self.env.world.service(name, service)?.ports.first());
         found.next().map(|port| PortRef::Number(port.port))
+    }
+
+    /// What it has become.
+    #[must_use]
+    pub fn done(mut self) -> RouteOutput {
+        if let Standing::Route { serves, .. } = &mut self.out.standing {
+            *serves = !self.out.rows.is_empty();
+        }
+        self.out
     }
 
     /// Adds a row, within the bound.

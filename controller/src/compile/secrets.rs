@@ -313,7 +313,7 @@ fn wrong(field: &str, reason: impl Into<String>) -> Note {
 }
 
 /// The certificate of a Secret; what is odd about it goes to `notes`.
-fn parse(secret: &FleetSecret, name: &Arc<str>, notes: &mut Notes) -> Result<Certificate, Note> {
+pub(super) fn parse(secret: &FleetSecret, name: &Arc<str>, notes: &mut Notes) -> Result<Certificate, Note> {
     if secret.certificate.is_empty() {
         return Err(wrong(CERTIFICATE, "missing: a TLS Secret has tls.crt and tls.key"));
     }

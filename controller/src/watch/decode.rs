@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use routing::model::Condition;
@@ -17,10 +17,11 @@ use serde_json::Value;
 
 use crate::compile::context::MCS_GROUP;
 use crate::object::{
-    FleetSecret, Kind, MemberNode, MemberService, MemberServicePort, MemberSlice, Object, ObjectId,
-    SliceEndpoint, Source, Spec,
+    AppProtocol, FleetConfigMap, FleetSecret, Kind, MemberNode, MemberService, MemberServicePort,
+    MemberSlice, Object, ObjectId, SliceEndpoint, Source, Spec,
 };
 use crate::verdict::{Note, Notes, Severity};
+use crate::watch::Remains;
 
 /// Documents of one file, and items of one List.
 pub const DOCUMENTS_MAX: usize = 100_000;
@@ -57,7 +58,7 @@ pub enum One {
     /// It is used.
     Object(Box<Object>, Notes),
     /// It cannot be used.
-    Refused(Option<ObjectId>, Note),
+    Refused(Option<ObjectId>, Note, Remains),
     /// Its kind is not used.
     Unused(ObjectId),
 }
@@ -76,6 +77,8 @@ pub fn decode_one(value: Value, source: &Source) -> One {
             | Kind::TcpRoute
             | Kind::TlsRoute
             | Kind::ReferenceGrant
+            | Kind::BackendTlsPolicy
+            | Kind::ConfigMap
             | Kind::MemberCluster
             | Kind::GatewayConfig
             | Kind::AlbConfig
@@ -89,7 +92,7 @@ pub fn decode_one(value: Value, source: &Source) -> One {
         },
         Err(refusal) => {
             let (id, note) = *refusal;
-            One::Refused(id, note)
+            One::Refused(id, note, Remains::default())
         }
     }
 }
@@ -215,12 +218,14 @@ fn kind_of(group: &str, version: &str, kind: &str) -> Kind {
         ("gateway.networking.k8s.io", "v1" | "v1alpha2", "TCPRoute") => Kind::TcpRoute,
         ("gateway.networking.k8s.io", "v1" | "v1alpha2" | "v1alpha3", "TLSRoute") => Kind::TlsRoute,
         ("gateway.networking.k8s.io", "v1" | "v1beta1", "ReferenceGrant") => Kind::ReferenceGrant,
+        ("gateway.networking.k8s.io", "v1", "BackendTLSPolicy") => Kind::BackendTlsPolicy,
         ("ringway.dev", "v1alpha1", "MemberCluster") => Kind::MemberCluster,
         ("ringway.dev", "v1alpha1", "GatewayConfig") => Kind::GatewayConfig,
         ("alibabacloud.com", "v1", "AlbConfig") => Kind::AlbConfig,
         ("mse.alibabacloud.com", "v1alpha1", "MseIngressConfig") => Kind::MseIngressConfig,
         ("ringway.dev", "v1alpha1", "FailoverPolicy") => Kind::FailoverPolicy,
         ("", "v1", "Namespace") => Kind::Namespace,
+        ("", "v1", "ConfigMap") => Kind::ConfigMap,
         ("", "v1", "Secret") => Kind::Secret,
         ("", "v1", "Service") => Kind::Service,
         ("", "v1", "Node") => Kind::Node,
@@ -243,6 +248,8 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
             | Kind::TcpRoute
             | Kind::TlsRoute
             | Kind::ReferenceGrant
+            | Kind::BackendTlsPolicy
+            | Kind::ConfigMap
             | Kind::MemberCluster
             | Kind::GatewayConfig
             | Kind::AlbConfig
@@ -266,6 +273,8 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
         Kind::TcpRoute => fleet(&value, id, Spec::TcpRoute),
         Kind::TlsRoute => fleet(&with_hostnames(value), id, Spec::TlsRoute),
         Kind::ReferenceGrant => fleet(&value, id, Spec::ReferenceGrant),
+        Kind::BackendTlsPolicy => fleet(&value, id, Spec::BackendTlsPolicy),
+        Kind::ConfigMap => member(value, id, notes, config_map),
         Kind::MemberCluster => fleet(&value, id, Spec::MemberCluster),
         Kind::GatewayConfig => fleet(&value, id, Spec::GatewayConfig),
         Kind::AlbConfig => untyped(&value, id, Spec::AlbConfig),
@@ -411,14 +420,19 @@ fn namespace(object: Namespace, _: &mut Notes) -> Spec {
     Spec::Namespace(object.metadata.labels.unwrap_or_default())
 }
 
-/// Keeps what a TLS Secret holds; `stringData` beats `data`, as in the API server.
+/// `stringData` beats `data`, as in the API server.
 fn secret(object: Secret, _notes: &mut Notes) -> Spec {
-    let (mut data, mut text) = (object.data.unwrap_or_default(), object.string_data.unwrap_or_default());
-    let mut take = |name: &str| match text.remove(name) {
-        Some(text) => text.into_bytes(),
-        None => data.remove(name).map(|bytes| bytes.0).unwrap_or_default(),
-    };
-    Spec::Secret(FleetSecret { certificate: take("tls.crt"), key: take("tls.key") })
+    let data = object.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0));
+    let text = object.string_data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
+    let mut others: BTreeMap<String, Vec<u8>> = data.chain(text).collect();
+    let mut take = |name: &str| others.remove(name).unwrap_or_default();
+    let (certificate, key) = (take("tls.crt"), take("tls.key"));
+    Spec::Secret(FleetSecret { certificate, key, others })
+}
+
+/// Keeps the CA bundle, if it holds one.
+fn config_map(object: ConfigMap, _notes: &mut Notes) -> Spec {
+    Spec::ConfigMap(FleetConfigMap { authorities: object.data.and_then(|mut data| data.remove("ca.crt")) })
 }
 
 fn is_tcp(protocol: Option<&str>) -> bool {
@@ -445,7 +459,8 @@ fn service(object: Service, notes: &mut Notes) -> Spec {
             continue;
         };
         let name = Arc::from(port.name.unwrap_or_default());
-        out.ports.push(MemberServicePort { name, port: number, node_port });
+        let app_protocol = AppProtocol::read(port.app_protocol.as_deref());
+        out.ports.push(MemberServicePort { name, port: number, node_port, app_protocol });
     }
     let status = object.status.and_then(|status| status.load_balancer).and_then(|lb| lb.ingress);
     for (index, ingress) in status.unwrap_or_default().into_iter().enumerate() {

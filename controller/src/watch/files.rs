@@ -16,7 +16,7 @@ use crate::object::{Object, ObjectId, Source};
 use crate::verdict::{Note, Notes, Severity};
 use crate::watch::decode::Format;
 use crate::watch::documents::{Content, Documents, Held};
-use crate::watch::{Observation, Presence, Problem};
+use crate::watch::{Observation, Presence, Problem, Remains};
 
 /// Bytes of one file. `kubectl get -A -o yaml` of 100,000 endpoints fits.
 pub const FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
@@ -212,8 +212,11 @@ impl Directory {
     }
 
     fn replace(&mut self, path: &Arc<str>, content: Content, out: &mut Vec<Observation>) {
-        let mut problems: Vec<Problem> =
-            content.problems.into_iter().map(|(object, note)| Problem { object, note }).collect();
+        let mut problems: Vec<Problem> = content
+            .problems
+            .into_iter()
+            .map(|(object, note)| Problem { object, note, remains: Remains::default() })
+            .collect();
         let mut objects: HashMap<ObjectId, u64> = HashMap::new();
         let mut fresh = Vec::new();
         for held in content.objects {
@@ -221,7 +224,7 @@ impl Directory {
             if objects.contains_key(&id) {
                 let reason = "this object stands in the file twice: the first one is used";
                 let note = Note::new(Severity::Refused, "", "", reason);
-                problems.push(Problem { object: Some(id), note });
+                problems.push(Problem { object: Some(id), note, remains: Remains::default() });
                 continue;
             }
             if self.claims.len() >= OBJECTS_MAX && !self.claims.contains_key(&id) {
@@ -231,7 +234,7 @@ impl Directory {
                     "",
                     format!("more than {OBJECTS_MAX} objects: not read"),
                 );
-                problems.push(Problem { object: Some(id), note });
+                problems.push(Problem { object: Some(id), note, remains: Remains::default() });
                 continue;
             }
             objects.insert(id, held.digest());
@@ -345,14 +348,21 @@ impl Directory {
             {
                 let reason = format!("the same object is in {first}: the first path is used");
                 let note = Note::new(Severity::Refused, "", "", reason);
-                problems.push(Problem { object: Some(id.clone()), note });
+                problems.push(Problem { object: Some(id.clone()), note, remains: Remains::default() });
             }
         }
         problems.sort_by(|a, b| a.object.cmp(&b.object));
         if let Some(error) = &state.parse_error {
             let kept = state.objects.len();
             let reason = format!("does not parse: {error}; its last good content stays ({kept} objects)");
-            problems.insert(0, Problem { object: None, note: Note::new(Severity::Refused, "", "", reason) });
+            problems.insert(
+                0,
+                Problem {
+                    object: None,
+                    note: Note::new(Severity::Refused, "", "", reason),
+                    remains: Remains::default(),
+                },
+            );
         }
         if problems != state.emitted {
             state.emitted.clone_from(&problems);
@@ -366,7 +376,8 @@ impl Directory {
         }
         for (path, note) in &problems {
             if self.folder_problems.get(path) != Some(note) {
-                let problems = vec![Problem { object: None, note: note.clone() }];
+                let problems =
+                    vec![Problem { object: None, note: note.clone(), remains: Remains::default() }];
                 out.push(Observation::Problems { origin: path.clone(), problems });
             }
         }

@@ -20,6 +20,8 @@ mod lease;
 mod roster;
 mod status;
 
+pub use status::{Limits, Writing};
+
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use k8s_openapi::api::core::v1::Secret;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -72,8 +74,8 @@ pub struct FleetSettings {
     pub namespace: String,
     /// `fleet.secret_namespaces`
     pub secret_namespaces: Vec<String>,
-    /// Who writes status to the hub while it holds the Lease: a name that no other process has; `None` = nobody here.
-    pub writer: Option<String>,
+    /// How status is written to the hub while this process holds the Lease; `None` = it never writes.
+    pub writer: Option<Writing>,
     /// Times.
     pub tuning: Tuning,
 }
@@ -195,6 +197,9 @@ async fn run(settings: FleetSettings, before: &Before, to: Sender<Batch>, view: 
         Ok(client) => client,
         Err(reason) => return warn!(reason, "the hub's kubeconfig cannot be used"),
     };
+    let uri = &config.cluster_url;
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
+    let hub_at = uri.host().map(|host| (host.to_owned(), port));
     let hub: SharedHub = Rc::new(RefCell::new(Hub::new(settings, client.clone(), contact, to, view)));
     {
         let mut this = hub.borrow_mut();
@@ -202,7 +207,7 @@ async fn run(settings: FleetSettings, before: &Before, to: Sender<Batch>, view: 
         this.resume(before);
         let tuning = this.settings.tuning;
         this.fleet.follow_with(&client, &hub, tuning);
-        this.start_writing(&hub);
+        this.start_writing(&hub, hub_at);
         this.reconcile();
     }
     let mut tick = tokio::time::interval(TICK);
@@ -356,13 +361,14 @@ impl Hub {
                 self.declared.insert(object.id.name.clone(), secret);
                 return true;
             }
-            Spec::Ingress(_) | Spec::Gateway(_) => roster::certificates(object),
+            Spec::Ingress(_) | Spec::Gateway(_) | Spec::BackendTlsPolicy(_) => roster::certificates(object),
             Spec::IngressClass(_)
             | Spec::GatewayClass(_)
             | Spec::HttpRoute(_)
             | Spec::TcpRoute(_)
             | Spec::TlsRoute(_)
             | Spec::ReferenceGrant(_)
+            | Spec::ConfigMap(_)
             | Spec::GatewayConfig(_)
             | Spec::AlbConfig(_)
             | Spec::MseIngressConfig(_)

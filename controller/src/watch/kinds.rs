@@ -3,7 +3,9 @@
 use kube::api::{ApiResource, DynamicObject};
 use serde_json::Value;
 
+use crate::finding::ParentRef;
 use crate::object::Source;
+use crate::watch::Remains;
 use crate::watch::decode::{self, One};
 
 /// A resource that is watched.
@@ -28,11 +30,14 @@ const fn resource(
     Resource { group, versions, kind, plural }
 }
 
+/// Parents of one route (Gateway API: 32).
+const PARENTS_MAX: usize = 32;
+
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
 const OURS: &str = crate::crd::GROUP;
 
 /// What is watched on the Fleet, Secrets apart. Those that are resources of a CRD may be missing.
-pub const FLEET: [Resource; 15] = [
+pub const FLEET: [Resource; 17] = [
     resource("networking.k8s.io", &["v1"], "Ingress", "ingresses"),
     resource("networking.k8s.io", &["v1"], "IngressClass", "ingressclasses"),
     resource(GATEWAY_API, &["v1", "v1beta1"], "GatewayClass", "gatewayclasses"),
@@ -41,7 +46,9 @@ pub const FLEET: [Resource; 15] = [
     resource(GATEWAY_API, &["v1", "v1alpha2"], "TCPRoute", "tcproutes"),
     resource(GATEWAY_API, &["v1", "v1alpha3", "v1alpha2"], "TLSRoute", "tlsroutes"),
     resource(GATEWAY_API, &["v1", "v1beta1"], "ReferenceGrant", "referencegrants"),
+    resource(GATEWAY_API, &["v1"], "BackendTLSPolicy", "backendtlspolicies"),
     resource("", &["v1"], "Namespace", "namespaces"),
+    resource("", &["v1"], "ConfigMap", "configmaps"),
     resource("multicluster.x-k8s.io", &["v1beta1", "v1alpha1"], "ServiceImport", "serviceimports"),
     resource(OURS, &["v1alpha1"], "MemberCluster", "memberclusters"),
     resource(OURS, &["v1alpha1"], "GatewayConfig", "gatewayconfigs"),
@@ -79,6 +86,7 @@ impl Resource {
     #[must_use]
     pub fn decode(&self, version: &str, object: DynamicObject, source: &Source) -> One {
         let DynamicObject { types: _, mut metadata, data } = object;
+        let generation = metadata.generation.unwrap_or(0);
         metadata.managed_fields = None;
         metadata.resource_version = None;
         let mut map = match data {
@@ -93,6 +101,17 @@ impl Resource {
         map.insert("apiVersion".to_owned(), self.api(version).api_version.into());
         map.insert("kind".to_owned(), self.kind.into());
         map.insert("metadata".to_owned(), serde_json::to_value(metadata).unwrap_or_default());
-        decode::decode_one(Value::Object(map), source)
+        let remains = Remains { generation, parents: parents(&map) };
+        match decode::decode_one(Value::Object(map), source) {
+            One::Refused(id, note, _) => One::Refused(id, note, remains),
+            read @ (One::Object(..) | One::Unused(_)) => read,
+        }
     }
+}
+
+/// What can be read of a route's `parentRefs`.
+fn parents(object: &serde_json::Map<String, Value>) -> Vec<ParentRef> {
+    let given = object.get("spec").and_then(|spec| spec.get("parentRefs")).and_then(Value::as_array);
+    let read = |parent: &Value| serde_json::from_value(parent.clone()).ok();
+    given.into_iter().flatten().take(PARENTS_MAX).filter_map(read).collect()
 }

@@ -81,10 +81,10 @@ impl Known {
                     out.push(Observation::Upsert { object, origin, notes });
                 }
             }
-            One::Refused(id, note) => {
+            One::Refused(id, note, remains) => {
                 let origin = id.as_ref().map_or_else(|| Arc::from("?"), origin);
                 self.refused.insert(origin.clone());
-                let problems = vec![Problem { object: id, note }];
+                let problems = vec![Problem { object: id, note, remains }];
                 out.push(Observation::Problems { origin, problems });
             }
             One::Unused(id) => self.forgive(&origin(&id), out),
@@ -119,7 +119,7 @@ impl Known {
         for one in fresh {
             // What cannot be read any more is unknown, not gone: what was read from it before stays.
             there.extend(one.id().cloned());
-            if let One::Refused(id, _) = &one {
+            if let One::Refused(id, _, _) = &one {
                 refused.insert(id.as_ref().map_or_else(|| Arc::from("?"), origin));
             }
             self.apply(one, &mut out);
@@ -145,7 +145,7 @@ impl One {
     pub(super) fn id(&self) -> Option<&ObjectId> {
         match self {
             Self::Object(object, _) => Some(&object.id),
-            Self::Refused(id, _) => id.as_ref(),
+            Self::Refused(id, _, _) => id.as_ref(),
             Self::Unused(id) => Some(id),
         }
     }
@@ -178,6 +178,7 @@ mod tests {
     use super::*;
     use crate::object::{Kind, MemberSlice, SliceEndpoint, Source, Spec};
     use crate::verdict::{Note, Severity};
+    use crate::watch::Remains;
 
     fn slice(name: &str, endpoints: u8) -> One {
         let id = ObjectId {
@@ -201,7 +202,7 @@ mod tests {
 
     fn bad(name: &str) -> One {
         let One::Object(object, _) = slice(name, 0) else { unreachable!() };
-        One::Refused(Some(object.id), Note::new(Severity::Refused, "", "", "bad"))
+        One::Refused(Some(object.id), Note::new(Severity::Refused, "", "", "bad"), Remains::default())
     }
 
     fn believed(relist: Relist) -> Vec<Observation> {

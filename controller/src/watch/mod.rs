@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::finding::ParentRef;
 use crate::object::{Object, ObjectId};
 use crate::verdict::{Note, Notes};
 
@@ -71,4 +72,16 @@ pub struct Problem {
     pub object: Option<ObjectId>,
     /// What is wrong.
     pub note: Note,
+    /// What can still be read of it.
+    pub remains: Remains,
+}
+
+/// What can still be read of an object that cannot be used: enough to tell its owner. Only of one that an API server
+/// sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// `metadata.generation`; 0 = unknown.
+    pub generation: i64,
+    /// `spec.parentRefs` of a route, as many as can be read.
+    pub parents: Vec<ParentRef>,
 }

@@ -28,7 +28,7 @@ const CORE: [(&str, &str, &str); 9] = [
     ("v1", "nodes", "Node"),
     ("v1", "secrets", "Secret"),
     ("v1", "namespaces", "Namespace"),
-    ("v1", "events", "Event"),
+    ("events.k8s.io/v1", "events", "Event"),
     ("discovery.k8s.io/v1", "endpointslices", "EndpointSlice"),
     ("networking.k8s.io/v1", "ingresses", "Ingress"),
     ("networking.k8s.io/v1", "ingressclasses", "IngressClass"),
@@ -40,10 +40,18 @@ pub const OURS: [(&str, &str, &str); 3] = [
     ("ringway.dev/v1alpha1", "gatewayconfigs", "GatewayConfig"),
     ("ringway.dev/v1alpha1", "failoverpolicies", "FailoverPolicy"),
 ];
-pub const GATEWAY_API: [(&str, &str, &str); 3] = [
+pub const GATEWAY_API: [(&str, &str, &str); 6] = [
+    ("gateway.networking.k8s.io/v1", "tcproutes", "TCPRoute"),
+    ("gateway.networking.k8s.io/v1", "tlsroutes", "TLSRoute"),
+    ("gateway.networking.k8s.io/v1", "referencegrants", "ReferenceGrant"),
     ("gateway.networking.k8s.io/v1", "gatewayclasses", "GatewayClass"),
     ("gateway.networking.k8s.io/v1", "gateways", "Gateway"),
     ("gateway.networking.k8s.io/v1", "httproutes", "HTTPRoute"),
+];
+
+pub const CLOUD: [(&str, &str, &str); 2] = [
+    ("alibabacloud.com/v1", "albconfigs", "AlbConfig"),
+    ("mse.alibabacloud.com/v1alpha1", "mseingressconfigs", "MseIngressConfig"),
 ];
 
 /// group/version, plural
@@ -538,12 +546,16 @@ impl Store {
             return failure(415, "UnsupportedMediaType");
         };
         let Some(before) = self.get(target, name).cloned() else { return failure(404, "NotFound") };
+        let given = &body["metadata"]["resourceVersion"];
+        if !given.is_null() && *given != before["metadata"]["resourceVersion"] {
+            return failure(409, "Conflict");
+        }
         let owner = (manager.clone(), request.path.clone());
         let last = self.applied.get(&owner).cloned().unwrap_or_default();
         let mut after = before.clone();
         let part = target.subresource.as_deref().unwrap_or("spec");
         let mut value = after[part].take();
-        merge(&mut value, &body[part], &last[part]);
+        merge(&mut value, &body[part], &last[part], part);
         after[part] = value;
         self.applied.insert(owner, body);
         if after == before { (200, before) } else { (200, self.write(&target.kind, after)) }
@@ -551,7 +563,7 @@ impl Store {
 }
 
 /// Lays `new` over `value`; what `last` had and `new` has not is taken away.
-fn merge(value: &mut Value, new: &Value, last: &Value) {
+fn merge(value: &mut Value, new: &Value, last: &Value, field: &str) {
     match new {
         Value::Object(fields) => {
             if !value.is_object() {
@@ -564,12 +576,10 @@ fn merge(value: &mut Value, new: &Value, last: &Value) {
                 }
             }
             for (field, new) in fields {
-                merge(map.entry(field.clone()).or_insert(Value::Null), new, &last[field]);
+                merge(map.entry(field.clone()).or_insert(Value::Null), new, &last[field], field);
             }
         }
-        Value::Array(items)
-            if items.iter().chain(last.as_array().into_iter().flatten()).any(|i| key(i).is_some()) =>
-        {
+        Value::Array(items) if ["conditions", "listeners", "supportedFeatures"].contains(&field) => {
             let mut list = value.as_array().cloned().unwrap_or_default();
             let lost = |item: &Value| {
                 let owned = last.as_array().into_iter().flatten().any(|last| key(last) == key(item));
@@ -579,7 +589,7 @@ fn merge(value: &mut Value, new: &Value, last: &Value) {
             for item in items {
                 let old = last.as_array().into_iter().flatten().find(|last| key(last) == key(item));
                 match list.iter_mut().find(|known| key(known) == key(item)) {
-                    Some(known) => merge(known, item, old.unwrap_or(&Value::Null)),
+                    Some(known) => merge(known, item, old.unwrap_or(&Value::Null), ""),
                     None => list.push(item.clone()),
                 }
             }
@@ -591,11 +601,8 @@ fn merge(value: &mut Value, new: &Value, last: &Value) {
     }
 }
 
-/// What tells list entries apart: as the schemas of conditions, route parents and listeners say.
+/// What tells list entries apart: `x-kubernetes-list-map-keys` of the lists that are maps. All others are one value.
 fn key(item: &Value) -> Option<String> {
     let field = |name: &str| item.get(name).map(Value::to_string);
-    match (field("parentRef"), field("controllerName")) {
-        (Some(parent), Some(controller)) => Some(parent + &controller),
-        _ => field("type").or_else(|| field("name")),
-    }
+    field("type").or_else(|| field("name"))
 }

@@ -15,7 +15,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use controller::compile::Defaults;
-use controller::watch::fleet::{FleetSettings, HubAccess};
+use controller::finding::Board;
+use controller::watch::fleet::{FleetSettings, HubAccess, Limits, Writing};
 use controller::watch::follow::Tuning;
 use controller::{
     ControllerSettings, ControllerView, Inputs, Mailbox, ManifestSource, Reader, SharedView, dump, run,
@@ -90,7 +91,12 @@ pub fn settings(hub: &ApiServer, dir: &Path) -> ControllerSettings {
 pub fn writing(hub: &ApiServer, dir: &Path, writer: &str) -> ControllerSettings {
     let mut settings = settings(hub, dir);
     if let ManifestSource::Fleet(fleet) = &mut settings.source {
-        fleet.writer = Some(writer.to_owned());
+        fleet.writer = Some(Writing {
+            identity: writer.to_owned(),
+            addresses: vec!["203.0.113.7".to_owned(), "gw.example".to_owned()],
+            limits: Limits { burst: 300, per_second: 50 },
+            board: Board::default(),
+        });
     }
     settings
 }

@@ -38,6 +38,7 @@ impl Controller for Told {
             lag: lag(&view.lag),
             remarks: remarks(&view),
             status_writes: (view.status_writes_total, view.status_failures_total),
+            status_deferred: view.status_deferred_total,
             sources: view.sources.iter().map(|(cluster, source)| source_fact(cluster, source)).collect(),
             lags: view.lags.iter().map(|(cluster, one)| (cluster.to_string(), lag(one))).collect(),
             coalesced_total: view.coalesced_total,

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use config::Config;
 use controller::compile::{Defaults, Place};
-use controller::watch::fleet::{FleetSettings, HubAccess, check_access};
+use controller::finding::Board;
+use controller::watch::fleet::{FleetSettings, HubAccess, Limits, Writing, check_access};
 use controller::watch::follow::Tuning;
 use controller::{ControllerSettings, Inputs, Mailbox, ManifestSource, Reader, SharedView};
 use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
@@ -209,7 +210,12 @@ fn source(config: &Config) -> Result<ManifestSource, String> {
         access,
         namespace: fleet.namespace.clone(),
         secret_namespaces: fleet.secret_namespaces.clone(),
-        writer: fleet.write_status.then(|| writer(config)),
+        writer: fleet.write_status.then(|| Writing {
+            identity: writer(config),
+            addresses: fleet.addresses.clone(),
+            limits: Limits { burst: fleet.status_burst, per_second: fleet.status_per_second },
+            board: Board::default(),
+        }),
         tuning: Tuning { confirm_after: fleet.confirm_after.get(), ..Tuning::default() },
     }))
 }

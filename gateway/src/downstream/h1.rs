@@ -614,7 +614,7 @@ mod tests {
             table: Table::new(TableSettings::default()),
             rng: rand::rngs::SmallRng::seed_from_u64(1),
             stats: Arc::clone(&stats),
-            peers: Peers::new(Vec::new()),
+            peers: Peers::new(Vec::new(), 1),
             log: LogWriter::new(None, stats),
             settings: Settings::new(&Config::default()),
             reports: crossbeam_channel::bounded(1).0,

@@ -13,6 +13,7 @@ use routing::time::MonoTime;
 use super::Request;
 use super::attempt::{Blame, End, Failed};
 use crate::observe::recorder::{What, Whom, micros};
+use crate::upstream::dial::REFUSED;
 use crate::worker::detect::WaitingId;
 use crate::worker::{Deadline, Worker, clock};
 
@@ -222,9 +223,6 @@ impl Held {
         }
     }
 }
-
-/// The reason of a connect that was refused: nobody listens there.
-pub(super) const REFUSED: &str = "connect_refused";
 
 impl Drop for Held {
     fn drop(&mut self) {

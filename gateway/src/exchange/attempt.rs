@@ -5,7 +5,6 @@
 //! than the other side takes it.
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -20,18 +19,18 @@ use wire::error::WireError;
 use wire::h1::encode::{self, Edits, RequestEdit};
 use wire::head::{Persistence, RequestView};
 
-use super::account::{Held, REFUSED};
+use super::account::Held;
 use super::forward::Forwarding;
 use super::relay::copy_of;
 use super::rescue::Lane;
 use super::scratch::Scratch;
 use super::turn::{deadline, earlier, has_passed, set};
 use super::{Fallen, Work};
-use crate::accept::is_out_of_descriptors;
 use crate::downstream::h1::Client;
-use crate::net::{self, Buf, Class, acquire};
+use crate::net::{Buf, Class, acquire};
 use crate::observe::stats::Limit;
 use crate::tls::Stream;
+use crate::upstream::dial::{self, NoConnection, REFUSED};
 use crate::upstream::pool::RESPONSE_HEADROOM;
 use crate::worker::drill;
 use crate::worker::settings::Settings;
@@ -189,7 +188,8 @@ async fn connection(flow: &mut Flow<'_>) -> Result<Upstream, End> {
     let begun = flow.work.seen;
     // Who has lost the keep-alive race once gets a connection that nobody can have closed as idle.
     if !flow.work.raced {
-        let taken = worker.pool.take(flow.held.pick.endpoint);
+        let fingerprint = dial::fingerprint(worker, flow.held.pick.backend);
+        let taken = worker.pool.take(flow.held.pick.endpoint, fingerprint);
         worker.stats.idle_closed_total.add(u64::from(taken.closed));
         if let Some(conn) = taken.conn {
             worker.stats.reuses_total.inc();
@@ -211,7 +211,8 @@ async fn connect(flow: &mut Flow<'_>, begun: MonoTime) -> Result<Stream, End> {
     let timeout = flow.rule.policy().timeouts.connect;
     let due = earlier(deadline(begun, timeout), flow.work.response_by);
     flow.worker.heed();
-    let mut connecting = pin!(net::listen::connect(flow.held.pick.addr));
+    let worker = flow.worker;
+    let mut connecting = pin!(dial::dial(worker, flow.held.pick.backend, flow.held.pick.addr));
     let mut again = advised(flow, begun)?;
     loop {
         set(flow.client, earlier(due, again));
@@ -221,20 +222,13 @@ async fn connect(flow: &mut Flow<'_>, begun: MonoTime) -> Result<Stream, End> {
             Poll::Pending => client.deadline.poll(cx).map(|()| None),
         });
         match first.await {
-            Some(Ok(conn)) => {
+            Some(Ok(stream)) => {
                 let now = clock::now();
                 flow.work.seen = now;
                 flow.worker.table.borrow().on_connected(flow.held.pick.endpoint, now.since(begun), now);
-                return Ok(Stream::plain(conn));
+                return Ok(stream);
             }
-            Some(Err(error)) if is_out_of_descriptors(&error) => {
-                flow.worker.stats.hit(Limit::Descriptors);
-                return Err(connect_failed(flow, Blame::Gateway, "descriptors"));
-            }
-            Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                return Err(failed_connect(flow, REFUSED));
-            }
-            Some(Err(_error)) => return Err(failed_connect(flow, "connect_failed")),
+            Some(Err(none)) => return Err(no_connection(flow, none)),
             None if flow.worker.is_stopping() => return Err(End::ClientGone),
             None if has_passed(due) => return Err(failed_connect(flow, "connect_timeout")),
             None => again = advised(flow, clock::now())?,
@@ -253,6 +247,18 @@ fn advised(flow: &Flow<'_>, now: MonoTime) -> Result<Option<MonoTime>, End> {
             Err(connect_failed(flow, Blame::Gateway, "suspected"))
         }
         Advice::Hedge { .. } | Advice::Leave { .. } => Ok(None),
+    }
+}
+
+fn no_connection(flow: &Flow<'_>, none: NoConnection) -> End {
+    match none.fault() {
+        dial::Fault::Endpoint => failed_connect(flow, none.reason()),
+        dial::Fault::Gateway => {
+            if none == NoConnection::Descriptors {
+                flow.worker.stats.hit(Limit::Descriptors);
+            }
+            connect_failed(flow, Blame::Gateway, none.reason())
+        }
     }
 }
 

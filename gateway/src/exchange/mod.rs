@@ -7,6 +7,7 @@ mod affinity;
 mod attempt;
 mod filter;
 mod forward;
+pub mod gzip;
 mod keep;
 mod pace;
 mod relay;
@@ -41,6 +42,7 @@ use account::InFlight;
 pub use account::note_health;
 pub(crate) use account::{Asked, Held};
 use attempt::{Blame, End, Failed, Fault, Flow};
+use filter::Fields;
 use relay::Pump;
 use reply::Reply;
 use scratch::Answer;
@@ -238,10 +240,14 @@ impl Request<'_> {
             }
         };
         self.entry.rule = Some(rule.clone());
-        if let Some(filters) = &rule.action().filters
-            && let Some(stop) = filter::judge(self, &rule, filters)
-        {
-            return self.stopped(stop).await;
+        if let Some(filters) = &rule.action().filters {
+            let mut stop = filter::judge(self, &rule, filters);
+            if let (None, Some(basic)) = (&stop, &filters.basic) {
+                stop = filter::authenticate(self, &rule, basic).await;
+            }
+            if let Some(stop) = stop {
+                return self.stopped(stop).await;
+            }
         }
         match &rule.action().target {
             Target::Forward(_) => self.forward(&rule).await,

@@ -3,11 +3,14 @@
 //! A [`Pump`] holds at most one buffer that waits for its destination, and asks for more only when it holds none.
 //! Pure but for the buffers; the caller moves bytes between pumps and connections.
 
+use std::collections::VecDeque;
+
 use wire::body::{BodyDecoder, Progress};
 use wire::error::WireError;
 use wire::h1::chunked;
 use wire::head::BodyLength;
 
+use super::gzip::{Gzip, Piece};
 use crate::net::{Buf, Class, acquire};
 
 /// Room in front of body data, where the size of a chunk is put.
@@ -43,6 +46,10 @@ pub(super) struct Pump {
     framing: BodyLength,
     /// Framed, waiting for the destination.
     ready: Option<Buf>,
+    /// Come behind `ready`: what one piece became that was compressed. Bounded by the buffer that it came in.
+    more: VecDeque<Buf>,
+    /// Compresses what is taken in.
+    gzip: Option<Box<Gzip>>,
     /// Comes behind `ready`: trailers that did not fit.
     behind: Option<Buf>,
     /// Has the end of the body been framed?
@@ -63,6 +70,8 @@ impl Pump {
             decoder: BodyDecoder::new(BodyLength::None, wire::body::TrailerPolicy::Forward),
             framing: BodyLength::None,
             ready: None,
+            more: VecDeque::new(),
+            gzip: None,
             behind: None,
             ended: true,
             taken: 0,
@@ -76,11 +85,19 @@ impl Pump {
         self.decoder.reset(source);
         self.framing = framing;
         self.ready = None;
+        self.more.clear();
+        self.gzip = None;
         self.behind = None;
         self.taken = 0;
         self.given = false;
         self.resend = None;
         self.ended = source.is_empty();
+    }
+
+    /// Compresses what is taken in from now on. The framing must be chunks.
+    pub(super) fn compress(&mut self, gzip: Box<Gzip>) {
+        debug_assert!(self.framing == BodyLength::Chunked, "nobody knows how long it becomes");
+        self.gzip = Some(gzip);
     }
 
     /// Is more of the body to come from the source?
@@ -92,13 +109,14 @@ impl Pump {
     /// Should a read be started? Not while something waits: that is the back-pressure.
     #[must_use]
     pub(super) fn wants_read(&self) -> bool {
-        !self.ended && self.ready.is_none() && self.resend.is_none()
+        !self.ended && self.ready.is_none() && self.more.is_empty() && self.resend.is_none()
     }
 
     /// Has all of the body been handed out?
     #[must_use]
     pub(super) fn is_finished(&self) -> bool {
-        self.ended && self.ready.is_none() && self.behind.is_none() && self.resend.is_none()
+        let waits = self.ready.is_some() || !self.more.is_empty() || self.behind.is_some();
+        self.ended && !waits && self.resend.is_none()
     }
 
     /// Has anything been handed out, so that another destination would miss it?
@@ -135,7 +153,7 @@ impl Pump {
         self.taken += step.data as u64;
         data(buf.bytes());
         let done = step.progress == Progress::Done;
-        self.frame(buf, done)?;
+        self.code_and_frame(buf, done)?;
         Ok(rest)
     }
 
@@ -200,7 +218,27 @@ impl Pump {
         }
         self.decoder.finish_on_close()?;
         let buf = acquire(Class::Head, BODY_HEADROOM).ok_or(PumpError::Buffers)?;
-        self.frame(buf, true)
+        self.code_and_frame(buf, true)
+    }
+
+    /// Compresses it first, where that was asked for.
+    fn code_and_frame(&mut self, buf: Buf, done: bool) -> Result<(), PumpError> {
+        let Some(mut gzip) = self.gzip.take() else { return self.frame(buf, done) };
+        if buf.is_empty() && !done {
+            self.gzip = Some(gzip);
+            return Ok(());
+        }
+        let piece = if done { Piece::Last } else { Piece::More };
+        let mut pieces = VecDeque::new();
+        gzip.push(buf.bytes(), piece, |buf| pieces.push_back(buf))?;
+        drop(buf);
+        // The state goes back as soon as it has said all.
+        self.gzip = (!done).then_some(gzip);
+        while let Some(buf) = pieces.pop_front() {
+            self.frame(buf, done && pieces.is_empty())?;
+            self.more.extend(self.ready.take());
+        }
+        Ok(())
     }
 
     fn frame(&mut self, mut buf: Buf, done: bool) -> Result<(), PumpError> {
@@ -243,7 +281,7 @@ impl Pump {
 
     /// The next bytes for the destination.
     pub(super) fn hand_out(&mut self) -> Option<Buf> {
-        let next = self.ready.take().or_else(|| self.behind.take());
+        let next = self.ready.take().or_else(|| self.more.pop_front()).or_else(|| self.behind.take());
         self.given |= next.is_some();
         next
     }
@@ -257,6 +295,7 @@ impl Pump {
     /// Gives up what waits.
     pub(super) fn clear(&mut self) {
         self.ready = None;
+        self.more.clear();
         self.behind = None;
         self.resend = None;
     }

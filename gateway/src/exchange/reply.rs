@@ -21,6 +21,8 @@ pub struct Reply<'a> {
     pub reason: &'static str,
     /// Where to go instead.
     pub location: Option<&'a [u8]>,
+    /// The realm of a challenge for name and password, ready to stand between quotes (RFC 7617 §2).
+    pub realm: Option<&'a str>,
     /// Seconds after which to try again; 0 says nothing.
     pub retry_after: u8,
     /// May the connection carry another request?
@@ -35,6 +37,7 @@ impl Default for Reply<'_> {
             status: 500,
             reason: "",
             location: None,
+            realm: None,
             retry_after: 0,
             persistence: Persistence::KeepAlive,
             content: None,
@@ -119,6 +122,7 @@ pub async fn send(
     let mut body = [0; 128];
     let body_len = text(reply, &mut body);
     let mut retry_after = itoa::Buffer::new();
+    let challenge = reply.realm.map(|realm| format!("Basic realm=\"{realm}\""));
     let (content_type, content) = reply.content.unwrap_or(("text/plain; charset=utf-8", &body[..body_len]));
     let (content_type, content) = if grpc { ("application/grpc", &[][..]) } else { (content_type, content) };
     let mut headers: SmallVec<[(&str, &[u8]); 10]> = SmallVec::new();
@@ -137,6 +141,9 @@ pub async fn send(
     }
     if let Some(location) = reply.location {
         add("Location", location);
+    }
+    if let Some(challenge) = &challenge {
+        headers.push(("WWW-Authenticate", challenge.as_bytes()));
     }
     headers.extend_from_slice(more);
     let mut out = Vec::with_capacity(512);

@@ -7,7 +7,6 @@
 //! silence, is evidence.
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -22,17 +21,17 @@ use routing::time::MonoTime;
 use wire::h1::limits::HeadLimits;
 use wire::head::Method;
 
-use super::account::{Asked, Held, REFUSED};
+use super::account::{Asked, Held};
 use super::attempt::{Blame, End, Failed, Flow, Upstream, request_bytes};
 use super::relay::copy_of;
 use super::scratch::Answer;
 use super::turn::deadline;
 use super::wait::{INTERIM_MAX, larger};
-use crate::accept::is_out_of_descriptors;
-use crate::net::{self, Buf, Class, acquire};
+use crate::net::{Buf, Class, acquire};
 use crate::observe::recorder::{What, Whom};
 use crate::observe::stats::Limit;
 use crate::tls::Stream;
+use crate::upstream::dial::{self, NoConnection, REFUSED};
 use crate::upstream::pool::RESPONSE_HEADROOM;
 use crate::upstream::probe;
 use crate::worker::drill::Fault;
@@ -232,7 +231,7 @@ async fn attempt(flight: &mut Flight) -> Result<Ready, Failed> {
             return Err(failed(FailureKind::Status(status), Blame::Endpoint, "drill"));
         }
     }
-    let taken = worker.pool.take(endpoint);
+    let taken = worker.pool.take(endpoint, dial::fingerprint(worker, flight.held.pick.backend));
     worker.stats.idle_closed_total.add(u64::from(taken.closed));
     let reused = taken.conn.is_some();
     let mut conn = match taken.conn {
@@ -284,21 +283,24 @@ async fn connect(flight: &Flight) -> Result<Stream, Failed> {
     }
     let pending = Pending(worker, pick.endpoint);
     let due = deadline(flight.held.since, flight.connect);
-    let connected = within(worker, due, pin!(net::listen::connect(pick.addr))).await;
+    let connected = within(worker, due, pin!(dial::dial(worker, pick.backend, pick.addr))).await;
     drop(pending);
     let reason = match connected {
         Some(Ok(conn)) => {
             let now = clock::now();
             worker.table.borrow().on_connected(pick.endpoint, now.since(flight.held.since), now);
             worker.stats.connects_total.inc();
-            return Ok(Stream::plain(conn));
+            return Ok(conn);
         }
-        Some(Err(error)) if is_out_of_descriptors(&error) => {
-            worker.stats.hit(Limit::Descriptors);
-            return Err(failed(FailureKind::Connect, Blame::Gateway, "descriptors"));
-        }
-        Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => REFUSED,
-        Some(Err(_error)) => "connect_failed",
+        Some(Err(none)) => match none.fault() {
+            dial::Fault::Endpoint => none.reason(),
+            dial::Fault::Gateway => {
+                if none == NoConnection::Descriptors {
+                    worker.stats.hit(Limit::Descriptors);
+                }
+                return Err(failed(FailureKind::Connect, Blame::Gateway, none.reason()));
+            }
+        },
         None => "connect_timeout",
     };
     worker.stats.connect_failures_total.inc();

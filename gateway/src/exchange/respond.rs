@@ -3,20 +3,24 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use routing::model::Filters;
 use routing::retry::{Failure, FailureKind, Response, Sent};
 use routing::time::MonoTime;
 use wire::h1::encode::{self, Edits, ResponseEdit};
-use wire::head::{BodyLength, Persistence, ResponseView};
+use wire::head::{BodyLength, Persistence, RequestView, ResponseView};
 
+use super::Fields;
 use super::Work;
 use super::attempt::{Blame, Complete, End, Failed, Fault, Flow, Upstream, backend_edits, edits};
+use super::gzip::{self, Coding, Gzip};
 use super::pace::Pace;
 use super::relay::copy_of;
 use super::turn::{Event, Flushed, deadline, earlier, from_client, move_upload, next, send, set};
 use crate::net::Buf;
 use crate::observe::stats::Limit;
 use crate::upstream::pool::Kept;
-use crate::worker::clock;
+use crate::worker::settings::Settings;
+use crate::worker::{Worker, clock};
 
 /// Sends the response head and relays the body; then decides what may be kept.
 pub(super) async fn respond(flow: &mut Flow<'_>, mut up: Upstream, buf: Buf) -> End {
@@ -74,7 +78,13 @@ fn first_bytes(
     let cookie = super::affinity::set_cookie(flow.rule.policy(), &flow.held.pick, cookie_out);
     let filters = flow.rule.action().filters.as_deref();
     let cors = filters.and_then(|filters| filters.cors.as_ref());
-    let own = cors.map(|cors| super::filter::cors_fields(cors, &flow.view)).unwrap_or_default();
+    let response = ResponseView { head, bytes: buf.bytes() };
+    let asks = filters.is_some_and(|filters| filters.gzip);
+    let etag = if asks { gzip::weak_etag(&response) } else { None };
+    let mut own = cors.map(|cors| super::filter::cors_fields(cors, &flow.view)).unwrap_or_default();
+    let gzip = compressed(flow.worker, flow.settings, filters, &flow.view, &response, &mut own);
+    let framing = if gzip.is_some() { BodyLength::Chunked } else { framing };
+    own.extend(etag.as_ref().filter(|_| gzip.is_some()).map(|etag| ("ETag", &**etag)));
     let edit = ResponseEdit {
         version: flow.view.head.version,
         body: framing,
@@ -88,9 +98,13 @@ fn first_bytes(
         upgrade: None,
         own: &own,
     };
-    encode::response(head_out, &ResponseView { head, bytes: buf.bytes() }, &edit);
+    encode::response(head_out, &response, &edit);
+    drop(own);
     buf.consume(work.answer.head_len);
     work.download.reset(work.answer.body, framing);
+    if let Some(gzip) = gzip {
+        work.download.compress(gzip);
+    }
     let rest = if work.answer.body.is_empty() {
         !buf.is_empty()
     } else {
@@ -110,6 +124,36 @@ fn first_bytes(
         None => copy_of(head_out).map_err(|_| End::ClientFault(Fault::Buffers))?,
     };
     Ok((out, rest))
+}
+
+/// A stream to compress the response with, when it is to be; the fields that say so go to `own`.
+fn compressed(
+    worker: &Worker,
+    settings: &Settings,
+    filters: Option<&Filters>,
+    request: &RequestView<'_>,
+    response: &ResponseView<'_>,
+    own: &mut Fields<'_>,
+) -> Option<Box<Gzip>> {
+    if !filters.is_some_and(|filters| filters.gzip) {
+        return None;
+    }
+    let coding = gzip::coding(request, response);
+    if coding == Coding::Untouched {
+        return None;
+    }
+    own.push(("Vary", b"Accept-Encoding"));
+    if coding == Coding::Varies {
+        return None;
+    }
+    let Some(stream) = worker.gzip.open(settings.gzip_streams_max) else {
+        worker.stats.hit(Limit::GzipStreams);
+        return None;
+    };
+    own.push(("Content-Encoding", b"gzip"));
+    // Its bytes are made anew for each request: no range of them means anything.
+    own.push(("Accept-Ranges", b"none"));
+    Some(stream)
 }
 
 fn bad_body(work: &Work) -> Failed {

@@ -26,7 +26,7 @@ pub use self::list::{Kind, METRICS, Metric};
 use super::histogram::{BUCKETS, Snapshot, upper_edge};
 use super::stats::{Counter, Limit, Tally, WorkerStats};
 use crate::admin::Facts;
-use crate::tls::Ended;
+use crate::tls::{Ended, connect};
 
 /// The media type of [`encode`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -277,6 +277,13 @@ impl Scrape {
                 self.workers.iter().for_each(|stats| stats.handshake_latency.read(&mut latency));
                 vec![Row { labels: Vec::new(), value: distribution(&latency) }]
             }
+            "ringway_upstream_tls_handshakes_total" => connect::Ended::ALL
+                .iter()
+                .map(|(ended, name, _)| {
+                    let of = |stats: &Arc<WorkerStats>| stats.upstream_handshakes[*ended as usize].get();
+                    row([("result", *name)], self.workers.iter().map(of).sum())
+                })
+                .collect(),
             "ringway_client_aborts_total" => sum(|stats| &stats.client_aborts_total),
             "ringway_received_bytes_total" => sum(|stats| &stats.received_bytes_total),
             "ringway_sent_bytes_total" => sum(|stats| &stats.sent_bytes_total),

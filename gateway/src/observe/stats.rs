@@ -12,7 +12,7 @@ use wire::error::WireError;
 
 use super::histogram::{Histogram, add};
 use super::layer4::Layer4Stats;
-use crate::tls::Ended;
+use crate::tls::{Ended, connect};
 
 /// A counter with one writer.
 #[derive(Default)]
@@ -136,11 +136,17 @@ pub enum Limit {
     Http2Requests,
     /// Bounds on frames that carry nothing: CONTINUATION, empty and tiny DATA, header lists far too large.
     Http2Floods,
+    /// Names and passwords of a rule (401).
+    Basic,
+    /// `limits.password_checks_max`
+    PasswordChecks,
+    /// `limits.gzip_streams_max`
+    GzipStreams,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 43] = [
+    pub const ALL: [(Self, &'static str); 46] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -184,6 +190,9 @@ impl Limit {
         (Self::Http2Cancels, "http2_cancels"),
         (Self::Http2Requests, "http2_requests"),
         (Self::Http2Floods, "http2_floods"),
+        (Self::Basic, "rule_basic"),
+        (Self::PasswordChecks, "password_checks"),
+        (Self::GzipStreams, "gzip_streams"),
     ];
 }
 
@@ -287,6 +296,8 @@ pub struct WorkerStats {
     pub handshakes: [Counter; Ended::ALL.len()],
     /// From accept to the end of a TLS handshake that came to one.
     pub handshake_latency: Histogram,
+    /// TLS handshakes with backends by how they ended.
+    pub upstream_handshakes: [Counter; connect::Ended::ALL.len()],
     /// Clients that left before their response was complete.
     pub client_aborts_total: Counter,
     /// Upgraded connections (WebSocket) open now.
@@ -364,6 +375,7 @@ impl WorkerStats {
             drill_faults_total: Counter::default(),
             handshakes: Default::default(),
             handshake_latency: Histogram::default(),
+            upstream_handshakes: Default::default(),
             client_aborts_total: Counter::default(),
             tunnels_open: Counter::default(),
             tunnels_evacuated_total: Counter::default(),

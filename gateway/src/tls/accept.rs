@@ -14,7 +14,8 @@ use routing::time::MonoTime;
 use rustls::HandshakeKind;
 use rustls::server::{Acceptor, UnbufferedServerConnection};
 
-use super::session::{Broken, Session, Sink, Step, drain, one_more_record, step};
+use super::session::{Broken, Session, Side, Sink, Step, drain, one_more_record, step};
+use super::stream::Agreed;
 use super::{Alpn, Ended, Facts};
 use crate::downstream::h1::Client;
 use crate::net::{Buf, Class, acquire};
@@ -94,7 +95,7 @@ impl Handshake<'_> {
         if let Err(broken) = self.drive(&mut tls).await {
             return Err(match broken {
                 Stopped::Ended(ended) => ended,
-                Stopped::Broken(broken) => self.give_up(&mut tls, &broken),
+                Stopped::Broken(broken, left) => self.give_up(&mut tls, &broken, left),
             });
         }
         let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
@@ -105,8 +106,8 @@ impl Handshake<'_> {
             suite: tls.negotiated_cipher_suite(),
             alpn: Alpn::of(tls.alpn_protocol()),
         };
-        let incoming = self.incoming.take().ok_or(Ended::Refused)?;
-        self.client.conn.secure(Session::new(*tls, incoming), facts);
+        let session = Session::new(Side::Server(*tls), self.incoming.take());
+        self.client.conn.secure(session, Agreed::Client(facts));
         Ok(if resumed { Ended::Resumed } else { Ended::Full })
     }
 
@@ -162,9 +163,9 @@ impl Handshake<'_> {
             let (used, step) = step(tls.process_tls_records(&mut incoming.bytes_mut()[..visible]), &mut sink);
             incoming.consume(used);
             visible -= used.min(visible);
-            match step? {
+            match step.map_err(|broken| Stopped::Broken(broken, visible))? {
                 Step::Again => {}
-                Step::Data => return Err(Broken::Fragmented.into()),
+                Step::Data => return Err(Stopped::Broken(Broken::Fragmented, visible)),
                 Step::Closed => return Err(Ended::ClientGone.into()),
                 Step::Settled if !tls.is_handshaking() => {
                     self.start_write().await?;
@@ -181,7 +182,8 @@ impl Handshake<'_> {
     async fn next_record(&mut self, visible: usize) -> Result<usize, Stopped> {
         loop {
             if let Some(incoming) = &self.incoming
-                && let Some(end) = one_more_record(incoming.bytes(), visible)?
+                && let Some(end) = one_more_record(incoming.bytes(), visible)
+                    .map_err(|broken| Stopped::Broken(broken, visible))?
             {
                 return Ok(end);
             }
@@ -269,8 +271,10 @@ impl Handshake<'_> {
     }
 
     /// Tells the client why, as far as its socket has room.
-    fn give_up(&mut self, tls: &mut UnbufferedServerConnection, broken: &Broken) -> Ended {
-        drain(tls, &mut self.out);
+    fn give_up(&mut self, tls: &mut UnbufferedServerConnection, broken: &Broken, left: usize) -> Ended {
+        if let Some(incoming) = &mut self.incoming {
+            drain(tls, &mut incoming.bytes_mut()[..left], &mut self.out);
+        }
         self.send_now();
         match broken {
             Broken::Tls(rustls::Error::NoApplicationProtocol) => Ended::NoProtocol,
@@ -284,17 +288,12 @@ impl Handshake<'_> {
 /// Why a handshake did not come to its end.
 enum Stopped {
     Ended(Ended),
-    Broken(Broken),
+    /// With how many bytes that the library was shown and has not discarded.
+    Broken(Broken, usize),
 }
 
 impl From<Ended> for Stopped {
     fn from(ended: Ended) -> Self {
         Self::Ended(ended)
-    }
-}
-
-impl From<Broken> for Stopped {
-    fn from(broken: Broken) -> Self {
-        Self::Broken(broken)
     }
 }

@@ -1,14 +1,18 @@
-//! TLS towards clients, over rustls: certificates by server name, tickets, records in pooled buffers.
+//! TLS over rustls. Towards clients: certificates by server name, tickets, records in pooled buffers.
 //!
 //! [`accept`] runs a handshake on a connection, whose [`Stream`] is the same to everything above from then on:
 //! [`session`] turns records into plaintext and back. Certificates come with the table (`routing::model::ListenerTls`),
 //! their keys parsed by the controller: a worker only signs. A handshake keeps the certificates that it began with; a new
 //! one takes what the newest table has. [`tickets`] holds the keys for resumption.
 //!
+//! Towards backends: [`connect`] runs the handshake, with settings that come with the table, too
+//! (`routing::model::BackendTls`).
+//!
 //! Versions 1.2 and 1.3; no 0-RTT (a replay would be executed twice), no renegotiation (the library has none), no
 //! session cache on our side. ALPN offers [`ALPN`]; what was agreed is told apart by [`Facts::alpn`].
 
 pub mod accept;
+pub mod connect;
 pub mod session;
 pub mod stream;
 pub mod tickets;

@@ -5,7 +5,8 @@
 
 use std::io;
 
-use rustls::server::UnbufferedServerConnection;
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
 
 use crate::net::{Buf, Class, acquire};
@@ -34,9 +35,79 @@ enum Inbound {
     Broken,
 }
 
+/// One side of TLS in the library: each has a type of its own, and both are driven in the same way.
+pub(super) trait Library {
+    /// What tells the sides apart in the library's types.
+    type Data;
+
+    /// Shows it records that came.
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+}
+
+impl Library for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+}
+
+impl Library for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+}
+
+/// Which side of the session we are.
+pub enum Side {
+    /// Towards a client.
+    Server(UnbufferedServerConnection),
+    /// Towards a backend.
+    Client(UnbufferedClientConnection),
+}
+
+impl Side {
+    fn open(&mut self, records: &mut [u8], sink: &mut Sink<'_>) -> (usize, Result<Step, Broken>) {
+        match self {
+            Self::Server(tls) => step(tls.process(records), sink),
+            Self::Client(tls) => step(tls.process(records), sink),
+        }
+    }
+
+    fn drain(&mut self, records: &mut [u8], control: &mut Vec<u8>) {
+        match self {
+            Self::Server(tls) => drain(tls, records, control),
+            Self::Client(tls) => drain(tls, records, control),
+        }
+    }
+
+    fn settle(&mut self, control: &mut Vec<u8>) -> io::Result<Inbound> {
+        match self {
+            Self::Server(tls) => settle(tls, control),
+            Self::Client(tls) => settle(tls, control),
+        }
+    }
+
+    fn encrypt(&mut self, plain: &[u8], out: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Server(tls) => encrypt(tls, plain, out),
+            Self::Client(tls) => encrypt(tls, plain, out),
+        }
+    }
+
+    fn close_notify(&mut self, out: &mut [u8]) -> usize {
+        match self {
+            Self::Server(tls) => close_notify(tls, out),
+            Self::Client(tls) => close_notify(tls, out),
+        }
+    }
+}
+
 /// One session.
 pub struct Session {
-    tls: UnbufferedServerConnection,
+    tls: Side,
     /// Ciphertext that is not decrypted yet.
     incoming: Option<Buf>,
     /// Plaintext that found no room with the reader.
@@ -49,8 +120,8 @@ pub struct Session {
 impl Session {
     /// Goes on after a handshake; `incoming` came behind it.
     #[must_use]
-    pub fn new(tls: UnbufferedServerConnection, incoming: Buf) -> Self {
-        let incoming = Some(incoming).filter(|buf| !buf.is_empty());
+    pub fn new(tls: Side, incoming: Option<Buf>) -> Self {
+        let incoming = incoming.filter(|buf| !buf.is_empty());
         Self { tls, incoming, plain: None, control: Vec::new(), inbound: Inbound::Open }
     }
 
@@ -108,8 +179,7 @@ impl Session {
         let mut left = len;
         loop {
             let mut sink = Sink { data: Some((&mut *into, &mut self.plain)), control: &mut self.control };
-            let (used, step) =
-                step(self.tls.process_tls_records(&mut incoming.bytes_mut()[..left]), &mut sink);
+            let (used, step) = self.tls.open(&mut incoming.bytes_mut()[..left], &mut sink);
             incoming.consume(used);
             left -= used.min(left);
             match step {
@@ -124,22 +194,23 @@ impl Session {
                 }
                 Ok(Step::Settled) if left == 0 => return Ok(()),
                 // A part of a message between the requests of a session: no client needs that.
-                Ok(Step::Settled) => return Err(self.broken(Broken::Fragmented)),
-                Err(broken) => return Err(self.broken(broken)),
+                Ok(Step::Settled) => return Err(self.broken(Broken::Fragmented, left)),
+                Err(broken) => return Err(self.broken(broken, left)),
             }
             if self.control.len() > CONTROL_MAX {
-                return Err(self.broken(Broken::Flood));
+                return Err(self.broken(Broken::Flood, left));
             }
         }
     }
 
-    fn broken(&mut self, broken: Broken) -> io::Error {
+    /// Nothing more is believed, and the library is not asked again. `left` bytes of the record are still with it.
+    fn broken(&mut self, broken: Broken, left: usize) -> io::Error {
         self.inbound = Inbound::Broken;
-        self.incoming = None;
-        if let Broken::Tls(_) = broken {
+        if let (Broken::Tls(_), Some(incoming)) = (&broken, &mut self.incoming) {
             // The alert that says so.
-            drain(&mut self.tls, &mut self.control);
+            self.tls.drain(&mut incoming.bytes_mut()[..left], &mut self.control);
         }
+        self.incoming = None;
         broken.into()
     }
 
@@ -173,7 +244,12 @@ impl Session {
     /// # Errors
     /// No buffer memory, or a session that may not send any more.
     pub fn seal(&mut self, plain: &mut Buf) -> io::Result<Buf> {
-        self.settle()?;
+        if self.inbound == Inbound::Broken {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        if self.tls.settle(&mut self.control)? == Inbound::Closed {
+            self.inbound = Inbound::Closed;
+        }
         let n = plain.len().min(SEAL_MAX);
         // One record more than the data needs: the library may put a key update first.
         let room = self.control.len() + n + (n.div_ceil(FRAGMENT) + 2) * OVERHEAD;
@@ -183,29 +259,11 @@ impl Session {
         out.append(&self.control);
         self.control.clear();
         if n > 0 {
-            let state = self.tls.process_tls_records(&mut []).state;
-            let Ok(ConnectionState::WriteTraffic(mut traffic)) = state else {
-                return Err(io::ErrorKind::NotConnected.into());
-            };
-            let sealed = traffic.encrypt(&plain.bytes()[..n], out.tail_mut());
-            out.grow(sealed.map_err(|error| exhausted(&error))?);
+            let sealed = self.tls.encrypt(&plain.bytes()[..n], out.tail_mut())?;
+            out.grow(sealed);
             plain.consume(n);
         }
         Ok(out)
-    }
-
-    /// Collects what the library wants sent before data.
-    fn settle(&mut self) -> io::Result<()> {
-        loop {
-            match self.tls.process_tls_records(&mut []).state {
-                Ok(ConnectionState::WriteTraffic(_)) => return Ok(()),
-                Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, &mut self.control),
-                Ok(ConnectionState::TransmitTlsData(sent)) => sent.done(),
-                Ok(ConnectionState::PeerClosed) => self.inbound = Inbound::Closed,
-                Ok(_) => return Err(io::ErrorKind::NotConnected.into()),
-                Err(error) => return Err(Broken::Tls(error).into()),
-            }
-        }
     }
 
     /// Are there records of our own that nobody asked for yet?
@@ -223,11 +281,12 @@ impl Session {
     pub fn close_notify(&mut self) -> Vec<u8> {
         let mut out = self.take_control();
         let mut alert = [0; 64];
-        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = self.tls.process_tls_records(&mut []).state
-            && let Ok(n) = traffic.queue_close_notify(&mut alert)
-        {
-            out.extend_from_slice(&alert[..n]);
+        if self.inbound == Inbound::Broken {
+            // Its alert has said more.
+            return out;
         }
+        let n = self.tls.close_notify(&mut alert);
+        out.extend_from_slice(&alert[..n]);
         out
     }
 }
@@ -348,10 +407,46 @@ impl Sink<'_> {
     }
 }
 
-/// Everything that the library wants sent, although it has failed: the alert.
-pub(super) fn drain(tls: &mut UnbufferedServerConnection, control: &mut Vec<u8>) {
-    while let Ok(ConnectionState::EncodeTlsData(mut data)) = tls.process_tls_records(&mut []).state {
+/// Everything that the library wants sent, although it has failed: the alert. `records` is what it was shown and has not
+/// discarded: it may still refer to messages there, and panics when they are gone.
+pub(super) fn drain<L: Library>(tls: &mut L, records: &mut [u8], control: &mut Vec<u8>) {
+    let mut from = 0;
+    loop {
+        let status = tls.process(&mut records[from..]);
+        let discard = status.discard;
+        let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state else { return };
         encode(&mut data, control);
+        from += discard;
+    }
+}
+
+/// Collects what the library wants sent before data. [`Inbound::Closed`] when the peer has closed.
+fn settle<L: Library>(tls: &mut L, control: &mut Vec<u8>) -> io::Result<Inbound> {
+    let mut inbound = Inbound::Open;
+    loop {
+        match tls.process(&mut []).state {
+            Ok(ConnectionState::WriteTraffic(_)) => return Ok(inbound),
+            Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, control),
+            Ok(ConnectionState::TransmitTlsData(sent)) => sent.done(),
+            Ok(ConnectionState::PeerClosed) => inbound = Inbound::Closed,
+            Ok(_) => return Err(io::ErrorKind::NotConnected.into()),
+            Err(error) => return Err(Broken::Tls(error).into()),
+        }
+    }
+}
+
+/// Encrypts `plain` into `out`, which has room for it. Returns how many bytes that is.
+fn encrypt<L: Library>(tls: &mut L, plain: &[u8], out: &mut [u8]) -> io::Result<usize> {
+    let Ok(ConnectionState::WriteTraffic(mut traffic)) = tls.process(&mut []).state else {
+        return Err(io::ErrorKind::NotConnected.into());
+    };
+    traffic.encrypt(plain, out).map_err(|error| exhausted(&error))
+}
+
+fn close_notify<L: Library>(tls: &mut L, out: &mut [u8]) -> usize {
+    match tls.process(&mut []).state {
+        Ok(ConnectionState::WriteTraffic(mut traffic)) => traffic.queue_close_notify(out).unwrap_or(0),
+        Ok(_) | Err(_) => 0,
     }
 }
 

@@ -41,7 +41,7 @@ pub struct Origin {
 /// What TLS adds to a connection.
 pub struct Secured {
     session: Session,
-    facts: Facts,
+    agreed: Agreed,
     /// The owner's buffer, while it reads.
     reading: Option<Buf>,
     /// Does the owner wait for anything to read?
@@ -52,6 +52,16 @@ pub struct Secured {
     ended: bool,
     /// The owner's buffer with what is not encrypted yet, while it writes.
     writing: Option<Buf>,
+}
+
+/// What a handshake agreed on, by who is at the other end.
+pub(super) enum Agreed {
+    /// A client.
+    Client(Facts),
+    /// A backend, by the settings that it was connected to with: [`BackendTls::fingerprint`].
+    ///
+    /// [`BackendTls::fingerprint`]: routing::model::BackendTls::fingerprint
+    Backend { fingerprint: u64 },
 }
 
 impl Stream {
@@ -68,11 +78,11 @@ impl Stream {
     }
 
     /// From now on through `session`. Only of a connection in clear.
-    pub(super) fn secure(&mut self, session: Session, facts: Facts) {
+    pub(super) fn secure(&mut self, session: Session, agreed: Agreed) {
         let Self::Plain(conn) = self else { return };
         let tls = Secured {
             session,
-            facts,
+            agreed,
             reading: None,
             watching: false,
             cancelled: false,
@@ -94,13 +104,28 @@ impl Stream {
         }
     }
 
-    /// What was agreed in the handshake; `None` in clear.
+    /// What was agreed in the handshake with a client; `None` in clear.
     #[must_use]
     pub fn tls(&self) -> Option<&Facts> {
         match self {
             Self::Plain(_) => None,
-            Self::Secured(whole) => Some(&whole.1.facts),
+            Self::Secured(whole) => match &whole.1.agreed {
+                Agreed::Client(facts) => Some(facts),
+                Agreed::Backend { .. } => None,
+            },
             Self::Piped(piped) => piped.1.tls.as_ref(),
+        }
+    }
+
+    /// Which settings a backend was connected to with; 0 in clear. Settings that differ have another number.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        match self {
+            Self::Plain(_) | Self::Piped(_) => 0,
+            Self::Secured(whole) => match whole.1.agreed {
+                Agreed::Backend { fingerprint } => fingerprint,
+                Agreed::Client(_) => 0,
+            },
         }
     }
 

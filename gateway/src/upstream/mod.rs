@@ -1,4 +1,5 @@
 //! The pods' side: idle connections by endpoint, and probes. New ones are made by `exchange`, which has the deadline.
 
+pub mod dial;
 pub mod pool;
 pub mod probe;

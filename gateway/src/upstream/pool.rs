@@ -57,7 +57,9 @@ pub struct Taken {
 
 impl Pool {
     /// The most recently used idle connection of an endpoint.
-    pub fn take(&self, endpoint: EndpointKey) -> Taken {
+    ///
+    /// Only one that was made with the settings of `fingerprint` ([`Stream::fingerprint`]): others are closed.
+    pub fn take(&self, endpoint: EndpointKey, fingerprint: u64) -> Taken {
         let mut endpoints = self.endpoints.borrow_mut();
         let mut taken = Taken { conn: None, closed: 0 };
         let Some(entry) =
@@ -66,7 +68,7 @@ impl Pool {
             return taken;
         };
         while let Some(mut idle) = entry.idle.pop() {
-            if is_quiet(&mut idle.conn) {
+            if idle.conn.fingerprint() == fingerprint && is_quiet(&mut idle.conn) {
                 taken.conn = Some(idle.conn);
                 break;
             }

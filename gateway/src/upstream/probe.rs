@@ -10,10 +10,11 @@ use routing::health::action::{Probe, ProbeKind, ProbeResult};
 use routing::model::Speech;
 use routing::time::MonoTime;
 
-use crate::net::conn::Conn;
 use crate::net::{self, Buf, Class, acquire};
 use crate::observe::recorder::{What, Whom};
 use crate::observe::stats::Limit;
+use crate::tls::Stream;
+use crate::upstream::dial;
 use crate::worker::drill::Fault;
 use crate::worker::{Deadline, Worker, clock, supervise};
 
@@ -51,15 +52,22 @@ async fn ask(worker: &Rc<Worker>, probe: &Probe) -> ProbeResult {
         return result;
     }
     let answered = || ProbeResult::Answered { latency: clock::now().since(begun) };
-    let mut conn = match within(worker, &deadline, due, net::listen::connect(probe.addr)).await {
+    let Some(request) = request(probe).filter(|_| !is_opaque(worker, probe)) else {
+        return match within(worker, &deadline, due, net::listen::connect(probe.addr)).await {
+            None => ProbeResult::TimedOut,
+            Some(Err(_)) => ProbeResult::Refused,
+            Some(Ok(_conn)) => answered(),
+        };
+    };
+    let Some(backend) = worker.table.borrow().endpoint(probe.endpoint).map(|endpoint| endpoint.backend)
+    else {
+        return ProbeResult::Refused;
+    };
+    let mut conn = match within(worker, &deadline, due, dial::dial(worker, backend, probe.addr)).await {
         None => return ProbeResult::TimedOut,
         Some(Err(_)) => return ProbeResult::Refused,
         Some(Ok(conn)) => conn,
     };
-    if is_opaque(worker, probe) {
-        return answered();
-    }
-    let Some(request) = request(probe) else { return answered() };
     match within(worker, &deadline, due, exchange(&mut conn, request)).await {
         None => ProbeResult::TimedOut,
         Some(Err(_)) => ProbeResult::Refused,
@@ -121,7 +129,7 @@ fn request(probe: &Probe) -> Option<Buf> {
 }
 
 /// Sends the request; the status of the answer. An answer that is no HTTP counts as a status of 0.
-async fn exchange(conn: &mut Conn, request: Buf) -> io::Result<u16> {
+async fn exchange(conn: &mut Stream, request: Buf) -> io::Result<u16> {
     conn.start_write(request);
     conn.flush().await?;
     let buf = acquire(Class::Head, 0).ok_or(io::ErrorKind::OutOfMemory)?;

@@ -91,6 +91,7 @@ impl Inbox {
                 worker.peers.boxes[usize::from(worker.id)].ring();
             }
             bell.wait().await?;
+            worker.passwords.collect(worker.id, &worker.peers);
             worker.look_at_peers();
         }
     }

@@ -33,12 +33,15 @@ use routing::time::MonoTime;
 
 use crate::downstream::h1::Runner;
 use crate::downstream::tcp::Door;
+use crate::exchange::gzip::Streams;
 use crate::exchange::scratch::Scratch;
 use crate::net::wake::Timer;
 use crate::observe::access_log::LogWriter;
 use crate::observe::recorder::Recorder;
 use crate::observe::stats::{Limit, WorkerStats};
+use crate::passwords::Desk;
 use crate::tls::Terminator;
+use crate::upstream::dial::Dialer;
 use crate::upstream::pool::Pool;
 use detect::Detect;
 use drill::DrillSlot;
@@ -63,6 +66,8 @@ pub struct Worker {
     pub rng: RefCell<SmallRng>,
     /// Idle upstream connections.
     pub pool: Pool,
+    /// What it needs to connect to backends over TLS.
+    pub dialer: Dialer,
     /// Statistics.
     pub stats: Arc<WorkerStats>,
     /// The other workers.
@@ -87,6 +92,10 @@ pub struct Worker {
     pub drill: DrillSlot,
     /// What it needs to accept TLS.
     pub tls: Terminator,
+    /// Responses that are being compressed.
+    pub gzip: Rc<Streams>,
+    /// Passwords that it has proven, and requests that wait for a proof.
+    pub passwords: Desk,
     settings: RefCell<Rc<Settings>>,
     runners: RefCell<Vec<Runner>>,
     /// Least number of free runners since the last trim: those were never needed.
@@ -141,6 +150,7 @@ impl Worker {
             table: RefCell::new(parts.table),
             rng: RefCell::new(parts.rng),
             pool: Pool::default(),
+            dialer: Dialer::default(),
             stats: parts.stats,
             peers: parts.peers,
             log: RefCell::new(parts.log),
@@ -153,6 +163,8 @@ impl Worker {
             detect: Detect::new()?,
             drill: DrillSlot::default(),
             tls: Terminator::default(),
+            gzip: Rc::default(),
+            passwords: Desk::default(),
             settings: RefCell::new(Rc::new(parts.settings)),
             runners: RefCell::default(),
             runners_low: Cell::new(0),

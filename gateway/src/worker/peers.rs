@@ -10,6 +10,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use routing::delta::Mail;
 use routing::health::board::{Board, BoardLimits};
 
+use crate::passwords::Passwords;
 use crate::tls::tickets::Keyring;
 
 /// One worker's line. Padded so that writing one never slows the reading of another.
@@ -94,15 +95,18 @@ pub struct Peers {
     pub board: Arc<Board>,
     /// The keys of TLS session tickets.
     pub tickets: Keyring,
+    /// Comparisons of passwords that wait.
+    pub passwords: Passwords,
     draining: AtomicBool,
     stopping: AtomicBool,
 }
 
 impl Peers {
-    /// One line for each box.
+    /// One line for each box; at most so many comparisons of passwords wait.
     #[must_use]
-    pub fn new(boxes: Vec<Postbox>) -> Arc<Self> {
+    pub fn new(boxes: Vec<Postbox>, password_checks_max: usize) -> Arc<Self> {
         Arc::new(Self {
+            passwords: Passwords::new(boxes.len(), password_checks_max),
             lines: boxes.iter().map(|_| Line::default()).collect(),
             board: Arc::new(Board::new(BoardLimits {
                 workers: u16::try_from(boxes.len()).unwrap_or(u16::MAX),

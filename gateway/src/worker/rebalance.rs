@@ -96,7 +96,7 @@ mod tests {
                 crate::worker::peers::Postbox::new(sender, crate::net::wake::doorbell().unwrap())
             })
             .collect();
-        let peers = Peers::new(boxes);
+        let peers = Peers::new(boxes, 1);
         for (line, rate) in peers.lines.iter().zip(rates) {
             line.publish(*rate, 0, 0);
         }

@@ -29,6 +29,8 @@ pub struct Settings {
     pub detached_max: u32,
     /// `limits.handshakes_max`
     pub handshakes_max: u64,
+    /// `limits.gzip_streams_max`
+    pub gzip_streams_max: u32,
     /// `pool.idle_per_endpoint_max`
     pub pool_idle_max: u32,
     /// `pool.pending_per_endpoint_max`
@@ -114,6 +116,7 @@ impl Settings {
             probes_max: limits.probes_max,
             detached_max: limits.detached_max,
             handshakes_max: u64::from(limits.handshakes_max),
+            gzip_streams_max: limits.gzip_streams_max,
             pool_idle_max: pool.idle_per_endpoint_max,
             pending_connects_max: pool.pending_per_endpoint_max,
             pool_idle_timeout: pool.idle_timeout.get(),

@@ -16,6 +16,7 @@ pub mod fleet;
 pub mod frames;
 pub mod h2;
 pub mod load;
+pub mod secure;
 pub mod table;
 pub mod tls;
 

@@ -3,13 +3,16 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256,
-    RsaKeySize,
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256,
+    PKCS_RSA_SHA256, RsaKeySize,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme,
     StreamOwned,
@@ -29,6 +32,7 @@ pub enum Key {
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
     root: CertificateDer<'static>,
+    pem: String,
 }
 
 /// A certificate with its key.
@@ -58,10 +62,15 @@ impl Leaf {
 impl Ca {
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        // Two authorities of one name would be told apart by their signatures only.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("authority {}", COUNT.fetch_add(1, Ordering::Relaxed));
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let root = params.self_signed(&key).unwrap().der().clone();
-        Self { issuer: Issuer::new(params, key), root }
+        let certificate = params.self_signed(&key).unwrap();
+        let (root, pem) = (certificate.der().clone(), certificate.pem());
+        Self { issuer: Issuer::new(params, key), root, pem }
     }
 
     pub fn leaf(&self, names: &[&str]) -> Leaf {
@@ -78,6 +87,62 @@ impl Ca {
             CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Leaf { der: certificate.der().clone(), chain: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    /// One whose time is over.
+    pub fn expired(&self, names: &[&str]) -> Leaf {
+        self.made(params(names), |params| {
+            params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+        })
+    }
+
+    /// One whose time has not come.
+    pub fn future(&self, names: &[&str]) -> Leaf {
+        self.made(params(names), |params| params.not_before = rcgen::date_time_ymd(4000, 1, 1))
+    }
+
+    /// One that is for a URI and no name.
+    pub fn with_uri(&self, uri: &str) -> Leaf {
+        self.made(params(&[]), |params| {
+            params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
+        })
+    }
+
+    /// One that vouches for itself.
+    pub fn self_signed(names: &[&str]) -> Leaf {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut params = params(names);
+        params.distinguished_name.push(DnType::CommonName, "myself");
+        let certificate = params.self_signed(&key).unwrap();
+        Leaf { der: certificate.der().clone(), chain: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    fn made(&self, mut params: CertificateParams, edit: impl FnOnce(&mut CertificateParams)) -> Leaf {
+        edit(&mut params);
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Leaf { der: certificate.der().clone(), chain: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    /// Its root as `ca.crt` of a ConfigMap of namespace `default`.
+    pub fn config_map(&self, name: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata:\n  ca.crt: |{}\n",
+            self.block()
+        )
+    }
+
+    /// The same of a Secret.
+    pub fn secret(&self, name: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\nstringData:\n  ca.crt: |{}\n",
+            self.block()
+        )
+    }
+
+    fn block(&self) -> String {
+        self.pem.lines().map(|line| format!("\n    {line}")).collect()
     }
 
     pub fn root(&self) -> &CertificateDer<'static> {
@@ -100,7 +165,18 @@ impl Ca {
     }
 }
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+fn params(names: &[&str]) -> CertificateParams {
+    CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap()
+}
+
+/// Chain and key as a server signs with.
+pub fn certified(leaf: &Leaf) -> Arc<CertifiedKey> {
+    let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
+    Arc::new(CertifiedKey::new(vec![leaf.der.clone()], key))
+}
+
+pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{FixedResponse, WeightedBackend};
+use super::{BasicAuth, FixedResponse, WeightedBackend};
 use crate::limit::{InFlight, Rate, RateState, Shared};
 
 /// All filters of a rule, in the order in which they run. What is `None` or empty does nothing.
@@ -26,9 +26,13 @@ pub struct Filters {
     pub concurrency: Option<ConcurrencyLimit>,
     /// 6. The largest request body, in bytes, judged by `Content-Length`: 413. 0 = any.
     pub body_bytes_max: u64,
-    /// 7. A copy goes elsewhere; its answer is not waited for.
+    /// 7. Who may come by name and password: 401 for others. After everything that is cheap to check.
+    pub basic: Option<BasicAuth>,
+    /// 8. Are texts compressed for clients that ask for it?
+    pub gzip: bool,
+    /// 9. A copy goes elsewhere; its answer is not waited for.
     pub mirror: Option<Mirror>,
-    /// 8. Where a request goes that its own backends cannot serve, or answer with an error.
+    /// 10. Where a request goes that its own backends cannot serve, or answer with an error.
     pub fallback: Option<Fallback>,
 }
 

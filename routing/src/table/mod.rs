@@ -50,7 +50,7 @@ use crate::health::endpoint::Outcome;
 use crate::id::{BackendId, BindId, ClusterId, EndpointId, Generation, ListenerId, NodeId, ZoneId};
 use crate::model::{
     CertificateSet, Layer4, OutlierPolicy, Policy, Protocol, RetryPolicy, RuleAction, RuleMatch, Speech,
-    StatSlot, Target, WeightedBackend,
+    StatSlot, Target, Transport, WeightedBackend,
 };
 use crate::retry::{self, Decision, Failure};
 use crate::subject::Subject;
@@ -413,6 +413,12 @@ impl Table {
     #[must_use]
     pub fn speech(&self, backend: BackendId) -> Speech {
         self.world.backend(backend).map(|spec| spec.speech).unwrap_or_default()
+    }
+
+    /// How the endpoints of a backend are spoken to; `None` when there is no such backend any more.
+    #[must_use]
+    pub fn transport(&self, backend: BackendId) -> Option<&Transport> {
+        self.world.backend(backend).map(|spec| &spec.transport)
     }
 
     /// What an attempt taught about its endpoint. Nothing, when the endpoint has left the table.

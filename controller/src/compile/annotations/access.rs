@@ -27,6 +27,7 @@ pub(super) fn read(given: &mut Given<'_, '_>, reading: &Reading<'_>, out: &mut A
     if let Some(max) = given.number("concurrency-limit", 1, RATE_MAX) {
         out.checks.concurrency = Some((max, fallback(given, "concurrency-limit")));
     }
+    out.checks.gzip = given.flag("enable-gzip");
     out.checks.body_bytes_max = given.parse("proxy-body-size", size).unwrap_or(0);
     let share = given.parse("mirror-percentage", |text| {
         let percent: f64 = text.parse().map_err(|_| "0 to 100".to_owned())?;

@@ -11,8 +11,10 @@ mod alb;
 pub mod given;
 mod heads;
 mod ours;
+mod protect;
 pub mod registry;
 mod serving;
+mod spoken;
 mod traffic;
 
 use std::collections::BTreeMap;
@@ -23,6 +25,7 @@ use routing::model::{Access, Cors, FixedResponse, HeaderEdits, HttpsRedirect, Me
 
 use self::given::Given;
 use crate::compile::policy::Part;
+use crate::compile::transport::TransportPart;
 use crate::merge::{Member, PortRef};
 use crate::object::ObjectId;
 use crate::text::Regexes;
@@ -33,6 +36,8 @@ pub(crate) use self::access::ranges;
 pub use self::address::{Address, Matching, escaped};
 pub use self::alb::{Forward, ServiceRule};
 pub(crate) use self::heads::{origins, tokens};
+pub(crate) use self::protect::secret_name;
+pub use self::protect::{BasicSpec, SecretForm};
 pub use self::traffic::{CanaryWhen, CanaryWord, Destination};
 
 /// What annotations are read with.
@@ -72,6 +77,8 @@ pub struct Annotations {
     pub request_headers: HeaderEdits,
     /// Changes to the response.
     pub response_headers: HeaderEdits,
+    /// `backend-protocol` and `proxy-ssl-*`.
+    pub transport: Option<Arc<TransportPart>>,
     /// What is checked.
     pub checks: Checks,
     /// `mirror-target-service`: where, and what share in millionths.
@@ -101,6 +108,10 @@ pub struct Checks {
     pub concurrency: Option<(u32, Arc<FixedResponse>)>,
     /// `proxy-body-size`.
     pub body_bytes_max: u64,
+    /// `enable-gzip`.
+    pub gzip: Option<bool>,
+    /// `auth-type` and its kin.
+    pub basic: Option<BasicSpec>,
 }
 
 /// One rate limit.
@@ -157,7 +168,9 @@ pub fn read(
     traffic::read(&mut given, reading, &mut out);
     heads::read(&mut given, &mut out);
     serving::read(&mut given, reading, &mut out);
+    spoken::read(&mut given, reading, &mut out);
     access::read(&mut given, reading, &mut out);
+    protect::read(&mut given, reading, &mut out);
     given.finish(&mut out);
     out
 }

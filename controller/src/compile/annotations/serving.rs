@@ -23,16 +23,6 @@ pub(super) fn read(given: &mut Given<'_, '_>, reading: &Reading<'_>, out: &mut A
     balance(given, out);
     session(given, out);
     detection(given, reading, out);
-    let protocol = given.parse("backend-protocol", |text| match text.to_ascii_uppercase().as_str() {
-        "HTTP" => Ok(None),
-        other @ ("HTTPS" | "GRPC" | "GRPCS" | "HTTP2" | "AUTO_HTTP" | "FCGI") => Ok(Some(other.to_owned())),
-        _ => Err("HTTP".to_owned()),
-    });
-    if let Some(Some(protocol)) = protocol {
-        let reason = format!("allowed: HTTP; {protocol} is not spoken to backends yet: the rules answer 503");
-        given.refuse("backend-protocol", &reason);
-        out.closed.get_or_insert_with(|| Arc::from("backend-protocol"));
-    }
 }
 
 fn seconds(given: &mut Given<'_, '_>, name: &str, min: i64) -> Option<Duration> {

@@ -52,6 +52,12 @@ impl Compiler<'_> {
         let policy = builder.policy(&part, &self.class.permitted, &keys);
         let mut action = builder.action(place.index, target, policy);
         action.request_headers = joined(&self.annotations.request_headers, &rule.request_headers);
+        if self.basic.is_some() {
+            // The password is for the gateway: no backend gets to see it (as ingress-nginx does).
+            let mut remove = action.request_headers.remove.to_vec();
+            remove.push(Arc::from("authorization"));
+            action.request_headers.remove = remove.into();
+        }
         action.response_headers = joined(&self.annotations.response_headers, &rule.response_headers);
         action.rewrite = self.rewrite(rule, matched);
         action.filters = self.filters(builder, rule, place);
@@ -224,6 +230,8 @@ impl Compiler<'_> {
             rates,
             concurrency,
             body_bytes_max: checks.body_bytes_max,
+            basic: self.basic.clone(),
+            gzip: checks.gzip.unwrap_or(self.class.gzip),
             mirror,
             fallback: self.fallback(builder, place.field),
         };

@@ -1,6 +1,7 @@
 //! Who the members are, and with which credentials they are watched.
 
 use super::*;
+use crate::compile::transport;
 
 /// What is known of how a member is reached; `None` = not known yet, or not any more: what there is stays.
 type Desired = BTreeMap<Arc<str>, Option<Result<Credentials, String>>>;
@@ -255,13 +256,27 @@ async fn get(client: Client, name: SecretName, version: String, hub: SharedHub) 
     hub.borrow_mut().got(name, fetched, secret);
 }
 
-/// The Secrets that an Ingress or a Gateway names.
+/// The Secrets that annotations of an Ingress name.
+fn annotated(object: &Object) -> impl Iterator<Item = SecretName> {
+    const NAMES: [&str; 2] = ["auth-secret", "proxy-ssl-secret"];
+    let prefixes = crate::compile::annotations::registry::Family::PREFIXES.into_iter();
+    let keys = prefixes.flat_map(|(prefix, _)| NAMES.map(|name| format!("{prefix}{name}")));
+    keys.filter_map(|key| {
+        let value = object.annotations.get(&key)?;
+        let (namespace, name) =
+            crate::compile::annotations::secret_name(value.trim(), &object.id.namespace).ok()?;
+        Some((Rc::from(&*namespace), name.to_string()))
+    })
+}
+
+/// The Secrets that an object names.
 pub(super) fn certificates(object: &Object) -> BTreeSet<SecretName> {
     let own: Rc<str> = Rc::from(&*object.id.namespace);
     match &object.spec {
         Spec::Ingress(ingress) => {
             let tls = ingress.spec.iter().flat_map(|spec| spec.tls.iter().flatten());
-            tls.filter_map(|tls| Some((own.clone(), tls.secret_name.clone()?))).collect()
+            let tls = tls.filter_map(|tls| Some((own.clone(), tls.secret_name.clone()?)));
+            tls.chain(annotated(object)).collect()
         }
         Spec::Gateway(gateway) => {
             let tls = gateway.spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
@@ -274,12 +289,21 @@ pub(super) fn certificates(object: &Object) -> BTreeSet<SecretName> {
                 })
                 .collect()
         }
+        Spec::BackendTlsPolicy(policy) => {
+            let references = policy.spec.validation.ca_certificate_refs.iter().flatten();
+            let authorities = references.filter(|reference| reference.kind == "Secret");
+            let own_certificate =
+                policy.spec.options.iter().flat_map(|options| options.get(transport::CLIENT_CERTIFICATE));
+            let names = authorities.map(|reference| &reference.name).chain(own_certificate);
+            names.map(|name| (own.clone(), name.clone())).collect()
+        }
         Spec::IngressClass(_)
         | Spec::GatewayClass(_)
         | Spec::HttpRoute(_)
         | Spec::TcpRoute(_)
         | Spec::TlsRoute(_)
         | Spec::ReferenceGrant(_)
+        | Spec::ConfigMap(_)
         | Spec::MemberCluster(_)
         | Spec::GatewayConfig(_)
         | Spec::AlbConfig(_)

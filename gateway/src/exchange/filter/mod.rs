@@ -1,6 +1,7 @@
 //! What a rule checks before it does anything, in the order of the fields of [`Filters`]: one place, whether an
 //! annotation or an `HTTPRoute` asked for it. A rule without filters costs one branch.
 
+mod basic;
 mod cors;
 mod mirror;
 
@@ -19,7 +20,8 @@ use super::reply::Reply;
 use crate::downstream::h1::Client;
 use crate::observe::stats::Limit;
 
-pub(super) use cors::fields as cors_fields;
+pub(super) use basic::authenticate;
+pub(super) use cors::{Fields, fields as cors_fields};
 pub(super) use mirror::mirror;
 
 /// Why a request goes no further.

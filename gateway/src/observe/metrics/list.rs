@@ -62,6 +62,11 @@ pub const METRICS: &[Metric] = &[
         "",
         "From accept to the end of a TLS handshake that succeeded",
     ),
+    counter(
+        "ringway_upstream_tls_handshakes_total",
+        "result",
+        "TLS handshakes with backends by how they ended",
+    ),
     gauge(
         "ringway_tls_certificate_expiry_seconds",
         "secret",
@@ -237,6 +242,11 @@ pub const METRICS: &[Metric] = &[
         "ringway_fleet_status_writes_total",
         "outcome",
         "Writes of status to the hub by this node, which holds the Lease (written, failed)",
+    ),
+    counter(
+        "ringway_fleet_status_deferred_total",
+        "",
+        "Objects whose status waited 100 ms more because fleet.status_burst and fleet.status_per_second allow no more",
     ),
     histogram(
         "ringway_fleet_propagation_seconds",

@@ -38,6 +38,9 @@ impl Scrape {
                 let (done, failed) = self.controller.status_writes;
                 vec![row([("outcome", "written")], done), row([("outcome", "failed")], failed)]
             }
+            "ringway_fleet_status_deferred_total" => {
+                vec![row([], self.controller.status_deferred)]
+            }
             "ringway_fleet_propagation_seconds" => self
                 .controller
                 .lags

@@ -37,6 +37,7 @@ const BUFFERS: &str = "bodies are streamed; buffers are bounded by limits.* in g
 const TLS_LATER: &str = "TLS of this kind is not configured by annotation yet";
 const EXTERNAL: &str = "requests cannot be authorised here yet; the rules answer 503 instead of being open";
 const BOOL: &str = "true, false";
+const ON_OFF: &str = "on, off";
 const CONNECTIONS: &str = "connections are bounded for the whole node: pool.* in gateway.toml";
 const PLUGIN: &str = "plugins are not supported";
 
@@ -321,10 +322,11 @@ pub const ENTRIES: &[Entry] = &[
     but(
         "backend-protocol",
         "nmha",
-        "HTTP",
-        "HTTP",
+        "HTTP, HTTPS",
+        "HTTPS",
         "SMTP",
-        "others than HTTP are not spoken to backends yet",
+        "a certificate is verified only where proxy-ssl-verify says so (a BackendTLSPolicy always verifies); a Service port \
+         is spoken to in one way: an Ingress that asks for TLS decides for all",
     ),
     but(
         "warmup",
@@ -444,10 +446,10 @@ pub const ENTRIES: &[Entry] = &[
         "large",
         "judged by Content-Length: a chunked body is not counted",
     ),
-    shut("auth-type", "nmh", EXTERNAL),
-    no("auth-secret", "nmh", "goes with auth-type"),
-    no("auth-secret-type", "nmh", "goes with auth-type"),
-    no("auth-realm", "nmh", "goes with auth-type"),
+    yes("auth-type", "nmh", "basic", "basic", "digest"),
+    yes("auth-secret", "nmh", "[NAMESPACE/]NAME of a Secret", "default/staff", "a/b/c"),
+    yes("auth-secret-type", "nmh", "auth-file, auth-map; default auth-file", "auth-map", "file"),
+    yes("auth-realm", "nmh", "at most 256 visible characters", "Staff only", "é"),
     shut("auth-url", "n", EXTERNAL),
     no("auth-method", "n", "goes with auth-url"),
     no("auth-signin", "n", "goes with auth-url"),
@@ -489,13 +491,27 @@ pub const ENTRIES: &[Entry] = &[
     no("ssl-ciphers", "n", TLS_LATER),
     no("ssl-prefer-server-ciphers", "n", TLS_LATER),
     no("ssl-passthrough", "n", TLS_LATER),
-    no("proxy-ssl-secret", "nmh", TLS_LATER),
-    no("proxy-ssl-name", "nmh", TLS_LATER),
-    no("proxy-ssl-server-name", "nmh", TLS_LATER),
-    no("proxy-ssl-verify", "n", TLS_LATER),
-    no("proxy-ssl-verify-depth", "n", TLS_LATER),
-    no("proxy-ssl-protocols", "n", TLS_LATER),
-    no("proxy-ssl-ciphers", "n", TLS_LATER),
+    but(
+        "proxy-ssl-secret",
+        "nmh",
+        "NAME or NAMESPACE/NAME",
+        "client",
+        "a b",
+        "another namespace needs a ReferenceGrant; one that cannot be used closes the backend",
+    ),
+    but("proxy-ssl-name", "nmh", "a DNS name", "web.internal", "*", "the default is SERVICE.NAMESPACE.svc"),
+    yes("proxy-ssl-server-name", "nmh", ON_OFF, "on", "1"),
+    but(
+        "proxy-ssl-verify",
+        "n",
+        ON_OFF,
+        "on",
+        "1",
+        "off is the default, as there; on without ca.crt in proxy-ssl-secret: the system's authorities",
+    ),
+    no("proxy-ssl-verify-depth", "n", "chains of any sensible length are verified, up to six intermediates"),
+    no("proxy-ssl-protocols", "n", "TLS 1.3 and 1.2 are spoken"),
+    no("proxy-ssl-ciphers", "n", "the ciphers of TLS 1.3, and of 1.2 those with forward secrecy and AEAD"),
     no("http2-push-preload", "n", "HTTP/2 push is gone"),
     // ------------------------------------------------ nginx's own machinery
     no("configuration-snippet", "n", SNIPPET),
@@ -537,7 +553,15 @@ pub const ENTRIES: &[Entry] = &[
     no("opentelemetry-operation-name", "n", "requests are not traced"),
     no("enable-influxdb", "n", "metrics are for Prometheus"),
     no("secure-verify-ca-secret", "n", TLS_LATER),
-    no("gzip*", "nmha", "responses pass as their backends send them"),
+    but(
+        "enable-gzip",
+        "nmha",
+        BOOL,
+        "true",
+        "maybe",
+        "texts of 256 bytes and more, level 1: ingress-nginx's defaults, where a ConfigMap says so; comes before gzipEnabled of AlbConfig",
+    ),
+    no("gzip*", "nmha", "enable-gzip compresses with ingress-nginx's defaults"),
     // ------------------------------------------------ the cloud's
     no("server-group-id", "a", CLOUD),
     no("vswitch-ids", "a", CLOUD),

@@ -1,0 +1,341 @@
+//! What became of objects, as [`Finding`]s for the hub: only of those where something may have changed.
+//!
+//! A route costs itself; a change of what all routes have in common looks at every object that is not a route, and at
+//! the routes whose outcome differs. How many routes a listener has is counted along, never anew.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::compile::context::{GATEWAY_CONTROLLER, GatewayListener};
+use crate::compile::route::RouteOutput;
+use crate::compile::{Compiler, gateways, layer4};
+use crate::finding::{Finding, ListenerStanding, ParentStanding, Standing};
+use crate::object::{Kind, Object, ObjectId, Source, Spec};
+use crate::verdict::{Code, Notes};
+use crate::watch::Problem;
+use crate::world::World;
+
+/// Gateway namespace, Gateway name, listener.
+type Section = (Arc<str>, Arc<str>, Arc<str>);
+
+/// What was found, and of what it may not be true any more.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    /// Somebody wants to know; otherwise nothing is kept.
+    pub(super) wanted: bool,
+    stale: BTreeSet<ObjectId>,
+    told: HashMap<ObjectId, Arc<Finding>>,
+    attached: HashMap<Section, u32>,
+    /// Objects that a backend's or a Secret's remarks were on.
+    remarked: BTreeSet<ObjectId>,
+}
+
+impl Findings {
+    pub(super) fn stale(&mut self, id: &ObjectId) {
+        if self.wanted && id.source == Source::Fleet {
+            self.stale.insert(id.clone());
+        }
+    }
+
+    /// A route is compiled anew, or gone.
+    pub(super) fn route(&mut self, id: &ObjectId, before: Option<&RouteOutput>, now: Option<&RouteOutput>) {
+        if !self.wanted {
+            return;
+        }
+        let outcome = |output: Option<&RouteOutput>| {
+            output.map(|output| (output.generation, output.standing.clone(), output.notes.clone()))
+        };
+        if outcome(before) != outcome(now) {
+            self.stale.insert(id.clone());
+        }
+        let sections = |output: Option<&RouteOutput>| -> BTreeSet<Section> {
+            let standing = output.map(|output| &output.standing);
+            let parents: &[ParentStanding] = match standing {
+                Some(Standing::Route { parents, .. }) => parents,
+                None
+                | Some(
+                    Standing::Nothing
+                    | Standing::Remarks
+                    | Standing::Gateway { .. }
+                    | Standing::Class
+                    | Standing::Ingress(_)
+                    | Standing::Policy
+                    | Standing::Alb(_)
+                    | Standing::Mse,
+                ) => &[],
+            };
+            let of = |parent: &ParentStanding| {
+                let (namespace, name) = parent.gateway.clone();
+                let sections = parent.sections.clone();
+                sections.into_iter().map(move |section| (namespace.clone(), name.clone(), section))
+            };
+            parents.iter().flat_map(of).collect()
+        };
+        let (before, now) = (sections(before), sections(now));
+        for section in before.difference(&now) {
+            if let Some(count) = self.attached.get_mut(section) {
+                *count -= 1;
+                if *count == 0 {
+                    self.attached.remove(section);
+                }
+            }
+            self.stale.insert(gateway(section));
+        }
+        for section in now.difference(&before) {
+            *self.attached.entry(section.clone()).or_default() += 1;
+            self.stale.insert(gateway(section));
+        }
+    }
+
+    fn attached(&self, id: &ObjectId, listener: &Arc<str>) -> u32 {
+        let section = (id.namespace.clone(), id.name.clone(), listener.clone());
+        self.attached.get(&section).copied().unwrap_or(0)
+    }
+}
+
+fn gateway((namespace, name, _): &Section) -> ObjectId {
+    let (namespace, name) = (namespace.clone(), name.clone());
+    ObjectId { source: Source::Fleet, kind: Kind::Gateway, namespace, name }
+}
+
+/// Kinds that are looked at again with everything that routes have in common.
+const COMMON: [Kind; 9] = [
+    Kind::MemberCluster,
+    Kind::GatewayClass,
+    Kind::Gateway,
+    Kind::IngressClass,
+    Kind::GatewayConfig,
+    Kind::AlbConfig,
+    Kind::MseIngressConfig,
+    Kind::FailoverPolicy,
+    Kind::ReferenceGrant,
+];
+
+impl Compiler {
+    /// From now on [`Compiler::take_findings`] says something.
+    pub fn want_findings(&mut self) {
+        self.findings.wanted = true;
+    }
+
+    /// What there is to say of objects of the hub that was not said before, or is not true any more (`None`).
+    pub fn take_findings(&mut self, world: &World) -> Vec<(ObjectId, Option<Arc<Finding>>)> {
+        let stale = std::mem::take(&mut self.findings.stale);
+        if stale.is_empty() {
+            return Vec::new();
+        }
+        let mut judged: HashMap<&ObjectId, Notes> = HashMap::new();
+        for (id, note) in self.backends.notes().filter(|(id, _)| stale.contains(id)) {
+            judged.entry(id).or_default().push(note.clone());
+        }
+        let found: Vec<_> = stale.iter().map(|id| (id, self.finding(world, id, judged.get(id)))).collect();
+        let mut changed = Vec::new();
+        for (id, now) in found {
+            let before = self.findings.told.get(id).map(|before| &**before);
+            // Nothing that takes the place of nothing is not worth a request.
+            let says = |finding: &Finding| match finding.standing {
+                Standing::Nothing => false,
+                Standing::Remarks => !finding.notes.is_empty(),
+                Standing::Route { .. }
+                | Standing::Gateway { .. }
+                | Standing::Class
+                | Standing::Ingress(_)
+                | Standing::Policy
+                | Standing::Alb(_)
+                | Standing::Mse => true,
+            };
+            let now = now.filter(|now| says(now) || before.is_some_and(says));
+            if before == now.as_ref() {
+                continue;
+            }
+            let now = now.map(Arc::new);
+            match &now {
+                Some(now) => drop(self.findings.told.insert(id.clone(), now.clone())),
+                None => drop(self.findings.told.remove(id)),
+            }
+            changed.push((id.clone(), now));
+        }
+        changed
+    }
+
+    /// Everything that routes have in common was read anew.
+    pub(super) fn stale_common(&mut self, world: &World) {
+        if !self.findings.wanted {
+            return;
+        }
+        for kind in COMMON {
+            for object in world.fleet(kind) {
+                self.findings.stale.insert(object.id.clone());
+            }
+        }
+        let is_common = |id: &&ObjectId| COMMON.contains(&id.kind);
+        self.findings.stale.extend(self.findings.told.keys().filter(is_common).cloned());
+    }
+
+    /// Remarks of backends or Secrets have changed.
+    pub(super) fn stale_remarks(&mut self) {
+        if !self.findings.wanted {
+            return;
+        }
+        let now = self.backends.notes().map(|(id, _)| id).chain(self.secrets.notes().keys());
+        let now: BTreeSet<ObjectId> = now.filter(|id| id.source == Source::Fleet).cloned().collect();
+        let before = std::mem::replace(&mut self.findings.remarked, now.clone());
+        self.findings.stale.extend(before.into_iter().chain(now));
+    }
+
+    fn finding(&self, world: &World, id: &ObjectId, judged: Option<&Notes>) -> Option<Finding> {
+        if let Some(problem) = world.problem(id) {
+            return Some(self.of_problem(id, problem));
+        }
+        let stored = world.stored(id)?;
+        let mut shadowed = Notes::default();
+        for key in self.routes.get(id).into_iter().flat_map(RouteOutput::hosts) {
+            let losers = self.shadowed.get(key).into_iter().flatten();
+            for (_, reason) in losers.filter(|(loser, _)| loser == id) {
+                shadowed.ignored("", super::host_text(key, &self.table), reason.clone());
+            }
+        }
+        let notes = self.remarks(id, stored, Some(&shadowed), judged).to_vec();
+        let is_foreign = notes.iter().any(|note| note.code == Some(Code::Foreign));
+        let standing = if is_foreign { Standing::Nothing } else { self.standing(&stored.object) };
+        Some(Finding { generation: generation(&stored.object.spec), notes, standing })
+    }
+
+    /// Of an object that cannot be read something is said where it is known to be meant for us.
+    fn of_problem(&self, id: &ObjectId, problem: &Problem) -> Finding {
+        let standing = match id.kind {
+            Kind::HttpRoute | Kind::TcpRoute | Kind::TlsRoute => {
+                let parents = problem.remains.parents.iter().filter_map(|reference| {
+                    let namespace =
+                        reference.namespace.as_deref().map_or_else(|| id.namespace.clone(), Arc::from);
+                    let gateway = (namespace, Arc::from(reference.name.as_str()));
+                    self.context.gateways.contains_key(&gateway).then(|| ParentStanding {
+                        reference: reference.clone(),
+                        gateway,
+                        sections: Vec::new(),
+                        refusal: Some((Code::UnsupportedValue, "the route cannot be read")),
+                    })
+                });
+                let parents: Vec<ParentStanding> = parents.collect();
+                match parents.is_empty() {
+                    true => Standing::Nothing,
+                    false => Standing::Route { parents, serves: false },
+                }
+            }
+            Kind::FailoverPolicy => Standing::Policy,
+            Kind::Ingress
+            | Kind::IngressClass
+            | Kind::Gateway
+            | Kind::GatewayClass
+            | Kind::ReferenceGrant
+            | Kind::MemberCluster
+            | Kind::GatewayConfig
+            | Kind::AlbConfig
+            | Kind::BackendTlsPolicy
+            | Kind::MseIngressConfig => Standing::Remarks,
+            Kind::Namespace
+            | Kind::Secret
+            | Kind::ConfigMap
+            | Kind::Service
+            | Kind::EndpointSlice
+            | Kind::Node
+            | Kind::Other(_) => Standing::Nothing,
+        };
+        Finding { generation: problem.remains.generation, notes: vec![problem.note.clone()], standing }
+    }
+
+    fn standing(&self, object: &Object) -> Standing {
+        let id = &object.id;
+        match &object.spec {
+            Spec::Ingress(_) | Spec::HttpRoute(_) | Spec::TcpRoute(_) | Spec::TlsRoute(_) => {
+                self.routes.get(id).map(|route| route.standing.clone()).unwrap_or_default()
+            }
+            Spec::Gateway(gateway) => {
+                let key = (id.namespace.clone(), id.name.clone());
+                let Some(info) = self.context.gateways.get(&key) else { return Standing::Nothing };
+                let listener = |listener: &GatewayListener| {
+                    let spec = gateway.spec.listeners.get(listener.index);
+                    ListenerStanding {
+                        name: listener.section.clone(),
+                        index: listener.index,
+                        kinds: spec.map(|spec| gateways::kinds(spec, listener.protocol)).unwrap_or_default(),
+                        attached: self.findings.attached(id, &listener.section),
+                        serves: !listener.ids.is_empty(),
+                    }
+                };
+                let asked = gateway.spec.addresses.iter().flatten();
+                let addresses = asked.filter_map(|asked| asked.value.as_deref()?.parse().ok()).collect();
+                Standing::Gateway { listeners: info.listeners.iter().map(listener).collect(), addresses }
+            }
+            Spec::GatewayClass(class) if class.spec.controller_name == GATEWAY_CONTROLLER => Standing::Class,
+            Spec::GatewayClass(_) => Standing::Nothing,
+            Spec::FailoverPolicy(_) => Standing::Policy,
+            // Only what a class of ours names is read, and remarked on.
+            Spec::AlbConfig(_) if self.context.notes.contains_key(id) => {
+                let served = self.context.alb_listeners.get(&id.name).into_iter().flatten();
+                let text = |listen: &crate::compile::listen::Listen| {
+                    let protocol = layer4::protocol_name(listen.protocol);
+                    format!("{}/{protocol}", listen.addr.port())
+                };
+                Standing::Alb(served.map(text).collect())
+            }
+            Spec::MseIngressConfig(_) if self.context.notes.contains_key(id) => Standing::Mse,
+            Spec::IngressClass(_)
+            | Spec::ReferenceGrant(_)
+            | Spec::GatewayConfig(_)
+            | Spec::BackendTlsPolicy(_)
+            // Its status is the watches' to write, and they look its remarks up here.
+            | Spec::MemberCluster(_) => Standing::Remarks,
+            Spec::AlbConfig(_)
+            | Spec::MseIngressConfig(_)
+            | Spec::Namespace(_)
+            | Spec::Secret(_)
+            | Spec::ConfigMap(_)
+            | Spec::Service(_)
+            | Spec::EndpointSlice(_)
+            | Spec::Node(_)
+            | Spec::Other => Standing::Nothing,
+        }
+    }
+
+    /// The addresses of these listeners, where all of them are particular ones.
+    pub(super) fn particular(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+        let mut addresses: Vec<IpAddr> = addresses.collect();
+        if addresses.iter().any(IpAddr::is_unspecified) {
+            return Vec::new();
+        }
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
+    }
+}
+
+/// `metadata.generation` of an object that keeps its API type; 0 = it has none.
+pub(super) fn generation(spec: &Spec) -> i64 {
+    let of = |metadata: &ObjectMeta| metadata.generation.unwrap_or(0);
+    match spec {
+        Spec::Ingress(object) => of(&object.metadata),
+        Spec::IngressClass(object) => of(&object.metadata),
+        Spec::Gateway(object) => of(&object.metadata),
+        Spec::GatewayClass(object) => of(&object.metadata),
+        Spec::HttpRoute(object) => of(&object.metadata),
+        Spec::TcpRoute(object) => of(&object.metadata),
+        Spec::TlsRoute(object) => of(&object.metadata),
+        Spec::ReferenceGrant(object) => of(&object.metadata),
+        Spec::BackendTlsPolicy(object) => of(&object.metadata),
+        Spec::MemberCluster(object) => of(&object.metadata),
+        Spec::GatewayConfig(object) => of(&object.metadata),
+        Spec::FailoverPolicy(object) => of(&object.metadata),
+        Spec::AlbConfig(_)
+        | Spec::MseIngressConfig(_)
+        | Spec::Namespace(_)
+        | Spec::Secret(_)
+        | Spec::ConfigMap(_)
+        | Spec::Service(_)
+        | Spec::EndpointSlice(_)
+        | Spec::Node(_)
+        | Spec::Other => 0,
+    }
+}

@@ -1,0 +1,157 @@
+//! New connections to endpoints: TCP, and TLS where the backend asks for it.
+//!
+//! Attempts, second attempts and probes all come through here, so that none of them can speak to a backend of TLS in
+//! clear. Whoever dials sets the time limit; it covers the handshake as well as the connect.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use routing::id::BackendId;
+use routing::model::{BackendTls, Security};
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+
+use crate::accept::is_out_of_descriptors;
+use crate::net;
+use crate::net::conn::Conn;
+use crate::tls::Stream;
+use crate::tls::connect::{self, Ended};
+use crate::worker::Worker;
+
+/// Server names whose sessions a worker keeps for one backend: it has one.
+const SESSIONS: usize = 1;
+
+/// Why there is no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoConnection {
+    /// The gateway is out of descriptors.
+    Descriptors,
+    /// Nobody listens there.
+    Refused,
+    /// Another failure of the connect.
+    Failed,
+    /// The handshake failed.
+    Tls(Ended),
+    /// The backend is to be spoken to over TLS with settings that cannot be used.
+    Settings,
+}
+
+/// Whose failure it is that there is no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The endpoint's.
+    Endpoint,
+    /// The gateway's, or that of what it was told.
+    Gateway,
+}
+
+/// The reason of a connect that was refused: nobody listens there.
+pub const REFUSED: &str = "connect_refused";
+
+impl NoConnection {
+    /// For people: in the reply, the access log.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Descriptors => "descriptors",
+            Self::Refused => REFUSED,
+            Self::Failed => "connect_failed",
+            Self::Tls(ended) => ended.reason(),
+            Self::Settings => "upstream_tls_settings",
+        }
+    }
+
+    /// Whose failure it is.
+    #[must_use]
+    pub fn fault(self) -> Fault {
+        match self {
+            Self::Descriptors | Self::Settings | Self::Tls(Ended::Buffers) => Fault::Gateway,
+            Self::Refused | Self::Failed | Self::Tls(_) => Fault::Endpoint,
+        }
+    }
+
+    fn of(error: &io::Error) -> Self {
+        if is_out_of_descriptors(error) {
+            Self::Descriptors
+        } else if error.kind() == io::ErrorKind::ConnectionRefused {
+            Self::Refused
+        } else {
+            Self::Failed
+        }
+    }
+}
+
+/// A backend's settings as a worker connects with them: with the worker's own sessions.
+struct Own {
+    fingerprint: u64,
+    config: Arc<ClientConfig>,
+}
+
+/// What a worker keeps to connect over TLS.
+#[derive(Default)]
+pub struct Dialer {
+    /// At most one for each backend.
+    configs: RefCell<HashMap<BackendId, Own, FixedState>>,
+}
+
+impl Dialer {
+    /// The worker's settings for a backend; made anew when the backend's have changed, and its sessions with them: a
+    /// session that was agreed under another authority is not resumed.
+    fn config(&self, backend: BackendId, tls: &BackendTls) -> Option<Arc<ClientConfig>> {
+        let mut configs = self.configs.borrow_mut();
+        if let Some(own) = configs.get(&backend).filter(|own| own.fingerprint == tls.fingerprint) {
+            return Some(Arc::clone(&own.config));
+        }
+        let shared = tls.settings.get::<ClientConfig>()?;
+        // A copy holds references only; the cache is this worker's alone, so that its lock is never waited for.
+        let mut config = ClientConfig::clone(&shared);
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        let config = Arc::new(config);
+        configs.insert(backend, Own { fingerprint: tls.fingerprint, config: Arc::clone(&config) });
+        Some(config)
+    }
+}
+
+/// What connections to a backend must have been made with to be used for it: see `Transport::fingerprint`.
+#[must_use]
+pub fn fingerprint(worker: &Worker, backend: BackendId) -> u64 {
+    worker.table.borrow().transport(backend).map_or(0, |transport| transport.fingerprint())
+}
+
+/// Connects to an endpoint of a backend.
+///
+/// # Errors
+/// [`NoConnection`]; no byte of a request was sent.
+pub async fn dial(worker: &Worker, backend: BackendId, addr: SocketAddr) -> Result<Stream, NoConnection> {
+    let tls = match worker.table.borrow().transport(backend).map(|transport| &transport.security) {
+        Some(Security::Clear) | None => None,
+        Some(Security::Tls(tls)) => Some(Arc::clone(tls)),
+        Some(Security::Closed(_)) => return Err(NoConnection::Settings),
+    };
+    let conn = net::listen::connect(addr).await.map_err(|error| NoConnection::of(&error))?;
+    match tls {
+        None => Ok(Stream::plain(conn)),
+        // Boxed: most connections are in clear, and every exchange's memory would be larger.
+        Some(tls) => Box::pin(secure(worker, backend, conn, &tls)).await,
+    }
+}
+
+async fn secure(
+    worker: &Worker,
+    backend: BackendId,
+    conn: Conn,
+    tls: &BackendTls,
+) -> Result<Stream, NoConnection> {
+    let name = ServerName::try_from(&*tls.server_name).map(|name| name.to_owned());
+    let (Some(config), Ok(name)) = (worker.dialer.config(backend, tls), name) else {
+        return Err(NoConnection::Settings);
+    };
+    let counters = &worker.stats.upstream_handshakes;
+    let secured = connect::handshake(conn, config, name, tls.fingerprint, counters);
+    secured.await.map_err(NoConnection::Tls)
+}
