@@ -99,7 +99,7 @@ fn a_hundred_requests_at_once_are_all_answered_over_one_connection() {
 fn bodies_of_any_length_travel_both_ways() {
     let backend = echo();
     let gateway = before(&backend);
-    let pattern = |len: usize| -> Bytes { (0..len).map(|n| (n * 31 % 251) as u8).collect() };
+    let pattern = |len: usize| -> Bytes { (0..len).map(|n| u8::try_from(n * 31 % 251).unwrap()).collect() };
     run(async {
         let mut client = Client::connect(gateway.addr).await;
         for len in [1, 1_000, 16_384, 65_535, 65_536, 1_000_000] {

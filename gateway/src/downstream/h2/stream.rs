@@ -124,7 +124,7 @@ pub(super) async fn serve(worker: Rc<Worker>, connection: Rc<Connection>, incomi
     drop((bridge, in_flight));
 }
 
-/// Runs the exchange of a request: what a [`Runner`] does with it.
+/// Runs the exchange of a request: what a [`Runner`](crate::downstream::h1::Runner) does with it.
 pub(in crate::downstream) async fn run(
     worker: &Rc<Worker>,
     exchange: &mut Exchange,
