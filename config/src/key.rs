@@ -152,6 +152,18 @@ pub const KEYS: &[Key] = &[
     time("timeouts.drain", 0, HOUR, None),
     time("timeouts.buffer_idle", 0, HOUR, None),
     typed("http.half_close", Live),
+    typed("http2.tls", Live),
+    typed("http2.cleartext", Live),
+    number("http2.streams_max", 1, 10_000, Live, Some("http2_streams")),
+    // 2^31-1 is the protocol's own bound; less than a frame would stall.
+    size("http2.stream_window", 16 * KIB, 16 * MIB, Live, None),
+    // RFC 9113 §6.9.2: it begins at 65,535 and cannot be made smaller.
+    size("http2.connection_window", 64 * KIB, 64 * MIB, Live, None),
+    number("http2.pending_resets_max", 1, 10_000, Live, Some("http2_resets")),
+    number("http2.faults_max", 1, 10_000, Live, Some("http2_faults")),
+    number("http2.cancels_max", 1, 1_000_000, Live, Some("http2_cancels")),
+    number("http2.requests_max", 1, 1_000_000_000, Live, Some("http2_requests")),
+    time("http2.age", 0, 30 * DAY, None),
     Key { name: "forward.trusted_cidrs", range: Range::List(0, 1_024), reload: Live, limit: None },
     typed("forward.via", Live),
     typed("forward.x_request_id", Live),

@@ -10,6 +10,7 @@ mod controller;
 mod error;
 mod forward;
 mod http;
+mod http2;
 mod key;
 mod limits;
 mod listen;
@@ -29,6 +30,7 @@ pub use controller::{Fleet, ManifestsDir};
 pub use error::{ConfigError, Invalid};
 pub use forward::{EncodedSlashPolicy, Forward, RequestIdPolicy, UnderscorePolicy, ViaPolicy};
 pub use http::{HalfClose, Http};
+pub use http2::Http2;
 pub use key::{KEYS, Key, Range, Reload};
 pub use limits::{Limits, Pool};
 pub use listen::{ListenAddr, ListenError, Protocol};
@@ -61,6 +63,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What HTTP leaves to our choice.
     pub http: Http,
+    /// HTTP/2 towards clients.
+    pub http2: Http2,
     /// What is added to, kept in and dropped from requests.
     pub forward: Forward,
     /// Name and place of this node.
@@ -111,6 +115,7 @@ impl Default for Config {
             pool: Pool::default(),
             timeouts: Timeouts::default(),
             http: Http::default(),
+            http2: Http2::default(),
             forward: Forward::default(),
             node: Node::default(),
             admin: Admin::default(),

@@ -87,7 +87,12 @@ fn admit(worker: &Rc<Worker>, bind: BindId, protocol: Protocol, accepted: Accept
             Some(socket) => socket,
             None => return,
         },
-        Protocol::Http | Protocol::Https | Protocol::Tcp | Protocol::TlsPassthrough => socket,
+        Protocol::Http
+        | Protocol::Https
+        | Protocol::Tcp
+        | Protocol::TlsPassthrough
+        | Protocol::TlsTerminate
+        | Protocol::Udp => socket,
     };
     match Conn::adopt(socket, peer, Cancel::Allowed) {
         Ok(conn) => match protocol {

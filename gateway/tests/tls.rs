@@ -281,10 +281,12 @@ fn old_versions_clear_text_and_garbage_are_refused() {
 }
 
 #[test]
-fn alpn_agrees_on_http_1_1_or_on_nothing() {
+fn alpn_agrees_on_http_1_1_or_on_nothing_where_http_2_is_off() {
     let ca = Ca::new();
     let backend = Backend::named("web");
-    let fleet = shop(config(), &ca, &backend);
+    let mut config = config();
+    config.http2.tls = false;
+    let fleet = shop(config, &ca, &backend);
     for (offers, agreed) in
         [(&[][..], Some(None)), (&["h2", "http/1.1"][..], Some(Some("http/1.1"))), (&["h2"][..], None)]
     {

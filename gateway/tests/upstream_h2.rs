@@ -11,7 +11,7 @@ use h2::Reason;
 use support::backend::Backend;
 use support::client::{Client, Cut};
 use support::fleet::{Fleet, ingress, service};
-use support::h2::{Asked, Do, H2Backend};
+use support::h2_backend::{Asked, Do, H2Backend};
 use support::table::world;
 use support::{Gateway, config, until};
 

@@ -44,6 +44,8 @@ pub enum WireError {
     Expectation,
     /// A method that this gateway refuses: CONNECT, TRACE.
     Method,
+    /// An extended CONNECT (RFC 8441) to another protocol than `websocket`.
+    Protocol,
     /// The peer closed in the middle of a message.
     Truncated,
     /// Bytes came where none may come: after a response, on an idle connection, or a 101 that nobody asked for.
@@ -67,7 +69,7 @@ impl WireError {
             | Self::Trailer
             | Self::Truncated
             | Self::Unexpected => 400,
-            Self::TransferEncoding => 501,
+            Self::TransferEncoding | Self::Protocol => 501,
             Self::Version => 505,
             Self::TargetTooLong => 414,
             Self::HeaderTooLong | Self::TooManyHeaders | Self::HeadTooLong => 431,
@@ -98,6 +100,7 @@ impl WireError {
             Self::Trailer => "trailer",
             Self::Expectation => "expectation",
             Self::Method => "method",
+            Self::Protocol => "protocol",
             Self::Truncated => "truncated",
             Self::Unexpected => "unexpected",
         }

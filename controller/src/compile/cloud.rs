@@ -199,9 +199,17 @@ fn alb_listener(listener: &Value, field: &str, out: &mut AlbListeners, notes: &m
                 }
                 None => notes.refused_part(field, value, "allowed: true, false"),
             },
-            "http2Enabled" | "quicConfig" => {
-                notes.ignored(field, "", "ignored: not yet served: HTTP/2 and HTTP/3");
+            "http2Enabled" if value.as_bool() == Some(true) => {
+                notes.info(
+                    field,
+                    value,
+                    "honoured: http2.tls in gateway.toml, which is on unless it says otherwise",
+                );
             }
+            "http2Enabled" => {
+                notes.ignored(field, value, "ignored: http2.tls in gateway.toml decides for all listeners");
+            }
+            "quicConfig" => notes.ignored(field, "", "ignored: not yet served: HTTP/3"),
             "certificates" => {
                 let reason = "ignored: certificates of the cloud cannot be read; those of spec.tls of the Ingresses are used";
                 notes.ignored(field, "", reason);

@@ -1,4 +1,4 @@
-//! An HTTP/1 connection of a client, from accept to close.
+//! An HTTP/1 connection of a client, from accept to close; one that turns out to be HTTP/2 goes on in [`h2`].
 //!
 //! Two states. *Active*: a [`Runner`] from the worker's pool reads heads and runs exchanges. *Idle*: after a little
 //! while without a byte the runner and the read buffer go back to their pools, and what remains is a small future
@@ -19,6 +19,7 @@ use wire::error::WireError;
 use wire::h1::decode::{self, Decoded};
 use wire::h1::forwarded::IpText;
 
+use super::h2;
 use crate::exchange::{self, After, Exchange, reply};
 use crate::net::conn::Conn;
 use crate::net::{Buf, Class, acquire, joined};
@@ -42,11 +43,45 @@ pub struct Client {
     pub peer_text: IpText,
     /// Is the peer one whose forwarding headers are believed?
     pub trusted: bool,
+    /// Did nothing come that was understood yet? Then it may still turn out to be HTTP/2.
+    is_new: bool,
     rate: ConnRate,
     counted: Counted,
 }
 
+/// What the requests of one connection have from it.
+#[derive(Clone, Copy)]
+pub(super) struct Facts {
+    bind: BindId,
+    peer_text: IpText,
+    trusted: bool,
+    source: std::net::IpAddr,
+}
+
 impl Client {
+    /// What requests have from this connection that share it.
+    pub(super) fn facts(&self) -> Facts {
+        let Self { bind, peer_text, trusted, counted, .. } = self;
+        Facts { bind: *bind, peer_text: *peer_text, trusted: *trusted, source: counted.source }
+    }
+
+    /// One request of a connection that carries several: a client of its own to the exchange, and no connection that
+    /// counts.
+    pub(super) fn of_request(worker: &Rc<Worker>, facts: &Facts, conn: Stream) -> Self {
+        let Facts { bind, peer_text, trusted, source } = *facts;
+        let counts = Counts::Nothing;
+        Self {
+            conn,
+            bind,
+            deadline: worker.deadline(),
+            peer_text,
+            trusted,
+            is_new: false,
+            rate: ConnRate::default(),
+            counted: Counted { worker: Rc::clone(worker), source, counts },
+        }
+    }
+
     /// Waits until what was written is out, but no longer than `timeouts.write_stall`. Uses the deadline.
     ///
     /// # Errors
@@ -83,7 +118,18 @@ impl Client {
 pub(super) struct Counted {
     worker: Rc<Worker>,
     source: std::net::IpAddr,
-    bounded: bool,
+    counts: Counts,
+}
+
+/// What ends with a client.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    /// A request; its connection counts.
+    Nothing,
+    /// A connection.
+    Connection,
+    /// A connection of a source that may have so many.
+    OfSource,
 }
 
 impl Counted {
@@ -96,16 +142,19 @@ impl Counted {
         }
         worker.stats.connections_total.inc();
         worker.stats.connections_open.add(1);
-        Some(Self { worker: Rc::clone(worker), source, bounded: per_source > 0 })
+        let counts = if per_source > 0 { Counts::OfSource } else { Counts::Connection };
+        Some(Self { worker: Rc::clone(worker), source, counts })
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.worker.stats.connections_open.sub(1);
-        if self.bounded {
-            self.worker.source_leaves(self.source);
+        match self.counts {
+            Counts::Nothing => return,
+            Counts::Connection => {}
+            Counts::OfSource => self.worker.source_leaves(self.source),
         }
+        self.worker.stats.connections_open.sub(1);
         if self.worker.is_draining() && self.worker.stats.connections_open.get() == 0 {
             // The inbox waits for the last one.
             self.worker.peers.boxes[usize::from(self.worker.id)].ring();
@@ -124,6 +173,7 @@ pub fn spawn(worker: &Rc<Worker>, conn: Conn, bind: BindId) {
         deadline: worker.deadline(),
         conn: Stream::plain(conn),
         bind,
+        is_new: true,
         rate: ConnRate::default(),
         counted,
     });
@@ -148,12 +198,16 @@ async fn serve(worker: Rc<Worker>, mut client: Box<Client>, protocol: Protocol) 
             | tls::Ended::Refused => return,
         },
     }
+    if client.conn.tls().is_some_and(|tls| tls.alpn == tls::Alpn::Http2) {
+        return Box::pin(h2::serve(worker, client, None)).await;
+    }
     loop {
         let mut runner = worker.take_runner();
-        let ended = runner.run(client).await;
+        let ended = runner.run(Job::Connection(client)).await;
         worker.put_runner(runner);
         client = match ended {
             Ended::Idle(client) => client,
+            Ended::Http2(client, first) => return Box::pin(h2::serve(worker, client, Some(first))).await,
             Ended::Closed => return,
         };
         if !wait_idle(&worker, &mut client).await {
@@ -183,6 +237,8 @@ async fn wait_idle(worker: &Rc<Worker>, client: &mut Client) -> bool {
 enum Ended {
     /// Nothing came for a while: it waits without a buffer now.
     Idle(Box<Client>),
+    /// It begins as HTTP/2 does.
+    Http2(Box<Client>, Buf),
     /// It is closed, or somebody else's.
     Closed,
 }
@@ -190,10 +246,18 @@ enum Ended {
 /// A place to run exchanges in, used by one active connection after the other so that none allocates.
 pub struct Runner(Pin<Box<dyn Future<Output = ()>>>);
 
+/// What a runner does next.
+enum Job {
+    /// The requests of a connection.
+    Connection(Box<Client>),
+    /// One request of a connection that carries several, with its head.
+    Request(Box<Client>, Buf),
+}
+
 thread_local! {
-    /// A runner's next connection, and the end of its last: each is put down and taken up within one poll, so that one
+    /// A runner's next job, and the end of its last: each is put down and taken up within one poll, so that one
     /// place does for all runners and stays in the cache.
-    static JOB: Cell<Option<Box<Client>>> = const { Cell::new(None) };
+    static JOB: Cell<Option<Job>> = const { Cell::new(None) };
     static ENDED: Cell<Option<Ended>> = const { Cell::new(None) };
 }
 
@@ -204,12 +268,17 @@ impl Runner {
         Self(Box::pin(run_jobs(worker)))
     }
 
-    async fn run(&mut self, client: Box<Client>) -> Ended {
-        let mut job = Some(client);
+    /// One request of a connection that carries several.
+    pub(super) async fn exchange(&mut self, client: Box<Client>, head: Buf) {
+        self.run(Job::Request(client, head)).await;
+    }
+
+    async fn run(&mut self, job: Job) -> Ended {
+        let mut job = Some(job);
         poll_fn(|cx| {
             prefetch(&*self.0);
-            if let Some(client) = job.take() {
-                JOB.set(Some(client));
+            if let Some(job) = job.take() {
+                JOB.set(Some(job));
             }
             let _never_ends = self.0.as_mut().poll(cx);
             ENDED.take().map_or(Poll::Pending, Poll::Ready)
@@ -221,8 +290,14 @@ impl Runner {
 async fn run_jobs(worker: Rc<Worker>) {
     let mut exchange = Exchange::default();
     loop {
-        let client = poll_fn(|_| JOB.take().map_or(Poll::Pending, Poll::Ready)).await;
-        let ended = active(&worker, &mut exchange, client).await;
+        let job = poll_fn(|_| JOB.take().map_or(Poll::Pending, Poll::Ready)).await;
+        let ended = match job {
+            Job::Connection(client) => active(&worker, &mut exchange, client).await,
+            Job::Request(client, head) => {
+                h2::run(&worker, &mut exchange, client, head).await;
+                Ended::Closed
+            }
+        };
         exchange.shrink();
         ENDED.set(Some(ended));
     }
@@ -236,13 +311,14 @@ async fn active(worker: &Rc<Worker>, exchange: &mut Exchange, mut client: Box<Cl
         let settings = worker.settings();
         match read_head(worker, &settings, exchange, &mut client, rest.take(), since).await {
             Head::Complete(buf, at) => {
+                client.is_new = false;
                 worker.rebalance.count(&mut client.rate);
                 match exchange::run(worker, &settings, exchange, &mut client, buf, at).await {
                     After::KeepAlive { next, ended } => {
                         rest = next;
                         since = ended;
                     }
-                    After::Close => return close(worker, client).await,
+                    After::Close => return closed(worker, client).await,
                     After::Abort => {
                         client.conn.reset();
                         return Ended::Closed;
@@ -263,6 +339,7 @@ async fn active(worker: &Rc<Worker>, exchange: &mut Exchange, mut client: Box<Cl
                     }
                 }
             }
+            Head::Http2(buf) => return Ended::Http2(client, buf),
             Head::Idle => {
                 // An idle connection holds no buffer, not even that of its last response.
                 if client.flush().await.is_err() {
@@ -272,18 +349,18 @@ async fn active(worker: &Rc<Worker>, exchange: &mut Exchange, mut client: Box<Cl
                 return Ended::Idle(client);
             }
             // The last response may still be on its way.
-            Head::Closed if client.conn.is_writing() => return close(worker, client).await,
+            Head::Closed if client.conn.is_writing() => return closed(worker, client).await,
             Head::Closed => return Ended::Closed,
             Head::Refused(error) => {
                 worker.stats.refused(error);
                 count_limit(worker, error);
                 exchange::refuse(worker, exchange, &mut client, error.status(), error.name()).await;
-                return close(worker, client).await;
+                return closed(worker, client).await;
             }
             Head::Late => {
                 worker.stats.hit(Limit::HeaderTimeout);
                 exchange::refuse(worker, exchange, &mut client, 408, "header_timeout").await;
-                return close(worker, client).await;
+                return closed(worker, client).await;
             }
             Head::NoBuffer => {
                 worker.stats.hit(Limit::BuffersBytes);
@@ -294,7 +371,7 @@ async fn active(worker: &Rc<Worker>, exchange: &mut Exchange, mut client: Box<Cl
     }
 }
 
-fn count_limit(worker: &Worker, error: WireError) {
+pub(super) fn count_limit(worker: &Worker, error: WireError) {
     let limit = match error {
         WireError::HeadTooLong => Limit::HeadBytes,
         WireError::HeaderTooLong => Limit::HeaderLineBytes,
@@ -314,6 +391,7 @@ fn count_limit(worker: &Worker, error: WireError) {
         | WireError::Trailer
         | WireError::Expectation
         | WireError::Method
+        | WireError::Protocol
         | WireError::Truncated
         | WireError::Unexpected => return,
     };
@@ -330,6 +408,8 @@ enum Head {
     Idle,
     /// The client closed, or the process wants it closed.
     Closed,
+    /// It is the beginning of HTTP/2.
+    Http2(Buf),
     /// It is not a head.
     Refused(WireError),
     /// It took longer than `timeouts.header`.
@@ -356,6 +436,7 @@ async fn read_head(
             match decode::request(buf.bytes(), &settings.head, &mut exchange.request) {
                 Ok(Decoded::Complete) => return Head::Complete(buf, seen),
                 Ok(Decoded::Partial) => held = Some(buf),
+                Err(_) if speaks_http2(settings, client, &buf) => return Head::Http2(buf),
                 Err(error) => return Head::Refused(error),
             }
         }
@@ -394,6 +475,11 @@ async fn read_head(
             }
         }
     }
+}
+
+/// Is this HTTP/2 with prior knowledge, where that is spoken? With TLS it is agreed on before.
+fn speaks_http2(settings: &Settings, client: &Client, buf: &Buf) -> bool {
+    settings.http2.cleartext && client.is_new && client.conn.tls().is_none() && h2::is_preface(buf.bytes())
 }
 
 fn idle_or_closed(worker: &Worker) -> Head {
@@ -437,12 +523,17 @@ fn with_room(held: Option<Buf>) -> Option<Buf> {
 const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
 const LINGER_BYTES_MAX: u64 = 256 * 1024;
 
+async fn closed(worker: &Worker, client: Box<Client>) -> Ended {
+    close(worker, client).await;
+    Ended::Closed
+}
+
 /// Closes after our last response: flush, FIN, and read what the client still sends, within bounds.
-async fn close(worker: &Worker, mut client: Box<Client>) -> Ended {
+pub(super) async fn close(worker: &Worker, mut client: Box<Client>) {
     if client.flush().await.is_err() {
         // The response is not all out: no clean end.
         client.conn.reset();
-        return Ended::Closed;
+        return;
     }
     client.conn.shutdown_write();
     let due = clock::now() + LINGER;
@@ -460,7 +551,6 @@ async fn close(worker: &Worker, mut client: Box<Client>) -> Ended {
             Waited::Deadline => {}
         }
     }
-    Ended::Closed
 }
 
 /// Where a connection is that was to be handed over.
@@ -551,8 +641,13 @@ mod tests {
                 deadline: worker.deadline(),
                 conn: Stream::plain(Conn::adopt(stream.into(), peer, Cancel::Allowed).unwrap()),
                 bind: BindId(0),
+                is_new: true,
                 rate: ConnRate::default(),
-                counted: Counted { worker: Rc::clone(&worker), source: peer.ip(), bounded: false },
+                counted: Counted {
+                    worker: Rc::clone(&worker),
+                    source: peer.ip(),
+                    counts: Counts::Connection,
+                },
             });
             worker.stats.connections_open.add(1);
             std::mem::size_of_val(&serve(Rc::clone(&worker), client, Protocol::Http))

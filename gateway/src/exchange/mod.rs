@@ -193,6 +193,8 @@ pub async fn run(
         entered: None,
     };
     request.work.seen = began;
+    // Looking costs nothing there, and a client of HTTP/2 may take any number of requests back in no time.
+    request.work.watches_client = request.client.conn.is_piped();
     let mut after = request.serve(&buf.bytes()[head.head_len..]).await;
     let now = request.finish();
     if let After::KeepAlive { ended, .. } = &mut after {
@@ -212,7 +214,8 @@ pub async fn refuse(
     worker.stats.responses.response(status);
     worker.log.borrow_mut().refused(client, status, reason);
     let reply = Reply { status, reason, persistence: Persistence::Close, ..Reply::default() };
-    let _ = reply::send(client, &exchange.request, &reply, &[]).await;
+    let view = RequestView { head: &exchange.request, bytes: &[] };
+    let _ = reply::send(client, &view, &reply, &[]).await;
 }
 
 impl Request<'_> {
@@ -509,7 +512,7 @@ impl Request<'_> {
         let filters = cors.as_ref().and_then(|rule| rule.action().filters.as_deref());
         let more = filters.and_then(|filters| filters.cors.as_ref());
         let more = more.map(|cors| filter::cors_fields(cors, &self.view)).unwrap_or_default();
-        match reply::send(self.client, head, &reply, &more).await {
+        match reply::send(self.client, &self.view, &reply, &more).await {
             Ok(bytes) => self.work.sent += bytes,
             Err(_gone) => return After::Abort,
         }

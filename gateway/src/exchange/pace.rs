@@ -34,8 +34,10 @@ impl Pace {
         let taken = flow.work.upload.taken();
         let came = taken - self.taken;
         let owed = u128::from(flow.settings.body_rate_min) * window.as_millis() / 1_000;
-        // Only who is waited for can be slow: while the backend takes nothing, the client is not read.
-        if flow.client.conn.is_reading() && u128::from(came) < owed.max(1) {
+        // Only who is waited for can be slow: while the backend takes nothing, the client is not read. A stream of gRPC
+        // messages is as slow as what it tells of.
+        let is_slow = flow.client.conn.is_reading() && u128::from(came) < owed.max(1);
+        if is_slow && !super::reply::is_grpc(&flow.view) {
             flow.worker.stats.hit(Limit::BodyRate);
             return Err(End::ClientFault(Fault::Slow));
         }

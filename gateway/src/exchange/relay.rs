@@ -153,13 +153,13 @@ impl Pump {
     }
 
     /// A buffer for the next read of this body: large while it streams, small when little comes at a time, because a
-    /// source that is silent holds it for as long. `room` tells what the destination's socket takes at once, in bytes; it
+    /// source that is silent holds it for as long, and never larger than `largest`. `room` tells what the destination's socket takes at once, in bytes; it
     /// is asked only before a large read. `None` when the bound on buffer memory is reached.
     #[must_use]
-    pub(super) fn read_buffer(&mut self, room: impl FnOnce() -> usize) -> Option<Buf> {
+    pub(super) fn read_buffer(&mut self, largest: Class, room: impl FnOnce() -> usize) -> Option<Buf> {
         self.asked = true;
         let class = match self.class {
-            Class::Bulk if room() < BULK_ROOM => Class::Small,
+            Class::Bulk if largest != Class::Bulk || room() < BULK_ROOM => Class::Small,
             class @ (Class::Head | Class::Small | Class::Bulk) => class,
         };
         acquire(class, BODY_HEADROOM).or_else(|| acquire(Class::Head, BODY_HEADROOM))

@@ -208,7 +208,7 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
         }
         if flow.work.download.wants_read() && !up.conn.is_reading() {
             let client = &flow.client.conn;
-            let Some(buf) = flow.work.download.read_buffer(|| client.send_room()) else {
+            let Some(buf) = flow.work.download.read_buffer(client.largest(), || client.send_room()) else {
                 flow.worker.stats.hit(Limit::BuffersBytes);
                 return Err(End::Cut);
             };

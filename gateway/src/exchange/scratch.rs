@@ -33,6 +33,12 @@ pub(super) struct Answer {
 }
 
 impl Scratch {
+    /// The place where heads are put together, empty.
+    pub fn head_out(&mut self) -> &mut Vec<u8> {
+        self.head_out.clear();
+        &mut self.head_out
+    }
+
     /// Decodes a response head. `None` when more bytes are needed.
     ///
     /// # Errors

@@ -47,7 +47,7 @@ impl Half {
             to.start_write(buf);
         }
         if self.pump.wants_read() && !from.is_reading() {
-            from.start_read(self.pump.read_buffer(|| to.send_room())?);
+            from.start_read(self.pump.read_buffer(to.largest(), || to.send_room())?);
         }
         if self.pump.is_finished() && !self.shut && !to.is_writing() {
             self.shut = true;

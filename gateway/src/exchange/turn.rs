@@ -42,7 +42,11 @@ pub(super) fn move_upload(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), 
         return Ok(());
     }
     if work.upload.wants_read() && !up.write_failed {
-        let buf = work.upload.read_buffer(|| up.conn.send_room()).ok_or(End::ClientFault(Fault::Buffers))?;
+        let largest = flow.client.conn.largest();
+        let buf = work
+            .upload
+            .read_buffer(largest, || up.conn.send_room())
+            .ok_or(End::ClientFault(Fault::Buffers))?;
         flow.client.conn.start_read(buf);
     } else if work.watches_client && !work.upload.wants_more() {
         let buf = work.next_request_buffer(flow.settings);

@@ -292,6 +292,9 @@ impl End {
     /// Ends both directions now, with an error for whoever reads or writes. What was not read is lost.
     pub fn reset(&self) {
         for lane in self.pipe.lanes.borrow_mut().iter_mut() {
+            if lane.behind == Behind::Reset {
+                continue;
+            }
             lane.behind = Behind::Reset;
             self.pipe.wake(&mut lane.reader);
             self.pipe.wake(&mut lane.writer);

@@ -12,7 +12,7 @@ use routing::retry::GiveUp;
 use routing::table::{Pick, RuleRef, Table};
 use routing::time::MonoTime;
 use wire::h1::forwarded::IpText;
-use wire::head::RequestView;
+use wire::head::{RequestView, Version};
 
 use super::layer4::Ended;
 use super::stats::{Limit, WorkerStats};
@@ -124,6 +124,7 @@ impl LogWriter {
         let Some(lines) = &mut self.lines else { return };
         let mut line = Line::begin(&mut lines.batch, client.peer_text.as_bytes());
         line.tls(client);
+        line.text("protocol", version(view.head.version));
         line.text("method", view.method_name());
         line.text("host", view.host());
         line.text("path", view.path());
@@ -232,6 +233,16 @@ impl Drop for LogWriter {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// As `SERVER_PROTOCOL` of RFC 3875 §4.1.16 spells it.
+fn version(version: Version) -> &'static [u8] {
+    match version {
+        Version::Http10 => b"HTTP/1.0",
+        Version::Http11 => b"HTTP/1.1",
+        Version::H2 => b"HTTP/2.0",
+        Version::H3 => b"HTTP/3.0",
+    }
 }
 
 /// One line under construction.

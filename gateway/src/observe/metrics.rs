@@ -287,6 +287,10 @@ impl Scrape {
             "ringway_client_aborts_total" => sum(|stats| &stats.client_aborts_total),
             "ringway_received_bytes_total" => sum(|stats| &stats.received_bytes_total),
             "ringway_sent_bytes_total" => sum(|stats| &stats.sent_bytes_total),
+            "ringway_http2_connections_total" => sum(|stats| &stats.http2_connections_total),
+            "ringway_http2_streams_open" => sum(|stats| &stats.http2_streams_open),
+            "ringway_http2_resets_total" => sum(|stats| &stats.http2_resets_total),
+            "ringway_http2_retired_total" => sum(|stats| &stats.http2_retired_total),
             "ringway_tunnels_open" => sum(|stats| &stats.tunnels_open),
             "ringway_tunnels_evacuated_total" => sum(|stats| &stats.tunnels_evacuated_total),
             "ringway_upstream_connects_total" => sum(|stats| &stats.connects_total),
@@ -441,7 +445,7 @@ impl Scrape {
 }
 
 /// Every fault of a request's form.
-const FAULTS: [WireError; 20] = [
+const FAULTS: [WireError; 21] = [
     WireError::StartLine,
     WireError::Version,
     WireError::Target,
@@ -460,6 +464,7 @@ const FAULTS: [WireError; 20] = [
     WireError::Trailer,
     WireError::Expectation,
     WireError::Method,
+    WireError::Protocol,
     WireError::Truncated,
     WireError::Unexpected,
 ];
@@ -619,6 +624,7 @@ mod tests {
             | WireError::Trailer
             | WireError::Expectation
             | WireError::Method
+            | WireError::Protocol
             | WireError::Truncated
             | WireError::Unexpected => FAULTS.contains(&fault),
         };

@@ -126,6 +126,18 @@ pub enum Limit {
     Concurrency,
     /// `Content-Length` of a rule (413).
     RuleBody,
+    /// `http2.streams_max`
+    Http2Streams,
+    /// `http2.pending_resets_max`
+    Http2Resets,
+    /// `http2.faults_max`
+    Http2Faults,
+    /// `http2.cancels_max`
+    Http2Cancels,
+    /// `http2.requests_max`
+    Http2Requests,
+    /// Bounds on frames that carry nothing: CONTINUATION, empty and tiny DATA, header lists far too large.
+    Http2Floods,
     /// Names and passwords of a rule (401).
     Basic,
     /// `limits.password_checks_max`
@@ -142,7 +154,7 @@ pub enum Limit {
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 44] = [
+    pub const ALL: [(Self, &'static str); 50] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -181,6 +193,12 @@ impl Limit {
         (Self::Rate, "rule_rate"),
         (Self::Concurrency, "rule_concurrency"),
         (Self::RuleBody, "rule_body_bytes"),
+        (Self::Http2Streams, "http2_streams"),
+        (Self::Http2Resets, "http2_resets"),
+        (Self::Http2Faults, "http2_faults"),
+        (Self::Http2Cancels, "http2_cancels"),
+        (Self::Http2Requests, "http2_requests"),
+        (Self::Http2Floods, "http2_floods"),
         (Self::Basic, "rule_basic"),
         (Self::PasswordChecks, "password_checks"),
         (Self::GzipStreams, "gzip_streams"),
@@ -322,6 +340,14 @@ pub struct WorkerStats {
     pub buffer_bytes: Counter,
     /// Access-log lines lost.
     pub log_lines_lost_total: Counter,
+    /// Connections of clients that speak HTTP/2.
+    pub http2_connections_total: Counter,
+    /// Requests of HTTP/2 in flight now.
+    pub http2_streams_open: Counter,
+    /// Requests of HTTP/2 that their client took back.
+    pub http2_resets_total: Counter,
+    /// Connections of HTTP/2 that were asked to end for their age or their number of requests.
+    pub http2_retired_total: Counter,
     /// Layer-4 connections.
     pub layer4: Layer4Stats,
     limits: [Counter; Limit::ALL.len()],
@@ -385,6 +411,10 @@ impl WorkerStats {
             ring_flags_refused: Counter::default(),
             buffer_bytes: Counter::default(),
             log_lines_lost_total: Counter::default(),
+            http2_connections_total: Counter::default(),
+            http2_streams_open: Counter::default(),
+            http2_resets_total: Counter::default(),
+            http2_retired_total: Counter::default(),
             layer4: Layer4Stats::default(),
             limits: std::array::from_fn(|_| Counter::default()),
             wire_errors: Default::default(),

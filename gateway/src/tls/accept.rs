@@ -109,7 +109,8 @@ impl Handshake<'_> {
     async fn run(&mut self) -> Result<Ended, Ended> {
         let (server_name, listener, set) = self.select().await?;
         let now = clock::now();
-        let config = self.worker.tls.config(&set, self.client.offer, &self.worker.peers.tickets, now);
+        let (tickets, http2) = (&self.worker.peers.tickets, self.worker.settings().http2.tls);
+        let config = self.worker.tls.config(&set, self.client.offer, tickets, now, http2);
         let tls = config.and_then(UnbufferedServerConnection::new).map_err(|_| Ended::Refused)?;
         let mut tls = Box::new(tls);
         if let Err(broken) = self.drive(&mut tls).await {
@@ -127,7 +128,7 @@ impl Handshake<'_> {
             shown,
             version: tls.protocol_version(),
             suite: tls.negotiated_cipher_suite(),
-            alpn: Alpn::Http1,
+            alpn: Alpn::of(tls.alpn_protocol()),
         };
         let session = Session::new(Side::Server(*tls), self.incoming.take());
         self.client.conn.secure(session, Agreed::Client(facts));

@@ -9,7 +9,7 @@
 //! (`routing::model::BackendTls`).
 //!
 //! Versions 1.2 and 1.3; no 0-RTT (a replay would be executed twice), no renegotiation (the library has none), no
-//! session cache on our side. ALPN offers `http/1.1`; `h2` is added in [`ALPN`] and is told apart by [`Facts::alpn`].
+//! session cache on our side. ALPN offers [`ALPN`]; what was agreed is told apart by [`Facts::alpn`].
 
 pub mod accept;
 pub mod client;
@@ -34,8 +34,10 @@ use rustls::{ProtocolVersion, SupportedCipherSuite};
 pub use self::stream::{Origin, Stream};
 use self::tickets::{Epoch, Keyring, Tickets};
 
-/// The protocols that are offered, the preferred one first.
-pub const ALPN: &[&[u8]] = &[b"http/1.1"];
+/// The protocols that are offered, the preferred one first; the first only where `http2.tls` says so.
+pub const ALPN: &[&[u8]] = &[HTTP2, b"http/1.1"];
+/// HTTP/2 (RFC 9113 §3.1).
+const HTTP2: &[u8] = b"h2";
 
 /// What a handshake agreed on.
 #[derive(Clone, Debug)]
@@ -48,7 +50,7 @@ pub struct Facts {
     pub shown: Option<Arc<client::Shown>>,
     version: Option<ProtocolVersion>,
     suite: Option<SupportedCipherSuite>,
-    /// Does it speak HTTP/2? Not yet: see [`ALPN`].
+    /// What is spoken inside.
     pub alpn: Alpn,
 }
 
@@ -66,6 +68,14 @@ pub enum Offer {
 pub enum Alpn {
     /// HTTP/1.1, by agreement or because the client named nothing.
     Http1,
+    /// HTTP/2, by agreement.
+    Http2,
+}
+
+impl Alpn {
+    fn of(name: Option<&[u8]>) -> Self {
+        if name == Some(HTTP2) { Self::Http2 } else { Self::Http1 }
+    }
 }
 
 impl Facts {
@@ -121,7 +131,8 @@ impl Ended {
 /// What one worker needs to accept TLS.
 pub struct Terminator {
     provider: Arc<CryptoProvider>,
-    base: RefCell<Option<(Epoch, ServerConfig)>>,
+    /// What handshakes have in common in an epoch, with HTTP/2 offered or not.
+    base: RefCell<Option<(Epoch, bool, ServerConfig)>>,
     in_flight: Cell<u32>,
 }
 
@@ -146,12 +157,13 @@ impl Terminator {
         offer: Offer,
         ring: &Keyring,
         now: MonoTime,
+        http2: bool,
     ) -> Result<Arc<ServerConfig>, rustls::Error> {
         let mut base = self.base.borrow_mut();
-        if base.as_ref().is_none_or(|(epoch, _)| *epoch != Epoch::of(now)) {
-            *base = Some(self.fresh(ring, now)?);
+        if base.as_ref().is_none_or(|(epoch, offered, _)| *epoch != Epoch::of(now) || *offered != http2) {
+            *base = Some(self.fresh(ring, now, http2)?);
         }
-        let Some((_, base)) = &*base else { return Err(rustls::Error::EncryptError) };
+        let Some((_, _, base)) = &*base else { return Err(rustls::Error::EncryptError) };
         // A copy holds references only; beside a signature its price does not show.
         let mut config = base.clone();
         config.cert_resolver = Arc::new(Chosen(Arc::clone(set)));
@@ -205,7 +217,12 @@ impl Terminator {
         Some(Arc::new(client::judge(auth, certificates, UnixTime::now(), &self.provider)))
     }
 
-    fn fresh(&self, ring: &Keyring, now: MonoTime) -> Result<(Epoch, ServerConfig), rustls::Error> {
+    fn fresh(
+        &self,
+        ring: &Keyring,
+        now: MonoTime,
+        http2: bool,
+    ) -> Result<(Epoch, bool, ServerConfig), rustls::Error> {
         let random = |bytes: &mut [u8]| {
             // The library's own source; without one there is no TLS at all.
             let _ = self.provider.secure_random.fill(bytes);
@@ -218,12 +235,13 @@ impl Terminator {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.max_early_data_size = 0;
         config.send_tls13_tickets = 1;
-        config.alpn_protocols = ALPN.iter().map(|name| name.to_vec()).collect();
+        config.alpn_protocols =
+            ALPN.iter().filter(|name| http2 || **name != HTTP2).map(|name| name.to_vec()).collect();
         let tickets = Tickets::of(ring, now, random);
         if let Some((_, tickets)) = tickets {
             config.ticketer = Arc::new(tickets);
         }
-        Ok((Epoch::of(now), config))
+        Ok((Epoch::of(now), http2, config))
     }
 }
 

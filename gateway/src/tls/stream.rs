@@ -145,6 +145,16 @@ impl Stream {
         matches!(self, Self::Piped(_))
     }
 
+    /// The largest buffers that are read to be written to it. Of the many requests of one connection each holds little:
+    /// a client that takes nothing may leave all of them waiting (SECURITY S20).
+    #[must_use]
+    pub fn largest(&self) -> Class {
+        match self {
+            Self::Plain(_) | Self::Secured(_) => Class::Bulk,
+            Self::Piped(_) => Class::Small,
+        }
+    }
+
     /// Who is at the other end.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {

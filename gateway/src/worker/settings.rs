@@ -79,6 +79,33 @@ pub struct Settings {
     pub request_id: RequestIdPolicy,
     /// `worker.rebalance`
     pub rebalance: bool,
+    /// `[http2]`
+    pub http2: Http2Settings,
+}
+
+/// HTTP/2 towards clients.
+#[derive(Clone, Copy)]
+pub struct Http2Settings {
+    /// `http2.tls`
+    pub tls: bool,
+    /// `http2.cleartext`
+    pub cleartext: bool,
+    /// `http2.streams_max`
+    pub streams_max: u32,
+    /// `http2.stream_window`, bytes.
+    pub stream_window: u32,
+    /// `http2.connection_window`, bytes.
+    pub connection_window: u32,
+    /// `http2.pending_resets_max`
+    pub pending_resets_max: usize,
+    /// `http2.faults_max`
+    pub faults_max: usize,
+    /// `http2.cancels_max`
+    pub cancels_max: u32,
+    /// `http2.requests_max`
+    pub requests_max: u32,
+    /// `http2.age`; zero = for ever.
+    pub age: Duration,
 }
 
 impl Settings {
@@ -122,6 +149,7 @@ impl Settings {
             via_responses: config.forward.via == ViaPolicy::Both,
             request_id: config.forward.x_request_id,
             rebalance: config.worker.rebalance,
+            http2: http2(&config.http2),
         }
     }
 
@@ -129,6 +157,23 @@ impl Settings {
     #[must_use]
     pub fn trusts(&self, peer: std::net::IpAddr) -> bool {
         self.trusted.iter().any(|range| range.contains(&peer))
+    }
+}
+
+fn http2(http2: &config::Http2) -> Http2Settings {
+    // Their ranges lie far below what is cut off here.
+    let bytes = |size: config::ByteSize| u32::try_from(size.bytes()).unwrap_or(i32::MAX.unsigned_abs());
+    Http2Settings {
+        tls: http2.tls,
+        cleartext: http2.cleartext,
+        streams_max: http2.streams_max,
+        stream_window: bytes(http2.stream_window),
+        connection_window: bytes(http2.connection_window),
+        pending_resets_max: http2.pending_resets_max as usize,
+        faults_max: http2.faults_max as usize,
+        cancels_max: http2.cancels_max,
+        requests_max: http2.requests_max,
+        age: http2.age.get(),
     }
 }
 

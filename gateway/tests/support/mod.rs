@@ -13,7 +13,9 @@
 pub mod backend;
 pub mod client;
 pub mod fleet;
+pub mod frames;
 pub mod h2;
+pub mod h2_backend;
 pub mod load;
 pub mod secure;
 pub mod table;

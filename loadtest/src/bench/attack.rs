@@ -15,7 +15,7 @@ use clap::{Args, ValueEnum};
 use rustix::process::setpriority_process;
 use rustix::thread::{CpuSet, gettid, sched_setaffinity};
 
-use super::case::Layer;
+use super::case::Spec;
 use super::machine::Stop;
 use super::process::{Cores, Running, WorkDir};
 use super::proxy::Proxy;
@@ -96,7 +96,7 @@ struct Turn {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let cores = Cores { proxy: options.proxy_core, load: options.load_core };
     cores.check()?;
-    Proxy::Ringway.check(&options.ringway, Layer::Seven)?;
+    Proxy::Ringway.check(&options.ringway, case()?)?;
     let (stop, dir) = (Stop::on_signals()?, WorkDir::create()?);
     let attacks = if options.attacks.is_empty() { Attack::ALL.to_vec() } else { options.attacks.clone() };
     println!(
@@ -143,6 +143,11 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
+/// What the gateway is set up for: plain HTTP, one rule.
+fn case() -> Result<&'static Spec> {
+    Spec::named("h1-64").first().copied().ok_or_else(|| BenchError::failed("attack", "no case h1-64"))
+}
+
 fn start(options: &Options, cores: Cores, dir: &WorkDir, stop: &Stop) -> Result<(Running, Running)> {
     let own = std::env::current_exe().map_err(BenchError::io("find this program"))?;
     let at = free_addr()?;
@@ -157,7 +162,8 @@ fn start(options: &Options, cores: Cores, dir: &WorkDir, stop: &Stop) -> Result<
     let backend = Running::start("backend", &command, cores.load, at, dir)?;
     backend.wait_ready(BODY, stop)?;
     let listen = free_addr()?;
-    let command = Proxy::Ringway.prepare(Layer::Seven, dir, &options.ringway, listen, at)?;
+    let home = dir.fresh("ringway")?;
+    let command = Proxy::Ringway.prepare(case()?, &home, &options.ringway, listen, at)?;
     let gateway = Running::start("ringway", &command, cores.proxy, listen, dir)?;
     gateway.wait_ready(BODY, stop)?;
     Ok((backend, gateway))

@@ -205,7 +205,8 @@ const OURS: KnownSet = KnownSet::of(&[
 /// Writes the request head for the next hop.
 ///
 /// A request without a body whose method is defined to have one says `Content-Length: 0`, so that no backend
-/// has to guess (SECURITY S4). The cookie lines of HTTP/2 and HTTP/3 become one (RFC 9113 §8.2.3).
+/// has to guess (SECURITY S4). The cookie lines of HTTP/2 and HTTP/3 become one (RFC 9113 §8.2.3). Of TE, `trailers`
+/// is said to the next hop, too: some backends, of gRPC above all, send none to who does not ask.
 pub fn request<S: AsRef<str>>(sink: &mut impl Sink, view: &RequestView<'_>, edit: &RequestEdit<'_, S>) {
     let head = view.head;
     sink.put(view.method_name());
@@ -227,8 +228,10 @@ pub fn request<S: AsRef<str>>(sink: &mut impl Sink, view: &RequestView<'_>, edit
     let forwarded = &edit.forwarded;
     let crumbs = matches!(head.version, Version::H2 | Version::H3);
     let dropped = dropped_by(forwarded).with_if(Known::Cookie, crumbs);
+    let mut takes_trailers = false;
     for field in &head.headers {
         if field.hop_by_hop || dropped.has(field.known) {
+            takes_trailers |= field.known == Known::Te && has_trailers(field.value.of(view.bytes));
             continue;
         }
         let name = field.name.of(view.bytes);
@@ -256,12 +259,24 @@ pub fn request<S: AsRef<str>>(sink: &mut impl Sink, view: &RequestView<'_>, edit
         BodyLength::Chunked => sink.put(b"Transfer-Encoding: chunked\r\n"),
         BodyLength::None | BodyLength::UntilClose => {}
     }
+    // RFC 9110 §10.1.4: our own word, for trailers pass through us both ways.
+    let takes_trailers = takes_trailers && edit.upgrade.is_none();
+    if takes_trailers {
+        sink.put(b"TE: trailers\r\n");
+    }
     match (edit.upgrade, edit.persistence) {
         (Some(protocols), _) => write_upgrade(sink, protocols),
+        (None, Persistence::Close) if takes_trailers => sink.put(b"Connection: TE, close\r\n"),
         (None, Persistence::Close) => sink.put(b"Connection: close\r\n"),
+        (None, Persistence::KeepAlive) if takes_trailers => sink.put(b"Connection: TE\r\n"),
         (None, Persistence::KeepAlive) => {}
     }
     sink.put(b"\r\n");
+}
+
+/// Does TE name trailers?
+fn has_trailers(value: &[u8]) -> bool {
+    value.split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Writes a response head for the client: interim (1xx), switching (101) or final.

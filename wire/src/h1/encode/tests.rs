@@ -14,7 +14,9 @@ const GET: &[u8] =
 
 #[test]
 fn a_head_is_written_anew_without_what_concerned_the_last_hop() {
-    let wanted = "GET /b?c HTTP/1.1\r\nHost: Shop.example\r\nAccept: */*\r\nX-Last: z\r\n\r\n";
+    // Of TE, trailers are asked for anew: they pass.
+    let wanted = "GET /b?c HTTP/1.1\r\nHost: Shop.example\r\nAccept: */*\r\nX-Last: z\r\n\
+        TE: trailers\r\nConnection: TE\r\n\r\n";
     assert_eq!(sent(GET, &Edit::default()), wanted);
 }
 
