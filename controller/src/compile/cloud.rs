@@ -191,24 +191,8 @@ fn alb_listener(listener: &Value, field: &str, out: &mut AlbListeners, notes: &m
                 notes.refused_part(field, value, reason);
                 is_served = false;
             }
-            "gzipEnabled" => match value.as_bool() {
-                Some(asks) => {
-                    out.gzip |= asks;
-                    let how = "honoured with a difference: for all listeners of the class together";
-                    notes.info(field, value, how);
-                }
-                None => notes.refused_part(field, value, "allowed: true, false"),
-            },
-            "http2Enabled" if value.as_bool() == Some(true) => {
-                notes.info(
-                    field,
-                    value,
-                    "honoured: http2.tls in gateway.toml, which is on unless it says otherwise",
-                );
-            }
-            "http2Enabled" => {
-                notes.ignored(field, value, "ignored: http2.tls in gateway.toml decides for all listeners");
-            }
+            "gzipEnabled" => out.gzip |= gzip(value, field, notes),
+            "http2Enabled" => http2(value, field, notes),
             "quicConfig" => notes.ignored(field, "", "ignored: not yet served: HTTP/3"),
             "certificates" => {
                 let reason = "ignored: certificates of the cloud cannot be read; those of spec.tls of the Ingresses are used";
@@ -222,6 +206,25 @@ fn alb_listener(listener: &Value, field: &str, out: &mut AlbListeners, notes: &m
         }
     }
     protocol.filter(|_| is_served).map(|protocol| Listen { addr: any_address(port), protocol })
+}
+
+/// Does the listener ask for gzip?
+fn gzip(value: &Value, field: String, notes: &mut Notes) -> bool {
+    match value.as_bool() {
+        Some(_) => {
+            notes.info(field, value, "honoured with a difference: for all listeners of the class together");
+        }
+        None => notes.refused_part(field, value, "allowed: true, false"),
+    }
+    value.as_bool() == Some(true)
+}
+
+fn http2(value: &Value, field: String, notes: &mut Notes) {
+    if value.as_bool() == Some(true) {
+        notes.info(field, value, "honoured: http2.tls in gateway.toml, which is on unless it says otherwise");
+    } else {
+        notes.ignored(field, value, "ignored: http2.tls in gateway.toml decides for all listeners");
+    }
 }
 
 /// Source ranges. `false` = they cannot be read, and the listener must not be open to everybody.

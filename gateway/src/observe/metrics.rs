@@ -10,6 +10,7 @@
 mod layer4;
 mod list;
 mod sources;
+mod traffic;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -222,6 +223,7 @@ impl Scrape {
     fn rows(&self, name: &str) -> Vec<Row<'_>> {
         self.of_node(name)
             .or_else(|| self.of_workers(name))
+            .or_else(|| self.of_traffic(name))
             .or_else(|| self.of_layer4(name))
             .or_else(|| self.of_clusters(name))
             .or_else(|| self.of_configuration(name))
@@ -287,12 +289,6 @@ impl Scrape {
             "ringway_client_aborts_total" => sum(|stats| &stats.client_aborts_total),
             "ringway_received_bytes_total" => sum(|stats| &stats.received_bytes_total),
             "ringway_sent_bytes_total" => sum(|stats| &stats.sent_bytes_total),
-            "ringway_http2_connections_total" => sum(|stats| &stats.http2_connections_total),
-            "ringway_http2_streams_open" => sum(|stats| &stats.http2_streams_open),
-            "ringway_http2_resets_total" => sum(|stats| &stats.http2_resets_total),
-            "ringway_http2_retired_total" => sum(|stats| &stats.http2_retired_total),
-            "ringway_tunnels_open" => sum(|stats| &stats.tunnels_open),
-            "ringway_tunnels_evacuated_total" => sum(|stats| &stats.tunnels_evacuated_total),
             "ringway_upstream_connects_total" => sum(|stats| &stats.connects_total),
             "ringway_upstream_connect_failures_total" => sum(|stats| &stats.connect_failures_total),
             "ringway_upstream_http2_streams_total" => sum(|stats| &stats.http2_upstream_streams_total),
@@ -305,11 +301,8 @@ impl Scrape {
             "ringway_moves_total" => sum(|stats| &stats.moves_total),
             "ringway_hedges_total" => sum(|stats| &stats.hedges_total),
             "ringway_hedges_won_total" => sum(|stats| &stats.hedges_won_total),
-            "ringway_mirrored_total" => sum(|stats| &stats.mirrored_total),
             "ringway_attempts_detached_total" => sum(|stats| &stats.detached_total),
-            "ringway_probes_total" => sum(|stats| &stats.probes_total),
             "ringway_recordings_total" => sum(|stats| &stats.recordings_total),
-            "ringway_drill_faults_total" => sum(|stats| &stats.drill_faults_total),
             "ringway_buffer_bytes" => sum(|stats| &stats.buffer_bytes),
             "ringway_access_log_lines_lost_total" => sum(|stats| &stats.log_lines_lost_total),
             _ => return None,

@@ -187,6 +187,7 @@ async fn begin(
 }
 
 /// What happened first.
+#[expect(clippy::large_enum_variant, reason = "one at a time, from where it happens to who acts on it")]
 enum Event {
     Request(Request<h2::RecvStream>, SendResponse<Piece>),
     /// The connection is over, perhaps for a reason.

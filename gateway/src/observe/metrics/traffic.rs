@@ -1,0 +1,24 @@
+//! The samples of what connections carry: HTTP/2, tunnels, and what is sent beside a request.
+
+use super::{Row, Scrape, one};
+use crate::observe::stats::{Counter, WorkerStats};
+
+impl Scrape {
+    pub(super) fn of_traffic(&self, name: &str) -> Option<Vec<Row<'_>>> {
+        let sum = |counter: fn(&WorkerStats) -> &Counter| {
+            one(self.workers.iter().map(|stats| counter(stats).get()).sum())
+        };
+        Some(match name {
+            "ringway_http2_connections_total" => sum(|stats| &stats.http2_connections_total),
+            "ringway_http2_streams_open" => sum(|stats| &stats.http2_streams_open),
+            "ringway_http2_resets_total" => sum(|stats| &stats.http2_resets_total),
+            "ringway_http2_retired_total" => sum(|stats| &stats.http2_retired_total),
+            "ringway_tunnels_open" => sum(|stats| &stats.tunnels_open),
+            "ringway_tunnels_evacuated_total" => sum(|stats| &stats.tunnels_evacuated_total),
+            "ringway_mirrored_total" => sum(|stats| &stats.mirrored_total),
+            "ringway_probes_total" => sum(|stats| &stats.probes_total),
+            "ringway_drill_faults_total" => sum(|stats| &stats.drill_faults_total),
+            _ => return None,
+        })
+    }
+}
