@@ -205,6 +205,7 @@ fn minus(after: &LagHistogram, before: &LagHistogram) -> LagHistogram {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one measurement, in the order of time")]
 fn a_world_in_churn_loses_no_update_and_all_workers_end_with_the_table_of_a_fresh_compile() {
     if needs_ours("more changes a second than a test may ask of a real one") {
         return;

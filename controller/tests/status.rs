@@ -153,6 +153,7 @@ fn a_route_is_told_what_became_of_it_at_each_parent() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one Gateway, and all that is said of it")]
 fn a_gateway_is_told_what_became_of_its_listeners_and_how_many_routes_they_have() {
     let (hub, _alpha) = world();
     let listeners = json!([

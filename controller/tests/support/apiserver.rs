@@ -346,9 +346,9 @@ fn serve(stream: TcpStream, shared: &Shared) {
 }
 
 fn reply(out: &mut TcpStream, status: u16, body: &Value) -> Option<()> {
-    let (kind, body) = match body {
-        Value::Null => ("text/plain; charset=utf-8", "404 page not found\n".to_owned()),
-        body => ("application/json", body.to_string()),
+    let (kind, body) = match body.is_null() {
+        true => ("text/plain; charset=utf-8", "404 page not found\n".to_owned()),
+        false => ("application/json", body.to_string()),
     };
     let head = format!(
         "HTTP/1.1 {status} Whatever\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",

@@ -51,12 +51,15 @@ pub(super) enum Trust {
     Everybody,
 }
 
+/// What was read of an object, or why it cannot be, with the object that it was read from.
+type Read<T> = (Arc<Object>, Result<Arc<T>, String>);
+
 /// What is known of authorities.
 #[derive(Debug, Default)]
 pub(super) struct Authorities {
     system: Option<Result<Roots, String>>,
-    bundles: HashMap<ObjectId, (Arc<Object>, Result<Arc<Bundle>, String>)>,
-    certificates: HashMap<ObjectId, (Arc<Object>, Result<Arc<Certificate>, String>)>,
+    bundles: HashMap<ObjectId, Read<Bundle>>,
+    certificates: HashMap<ObjectId, Read<Certificate>>,
 }
 
 #[derive(Debug)]

@@ -323,12 +323,11 @@ impl Writer {
         let Some(resource) = resource else { return Ok(None) };
         let version = resource.versions[0];
         let api = self.api(resource, version, "");
-        let live = match live {
-            Value::Null => {
-                let Some(live) = api.get_opt(&one.name).await? else { return Ok(None) };
-                live.data.get("status").cloned().unwrap_or(json!({}))
-            }
-            live => live,
+        let live = if live.is_null() {
+            let Some(live) = api.get_opt(&one.name).await? else { return Ok(None) };
+            live.data.get("status").cloned().unwrap_or(json!({}))
+        } else {
+            live
         };
         let now = seconds(Timestamp::now().as_second());
         let mut status = one.more;

@@ -58,8 +58,8 @@ impl<'a> Conditions<'a> {
 
     fn add(&mut self, kind: &str, holds: bool, reason: &str, message: &str) {
         let status = if holds { "True" } else { "False" };
-        let live = self.live.as_array().into_iter().flatten();
-        let before = live.filter(|live| live["type"] == kind && live["status"] == status).next_back();
+        let mut live = self.live.as_array().into_iter().flatten();
+        let before = live.find(|live| live["type"] == kind && live["status"] == status);
         let since = before.and_then(|before| before["lastTransitionTime"].as_str()).unwrap_or(self.now);
         self.list.push(json!({
             "type": kind, "status": status, "reason": reason, "message": message,

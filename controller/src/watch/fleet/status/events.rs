@@ -15,7 +15,7 @@ use crate::finding::{Finding, Standing};
 use crate::object::ObjectId;
 use crate::verdict::Severity;
 
-/// Characters of an Event's note (the API's bound is 1024 bytes).
+/// Bytes of an Event's note (the API's bound is 1024 bytes).
 const NOTE_BYTES_MAX: usize = 1024;
 /// Characters of the object's name in the Event's.
 const NAME_CHARS_MAX: usize = 200;
@@ -71,6 +71,6 @@ pub(super) fn event(
 }
 
 fn cut(text: &str) -> String {
-    let end = text.floor_char_boundary(NOTE_BYTES_MAX);
-    text[..end].to_owned()
+    let fits = |(at, c): &(usize, char)| at + c.len_utf8() <= NOTE_BYTES_MAX;
+    text.char_indices().take_while(fits).map(|(_, c)| c).collect()
 }
