@@ -46,7 +46,7 @@ use crate::bench::{BenchError, Result};
 /// Which faults, with whom, how often.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// Rows of the table, or groups of them (all, eight, partial, independence, alone, post); repeatable or separated by
+    /// Rows of the table, or groups of them (all, eight, partial, independence, alone, tcp, post); repeatable or separated by
     /// commas. Default: all.
     #[arg(long = "row", value_delimiter = ',')]
     rows: Vec<String>,
@@ -199,7 +199,7 @@ impl Table<'_> {
         let mut all: Vec<Runs> = self.contenders.iter().map(|_| Runs::default()).collect();
         for number in 1..=runs {
             for ((contender, skipped), runs) in self.contenders.iter().zip(&mut all) {
-                if skipped.is_none() {
+                if skipped.is_none() && contender.takes_part(row) {
                     eprintln!("{} {} run {number} …", row.name, contender.name());
                     let (figures, seen) = self.once(row, contender)?;
                     out.csv(&report::csv_line(&row.name, &contender.name(), number as usize, &figures))?;
@@ -214,9 +214,11 @@ impl Table<'_> {
             .zip(&all)
             .map(|((contender, skipped), runs)| Column {
                 name: contender.name(),
-                runs: skipped
-                    .as_ref()
-                    .map_or_else(|| Ok(runs.figures.clone()), |why| Err(format!("skipped: {why}"))),
+                runs: match skipped {
+                    Some(why) => Err(format!("skipped: {why}")),
+                    None if !contender.takes_part(row) => Err("not compared on layer 4".to_owned()),
+                    None => Ok(runs.figures.clone()),
+                },
             })
             .collect();
         out.tell(&report::table(row, &columns))?;
