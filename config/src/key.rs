@@ -129,6 +129,8 @@ pub const KEYS: &[Key] = &[
     number("limits.connection_sources_max", 1, 10_000_000, Live, Some("connection_sources")),
     number("limits.flows_max", 1, 1_000_000, Live, Some("flows")),
     number("pool.idle_per_endpoint_max", 0, 65_535, Live, Some("pool_idle")),
+    number("pool.http2_connections_max", 1, 1_000, Live, Some("upstream_http2_connections")),
+    time("pool.http2_ping", 10, HOUR, Some("upstream_http2_ping")),
     time("pool.idle_timeout", 1, DAY, None),
     number("pool.endpoint_in_flight_max", 0, U32, Live, Some("endpoint_in_flight")),
     number("pool.pending_per_endpoint_max", 0, 1_000_000, Live, Some("endpoint_pending")),

@@ -76,6 +76,12 @@ pub struct Pool {
     /// Idle connections kept per endpoint. Default 1,024; 0 keeps none. Beyond it the connection is closed after
     /// its response. Counted as `pool_idle`.
     pub idle_per_endpoint_max: u32,
+    /// Connections of HTTP/2 to one endpoint, each with up to 100 requests at once. Default 8. Beyond it, when all are full,
+    /// a request goes to another endpoint, or is answered 503. Counted as `upstream_http2_connections`.
+    pub http2_connections_max: u32,
+    /// A connection of HTTP/2 with requests under way is asked by a PING after so long; without an answer within as long
+    /// again it is closed. Default 10 s; never zero. Expiry is counted as `upstream_http2_ping`.
+    pub http2_ping: crate::Period,
     /// How long an idle connection is kept. Default 60 s.
     pub idle_timeout: crate::Period,
     /// Requests in flight on one endpoint. Default 0 = unlimited. Beyond it a request waits (`pending_per_endpoint_max`)
@@ -118,6 +124,8 @@ impl Default for Pool {
     fn default() -> Self {
         Self {
             idle_per_endpoint_max: 1_024,
+            http2_connections_max: 8,
+            http2_ping: crate::Period::secs(10),
             idle_timeout: crate::Period::secs(60),
             endpoint_in_flight_max: 0,
             pending_per_endpoint_max: 1_024,

@@ -35,6 +35,37 @@ pub fn table(table: &RouteTable) -> String {
     out
 }
 
+/// Every rule by its listener, host and match; what it does, and whose it is, in one line.
+#[must_use]
+pub fn rules(table: &RouteTable) -> BTreeMap<(String, String, String), String> {
+    let dump = Dump { table };
+    let mut rules = BTreeMap::new();
+    for (key, of_host) in &table.hosts {
+        let listener = table.listeners.get(&key.listener);
+        let listener = listener.map_or("?".to_owned(), |one| format!("{} {}", one.name, one.addr));
+        for rule in &of_host.rules {
+            let mut text = String::new();
+            // Writing to a String cannot fail.
+            let _ = dump.rule(&mut text, rule);
+            let (matched, does) = text.split_once("  <- ").unwrap_or((&text, ""));
+            let name = (listener.clone(), host(&key.pattern), matched.trim().to_owned());
+            rules.insert(name, does.split_whitespace().collect::<Vec<_>>().join(" "));
+        }
+    }
+    rules
+}
+
+/// Every endpoint by its backend, cluster and address; its condition.
+#[must_use]
+pub fn endpoints(table: &RouteTable) -> BTreeMap<(String, String, String), String> {
+    let dump = Dump { table };
+    let endpoint = |one: &routing::model::EndpointSpec| {
+        let (backend, cluster) = (dump.backend(one.backend).to_owned(), dump.cluster(one.cluster).to_owned());
+        ((backend, cluster, one.addr.to_string()), format!("{:?}", one.condition))
+    };
+    table.endpoints.values().map(endpoint).collect()
+}
+
 fn certificates(out: &mut String, tls: &ListenerTls) -> std::fmt::Result {
     let mut names: Vec<_> = tls.iter().collect();
     names.sort_by_key(|(name, kind, _)| (*kind, *name));

@@ -3,7 +3,8 @@
 //! In the order an update meets them: [`watch`] (the only input) → [`object`] → [`world`] → [`merge`] →
 //! [`compile`] → [`broadcast`] → workers, and back as reports → [`view`]. What an [`operator`] says goes straight to
 //! the broadcast. [`mod@run`] is the loop; [`snapshot`] keeps the world for a start without the hub; [`check`] is the same
-//! road without workers. [`verdict`] is what is said about objects on the way, [`dump`] what a table looks like.
+//! road without workers. [`verdict`] is what is said about objects on the way, [`finding`] what the hub is told of it; [`dump`] is what a table
+//! looks like, [`plan`] how two of them differ.
 //!
 //! It is never on the path of a request or of a first fallback: while it is dead, the last good table serves.
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@ pub mod intern;
 pub mod merge;
 pub mod object;
 pub mod operator;
+pub mod plan;
 pub mod rbac;
 pub mod run;
 pub mod snapshot;

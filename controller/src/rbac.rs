@@ -147,6 +147,7 @@ mod tests {
                         json!(LEASE)
                     }
                     [one] if one.ends_with("/status") => json!(["patch"]),
+                    ["events"] => json!(["create"]),
                     _ => json!(READ),
                 };
                 assert_eq!(rule["verbs"], expected, "{rule}");

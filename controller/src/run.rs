@@ -48,6 +48,9 @@ const BATCHES_TOGETHER_MAX: usize = 64;
 /// Verdicts logged at once; the rest is counted. `ringway check` shows all of them.
 const VERDICTS_LOGGED_MAX: usize = 20;
 
+/// Verdicts cost all objects: so many times as long as that took, the loop does other things.
+const VERDICTS_REST: u32 = 10;
+
 /// Where the configuration comes from.
 #[derive(Clone, Debug)]
 pub enum ManifestSource {
@@ -134,6 +137,8 @@ struct Life<'a> {
     resumed: Vec<Observation>,
     /// Keeps the world for the next start; `None` for a directory, which is on the disk already.
     writer: Option<Writer>,
+    /// Verdicts are not made again before this moment.
+    verdicts_after: Instant,
     /// Where the hub's writer finds what there is to say; `None` = nobody writes.
     board: Option<Board>,
     /// The world has changed since it was saved.
@@ -180,8 +185,20 @@ impl<'a> Life<'a> {
             board.clear();
             compiler.want_findings();
         }
-        let (is_serving, unsaved) = (false, false);
-        Self { feed, world, compiler, defaults, view, is_serving, resumed, writer, board, unsaved }
+        let (is_serving, unsaved, verdicts_after) = (false, false, Instant::now());
+        Self {
+            feed,
+            world,
+            compiler,
+            defaults,
+            view,
+            is_serving,
+            resumed,
+            writer,
+            verdicts_after,
+            board,
+            unsaved,
+        }
     }
 
     fn run(&mut self, broadcaster: &mut Broadcaster, store: &mut Store, inputs: &Inputs) -> End {
@@ -242,6 +259,7 @@ impl<'a> Life<'a> {
                 recv(retry) -> _ => broadcaster.flush(self.compiler.table()),
                 recv(publish) -> _ => {
                     self.publish_progress(broadcaster);
+                    self.publish_verdicts();
                     // A manifest may have made a word superfluous.
                     store.save(broadcaster.words());
                 }
@@ -390,6 +408,7 @@ impl<'a> Life<'a> {
         if !self.is_serving {
             self.is_serving = true;
             broadcaster.everything(observed_ns, self.compiler.table());
+            self.publish_verdicts();
             self.save();
         } else if !delta.is_empty() {
             broadcaster.delta(delta, observed_ns, self.compiler.table());
@@ -412,25 +431,30 @@ impl<'a> Life<'a> {
     }
 
     fn publish(&mut self, broadcaster: &Broadcaster) {
-        let verdicts = self.compiler.take_reports_changed().then(|| {
-            let verdicts: Arc<[_]> = self.compiler.verdicts(&self.world).into();
-            log_refused(&verdicts);
-            let mut objects = BTreeMap::<String, usize>::new();
-            for (id, _) in self.world.objects() {
-                *objects.entry(id.kind.as_str().to_owned()).or_default() += 1;
-            }
-            (verdicts, objects)
-        });
         self.view.update(|view| {
             view.routes = self.compiler.route_count();
             view.backends = self.compiler.backend_count();
             view.endpoints = self.compiler.endpoint_counts();
             view.synced = self.world.is_synced();
-            if let Some((verdicts, objects)) = verdicts {
-                (view.verdicts, view.objects) = (verdicts, objects);
-            }
         });
         self.publish_progress(broadcaster);
+    }
+
+    /// What became of every object, if that has changed: it costs all objects, so it waits for a tick, and for ten
+    /// times as long as it took the last time.
+    fn publish_verdicts(&mut self) {
+        let started = Instant::now();
+        if started < self.verdicts_after || !self.compiler.take_reports_changed() {
+            return;
+        }
+        let verdicts: Arc<[_]> = self.compiler.verdicts(&self.world).into();
+        log_refused(&verdicts);
+        let mut objects = BTreeMap::<String, usize>::new();
+        for (id, _) in self.world.objects() {
+            *objects.entry(id.kind.as_str().to_owned()).or_default() += 1;
+        }
+        self.view.update(|view| (view.verdicts, view.objects) = (verdicts, objects));
+        self.verdicts_after = Instant::now() + started.elapsed() * VERDICTS_REST;
     }
 
     fn publish_progress(&self, broadcaster: &Broadcaster) {

@@ -6,13 +6,15 @@
 mod apiserver;
 #[path = "support/hostile.rs"]
 mod made;
+#[path = "support/real.rs"]
+mod real;
 #[path = "support/rig.rs"]
 mod rig;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use apiserver::{ApiServer, CLOUD, GATEWAY_API};
+use apiserver::{ApiServer, CLOUD, GATEWAY_API, needs_ours};
 use rig::{Rig, Temp, declared, hub_and_alpha, ingress, service, slice, writing};
 use serde_json::{Value, json};
 
@@ -135,7 +137,7 @@ fn a_route_is_told_what_became_of_it_at_each_parent() {
     }
     let good = hub.object("httproutes", "default", "good").unwrap();
     let entry = &good["status"]["parents"][0];
-    assert_eq!(entry["parentRef"], public(), "as it was written");
+    assert_eq!(entry["parentRef"], good["spec"]["parentRefs"][0], "as it was written");
     assert_eq!(entry["conditions"][0]["observedGeneration"], good["metadata"]["generation"]);
     let since = entry["conditions"][0]["lastTransitionTime"].clone();
 
@@ -156,13 +158,13 @@ fn a_gateway_is_told_what_became_of_its_listeners_and_how_many_routes_they_have(
     let listeners = json!([
         {"name": "http", "port": 8080, "protocol": "HTTP", "allowedRoutes": {"kinds": [{"kind": "HTTPRoute"}, {"kind": "UDPRoute"}]}},
         {"name": "conflict", "port": 8080, "protocol": "TCP"},
-        {"name": "same", "port": 8080, "protocol": "HTTP"},
         {"name": "tls", "port": 8443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "nobody"}]}},
         {"name": "far", "port": 8444, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "c", "namespace": "shop"}]}},
         {"name": "udp", "port": 53, "protocol": "UDP"},
         {"name": "tcp", "port": 9000, "protocol": "TCP"}
     ]);
     hub.put(gateway("many", "ringway", listeners));
+    hub.put(gateway("younger", "ringway", json!([{"name": "same", "port": 8080, "protocol": "HTTP"}])));
     let mut bound = gateway("bound", "ringway", json!([{"name": "http", "port": 8080, "protocol": "HTTP"}]));
     bound["spec"]["addresses"] = json!([{"type": "IPAddress", "value": "127.0.0.9"}]);
     hub.put(bound);
@@ -176,7 +178,8 @@ fn a_gateway_is_told_what_became_of_its_listeners_and_how_many_routes_they_have(
     let mut rig = Rig::start(writing(&hub, &temp.0, "one"));
     let status = |name: &str| hub.object("gateways", "default", name).unwrap()["status"].clone();
     let listener = |name: &str| {
-        let listeners = status("many")["listeners"].as_array().cloned().unwrap_or_default();
+        let gateway = if name == "same" { "younger" } else { "many" };
+        let listeners = status(gateway)["listeners"].as_array().cloned().unwrap_or_default();
         listeners.into_iter().find(|one| one["name"] == name).unwrap_or_default()
     };
     let says = |name: &str, wanted: &str| told(&listener(name)["conditions"]).iter().any(|one| one == wanted);
@@ -195,7 +198,7 @@ fn a_gateway_is_told_what_became_of_its_listeners_and_how_many_routes_they_have(
         ("tcp", "Programmed=True/Programmed"),
         ("tcp", "Conflicted=False/NoConflicts"),
     ] {
-        assert!(says(name, wanted), "{name}: {wanted}\n{:#}", listener(name));
+        rig.until(&format!("{name}: {wanted}"), |_| says(name, wanted));
     }
     assert_eq!(
         listener("http")["supportedKinds"],
@@ -284,7 +287,8 @@ fn entries_of_other_controllers_stay_whatever_happens() {
         route["status"]["parents"].as_array().cloned().unwrap_or_default()
     };
     rig.until("ours stands beside theirs", |_| entries("both").len() == 2);
-    assert_eq!(entries("both")[0], theirs);
+    assert_eq!(entries("both")[0]["controllerName"], theirs["controllerName"]);
+    assert_eq!(entries("both")[0]["conditions"], theirs["conditions"]);
     // The other one writes; what it wrote must not be lost to what we read before.
     let mut object = hub.object("httproutes", "default", "both").unwrap();
     object["status"]["parents"][0]["conditions"][0]["reason"] = "Changed".into();
@@ -350,7 +354,8 @@ fn ingresses_and_cloud_configs_are_told_where_they_are_served() {
     rig.until("MseIngressConfig", |_| {
         hub.object("mseingressconfigs", "", "mse").unwrap()["status"]["phase"] == "Listening"
     });
-    assert!(balancer("ingresses", "default", "foreign").is_null(), "a class that we do not know is not ours");
+    let foreign = balancer("ingresses", "default", "foreign");
+    assert!(foreign["ingress"].is_null(), "a class that we do not know is not ours: {foreign}");
     assert!(events(&hub).iter().all(|(object, ..)| object != "Ingress default/foreign"));
 
     let mut web = hub.object("ingresses", "default", "web").unwrap();
@@ -364,12 +369,13 @@ fn ingresses_and_cloud_configs_are_told_where_they_are_served() {
 #[test]
 fn what_is_refused_or_ignored_is_an_event_once() {
     let (hub, _alpha) = world();
-    let mut second = ingress("second");
+    let mut second = ingress("younger");
     second["spec"]["rules"][0]["host"] = "web.example".into();
+    // A real server counts ages in seconds: of two with one age the first by name comes first.
     second["metadata"]["creationTimestamp"] = "2026-02-01T00:00:00Z".into();
     hub.put(second);
     let mut wrong = ingress("wrong");
-    wrong["spec"]["rules"][0]["http"]["paths"][0]["path"] = "no-slash".into();
+    wrong["spec"]["rules"][0]["http"]["paths"][0]["path"] = "/no good".into();
     hub.put(wrong);
     let temp = Temp::new();
     let mut rig = Rig::start(writing(&hub, &temp.0, "one"));
@@ -378,9 +384,9 @@ fn what_is_refused_or_ignored_is_an_event_once() {
     rig.until("the wrong path", |_| !about("Ingress default/wrong").is_empty());
     let (_, reason, note) = about("Ingress default/wrong").remove(0);
     assert_eq!(reason, "PartlyRefused");
-    assert!(note.contains("spec.rules[0].http.paths[0].path") && note.contains("no-slash"), "{note}");
-    rig.until("the younger of two with one host", |_| !about("Ingress default/second").is_empty());
-    let (_, reason, note) = about("Ingress default/second").remove(0);
+    assert!(note.contains("spec.rules[0].http.paths[0].path") && note.contains("/no good"), "{note}");
+    rig.until("the younger of two with one host", |_| !about("Ingress default/younger").is_empty());
+    let (_, reason, note) = about("Ingress default/younger").remove(0);
     assert_eq!(reason, "PartlyIgnored");
     assert!(note.contains("Ingress default/web has the same match on this host and comes first"), "{note}");
     assert!(about("Ingress default/web").is_empty(), "nothing is wrong with the older one");
@@ -390,7 +396,7 @@ fn what_is_refused_or_ignored_is_an_event_once() {
         mended["spec"]["rules"][0]["http"]["paths"][0]["path"] = "/".into();
         hub.put(mended.clone());
         rig.until("mended", |rig| rig.serves("wrong.example"));
-        mended["spec"]["rules"][0]["http"]["paths"][0]["path"] = "no-slash".into();
+        mended["spec"]["rules"][0]["http"]["paths"][0]["path"] = "/no good".into();
         hub.put(mended);
         rig.until("wrong again", |rig| !rig.serves("wrong.example"));
     }
@@ -410,8 +416,11 @@ fn a_policy_is_told_whether_it_is_in_force() {
     };
     let target = json!([{"group": "networking.k8s.io", "kind": "Ingress", "name": "web"}]);
     hub.put(policy("good", json!({"targetRefs": target})));
-    hub.put(policy("partly", json!({"clusters": [{"name": "alpha", "priority": 999}]})));
-    hub.put(policy("unreadable", json!({"clusters": "all"})));
+    hub.put(policy(
+        "partly",
+        json!({"targetRefs": [{"group": "example.com", "kind": "Bucket", "name": "web"}]}),
+    ));
+    let is_taken = hub.try_put(policy("unreadable", json!({"clusters": "all"}))).is_ok();
     let temp = Temp::new();
     let mut rig = Rig::start(writing(&hub, &temp.0, "one"));
     let conditions =
@@ -420,6 +429,10 @@ fn a_policy_is_told_whether_it_is_in_force() {
     rig.until("partly", |_| {
         conditions("partly") == ["Accepted=True/Accepted", "PartiallyInvalid=True/UnsupportedValue"]
     });
+    if !is_taken {
+        // Its schema is ours: a real server holds to it.
+        return;
+    }
     rig.until("unreadable", |_| {
         conditions("unreadable").first().is_some_and(|c| c == "Accepted=False/Invalid")
     });
@@ -444,6 +457,9 @@ fn only_the_holder_of_the_lease_writes_and_the_next_one_repeats_nothing() {
     first.until("all is said", |_| {
         hub.object("gateways", "default", "public").unwrap()["status"]["listeners"][0]["attachedRoutes"] == 2
     });
+    if needs_ours("what was there is not written again: a log of requests") {
+        return;
+    }
     let patches =
         |path: &str| hub.requests().iter().filter(|r| r.starts_with("PATCH") && r.contains(path)).count();
     let before = patches("gateway.networking.k8s.io");
@@ -488,7 +504,8 @@ fn two_hundred_hostile_objects_are_told_what_is_wrong_and_change_nothing_else() 
     }
     assert!(put.len() >= 200, "{}", put.len());
     let began = Instant::now();
-    put.iter().for_each(|object| drop(hub.put(object.clone())));
+    put.retain(|object| hub.try_put(object.clone()).is_ok());
+    let taken = began.elapsed();
     let mut waiting: Vec<&Value> = put.iter().collect();
     while !waiting.is_empty() {
         assert!(began.elapsed() < rig::PATIENCE, "{} are not told: {:#}", waiting.len(), waiting[0]);
@@ -496,7 +513,8 @@ fn two_hundred_hostile_objects_are_told_what_is_wrong_and_change_nothing_else() 
         waiting.retain(|object| !is_told(&hub, object, &events));
         rig.text();
     }
-    println!("{} hostile objects: all told after {:?}", put.len(), began.elapsed());
+    let (told, count) = (began.elapsed(), put.len());
+    println!("{count} hostile objects: all there after {taken:?}, all told after {told:?}");
     let after = lines(rig.text());
     let lost: Vec<_> = before.difference(&after).collect();
     assert!(lost.is_empty(), "{lost:#?}");

@@ -65,6 +65,23 @@ fn a_directory_that_is_not_there_is_an_error_with_a_hint() {
     assert!(err.starts_with("ringway: /nowhere: not a directory (expected DIR/fleet/*.yaml"), "{err}");
 }
 
+// ---------------------------------------------------------------- plan
+
+#[test]
+fn plan_names_what_would_be_different_and_says_when_nothing_would() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples");
+    let path = |name: &str| examples.join(name).to_str().unwrap().to_owned();
+    let (code, out, err) = ringway(&["plan", &path("weighted"), "--against", &path("weighted")]);
+    assert_eq!((code, out.as_str()), (0, "nothing would change\n"), "{err}");
+    let (code, out, err) = ringway(&["plan", &path("weighted"), "--against", &path("quickstart")]);
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(out.contains("listeners added: 1\n  + default/public/http [::]:8081\n"), "{out}");
+    assert!(out.contains("rules added: ") && out.contains("endpoints added: "), "{out}");
+    let (code, _, err) = ringway(&["plan", &path("weighted"), "--against", "/nowhere"]);
+    assert_ne!(code, 0);
+    assert!(err.contains("/nowhere: not a directory"), "{err}");
+}
+
 // ---------------------------------------------------------------- explain
 
 #[test]

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use config::ByteSize;
 use gateway::observe::stats::Limit;
-use routing::id::ClusterId;
-use routing::model::{BackendLimits, Balance, Pin, PinMatch};
+use routing::id::{ClusterId, NodeId, ZoneId};
+use routing::model::{BackendLimits, Balance, HedgeMode, Pin, PinMatch};
 use support::backend::{Backend, Request, Then, respond};
 use support::client::Client;
 use support::table::{World, world};
@@ -68,6 +68,137 @@ fn a_refused_connect_moves_to_the_next_endpoint_and_then_to_the_next_cluster() {
         assert_eq!(client.response().text(), "far", "{path}");
     }
     assert!(far.requests().iter().all(|request| request.body == b"hi"));
+}
+
+/// Which endpoints, named `ZONE/NODE`, a request meets one after the other when all of cluster 0 fails: eight requests'
+/// journeys, the last stop of each in cluster 1.
+fn journeys(names: &[&str]) -> Vec<Vec<String>> {
+    let met = Arc::<Mutex<HashMap<String, Vec<String>>>>::default();
+    let note = |name: &str, then: fn() -> Then| {
+        let (met, name) = (Arc::clone(&met), name.to_owned());
+        Backend::start(move |request, stream| {
+            met.lock().unwrap().entry(request.target().to_owned()).or_default().push(name.clone());
+            match then() {
+                Then::Keep => respond(stream, b"far"),
+                end => end,
+            }
+        })
+    };
+    let failing: Vec<Backend> = names.iter().map(|name| note(name, || Then::Reset)).collect();
+    let far = note("far", || Then::Keep);
+    let addrs: Vec<_> = failing.iter().map(|backend| backend.addr).collect();
+    let mut gateway = start(patient(World::new().cluster(0, &addrs).cluster(1, &[far.addr])));
+    gateway.change(|table| {
+        for (endpoint, name) in table.endpoints.values_mut().zip(names) {
+            let (zone, node) = name.split_once('/').unwrap();
+            (endpoint.zone, endpoint.node) = (ZoneId(zone.parse().unwrap()), NodeId(node.parse().unwrap()));
+        }
+    });
+    let mut client = Client::connect(gateway.addr);
+    for n in 0..8 {
+        assert_eq!(client.get(&format!("/{n}")).text(), "far");
+    }
+    let met = met.lock().unwrap();
+    (0..8).map(|n| met[&format!("/{n}")].clone()).collect()
+}
+
+#[test]
+fn an_attempt_avoids_what_the_failure_before_it_implicates_endpoint_node_zone_and_then_the_cluster() {
+    let part = |name: &str, nth: usize| name.split('/').nth(nth).unwrap().to_owned();
+    // Another zone, while there is one; after two failures another cluster, though endpoints are left.
+    for journey in journeys(&["1/1", "1/1", "1/2", "2/3"]) {
+        assert_eq!((journey.len(), journey[2].as_str()), (3, "far"), "{journey:?}");
+        assert_ne!(part(&journey[0], 0), part(&journey[1], 0), "another zone: {journey:?}");
+    }
+    // Else another node; else another endpoint; else another cluster.
+    for journey in journeys(&["1/1", "1/1", "1/2"]) {
+        assert_eq!((journey.len(), journey[2].as_str()), (3, "far"), "{journey:?}");
+        assert_ne!(part(&journey[0], 1), part(&journey[1], 1), "another node: {journey:?}");
+    }
+    for journey in journeys(&["1/1", "1/1"]) {
+        assert_eq!(journey, ["1/1", "1/1", "far"], "another endpoint");
+    }
+    for journey in journeys(&["1/1"]) {
+        assert_eq!(journey, ["1/1", "far"], "another cluster");
+    }
+}
+
+/// A storm of failures is not one of connects: each closed connection would hold its port for a minute.
+#[test]
+fn connections_that_answered_a_failure_are_used_again() {
+    let answers = [
+        "HTTP/1.1 503 No\r\nContent-Length: 4\r\n\r\nbusy",
+        "HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbusy\r\n0\r\n\r\n",
+        "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n",
+    ];
+    for answer in answers {
+        let bad = Backend::answering(answer, Then::Keep);
+        let good = Backend::named("good");
+        let world = patient(World::new().cluster(0, &[bad.addr]).cluster(1, &[good.addr]));
+        let gateway = start(world.policy(|policy| policy.retry.statuses = [503].into()));
+        let mut client = Client::connect(gateway.addr);
+        for n in 0..20 {
+            assert_eq!(client.get(&format!("/{n}")).text(), "good");
+        }
+        assert_eq!(bad.count(), 20, "{answer}");
+        assert_eq!(gateway.sum(|stats| stats.connects_total.get()), 2, "one connection to each: {answer}");
+    }
+}
+
+/// What is not complete, or says that it closes, is not kept.
+#[test]
+fn connections_whose_failure_is_not_over_are_not_used_again() {
+    let answers = [
+        "HTTP/1.1 503 No\r\nContent-Length: 9\r\n\r\nbusy",
+        "HTTP/1.1 503 No\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy",
+        "HTTP/1.1 503 No\r\nContent-Length: 4\r\n\r\nbusy and more",
+    ];
+    for answer in answers {
+        let bad = Backend::answering(answer, Then::Keep);
+        let good = Backend::named("good");
+        let world = patient(World::new().cluster(0, &[bad.addr]).cluster(1, &[good.addr]));
+        let gateway = start(world.policy(|policy| policy.retry.statuses = [503].into()));
+        let mut client = Client::connect(gateway.addr);
+        for n in 0..5 {
+            assert_eq!(client.get(&format!("/{n}")).text(), "good", "{answer}");
+        }
+        assert_eq!(bad.count(), 5, "{answer}");
+        assert_eq!(gateway.sum(|stats| stats.connects_total.get()), 6, "{answer}");
+    }
+}
+
+/// `hedge.mode: Always`: an answer that takes longer than is usual is asked for a second time, and the price is told.
+#[test]
+fn a_tail_is_cut_in_peace_and_each_second_attempt_is_counted() {
+    let (slow, open) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+    let backends = [(); 2].map(|()| {
+        let (slow, open) = (Arc::clone(&slow), Arc::clone(&open));
+        Backend::start(move |request, stream| {
+            // The first that gets it does not answer before all is over.
+            if request.target().starts_with("/slow") && slow.fetch_add(1, Ordering::SeqCst) % 2 == 0 {
+                until("all is over", || open.load(Ordering::SeqCst));
+            }
+            respond(stream, b"ok")
+        })
+    });
+    let world = world(&backends.each_ref().map(|backend| backend.addr));
+    let gateway = start(world.policy(|policy| {
+        policy.hedge = HedgeMode::Always;
+        policy.balance = Balance::RoundRobin;
+    }));
+    let mut client = Client::connect(gateway.addr);
+    (0..300).for_each(|_| assert_eq!(client.get("/").text(), "ok"));
+    let (count, executed) =
+        (|| gateway.sum(|stats| stats.hedges_total.get()), || backends.iter().map(Backend::count));
+    let (hedges, executions) = (count(), executed().sum::<u64>());
+    for n in 0..3 {
+        assert_eq!(client.get(&format!("/slow/{n}")).text(), "ok");
+    }
+    let (more, again) = (count() - hedges, executed().sum::<u64>() - executions);
+    assert_eq!(more, 3);
+    assert_eq!(again, 3 + more, "what it cost is what is counted");
+    assert!(gateway.sum(|stats| stats.hedges_won_total.get()) >= 3);
+    open.store(true, Ordering::SeqCst);
 }
 
 #[test]

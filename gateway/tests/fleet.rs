@@ -4,6 +4,8 @@
 
 #[path = "../../controller/tests/support/apiserver.rs"]
 mod apiserver;
+#[path = "../../controller/tests/support/ours_only.rs"]
+mod real;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};

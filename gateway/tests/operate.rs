@@ -91,6 +91,34 @@ fn a_drain_over_a_time_passes_through_every_share() {
     assert_eq!(node.served(30), (0, 30));
 }
 
+/// A drain over a long time is a share of the requests: while it stands at a few percent, both clusters serve.
+#[test]
+fn a_drain_over_a_time_moves_a_growing_share_and_loses_nothing() {
+    let node = Node::start("share");
+    node.until_both_serve();
+    let (code, said) = node.ringway(&["drain", "alpha", "--over", "8s"]);
+    assert_eq!(code, 0, "{said}");
+    let (mut early, mut late) = ((0, 0), (0, 0));
+    node.wait("the end of the drain", || {
+        let percent = || node.cluster("alpha").standing.drain_percent;
+        let before = percent();
+        let (alpha, beta) = node.served(20);
+        assert_eq!(alpha + beta, 20, "every request is served by one of them, once");
+        match (before, percent()) {
+            (_, ..35) => early = (early.0 + alpha, early.1 + beta),
+            (65.., ..100) => late = (late.0 + alpha, late.1 + beta),
+            _ => {}
+        }
+        before == 100
+    });
+    assert_eq!(node.served(30), (0, 30));
+    // Half of what is not drained is alpha's: at least a third early, at most a fifth late; less than ten rounds say nothing.
+    let share = |(alpha, beta): (u64, u64)| (alpha + beta >= 200).then(|| alpha * 100 / (alpha + beta));
+    assert!(share(early).is_none_or(|percent| percent >= 25), "{early:?}");
+    assert!(share(late).is_none_or(|percent| percent <= 25), "{late:?}");
+    assert!(early.0 + early.1 + late.0 + late.1 > 0, "it was seen on its way");
+}
+
 // ---------------------------------------------------------------- promote
 
 #[test]
@@ -114,6 +142,36 @@ fn a_standby_is_promoted_and_fenced_and_strangers_are_named() {
     assert_eq!((code, err.as_str()), (1, "ringway: over: at most 24 h\n"));
     let (code, _, err) = node.run(&["drain", "../alpha"]);
     assert!(code == 1 && err.contains("no such"), "{err}");
+}
+
+/// Two databases must not take writes at once: a failover moves reads, and writes when an operator says so.
+#[test]
+fn writes_wait_for_ringway_promote_when_a_standby_takes_over() {
+    let node = Node::start("fence");
+    node.write(
+        "fleet/policy.yaml",
+        "apiVersion: ringway.dev/v1alpha1\nkind: FailoverPolicy\nmetadata: {name: web}\nspec:\n  \
+         targetRefs: [{group: networking.k8s.io, kind: Ingress, name: web}]\n  \
+         clusters: [{name: alpha, priority: 0}, {name: beta, priority: 1}]\n  writeFence: UntilPromoted\n",
+    );
+    node.wait("the plan", || node.served(10) == (10, 0));
+    assert_eq!(node.ask("POST").0, 200, "at home writes are served");
+    // Nobody listens where alpha's pods are said to be from now on.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    node.write("clusters/alpha/web.yaml", &web(free.local_addr().unwrap().port()));
+    drop(free);
+    node.wait("the failover", || node.served(1) == (0, 1));
+    for _ in 0..3 {
+        let (status, head) = node.ask("POST");
+        assert_eq!(status, 503, "{head}");
+        assert!(head.contains("retry-after: 1") && head.contains("write_fenced"), "{head}");
+        assert_eq!(node.ask("GET").0, 200);
+    }
+    assert_eq!(node.ringway(&["promote", "beta"]).0, 0);
+    node.wait("the promotion", || node.ask("POST").0 == 200);
+    assert_eq!(node.ringway(&["fence", "beta"]).0, 0);
+    node.wait("the fence", || node.ask("POST").0 == 503);
+    assert_eq!(node.ask("GET").0, 200, "reads never waited");
 }
 
 // ---------------------------------------------------------------- the socket
@@ -243,6 +301,16 @@ fn member(name: &str, spec: &str) -> String {
     )
 }
 
+/// A Service and its only endpoint.
+fn web(port: u16) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{ports: [{{name: http, port: 80}}]}}\n\
+         ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: web-1, labels: {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\n\
+         ports: [{{name: http, port: {port}}}]\nendpoints: [{{addresses: [127.0.0.1]}}]\n"
+    )
+}
+
 /// An endpoint that counts its requests.
 struct Backend {
     addr: SocketAddr,
@@ -324,14 +392,7 @@ impl Node {
              defaultBackend: {service: {name: web, port: {number: 80}}}\n",
         );
         for (name, backend) in ["alpha", "beta"].iter().zip(&node.backends) {
-            let text = format!(
-                "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{ports: [{{name: http, port: 80}}]}}\n\
-                 ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-                 metadata: {{name: web-1, labels: {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\n\
-                 ports: [{{name: http, port: {}}}]\nendpoints: [{{addresses: [127.0.0.1]}}]\n",
-                backend.addr.port()
-            );
-            node.write(&format!("clusters/{name}/web.yaml"), &text);
+            node.write(&format!("clusters/{name}/web.yaml"), &web(backend.addr.port()));
         }
         node
     }
@@ -410,6 +471,20 @@ impl Node {
     fn request(&self) -> u16 {
         let request = "GET / HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n";
         TcpStream::connect(self.listen).map_or(0, |stream| converse(stream, request).0)
+    }
+
+    /// Status and head of the answer to a request of this method.
+    fn ask(&self, method: &str) -> (u16, String) {
+        let request = format!(
+            "{method} / HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        );
+        let mut stream = TcpStream::connect(self.listen).unwrap();
+        stream.be_patient();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let head = text.split("\r\n\r\n").next().unwrap_or_default().to_lowercase();
+        (head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0), head)
     }
 
     /// How many of so many requests each cluster has got.

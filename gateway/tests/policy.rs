@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use gateway::observe::stats::Limit;
 use routing::id::ClusterId;
-use routing::model::{CheckProbe, HealthCheck, WriteFence};
+use routing::model::{CheckProbe, HealthCheck, HostRules, PathMatch, WriteFence};
 use support::backend::{Backend, respond};
 use support::client::Client;
 use support::table::World;
@@ -46,6 +46,73 @@ fn what_moves_to_a_standby_beyond_its_capacity_is_shed_with_retry_after() {
         assert_eq!(client.response().text(), "standby");
     }
     assert_eq!(third.get("/").text(), "standby", "there is room again");
+}
+
+/// Of ten places four fifths are for routes of the lowest priority while a higher one is in use.
+#[test]
+fn routes_of_lower_priority_are_shed_first_when_a_standby_fills_up() {
+    // A priority counts for a second after its last request: a machine that takes longer tells nothing, and tries again.
+    let told = (0..20).any(|_| is_lower_priority_shed_first());
+    assert!(told, "never within a second");
+}
+
+fn is_lower_priority_shed_first() -> bool {
+    let dead = Port::reserve();
+    let (held, open) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+    let (counted, opened) = (Arc::clone(&held), Arc::clone(&open));
+    let standby = Backend::start(move |_, stream| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        until("the gate opens", || opened.load(Ordering::SeqCst));
+        respond(stream, b"standby")
+    });
+    let world = World::new()
+        .cluster(0, &[dead.addr])
+        .cluster(1, &[standby.addr])
+        .undetected()
+        .rule(PathMatch::Prefix("/gold".into()), |_| {});
+    let mut gateway = Gateway::start(config(), |on| world.on(on));
+    gateway.change(|table| {
+        Arc::make_mut(table.clusters.get_mut(&ClusterId(1)).unwrap()).in_flight_max = 10;
+        for rules in table.hosts.values_mut() {
+            let mut edited = rules.rules.clone();
+            let gold = edited.first_mut().unwrap();
+            let action = Arc::make_mut(&mut gold.action);
+            Arc::make_mut(&mut action.policy).route_priority = 10;
+            *rules = Arc::new(HostRules::new(edited));
+        }
+    });
+    let mut waiting = Vec::new();
+    let mut fill = |path: &str, count: u64| {
+        for _ in 0..count {
+            let mut client = Client::connect(gateway.addr);
+            client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            waiting.push(client);
+        }
+        let all = waiting.len() as u64;
+        until("they are there", || held.load(Ordering::SeqCst) == all);
+    };
+    fill("/", 7);
+    let seen = Instant::now();
+    fill("/gold", 1);
+    let mut plain = Client::connect(gateway.addr);
+    plain.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    until("it is shed or served", || {
+        gateway.hits(Limit::BackendInFlight) == 1 || held.load(Ordering::SeqCst) == 9
+    });
+    let in_time = seen.elapsed() < Duration::from_secs(1);
+    if in_time {
+        let response = plain.response();
+        assert_eq!((response.status, response.reason()), (503, "cluster_in_flight_max"), "{}", response.head);
+        assert_eq!(response.one("retry-after"), Some("1"));
+        fill("/gold", 2);
+        let response = Client::connect(gateway.addr).get("/gold");
+        assert_eq!((response.status, response.reason()), (503, "cluster_in_flight_max"), "all ten are taken");
+    }
+    open.store(true, Ordering::SeqCst);
+    for client in &mut waiting {
+        assert_eq!(client.response().text(), "standby");
+    }
+    in_time
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! One nonblocking connection of the generator: connect, write a request, read its response.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -8,6 +8,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 use crate::message::{Info, Kind, Progress, Reader};
+use crate::socket::Socket;
+use crate::tls::Tls;
 
 /// Bytes read per system call.
 const READ_BYTES: usize = 64 * 1024;
@@ -15,7 +17,7 @@ const READ_BYTES: usize = 64 * 1024;
 /// A connection with at most one request on its way.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    socket: TcpStream,
+    socket: Socket,
     phase: Phase,
     reader: Reader,
 }
@@ -71,7 +73,12 @@ pub enum Begun {
 
 impl Connection {
     /// Begins to connect, for the request that was due then.
-    pub(crate) fn open(target: SocketAddr, due: Duration, wanted: Option<&str>) -> io::Result<Self> {
+    pub(crate) fn open(
+        target: SocketAddr,
+        due: Duration,
+        wanted: Option<&str>,
+        tls: Option<&Tls>,
+    ) -> io::Result<Self> {
         let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
@@ -81,11 +88,12 @@ impl Connection {
             Err(why) => return Err(why.into()),
         }
         let reader = Reader::new(Kind::Response, wanted);
-        Ok(Self { socket: socket.into(), phase: Phase::Connecting { due }, reader })
+        let socket = Socket::new(socket.into(), tls.map(Tls::begin).transpose()?);
+        Ok(Self { socket, phase: Phase::Connecting { due }, reader })
     }
 
     pub(crate) fn socket(&self) -> &TcpStream {
-        &self.socket
+        self.socket.tcp()
     }
 
     /// When the request that it works on was due.
@@ -105,14 +113,17 @@ impl Connection {
     /// Does whatever is possible now: all of it, since readiness is told once (edge-triggered).
     pub(crate) fn ready(&mut self, request: &[u8], buffer: &mut [u8]) -> Event {
         if let Phase::Connecting { due } = self.phase {
-            match sockopt::socket_error(&self.socket) {
+            match sockopt::socket_error(self.socket.tcp()) {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => return self.over(Why::Connect),
             }
-            if self.socket.peer_addr().is_err() {
+            if self.socket.tcp().peer_addr().is_err() {
                 return Event::Pending;
             }
             self.phase = Phase::Busy { due, written: 0 };
+        }
+        if self.socket.flush().is_err() {
+            return self.over(Why::Closed);
         }
         match self.write(request) {
             Event::Pending => self.read(buffer),

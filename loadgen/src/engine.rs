@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::connection::{Begun, Connection, Event, Reuse, Why, read_buffer};
 use crate::record::{Asks, Outcome, Record, Texts};
+use crate::tls::Tls;
 use crate::window::{Recorder, Summary, WINDOW, Window};
 
 /// Events taken per system call.
@@ -87,7 +88,7 @@ impl From<Errno> for LoadError {
 /// # Errors
 /// [`LoadError::Invalid`] before anything is sent; [`LoadError::Io`] when epoll fails.
 pub fn run(load: &Load, stop: &AtomicBool, on_tick: impl FnMut(&Window)) -> Result<Summary, LoadError> {
-    let mut engine = Engine::new(load, &Asks::default(), Instant::now(), Keep::Counts)?;
+    let mut engine = Engine::new(load, &Asks::default(), None, Instant::now(), Keep::Counts)?;
     engine.run(stop, on_tick, |_| {})
 }
 
@@ -105,7 +106,24 @@ pub fn run_recorded(
     stop: &AtomicBool,
     on_record: impl FnMut(Record),
 ) -> Result<Summary, LoadError> {
-    let mut engine = Engine::new(load, asks, start, Keep::Records)?;
+    let mut engine = Engine::new(load, asks, None, start, Keep::Records)?;
+    engine.run(stop, |_| {}, on_record)
+}
+
+/// As [`run_recorded`], over TLS. A latency begins when the request was due, so that of a new connection's first request
+/// holds the handshake.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_secured(
+    load: &Load,
+    asks: &Asks,
+    tls: &Tls,
+    start: Instant,
+    stop: &AtomicBool,
+    on_record: impl FnMut(Record),
+) -> Result<Summary, LoadError> {
+    let mut engine = Engine::new(load, asks, Some(tls), start, Keep::Records)?;
     engine.run(stop, |_| {}, on_record)
 }
 
@@ -118,6 +136,7 @@ enum Keep {
 
 struct Engine<'a> {
     load: &'a Load,
+    tls: Option<&'a Tls>,
     texts: Texts,
     keep: Keep,
     /// Ends of requests since the last batch of events; always empty with [`Keep::Counts`].
@@ -161,10 +180,17 @@ struct Deadline {
 }
 
 impl<'a> Engine<'a> {
-    fn new(load: &'a Load, asks: &Asks, start: Instant, keep: Keep) -> Result<Self, LoadError> {
+    fn new(
+        load: &'a Load,
+        asks: &Asks,
+        tls: Option<&'a Tls>,
+        start: Instant,
+        keep: Keep,
+    ) -> Result<Self, LoadError> {
         check(load)?;
         Ok(Self {
             load,
+            tls,
             texts: Texts::new(load, asks)?,
             keep,
             records: Vec::new(),
@@ -278,14 +304,13 @@ impl<'a> Engine<'a> {
             self.slots.push(Slot::default());
             self.slots.len() - 1
         });
-        let opened = Connection::open(self.load.target, due, self.load.count_header.as_deref()).and_then(
-            |connection| {
-                // Edge-triggered, both directions, once: no system call per change of interest.
-                let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
-                epoll::add(&self.epoll, connection.socket(), epoll::EventData::new_u64(slot as u64), flags)?;
-                Ok(connection)
-            },
-        );
+        let wanted = self.load.count_header.as_deref();
+        let opened = Connection::open(self.load.target, due, wanted, self.tls).and_then(|connection| {
+            // Edge-triggered, both directions, once: no system call per change of interest.
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+            epoll::add(&self.epoll, connection.socket(), epoll::EventData::new_u64(slot as u64), flags)?;
+            Ok(connection)
+        });
         match opened {
             Ok(connection) => {
                 self.slots[slot].connection = Some(connection);

@@ -17,12 +17,15 @@ mod engine;
 mod journal;
 mod message;
 mod record;
+mod socket;
+mod tls;
 mod window;
 
 pub use backend::{Backend, BackendOptions};
 pub use behaviour::{Behaviour, Bulk, Health, Latency};
 pub use connection::Begun;
-pub use engine::{Load, LoadError, run, run_recorded};
+pub use engine::{Load, LoadError, run, run_recorded, run_secured};
 pub use journal::{Execution, Journal, now};
 pub use record::{Asks, Method, Outcome, Record};
+pub use tls::Tls;
 pub use window::{Failures, Summary, VALUES_MAX, ValueWindow, WINDOW, Window};

@@ -9,8 +9,11 @@
 //! on SIGINT and SIGTERM.
 
 mod case;
+mod charts;
+mod churn;
 mod idle;
 pub(crate) mod machine;
+pub(crate) mod open;
 pub(crate) mod process;
 mod proxy;
 mod report;
@@ -19,16 +22,16 @@ mod wrk;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use case::{Case, Kind};
+use case::{CASES, Case, Group, Kind, Spec, Transport};
 use machine::{Autogroup, CongestionControl, Facts, Stop, Turn};
 use process::{Cores, Running, WorkDir};
 use proxy::Proxy;
-use report::{IdleRow, Report, Row, Sample};
+use report::{IdleRow, Offered, Report, Row, Sample};
 
 /// What to compare, and for how long.
 #[derive(Args, Debug)]
@@ -39,9 +42,13 @@ pub(crate) struct Options {
     /// Seconds of load per measurement.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
-    /// What is measured; repeatable or separated by commas. Default: all.
-    #[arg(long = "case", value_enum, value_delimiter = ',')]
-    cases: Vec<Case>,
+    /// What is measured: cases, or groups of them (main, l4, tls, connections, bodies, routes, churn, open-loop, all);
+    /// repeatable or separated by commas. Default: main and l4. `--list` tells them.
+    #[arg(long = "case", value_delimiter = ',', value_parser = cases_named)]
+    cases: Vec<Named>,
+    /// Only tell which cases there are.
+    #[arg(long)]
+    list: bool,
     /// Who is measured; repeatable or separated by commas. Default: all.
     #[arg(long, value_enum, value_delimiter = ',')]
     proxies: Vec<Proxy>,
@@ -63,6 +70,21 @@ pub(crate) struct Options {
     /// Also write the report here.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Also write bench.json, bench.csv and charts into this folder.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// The cases of one word.
+type Named = std::sync::Arc<[Case]>;
+
+fn cases_named(word: &str) -> std::result::Result<Named, String> {
+    let cases = Spec::named(word);
+    if cases.is_empty() {
+        let groups = Group::ALL.map(Group::name).join(", ");
+        return Err(format!("neither a case (--list tells them) nor a group of cases ({groups}, all)"));
+    }
+    Ok(cases.into())
 }
 
 /// Why there is no result.
@@ -130,7 +152,16 @@ const WARM_UP_SECONDS: u32 = 1;
 /// # Errors
 /// A program is missing, does not start, or answers wrongly; a kernel setting cannot be changed; a signal came.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let cases = if options.cases.is_empty() { Case::ALL.to_vec() } else { options.cases.clone() };
+    if options.list {
+        for case in &CASES {
+            println!("{:<16} {:<12} {}", case.name, case.group.name(), case.about);
+        }
+        return Ok(());
+    }
+    let mut cases: Vec<Case> = options.cases.iter().flat_map(|named| named.iter().copied()).collect();
+    if cases.is_empty() {
+        cases = Spec::usual();
+    }
     let proxies = if options.proxies.is_empty() { Proxy::ALL.to_vec() } else { options.proxies.clone() };
     let stop = Stop::on_signals()?;
     let cores = Cores { proxy: options.proxy_core, load: options.load_core };
@@ -138,14 +169,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for program in ["taskset", "setpriv"] {
         process::find(program, "apt-get install util-linux")?;
     }
-    if cases.iter().any(|case| case.is_load()) {
+    if cases.iter().any(|case| case.is_closed_loop()) {
         process::find("wrk", "apt-get install wrk")?;
     }
     if options.syscalls {
         process::find("perf", "apt-get install linux-perf")?;
     }
     for (proxy, case) in proxies.iter().flat_map(|proxy| cases.iter().map(move |case| (proxy, case))) {
-        proxy.check(&options.ringway, case.layer())?;
+        if case.takes(*proxy) {
+            proxy.check(&options.ringway, case)?;
+        }
     }
     let bench = Bench { options, cores, stop, dir: WorkDir::create()? };
     let _turn = Turn::wait(&bench.stop)?;
@@ -156,8 +189,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
     let mut report = Report::new(facts, options.rounds, options.seconds);
     for case in cases {
-        match case.kind() {
-            Kind::Load { .. } => bench.load(case, &proxies, &mut report)?,
+        match case.kind {
+            Kind::Load { .. } | Kind::Open { .. } => bench.load(case, &proxies, &mut report)?,
             Kind::Idle => bench.idle(case, &proxies, &mut report)?,
         }
     }
@@ -165,10 +198,21 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("VOID: {reason}");
     }
     if let Some(path) = &options.json {
-        let text = serde_json::to_string_pretty(&report).expect("a report is numbers and strings");
-        std::fs::write(path, text).map_err(BenchError::io(format!("write {}", path.display())))?;
+        save(path, &report.json())?;
+    }
+    if let Some(folder) = &options.out {
+        std::fs::create_dir_all(folder).map_err(BenchError::io(format!("create {}", folder.display())))?;
+        save(&folder.join("bench.json"), &report.json())?;
+        save(&folder.join("bench.csv"), &report.csv())?;
+        for (name, chart) in charts::all(&report) {
+            save(&folder.join(format!("bench-{name}.svg")), &chart.svg())?;
+        }
     }
     Ok(())
+}
+
+fn save(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).map_err(BenchError::io(format!("write {}", path.display())))
 }
 
 struct Bench<'a> {
@@ -182,6 +226,7 @@ struct Bench<'a> {
 struct Contender {
     proxy: Proxy,
     running: Running,
+    home: PathBuf,
     samples: Vec<Sample>,
     syscalls_per_request: Option<f64>,
 }
@@ -191,13 +236,13 @@ impl Bench<'_> {
         let (_backend, mut contenders) = self.start(case, proxies)?;
         eprintln!(
             "{}: {} rounds of {} s × {} …",
-            case.name(),
+            case.name,
             self.options.rounds,
             self.options.seconds,
             contenders.len()
         );
         for contender in &contenders {
-            wrk::run(&self.cores, contender.running.addr, case, WARM_UP_SECONDS, &self.stop)?;
+            self.offer(contender, case, WARM_UP_SECONDS)?;
         }
         for _ in 0..self.options.rounds {
             for contender in &mut contenders {
@@ -215,15 +260,28 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// One run of the case's load.
+    fn offer(&self, contender: &Contender, case: Case, seconds: u32) -> Result<Offered> {
+        let target = contender.running.addr;
+        let _churn = churn::Running::start(case, contender.home.clone());
+        match case.kind {
+            Kind::Load { connections, reuse } => {
+                wrk::run(&self.cores, target, case, (connections, reuse), seconds, &self.stop)
+            }
+            Kind::Open { rate } => open::run(&self.cores, target, case, rate, seconds, &self.stop),
+            Kind::Idle => Err(BenchError::failed("bench", format!("{} has no load", case.name))),
+        }
+    }
+
     fn sample(&self, contender: &Contender, case: Case) -> Result<Sample> {
         let (core_before, before) = (machine::busy(self.cores.proxy)?, contender.running.cpu()?);
         let begin = Instant::now();
-        let result = wrk::run(&self.cores, contender.running.addr, case, self.options.seconds, &self.stop)?;
+        let result = self.offer(contender, case, self.options.seconds)?;
         let cpu = contender.running.cpu()?.saturating_sub(before);
         let core = machine::busy(self.cores.proxy)?.saturating_sub(core_before);
         if result.errors > 0 {
             let why =
-                format!("{} of {} requests failed in case {}", result.errors, result.requests, case.name());
+                format!("{} of {} requests failed in case {}", result.errors, result.requests, case.name);
             return Err(BenchError::failed(contender.proxy.name(), why));
         }
         let foreign = core.saturating_sub(cpu).as_secs_f64() / begin.elapsed().as_secs_f64();
@@ -233,7 +291,7 @@ impl Bench<'_> {
     /// System calls of the proxy per request, in a run of its own: counting slows the proxy down.
     fn count_syscalls(&self, contender: &Contender, case: Case) -> Result<f64> {
         let counter = process::SyscallCounter::start(&contender.running, &self.dir, &self.stop)?;
-        let result = wrk::run(&self.cores, contender.running.addr, case, self.options.seconds, &self.stop)?;
+        let result = self.offer(contender, case, self.options.seconds)?;
         #[expect(clippy::cast_precision_loss, reason = "counts of a few seconds are far below 2^52")]
         let per_request = counter.finish()? as f64 / result.requests.max(1) as f64;
         Ok(per_request)
@@ -242,7 +300,7 @@ impl Bench<'_> {
     fn idle(&self, case: Case, proxies: &[Proxy], report: &mut Report) -> Result<()> {
         let (_backend, contenders) = self.start(case, proxies)?;
         let count = self.options.idle_connections;
-        eprintln!("{}: {count} connections × {} …", case.name(), contenders.len());
+        eprintln!("{}: {count} connections × {} …", case.name, contenders.len());
         let mut rows = Vec::new();
         for contender in &contenders {
             let before = contender.running.memory()?;
@@ -260,7 +318,7 @@ impl Bench<'_> {
     /// A backend for the case, and every proxy that takes part in it, ready to serve.
     fn start(&self, case: Case, proxies: &[Proxy]) -> Result<(Running, Vec<Contender>)> {
         let addr = free_addr()?;
-        let body = case.body().to_string();
+        let body = case.body.to_string();
         let own = std::env::current_exe().map_err(BenchError::io("find this program"))?;
         let command =
             [own.as_os_str().to_owned(), "backend".into(), "--listen".into(), addr.to_string().into()]
@@ -268,21 +326,31 @@ impl Bench<'_> {
                 .chain(["--body".into(), body.into()])
                 .collect::<Vec<_>>();
         let backend = Running::start("backend", &command, self.cores.load, addr, &self.dir)?;
-        backend.wait_ready(case.body(), &self.stop)?;
+        backend.wait_ready(case.body, &self.stop)?;
         let mut contenders = Vec::new();
         for proxy in proxies.iter().copied().filter(|proxy| case.takes(*proxy)) {
             let listen = free_addr()?;
-            let command = proxy.prepare(case.layer(), &self.dir, &self.options.ringway, listen, addr)?;
+            let home = self.dir.fresh(proxy.name())?;
+            let command = proxy.prepare(case, &home, &self.options.ringway, listen, addr)?;
             let running = Running::start(proxy.name(), &command, self.cores.proxy, listen, &self.dir)?;
-            running.wait_ready(case.body(), &self.stop)?;
-            contenders.push(Contender { proxy, running, samples: Vec::new(), syscalls_per_request: None });
+            match case.transport {
+                Transport::Plain => running.wait_ready(case.body, &self.stop)?,
+                Transport::Tls => open::wait_ready(listen, case, &self.stop)?,
+            }
+            contenders.push(Contender {
+                proxy,
+                running,
+                home,
+                samples: Vec::new(),
+                syscalls_per_request: None,
+            });
         }
         Ok((backend, contenders))
     }
 }
 
 /// An address that nobody listens on now. Somebody else may take it before we use it: then the start fails by name.
-fn free_addr() -> Result<SocketAddr> {
+pub(crate) fn free_addr() -> Result<SocketAddr> {
     std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
         .map_err(BenchError::io("find a free port"))

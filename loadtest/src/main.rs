@@ -2,12 +2,14 @@
 //!
 //! Sees only what a client sees: it knows the gateway's command line and HTTP, nothing else of it.
 //! `floor` and `backend` are the two programs that a comparison needs and nobody ships; `bench` runs the comparison;
-//! `failover` breaks clusters and tells what the clients saw.
+//! `failover` breaks clusters and tells what the clients saw; `hitless` changes everything and wants nobody to notice.
 
 mod backend;
 mod bench;
 mod failover;
 mod floor;
+mod hitless;
+mod picture;
 mod ring;
 mod socket;
 
@@ -47,10 +49,14 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         latency_ms: u64,
     },
+    /// Send requests at a constant rate and print what came of them.
+    Open(bench::open::Options),
     /// Compare proxies by CPU per request, interleaved in rounds; prints a table.
     Bench(bench::Options),
     /// Break a cluster under load, with Ringway and its peers in network namespaces; prints a table (needs root).
     Failover(failover::Options),
+    /// Reload, swap certificates, change tables and hand the port over under load: not one request may fail.
+    Hitless(hitless::Options),
     /// An endpoint of `failover`.
     #[command(hide = true)]
     Pod(failover::pod::Options),
@@ -58,6 +64,11 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Hitless(options) => match hitless::run(&options) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("hitless: a claim does not hold".to_owned()),
+            Err(why) => Err(format!("hitless: {why}")),
+        },
         Command::Floor { listen, upstream } => {
             floor::run(listen, upstream).map_err(|why| format!("floor: {why}"))
         }
@@ -65,6 +76,7 @@ fn main() -> ExitCode {
             backend::run(listen, body, Duration::from_millis(latency_ms))
                 .map_err(|why| format!("backend: {why}"))
         }
+        Command::Open(options) => bench::open::main(&options).map_err(|why| format!("open: {why}")),
         Command::Bench(options) => bench::run(&options).map_err(|why| format!("bench: {why}")),
         Command::Failover(options) => failover::run(&options).map_err(|why| format!("failover: {why}")),
         Command::Pod(options) => failover::pod::serve(&options).map_err(|why| format!("pod: {why}")),

@@ -23,8 +23,11 @@ pub enum Tier {
     Ready,
     /// Terminating: only where the whole backend has nothing better (KEP-1669).
     Terminating,
-    /// Suspected, or not yet trusted again.
+    /// Suspected: it may be well.
     Suspect,
+    /// It was proven not to be well, and is not trusted again yet: single requests are for finding out, and the share of
+    /// what ramps up. All the rest goes there only before what is known to be worse.
+    Probation,
     /// Ejected, or down but answering: only where no permitted cluster has anything better. Refusing to try would be
     /// worse.
     Ejected,
@@ -33,8 +36,8 @@ pub enum Tier {
 }
 
 /// All tiers, the best first.
-pub(crate) const TIERS: [Tier; 5] =
-    [Tier::Ready, Tier::Terminating, Tier::Suspect, Tier::Ejected, Tier::Unreachable];
+pub(crate) const TIERS: [Tier; 6] =
+    [Tier::Ready, Tier::Terminating, Tier::Suspect, Tier::Probation, Tier::Ejected, Tier::Unreachable];
 
 /// Endpoints in each of [`TIERS`].
 pub(crate) type Counts = [u32; TIERS.len()];
@@ -44,7 +47,8 @@ impl Tier {
     pub(crate) fn of(state: State) -> Self {
         match state {
             State::Healthy | State::Ramp => Self::Ready,
-            State::Suspect | State::Probation => Self::Suspect,
+            State::Suspect => Self::Suspect,
+            State::Probation => Self::Probation,
             State::Down(reason) if reason.is_unreachable() => Self::Unreachable,
             State::Down(_) => Self::Ejected,
         }
@@ -53,7 +57,7 @@ impl Tier {
     /// May requests go there without anybody calling it an emergency?
     pub(crate) fn is_usable(self) -> bool {
         match self {
-            Self::Ready | Self::Terminating | Self::Suspect => true,
+            Self::Ready | Self::Terminating | Self::Suspect | Self::Probation => true,
             Self::Ejected | Self::Unreachable => false,
         }
     }
@@ -119,7 +123,8 @@ impl fmt::Display for Rank {
         match self.tier {
             Tier::Ready => f.write_str("ready")?,
             Tier::Terminating => f.write_str("only terminating endpoints")?,
-            Tier::Suspect => f.write_str("suspect or not yet trusted")?,
+            Tier::Suspect => f.write_str("suspect")?,
+            Tier::Probation => f.write_str("not yet trusted again")?,
             Tier::Ejected => f.write_str("every endpoint ejected or down")?,
             Tier::Unreachable => f.write_str("unreachable")?,
         }

@@ -3,7 +3,8 @@
 //! RFC 9110 §9.2.2: what may have been processed is sent again only when its method is idempotent, or the policy
 //! says so. What was provably never sent may always move on: exempt from the method rule and from the budget,
 //! bounded by `retry.attempts`. One [`Budget`] per backend and worker pays for everything else, so that an outage
-//! never becomes a storm. Called by the table's `retry`; never sends anything itself.
+//! never becomes a storm: over ten seconds or more of it, executions stay within `1 + retry.budget_percent` of what was
+//! asked. Called by the table's `retry`; never sends anything itself.
 
 use std::fmt;
 
@@ -178,7 +179,8 @@ fn price(attempt: u8, policy: &RetryPolicy, failure: &Failure, method: Method) -
 
 // ---------------------------------------------------------------- budget
 
-/// Retries per second that a node grants every backend whatever its load; divided over the workers.
+/// Retries per second that a node grants every backend at least, divided over the workers: for those whose share of
+/// requests would be less. Where the share is more, it is all there is.
 pub const RESERVE_PER_SECOND: u64 = 10;
 
 /// Retries that a worker can always make after a quiet while: all tries but the first of one default exchange.
@@ -190,26 +192,39 @@ const RESERVE_MIN: u64 = 2;
 /// an hour of peace does not pay for a storm.
 const MEMORY_NS: u64 = 1_000_000_000;
 
+/// Windows of at least so many seconds never cost more than `retry.budget_percent` says.
+///
+/// What was remembered when a window began is spent in it beside what is deposited in it. So deposits are less than that
+/// share, by as much as makes room in such a window for one [`MEMORY_NS`] of them: `10 / 11` of it.
+pub const PROMISED_OVER_SECONDS: u64 = 10;
+
 /// Decay and refill are applied in steps of at least this, in nanoseconds, so that rounding does not lose them.
 const STEP_NS: u64 = 1_000_000;
 
 /// One retry. Deposits are hundredths of it.
 const RETRY: u64 = 1_000_000;
 
-/// What one backend may spend on retries in one worker: a share of its requests, and a small reserve over time.
+/// What one backend may spend on retries in one worker: a share of its requests, or a small reserve over time,
+/// whichever is more.
 ///
-/// Two buckets in virtual time. The share grows with every request by `budget_percent` hundredths of a retry and
-/// fades over a second; the reserve grows by 10 per second and node, up to one second's worth.
+/// Two buckets in virtual time. The share grows with every request, by ten elevenths of `budget_percent` hundredths of a
+/// retry ([`PROMISED_OVER_SECONDS`]), and fades over a second; the reserve grows by 10 per second and node, up to one
+/// second's worth, less what the share grows by.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// Millionths of a retry.
-    share: u64,
-    /// Millionths of a retry.
-    reserve: u64,
-    /// What of both hedges may use: half of what goes in. Millionths of a retry.
-    hedges: u64,
-    reserve_per_second: u64,
+    all: Purse,
+    /// What of it hedges may use: half of what goes in.
+    hedges: Purse,
     at: MonoTime,
+}
+
+/// A share of requests, which fades, and a reserve, which grows with time. Millionths of a retry.
+#[derive(Clone, Copy, Debug)]
+struct Purse {
+    share: u64,
+    reserve: u64,
+    reserve_max: u64,
+    reserve_per_second: u64,
 }
 
 /// Was a retry paid for?
@@ -226,81 +241,91 @@ impl Budget {
     #[must_use]
     pub fn new(workers: u16) -> Self {
         let reserve_per_second = RESERVE_PER_SECOND * RETRY / u64::from(workers.max(1));
-        let reserve_max = reserve_max(reserve_per_second);
-        Self {
-            share: 0,
-            reserve: reserve_max,
-            hedges: (reserve_max / 2).max(RETRY),
-            reserve_per_second,
-            at: MonoTime::ZERO,
-        }
+        // One second's worth, or what one exchange needs.
+        let reserve_max = reserve_per_second.max(RESERVE_MIN * RETRY);
+        let half = Purse::new(reserve_per_second / 2, (reserve_max / 2).max(RETRY));
+        Self { all: Purse::new(reserve_per_second, reserve_max), hedges: half, at: MonoTime::ZERO }
     }
 
     /// Grants nothing: for a backend that has left the table.
     #[must_use]
     pub fn empty() -> Self {
-        Self { share: 0, reserve: 0, hedges: 0, reserve_per_second: 0, at: MonoTime::ZERO }
+        Self { all: Purse::new(0, 0), hedges: Purse::new(0, 0), at: MonoTime::ZERO }
     }
 
     /// One request has been started: its share goes in.
     pub fn deposit(&mut self, percent: u8, now: MonoTime) {
         self.advance(now);
-        let deposit = u64::from(percent) * (RETRY / 100);
-        self.share = self.share.saturating_add(deposit);
-        self.hedges = self.hedges.saturating_add(deposit / 2);
+        let deposit = u64::from(percent) * RETRY * PROMISED_OVER_SECONDS
+            / (100 * (PROMISED_OVER_SECONDS + MEMORY_NS / 1_000_000_000));
+        self.all.deposit(deposit);
+        self.hedges.deposit(deposit / 2);
     }
 
     /// Takes one hedge out: it costs what a retry costs, and all hedges together get at most half.
     pub fn spend_hedge(&mut self, now: MonoTime) -> Spend {
         self.advance(now);
-        if self.hedges < RETRY || self.spend(now) == Spend::Refused {
+        if !self.hedges.has_one() || self.all.spend() == Spend::Refused {
             return Spend::Refused;
         }
-        self.hedges -= RETRY;
-        Spend::Paid
+        self.hedges.spend()
     }
 
     /// Takes one retry out.
     pub fn spend(&mut self, now: MonoTime) -> Spend {
         self.advance(now);
-        for bucket in [&mut self.share, &mut self.reserve] {
-            if *bucket >= RETRY {
-                *bucket -= RETRY;
+        self.all.spend()
+    }
+
+    /// Whole retries left, for the admin API.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.all.share / RETRY + self.all.reserve / RETRY
+    }
+
+    fn advance(&mut self, now: MonoTime) {
+        let passed = now.0.saturating_sub(self.at.0);
+        if passed >= STEP_NS {
+            self.at = now;
+            let passed = passed.min(MEMORY_NS * 10);
+            self.all.advance(passed);
+            self.hedges.advance(passed);
+        }
+    }
+}
+
+impl Purse {
+    fn new(reserve_per_second: u64, reserve_max: u64) -> Self {
+        Self { share: 0, reserve: reserve_max, reserve_max, reserve_per_second }
+    }
+
+    fn deposit(&mut self, deposit: u64) {
+        self.share = self.share.saturating_add(deposit);
+        // The reserve is a floor, not an addition.
+        self.reserve = self.reserve.saturating_sub(deposit);
+    }
+
+    fn has_one(&self) -> bool {
+        self.share >= RETRY || self.reserve >= RETRY
+    }
+
+    fn spend(&mut self) -> Spend {
+        for part in [&mut self.share, &mut self.reserve] {
+            if *part >= RETRY {
+                *part -= RETRY;
                 return Spend::Paid;
             }
         }
         Spend::Refused
     }
 
-    /// Whole retries left, for the admin API.
-    #[must_use]
-    pub fn left(&self) -> u64 {
-        self.share / RETRY + self.reserve / RETRY
-    }
-
-    fn advance(&mut self, now: MonoTime) {
-        let passed = now.0.saturating_sub(self.at.0);
-        if passed < STEP_NS {
-            return;
-        }
-        self.at = now;
-        let passed = passed.min(MEMORY_NS * 10);
+    /// `passed` is in nanoseconds.
+    fn advance(&mut self, passed: u64) {
         let faded = u128::from(self.share) * u128::from(passed) / u128::from(MEMORY_NS);
         self.share = self.share.saturating_sub(u64::try_from(faded).unwrap_or(u64::MAX));
-        let reserve_max = reserve_max(self.reserve_per_second);
         let grown = self.reserve_per_second * (passed / 1_000) / 1_000_000;
-        self.reserve = (self.reserve + grown).min(reserve_max);
-        let faded = u128::from(self.hedges) * u128::from(passed) / u128::from(MEMORY_NS);
-        let kept = self.hedges.saturating_sub(u64::try_from(faded).unwrap_or(u64::MAX));
-        // Fading takes the share's half; the reserve's half grows back.
-        let least = (self.hedges.min(reserve_max / 2) + grown / 2).min((reserve_max / 2).max(RETRY));
-        self.hedges = kept.max(least);
+        self.reserve = (self.reserve + grown).min(self.reserve_max);
     }
-}
-
-/// One second's worth, or what one exchange needs. Nothing for a backend that left.
-fn reserve_max(reserve_per_second: u64) -> u64 {
-    if reserve_per_second == 0 { 0 } else { reserve_per_second.max(RESERVE_MIN * RETRY) }
 }
 
 #[cfg(test)]
@@ -381,8 +406,66 @@ mod tests {
                 retries += u64::from(budget.spend(now) == Spend::Paid);
             }
         }
-        assert!(retries * 100 <= requests * 20 + 100 * (10 * 30 + 10), "{retries} retries of {requests}");
-        assert!(retries * 100 >= requests * 19, "{retries} retries of {requests}");
+        assert!(retries * 100 <= requests * 20, "{retries} retries of {requests}");
+        assert!(retries * 100 >= requests * 18, "{retries} retries of {requests}");
+    }
+
+    /// Whatever was saved before, whenever failures begin, pause and end, over workers at any rate.
+    #[test]
+    fn no_window_of_ten_seconds_costs_more_than_the_share_or_where_that_is_less_the_reserve() {
+        use rand::{Rng, SeedableRng};
+
+        for seed in 0..256 {
+            let mut rng = rand::rngs::SmallRng::seed_from_u64(seed);
+            let workers = rng.random_range(1..=4u16);
+            let rate = 10f64.powf(rng.random_range(0.3..4.0));
+            let gap = Duration::from_secs_f64(1.0 / rate);
+            let mut budget = Budget::new(workers);
+            let (mut now, mut fails, mut turns) = (MonoTime(7_000_000_000), false, now_and_then(&mut rng));
+            // (when, retries so far) after each request.
+            let mut spent = vec![(now, 0u32)];
+            for _ in 0..usize::min(60_000, (rate * 60.0) as usize) {
+                now = now + gap;
+                turns = turns.saturating_sub(gap);
+                if turns.is_zero() {
+                    (fails, turns) = (!fails, now_and_then(&mut rng));
+                }
+                budget.deposit(20, now);
+                let hedges = rng.random_bool(0.3);
+                let tries = if fails { 2 } else { 0 };
+                let paid = (0..tries).filter(|_| {
+                    let spend = if hedges { budget.spend_hedge(now) } else { budget.spend(now) };
+                    spend == Spend::Paid
+                });
+                let paid = u32::try_from(paid.count()).unwrap();
+                spent.push((now, spent.last().unwrap().1 + paid));
+            }
+            let window = Duration::from_secs(PROMISED_OVER_SECONDS);
+            let last = spent.last().unwrap().0;
+            for (from, (began, before)) in spent.iter().enumerate() {
+                if last.since(*began) < window {
+                    break;
+                }
+                let to = spent.partition_point(|(at, _)| at.since(*began) <= window);
+                let (ended, after) = spent[to - 1];
+                let (requests, seconds) = ((to - 1 - from) as f64, ended.since(*began).as_secs_f64());
+                let floor = RESERVE_PER_SECOND as f64 / f64::from(workers);
+                let share = requests * 0.2;
+                // Where the two are about as much, what the reserve held at first comes on top.
+                let is_share = rate * 0.18 > floor * 2.0;
+                let held = floor + floor.max(RESERVE_MIN as f64);
+                let allowed = if is_share { share } else { share.max(floor * seconds) + held };
+                let retries = f64::from(after - before);
+                assert!(
+                    retries <= allowed + 1.0,
+                    "seed {seed}, {rate:.1}/s, {workers} workers: {retries} of {allowed:.1} in {seconds} s"
+                );
+            }
+        }
+    }
+
+    fn now_and_then(rng: &mut rand::rngs::SmallRng) -> Duration {
+        rand::Rng::random_range(rng, Duration::from_millis(5)..Duration::from_secs(8))
     }
 
     #[test]
@@ -393,7 +476,7 @@ mod tests {
             now = now + Duration::from_micros(100);
             budget.deposit(20, now);
         }
-        assert!((1_900..=2_100).contains(&budget.left()), "{}", budget.left());
+        assert!((1_780..=1_830).contains(&budget.left()), "{}", budget.left());
         budget.deposit(0, now + Duration::from_secs(2));
         assert_eq!(budget.left(), 2, "only the reserve of a quarter node is left");
     }
@@ -426,7 +509,7 @@ mod tests {
             hedges += u64::from(budget.spend_hedge(now) == Spend::Paid);
         }
         assert!(hedges * 100 <= 60_000 * 10 + 100 * (5 * 30 + 10), "{hedges}");
-        assert!(hedges * 100 >= 60_000 * 9, "{hedges}");
+        assert!(hedges * 1_000 >= 60_000 * 88, "{hedges}");
     }
 
     #[test]

@@ -10,12 +10,15 @@ use std::time::Duration;
 use common::*;
 use lab::{Fault, Lab, SECOND, ms};
 use routing::delta::RouteTable;
-use routing::health::action::Scope;
+use routing::health::action::{Scope, Transition};
 use routing::health::state::{Reason, State};
-use routing::id::ClusterId;
+use routing::id::{BackendId, ClusterId, EndpointId};
 use routing::model::*;
+use wire::head::Method;
 
 const ALPHA: Scope = Scope::Cluster(ClusterId(0));
+/// The backend there.
+const ALPHA_B: Scope = Scope::Backend(BackendId(0), ClusterId(0));
 const BETA: Scope = Scope::Cluster(ClusterId(1));
 const SEEDS: u64 = 4;
 
@@ -122,15 +125,39 @@ fn brownout_is_found_within_thirty_milliseconds_and_not_paid_twice() {
 #[test]
 fn failures_with_good_probes_are_found_after_five_and_none_is_forwarded() {
     each(&standby(2, policy()), |lab| {
-        lab.run(SECOND * 3);
+        // Not where a window's bucket begins.
+        lab.run(SECOND * 3 + ms(13));
         let (began, before, arrived) = (lab.now, lab.executions, lab.exchanges.len());
         lab.break_all([0, 1], Fault::Errors);
         lab.run(SECOND * 3);
         let executed = (lab.executions - before) as f64 / (lab.exchanges.len() - arrived) as f64;
         println!("  {executed:.3} executions, {} failed", lab.failed(began));
         lab.story(began);
+        let found = lab.first(ALPHA_B, |to| to == State::Down(Reason::Errors), began);
+        assert!(found.unwrap().since(began) <= ms(12), "a window of good answers before it is no excuse");
         assert_eq!(lab.failed(began), 0);
-        assert!(executed <= 1.2);
+        assert!(executed <= 1.12, "{executed}: what is on probation is asked, and nothing else");
+    });
+}
+
+/// Health URLs are green, and nothing that comes may be repeated: nobody finds out whether the failures are over but by
+/// losing a request. That is not done for as long as it takes to ask the health URL three times.
+#[test]
+fn writes_are_not_sent_to_what_is_down_for_failures_to_find_out_whether_it_still_is() {
+    each(&standby(2, policy()), |lab| {
+        lab.ask(vec![Request::get("h", "/").method(Method::Post)]);
+        lab.run(SECOND * 3 + ms(15));
+        let began = lab.now;
+        lab.break_all([0, 1], Fault::Errors);
+        lab.run(SECOND * 9);
+        lab.story(began);
+        let (first, later) = (lab.failed(began - ms(5)), lab.failed(began + ms(15)));
+        assert!(first <= 14, "{first} of the first few milliseconds");
+        assert_eq!(later, 0, "of those that came when it was known");
+        // It does return, if only after a while: nothing is down for ever.
+        lab.heal();
+        lab.run(SECOND * 3);
+        assert!(lab.share(0, lab.now - SECOND) > 0.95, "{}", lab.share(0, lab.now - SECOND));
     });
 }
 
@@ -241,6 +268,56 @@ fn one_of_two_backends_is_found_while_the_other_keeps_its_cluster() {
             assert!(good > 700 && bad < 20, "{good} {bad}");
         });
     }
+}
+
+/// The service's 99.9th percentile is a second: no single answer that is late proves anything before that, several do.
+#[test]
+fn slow_endpoint_is_found_long_before_what_one_answer_in_a_thousand_takes() {
+    let took = RefCell::new(Vec::new());
+    each(&standby(4, policy()), |lab| {
+        lab.rare = 0.001;
+        lab.run(SECOND * 10);
+        let calm = lab.now - SECOND * 5;
+        assert!(lab.downs(calm).is_empty(), "{:?}", lab.downs(calm));
+        let began = lab.now;
+        lab.break_all([2], Fault::Slow(ms(500)));
+        lab.run(SECOND * 4);
+        lab.story(began);
+        let of_two = |change: &&Transition| {
+            let Scope::Endpoint(key) = change.scope else { return false };
+            is_down(change.to)
+                && lab.picks.iter().any(|(_, _, pick)| pick.endpoint == key && pick.id == EndpointId(2))
+        };
+        let found = lab.log.iter().filter(|change| change.at >= began).find(of_two);
+        took.borrow_mut().push(found.unwrap().at.since(began));
+        assert!(lab.first(ALPHA, is_down, began).is_none() && lab.first(ALPHA_B, is_down, began).is_none());
+    });
+    assert!(took.borrow().iter().all(|took| *took <= ms(500)));
+    assert!(median(took.into_inner()) <= ms(120));
+}
+
+/// Neither of two workers has enough of them; together they have.
+#[test]
+fn overdue_requests_of_one_backend_count_over_all_workers() {
+    let mut world = world(&["alpha", "beta"], &[(0, 1), (1, 1)], policy());
+    add_endpoints(&mut world, 0, 0, 0, 2);
+    add_endpoints(&mut world, 0, 1, 100, 2);
+    add_endpoints(&mut world, 1, 0, 10, 2);
+    add_endpoints(&mut world, 1, 1, 110, 2);
+    let took = [1, 4].map(|workers| {
+        let took = (0..16).map(|seed| {
+            let mut lab = Lab::new(&world, workers, seed);
+            lab.rate = 400.0;
+            lab.run(SECOND * 10);
+            let began = lab.now;
+            lab.break_all([10, 11], Fault::Slow(ms(500)));
+            lab.run(SECOND);
+            let found = lab.first(Scope::Backend(BackendId(1), ClusterId(0)), is_down, began);
+            found.map_or(SECOND, |at| at.since(began))
+        });
+        median(took.collect())
+    });
+    assert!(took[1] <= took[0] * 3 / 2, "{took:?}: four workers need no more requests than one");
 }
 
 #[test]
@@ -405,13 +482,13 @@ fn total_outage_of_failing_answers_costs_little_and_ends_at_once() {
         lab.run(SECOND * 3);
         let (before, arrived) = (lab.executions, lab.arrived);
         lab.break_all([0, 1, 100, 101], Fault::Errors);
-        lab.run(SECOND * 5);
+        lab.run(SECOND * 10);
         let executed = (lab.executions - before) as f64 / (lab.arrived - arrived) as f64;
         lab.heal();
         let healed = lab.now;
         lab.run(SECOND);
         println!("  {executed:.3} executions");
-        assert!(executed <= 1.25, "{executed}");
+        assert!(executed <= 1.2, "{executed}");
         assert!(lab.affected(healed + ms(50), HEALTHY_MAX).is_empty());
     });
 }

@@ -221,11 +221,30 @@ pub struct RequestHead {
 impl RequestHead {
     /// Forgets the previous request and keeps the allocations.
     pub fn clear(&mut self) {
-        let Self { path_normalised, host, headers, .. } = std::mem::take(self);
-        *self = Self { path_normalised, host, headers, ..Self::default() };
-        self.path_normalised.clear();
-        self.host.clear();
-        self.headers.clear();
+        // Field by field, so that a new one cannot be forgotten, and in place: a move of all of it costs more than this.
+        let Self {
+            method,
+            method_span,
+            version,
+            path_span,
+            query_span,
+            path_normalised,
+            host,
+            port,
+            authority_span,
+            headers,
+            body,
+            persistence,
+            expects_continue,
+            upgrade,
+            head_len,
+        } = self;
+        (*method, *method_span, *version) = Default::default();
+        (*path_span, *query_span, *port, *authority_span) = Default::default();
+        (*body, *persistence, *expects_continue, *upgrade, *head_len) = Default::default();
+        path_normalised.clear();
+        host.clear();
+        headers.clear();
     }
 }
 

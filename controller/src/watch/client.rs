@@ -82,6 +82,13 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What the server says of a resource that it does not know, or of an object that is not there.
+///
+/// A resource of a CRD that is not installed is answered with a plain text, not with a `Status`: only the code tells.
+pub(super) fn is_absent(error: &kube::Error) -> bool {
+    if let kube::Error::Api(status) = error { status.code == 404 } else { false }
+}
+
 /// A client of the server that `config` names. Connects when it is first used.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Error, Event};
 
 use crate::clock;
-use crate::watch::client::{WATCH_SECONDS, chain};
+use crate::watch::client::{WATCH_SECONDS, chain, is_absent};
 use crate::watch::known::List;
 
 /// Objects in one page of a list.
@@ -209,13 +209,8 @@ fn flush<K, H: Handler<K>>(handler: &mut H, changes: &mut Vec<Change<H::Item>>, 
 
 fn is_missing(error: &Error) -> bool {
     match error {
-        Error::InitialListFailed(kube::Error::Api(status))
-        | Error::WatchStartFailed(kube::Error::Api(status)) => status.is_not_found(),
-        Error::InitialListFailed(_)
-        | Error::WatchStartFailed(_)
-        | Error::WatchError(_)
-        | Error::WatchFailed(_)
-        | Error::NoResourceVersion => false,
+        Error::InitialListFailed(error) | Error::WatchStartFailed(error) => is_absent(error),
+        Error::WatchError(_) | Error::WatchFailed(_) | Error::NoResourceVersion => false,
     }
 }
 

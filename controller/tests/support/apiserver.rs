@@ -3,7 +3,8 @@
 //!
 //! Plain threads and blocking sockets, so that it shares nothing with what it tests. What it does not model: TLS,
 //! admission, schemas and defaulting, selectors, a page's snapshot (pages are cut from what there is now), field
-//! ownership beyond list entries by key.
+//! ownership beyond list entries by key. Where real servers are given (`scripts/test-apiserver`) it stands for one of
+//! them; tests that need its faults, or its log of requests, are left out then ([`needs_ours`]).
 #![allow(
     dead_code,
     unreachable_pub,
@@ -22,8 +23,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::real::{self, Real};
+
 /// The resources that every server knows: group/version, plural, kind.
-const CORE: [(&str, &str, &str); 9] = [
+pub const CORE: [(&str, &str, &str); 9] = [
     ("v1", "services", "Service"),
     ("v1", "nodes", "Node"),
     ("v1", "secrets", "Secret"),
@@ -92,17 +95,29 @@ pub struct ApiServer {
     pub addr: SocketAddr,
     shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
+    /// It stands for this one.
+    real: Option<Real>,
+}
+
+/// Are real servers given? Then a test that begins with this is left out, and says so.
+pub fn needs_ours(what: &str) -> bool {
+    if real::are_given() {
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        println!("left out with real API servers: {test}: {what}");
+    }
+    real::are_given()
 }
 
 impl ApiServer {
-    /// A server that knows no CRD.
+    /// A server that knows no CRD; a real one knows all of them.
     pub fn start() -> Self {
+        let real = real::are_given().then(Real::take);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let served = shared.clone();
         let acceptor = std::thread::spawn(move || accept(listener, addr, &served));
-        let server = Self { addr, shared, acceptor: Some(acceptor) };
+        let server = Self { addr, shared, acceptor: Some(acceptor), real };
         server.install(&CORE);
         server
     }
@@ -121,14 +136,25 @@ impl ApiServer {
 
     /// Creates or replaces an object; its kind must be known. Returns what is stored.
     pub fn put(&self, object: Value) -> Value {
+        self.try_put(object).unwrap()
+    }
+
+    /// The same; a real server may refuse.
+    pub fn try_put(&self, object: Value) -> Result<Value, String> {
+        if let Some(real) = &self.real {
+            return real.put(&object);
+        }
         let mut store = self.store();
         let kind = store.kind_of(&object);
         let stored = store.write(&kind, object);
         self.shared.changed.notify_all();
-        stored
+        Ok(stored)
     }
 
     pub fn delete(&self, plural: &str, namespace: &str, name: &str) {
+        if let Some(real) = &self.real {
+            return real.delete(plural, namespace, name);
+        }
         let mut store = self.store();
         store.remove(plural, namespace, name);
         self.shared.changed.notify_all();
@@ -144,6 +170,13 @@ impl ApiServer {
                 lost.iter().for_each(|name| drop(objects.remove(name)));
             }
         }
+    }
+
+    /// Lets go of what nobody watches yet.
+    pub fn forget_events(&self) {
+        let mut store = self.store();
+        store.compacted = store.version;
+        store.events.clear();
     }
 
     /// Tells every open watch 410 Gone, and every one that asks for an older version than now.
@@ -182,10 +215,16 @@ impl ApiServer {
     }
 
     pub fn object(&self, plural: &str, namespace: &str, name: &str) -> Option<Value> {
+        if let Some(real) = &self.real {
+            return real.object(plural, namespace, name);
+        }
         self.store().find(plural, namespace, name).cloned()
     }
 
     pub fn objects(&self, plural: &str) -> Vec<Value> {
+        if let Some(real) = &self.real {
+            return real.objects(plural);
+        }
         let store = self.store();
         let of_kind = store.objects.iter().filter(|(kind, _)| kind.1 == plural);
         of_kind.flat_map(|(_, objects)| objects.values().cloned()).collect()
@@ -197,6 +236,9 @@ impl ApiServer {
     }
 
     pub fn kubeconfig(&self, token: &str) -> String {
+        if let Some(real) = &self.real {
+            return real.kubeconfig();
+        }
         format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts:\n- {{name: a, context: {{cluster: a, user: a}}}}\n\
              clusters:\n- {{name: a, cluster: {{server: \"http://{}\"}}}}\nusers:\n- {{name: a, user: {{token: {token}}}}}\n",
@@ -304,9 +346,12 @@ fn serve(stream: TcpStream, shared: &Shared) {
 }
 
 fn reply(out: &mut TcpStream, status: u16, body: &Value) -> Option<()> {
-    let body = body.to_string();
+    let (kind, body) = match body {
+        Value::Null => ("text/plain; charset=utf-8", "404 page not found\n".to_owned()),
+        body => ("application/json", body.to_string()),
+    };
     let head = format!(
-        "HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        "HTTP/1.1 {status} Whatever\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     out.write_all((head + &body).as_bytes()).ok()
@@ -346,9 +391,10 @@ fn watch(request: &Request, out: &mut TcpStream, shared: &Shared) -> Option<()> 
             chunk(out, &json!({"type": "ERROR", "object": status}))?;
             return out.write_all(b"0\r\n\r\n").ok();
         }
-        let news: Vec<_> = store.events.iter().filter(|(version, ..)| *version > from).cloned().collect();
-        for (version, kind, event, object) in news {
-            from = version;
+        let first = store.events.partition_point(|(version, ..)| *version <= from);
+        from = store.events.last().map_or(from, |(version, ..)| from.max(*version));
+        let news = store.events[first..].iter().filter(|(_, kind, ..)| *kind == target.kind);
+        for (_, kind, event, object) in news.cloned().collect::<Vec<_>>() {
             let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
             if kind == target.kind && target.namespace.as_deref().is_none_or(|wanted| wanted == namespace) {
                 chunk(out, &json!({"type": event, "object": target.shown(&object)}))?;
@@ -473,7 +519,8 @@ impl Store {
         }
         match target(request) {
             Some(target) if self.kinds.contains_key(&target.kind) => Ok(target),
-            Some(_) | None => Err(failure(404, "NotFound")),
+            // A server has no Status for paths that it does not know.
+            Some(_) | None => Err((404, Value::Null)),
         }
     }
 
@@ -606,4 +653,18 @@ fn merge(value: &mut Value, new: &Value, last: &Value, field: &str) {
 fn key(item: &Value) -> Option<String> {
     let field = |name: &str| item.get(name).map(Value::to_string);
     field("type").or_else(|| field("name"))
+}
+
+pub fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for piece in bytes.chunks(3) {
+        let word =
+            piece.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - piece.len()));
+        for index in 0..4 {
+            let digit = char::from(ALPHABET[(word >> (18 - 6 * index) & 63) as usize]);
+            out.push(if index <= piece.len() { digit } else { '=' });
+        }
+    }
+    out
 }

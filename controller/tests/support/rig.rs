@@ -26,7 +26,7 @@ use routing::delta::{Change, Mail, Report, RouteTable};
 use routing::model::Protocol;
 use serde_json::{Value, json};
 
-use super::apiserver::{ApiServer, OURS};
+use super::apiserver::{ApiServer, OURS, base64};
 
 /// How long anything may take before a test says that it never happens.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -182,7 +182,7 @@ impl Drop for Rig {
     }
 }
 
-fn monotonic_ns() -> u64 {
+pub fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u64::try_from(now.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap()
 }
@@ -237,18 +237,4 @@ pub fn hub_and_alpha(addresses: &[&str]) -> (ApiServer, ApiServer) {
     alpha.put(slice("web-1", addresses));
     declared(&hub, "alpha", &alpha.kubeconfig("alpha"));
     (hub, alpha)
-}
-
-pub fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::new();
-    for piece in bytes.chunks(3) {
-        let word =
-            piece.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - piece.len()));
-        for index in 0..4 {
-            let digit = char::from(ALPHABET[(word >> (18 - 6 * index) & 63) as usize]);
-            out.push(if index <= piece.len() { digit } else { '=' });
-        }
-    }
-    out
 }

@@ -12,6 +12,7 @@ mod facts;
 mod import;
 mod manager;
 mod operate;
+mod plan;
 mod rbac;
 mod run;
 mod status;
@@ -38,6 +39,8 @@ enum Command {
     Run(RunArgs),
     /// Judge a directory of manifests without serving it: what is accepted, refused or partly ignored, and why.
     Check(check::CheckArgs),
+    /// Say what a change would do: the rules and endpoints that would come, go or be different.
+    Plan(plan::PlanArgs),
     /// Read Ingresses of ingress-nginx, ALB, MSE or Higress: a verdict on each annotation, or Gateway API objects.
     Import(import::ImportArgs),
     /// Say where a request would go: which rule, which backend, cluster and endpoints, and why the others lost.
@@ -120,6 +123,7 @@ pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::main(&args),
         Command::Check(args) => check::main(&args),
+        Command::Plan(args) => plan::main(&args),
         Command::Import(args) => import::main(&args),
         Command::Explain(args) => explain::main(&args),
         Command::Status(args) => status::main(&args),

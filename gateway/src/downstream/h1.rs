@@ -23,6 +23,7 @@ use crate::exchange::{self, After, Exchange, reply};
 use crate::net::conn::Conn;
 use crate::net::{Buf, Class, acquire, joined};
 use crate::observe::stats::Limit;
+use crate::sys::prefetch::prefetch;
 use crate::tls::{self, Stream};
 use crate::worker::rebalance::ConnRate;
 use crate::worker::settings::Settings;
@@ -206,6 +207,7 @@ impl Runner {
     async fn run(&mut self, client: Box<Client>) -> Ended {
         let mut job = Some(client);
         poll_fn(|cx| {
+            prefetch(&*self.0);
             if let Some(client) = job.take() {
                 JOB.set(Some(client));
             }

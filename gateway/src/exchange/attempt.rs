@@ -11,7 +11,7 @@ use std::task::Poll;
 
 use routing::health::action::Advice;
 use routing::health::endpoint::Outcome;
-use routing::model::{HeaderEdits, RetryPolicy, WeightedBackend};
+use routing::model::{Application, HeaderEdits, RetryPolicy, WeightedBackend};
 use routing::retry::{Body, Failure, FailureKind, Response, Sent};
 use routing::table::{Pick, RuleRef};
 use routing::time::MonoTime;
@@ -144,9 +144,11 @@ pub(super) async fn run(flow: &mut Flow<'_>) -> End {
         return super::tunnel::run(flow, up.conn, buf).await;
     }
     if diverts(flow, status) {
+        super::respond::keep_unused(flow, up, buf);
         return End::Diverted(status);
     }
     if let Some(failed) = retryable(flow, status) {
+        super::respond::keep_unused(flow, up, buf);
         return End::Failed(failed);
     }
     super::respond::respond(flow, up, buf).await
@@ -186,10 +188,10 @@ async fn drilled(flow: &mut Flow<'_>, fault: drill::Fault) -> Result<Option<(Ups
 async fn connection(flow: &mut Flow<'_>) -> Result<Upstream, End> {
     let worker = flow.worker;
     let begun = flow.work.seen;
+    let spoken = dial::spoken(worker, flow.held.pick.backend);
     // Who has lost the keep-alive race once gets a connection that nobody can have closed as idle.
     if !flow.work.raced {
-        let fingerprint = dial::fingerprint(worker, flow.held.pick.backend);
-        let taken = worker.pool.take(flow.held.pick.endpoint, fingerprint);
+        let taken = worker.pool.take(flow.held.pick.endpoint, spoken.fingerprint);
         worker.stats.idle_closed_total.add(u64::from(taken.closed));
         if let Some(conn) = taken.conn {
             worker.stats.reuses_total.inc();
@@ -200,19 +202,20 @@ async fn connection(flow: &mut Flow<'_>) -> Result<Upstream, End> {
         worker.stats.hit(Limit::EndpointPending);
         return Err(connect_failed(flow, Blame::Gateway, "pending_per_endpoint_max"));
     }
-    let connected = connect(flow, begun).await;
+    let connected = connect(flow, spoken.protocol, begun).await;
     worker.pool.connect_ends(flow.held.pick.endpoint);
-    let conn = connected?;
-    worker.stats.connects_total.inc();
-    Ok(Upstream { conn, reused: false, write_failed: false, sent: Sent::Nothing, begun })
+    let (conn, reused) = connected?;
+    let counter = if reused { &worker.stats.reuses_total } else { &worker.stats.connects_total };
+    counter.inc();
+    Ok(Upstream { conn, reused, write_failed: false, sent: Sent::Nothing, begun })
 }
 
-async fn connect(flow: &mut Flow<'_>, begun: MonoTime) -> Result<Stream, End> {
+async fn connect(flow: &mut Flow<'_>, protocol: Application, begun: MonoTime) -> Result<(Stream, bool), End> {
     let timeout = flow.rule.policy().timeouts.connect;
     let due = earlier(deadline(begun, timeout), flow.work.response_by);
     flow.worker.heed();
-    let worker = flow.worker;
-    let mut connecting = pin!(dial::dial(worker, flow.held.pick.backend, flow.held.pick.addr));
+    let (worker, pick) = (flow.worker, flow.held.pick);
+    let mut connecting = pin!(dial::connect(worker, protocol, &pick));
     let mut again = advised(flow, begun)?;
     loop {
         set(flow.client, earlier(due, again));
@@ -222,11 +225,13 @@ async fn connect(flow: &mut Flow<'_>, begun: MonoTime) -> Result<Stream, End> {
             Poll::Pending => client.deadline.poll(cx).map(|()| None),
         });
         match first.await {
-            Some(Ok(stream)) => {
+            Some(Ok((stream, reused))) => {
                 let now = clock::now();
                 flow.work.seen = now;
-                flow.worker.table.borrow().on_connected(flow.held.pick.endpoint, now.since(begun), now);
-                return Ok(stream);
+                if !reused {
+                    flow.worker.table.borrow().on_connected(pick.endpoint, now.since(begun), now);
+                }
+                return Ok((stream, reused));
             }
             Some(Err(none)) => return Err(no_connection(flow, none)),
             None if flow.worker.is_stopping() => return Err(End::ClientGone),
@@ -379,6 +384,21 @@ pub(super) fn closed(flow: &Flow<'_>, up: &Upstream, buf: &Buf, reason: &'static
     let blame = if raced { Blame::Nobody } else { Blame::Endpoint };
     failed(flow, up, blame, FailureKind::Closed, reason)
 }
+
+/// The endpoint says that it did not process the request (REFUSED_STREAM, or above the last that its GOAWAY names: RFC 9113
+/// §8.7): as good as never sent, whatever the method, and no fault of anybody's.
+pub(super) fn not_processed(flow: &Flow<'_>) -> End {
+    let failure = Failure {
+        kind: FailureKind::Closed,
+        sent: Sent::Nothing,
+        response: Response::NotBegun,
+        body: flow.work.replayable(),
+    };
+    End::Failed(Failed { blame: Blame::Nobody, failure, reason: NOT_PROCESSED })
+}
+
+/// The reason of a request that the endpoint says it did not process.
+pub(super) const NOT_PROCESSED: &str = "upstream_refused_stream";
 
 pub(super) fn malformed(flow: &Flow<'_>, up: &Upstream, reason: &'static str) -> End {
     failed(flow, up, Blame::Endpoint, FailureKind::Malformed, reason)

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use routing::health::action::Advice;
 use routing::health::endpoint::Outcome;
-use routing::model::{HedgeMode, RetryPolicy};
+use routing::model::{Application, HedgeMode, RetryPolicy};
 use routing::retry::{Body, Failure, FailureKind, Response, Sent};
 use routing::table::{EndpointKey, Pick};
 use routing::time::MonoTime;
@@ -22,11 +22,12 @@ use wire::h1::limits::HeadLimits;
 use wire::head::Method;
 
 use super::account::{Asked, Held};
-use super::attempt::{Blame, End, Failed, Flow, Upstream, request_bytes};
+use super::attempt::{Blame, End, Failed, Flow, NOT_PROCESSED, Upstream, request_bytes};
 use super::relay::copy_of;
 use super::scratch::Answer;
 use super::turn::deadline;
 use super::wait::{INTERIM_MAX, larger};
+use crate::net::pipe::is_refused;
 use crate::net::{Buf, Class, acquire};
 use crate::observe::recorder::{What, Whom};
 use crate::observe::stats::Limit;
@@ -231,15 +232,15 @@ async fn attempt(flight: &mut Flight) -> Result<Ready, Failed> {
             return Err(failed(FailureKind::Status(status), Blame::Endpoint, "drill"));
         }
     }
-    let taken = worker.pool.take(endpoint, dial::fingerprint(worker, flight.held.pick.backend));
+    let spoken = dial::spoken(worker, flight.held.pick.backend);
+    let taken = worker.pool.take(endpoint, spoken.fingerprint);
     worker.stats.idle_closed_total.add(u64::from(taken.closed));
-    let reused = taken.conn.is_some();
-    let mut conn = match taken.conn {
+    let (mut conn, reused) = match taken.conn {
         Some(conn) => {
             worker.stats.reuses_total.inc();
-            conn
+            (conn, true)
         }
-        None => connect(flight).await?,
+        None => connect(flight, spoken.protocol).await?,
     };
     if !conn.is_reading() {
         let buf = acquire(Class::Small, RESPONSE_HEADROOM)
@@ -270,12 +271,16 @@ async fn attempt(flight: &mut Flight) -> Result<Ready, Failed> {
         Err(NoHead::Closed) if reused && interim.is_empty() => {
             Err(failed(FailureKind::Closed, Blame::Nobody, "upstream_closed"))
         }
+        Err(NoHead::Refused) => {
+            let refused = failed(FailureKind::Closed, Blame::Nobody, NOT_PROCESSED);
+            Err(Failed { failure: Failure { sent: Sent::Nothing, ..refused.failure }, ..refused })
+        }
         Err(NoHead::Closed) => Err(failed(FailureKind::Closed, Blame::Endpoint, "upstream_closed")),
         Err(NoHead::Malformed) => Err(failed(FailureKind::Malformed, Blame::Endpoint, "malformed_response")),
     }
 }
 
-async fn connect(flight: &Flight) -> Result<Stream, Failed> {
+async fn connect(flight: &Flight, protocol: Application) -> Result<(Stream, bool), Failed> {
     let (worker, pick) = (&flight.worker, &flight.held.pick);
     if !worker.pool.connect_begins(pick.endpoint, flight.pending_max) {
         worker.stats.hit(Limit::EndpointPending);
@@ -283,14 +288,18 @@ async fn connect(flight: &Flight) -> Result<Stream, Failed> {
     }
     let pending = Pending(worker, pick.endpoint);
     let due = deadline(flight.held.since, flight.connect);
-    let connected = within(worker, due, pin!(dial::dial(worker, pick.backend, pick.addr))).await;
+    let connected = within(worker, due, pin!(dial::connect(worker, protocol, pick))).await;
     drop(pending);
     let reason = match connected {
-        Some(Ok(conn)) => {
+        Some(Ok((conn, true))) => {
+            worker.stats.reuses_total.inc();
+            return Ok((conn, true));
+        }
+        Some(Ok((conn, false))) => {
             let now = clock::now();
             worker.table.borrow().on_connected(pick.endpoint, now.since(flight.held.since), now);
             worker.stats.connects_total.inc();
-            return Ok(conn);
+            return Ok((conn, false));
         }
         Some(Err(none)) => match none.fault() {
             dial::Fault::Endpoint => none.reason(),
@@ -336,6 +345,8 @@ struct Listening<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NoHead {
     Closed,
+    /// The endpoint says that it did not process the request.
+    Refused,
     Malformed,
 }
 
@@ -345,6 +356,9 @@ impl Listening<'_> {
     async fn head(&self, conn: &mut Stream, interim: &mut Vec<Buf>) -> Result<(Buf, Answer), NoHead> {
         loop {
             let (result, mut buf) = conn.finish_read().await;
+            if is_refused(&result) {
+                return Err(NoHead::Refused);
+            }
             if !result.is_ok_and(|n| n > 0) {
                 return Err(if buf.is_empty() { NoHead::Closed } else { NoHead::Malformed });
             }

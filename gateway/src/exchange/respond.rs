@@ -43,6 +43,27 @@ pub(super) async fn respond(flow: &mut Flow<'_>, mut up: Upstream, buf: Buf) -> 
     End::Complete(Complete { client })
 }
 
+/// Keeps the connection of an answer that the client does not get, where all of that answer is in `buf` already: a storm of
+/// failures must not become one of connects, each of which holds a port for a minute after it was closed.
+pub(super) fn keep_unused(flow: &mut Flow<'_>, up: Upstream, mut buf: Buf) {
+    let answer = flow.work.answer;
+    let uploaded = flow.work.upload.is_finished() && !up.write_failed;
+    if !uploaded || answer.persistence != Persistence::KeepAlive {
+        return;
+    }
+    buf.consume(answer.head_len);
+    let download = &mut flow.work.download;
+    download.reset(answer.body, answer.body);
+    let is_whole = match answer.body.is_empty() {
+        true => buf.is_empty(),
+        false => matches!(download.take(buf, |_| {}), Ok(None)) && !download.wants_more(),
+    };
+    download.reset(BodyLength::None, BodyLength::None);
+    if is_whole {
+        keep(flow, up);
+    }
+}
+
 fn client_closes(flow: &Flow<'_>) -> bool {
     flow.view.head.persistence == Persistence::Close
         || flow.work.upload.wants_more()
@@ -259,6 +280,10 @@ fn stream_due(flow: &mut Flow<'_>, idle: Duration) -> Option<MonoTime> {
 
 fn keep(flow: &Flow<'_>, up: Upstream) {
     let mut conn = up.conn;
+    if conn.is_piped() {
+        // Its stream ends with it; the connection is kept elsewhere.
+        return;
+    }
     // The request went out long ago; what is left is to collect its buffer.
     let noop = &mut Context::from_waker(std::task::Waker::noop());
     if conn.is_writing() && !matches!(conn.poll_write(noop), Poll::Ready((Ok(()), _))) {

@@ -9,13 +9,14 @@ use routing::time::MonoTime;
 use wire::h1::encode::{self, ResponseEdit};
 use wire::head::ResponseView;
 
-use super::attempt::{End, Failed, Fault, Flow, Upstream, closed, malformed, timed_out};
+use super::attempt::{End, Failed, Fault, Flow, Upstream, closed, malformed, not_processed, timed_out};
 use super::pace::Pace;
 use super::relay::copy_of;
 use super::reply;
 use super::rescue::{self, Landed};
 use super::scratch::Answer;
 use super::turn::{Event, Flushed, deadline, earlier, from_client, move_upload, next, set};
+use crate::net::pipe::is_refused;
 use crate::net::{Buf, Class, acquire};
 use crate::upstream::pool::RESPONSE_HEADROOM;
 use crate::worker::clock;
@@ -123,7 +124,9 @@ async fn turn(flow: &mut Flow<'_>, wait: &mut Wait, event: Event) -> Result<Opti
         }
         Event::UpRead((result, buf)) => {
             let reason = if result.is_ok() { "upstream_closed" } else { "upstream_reset" };
-            let end = wait.first.as_ref().map(|up| closed(flow, up, &buf, reason));
+            let refused = is_refused(&result);
+            let of = |up| if refused { not_processed(flow) } else { closed(flow, up, &buf, reason) };
+            let end = wait.first.as_ref().map(of);
             end.map_or(Ok(()), |end| first_failed(flow, wait, end))?;
         }
         Event::UpFlushed(Ok(())) | Event::DownFlushed(Ok(())) => {}

@@ -361,6 +361,7 @@ impl Conn {
     /// Lets the reader or the writer look at its operation.
     fn turn(&mut self, turn: Turn, cx: &mut Context<'_>) {
         if let Stream::Works(work) = &mut self.stream {
+            sys::prefetch::prefetch(&**work);
             DESK.with(|desk| desk.turn.set(turn));
             let _pending = work.as_mut().poll(cx);
         }

@@ -73,6 +73,18 @@ enum Behind {
     Gone,
     /// An error, at once: what was not read is lost.
     Reset,
+    /// The same, and the writer says that it did nothing with what it read.
+    Refused,
+}
+
+impl Behind {
+    /// Is what was written lost?
+    fn is_lost(self) -> bool {
+        match self {
+            Self::Reset | Self::Refused => true,
+            Self::More | Self::End | Self::Gone => false,
+        }
+    }
 }
 
 /// One direction.
@@ -157,12 +169,13 @@ impl End {
 
     fn read(&self, buf: &mut Buf) -> Option<io::Result<usize>> {
         let lane = &mut self.pipe.lanes.borrow_mut()[self.side.other() as usize];
-        let from = lane.buf.as_mut().filter(|from| !from.is_empty() && lane.behind != Behind::Reset);
+        let from = lane.buf.as_mut().filter(|from| !from.is_empty() && !lane.behind.is_lost());
         let Some(from) = from else {
             return match lane.behind {
                 Behind::More => None,
                 Behind::End => Some(Ok(0)),
                 Behind::Gone | Behind::Reset => Some(Err(io::ErrorKind::ConnectionReset.into())),
+                Behind::Refused => Some(Err(REFUSED.into())),
             };
         };
         let n = from.len().min(buf.readroom());
@@ -240,7 +253,7 @@ impl End {
             return Poll::Pending;
         }
         let lane = &mut self.pipe.lanes.borrow_mut()[self.side as usize];
-        let is_lost = lane.unread || lane.behind == Behind::Reset;
+        let is_lost = lane.unread || lane.behind.is_lost();
         let Some(buf) = lane.buf.take_if(|buf| buf.is_empty() || is_lost) else {
             register(&mut lane.writer, cx);
             return Poll::Pending;
@@ -285,12 +298,21 @@ impl End {
         }
     }
 
+    /// As [`End::reset`], and tells the other end that nothing was done with what it wrote: [`is_refused`].
+    pub fn refuse(&self) {
+        for lane in self.pipe.lanes.borrow_mut().iter_mut() {
+            lane.behind = Behind::Refused;
+            self.pipe.wake(&mut lane.reader);
+            self.pipe.wake(&mut lane.writer);
+        }
+    }
+
     /// Was the pipe reset, or the other end dropped without having been shut?
     #[must_use]
     pub fn is_reset(&self) -> bool {
         match self.pipe.lanes.borrow()[self.side.other() as usize].behind {
             Behind::More | Behind::End => false,
-            Behind::Gone | Behind::Reset => true,
+            Behind::Gone | Behind::Reset | Behind::Refused => true,
         }
     }
 }
@@ -307,6 +329,15 @@ impl Drop for End {
         other.unread = true;
         self.pipe.wake(&mut other.writer);
     }
+}
+
+/// How a refused pipe tells its reader. No connection ends a read with it: it is an error of connecting.
+const REFUSED: io::ErrorKind = io::ErrorKind::ConnectionRefused;
+
+/// Is this the end of a read from a pipe that was [refused](End::refuse)?
+#[must_use]
+pub fn is_refused(result: &io::Result<usize>) -> bool {
+    result.as_ref().is_err_and(|error| error.kind() == REFUSED)
 }
 
 fn register(place: &mut Option<Waker>, cx: &Context<'_>) {

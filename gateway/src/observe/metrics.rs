@@ -291,6 +291,8 @@ impl Scrape {
             "ringway_tunnels_evacuated_total" => sum(|stats| &stats.tunnels_evacuated_total),
             "ringway_upstream_connects_total" => sum(|stats| &stats.connects_total),
             "ringway_upstream_connect_failures_total" => sum(|stats| &stats.connect_failures_total),
+            "ringway_upstream_http2_streams_total" => sum(|stats| &stats.http2_upstream_streams_total),
+            "ringway_upstream_http2_connections" => sum(|stats| &stats.http2_upstream_connections),
             "ringway_upstream_reuses_total" => sum(|stats| &stats.reuses_total),
             "ringway_upstream_idle_connections" => sum(|stats| &stats.idle_upstream),
             "ringway_upstream_idle_closed_total" => sum(|stats| &stats.idle_closed_total),

@@ -134,9 +134,32 @@ pub struct Line {
     pub took_ms: Option<f64>,
 }
 
-impl Recording {
-    fn of(window: &Window, node: &str) -> Self {
-        let Window { worker, triggers, entries, names, clocks } = window;
+/// A [`Recording`] that is made while it is written, line by line: a busy worker's window as strings would be several
+/// megabytes, which the process keeps once it had them.
+#[derive(Serialize)]
+struct Writing<'a> {
+    node: &'a str,
+    worker: u16,
+    unix_ms: u64,
+    verdicts: Vec<VerdictLine>,
+    timeline: Timeline<'a>,
+}
+
+struct Timeline<'a> {
+    window: &'a Window,
+    zero: MonoTime,
+}
+
+impl Serialize for Timeline<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Window { entries, names, .. } = self.window;
+        serializer.collect_seq(entries.iter().map(|entry| line(entry, names, self.zero)))
+    }
+}
+
+impl<'a> Writing<'a> {
+    fn of(window: &'a Window, node: &'a str) -> Self {
+        let Window { worker, triggers, names, clocks, .. } = window;
         let zero = triggers.first().map_or(clocks.0, |trigger| trigger.at);
         let wall = clocks.1.checked_sub(clocks.0.since(zero)).unwrap_or(UNIX_EPOCH);
         let unix_ms = wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
@@ -148,11 +171,11 @@ impl Recording {
             evidence: trigger.evidence.to_string(),
         });
         Self {
-            node: node.to_owned(),
+            node,
             worker: *worker,
             unix_ms: u64::try_from(unix_ms).unwrap_or(u64::MAX),
             verdicts: verdicts.collect(),
-            timeline: entries.iter().map(|entry| line(entry, names, zero)).collect(),
+            timeline: Timeline { window, zero },
         }
     }
 
@@ -276,9 +299,11 @@ impl Shelf {
     }
 
     fn keep(&self, window: &Window) {
-        let recording = Recording::of(window, &self.node);
-        let written = serde_json::to_vec(&recording).map_err(std::io::Error::from);
-        match written.and_then(|bytes| newest::keep(&self.dir, &recording.file_name(), &bytes, self.kept)) {
+        let writing = Writing::of(window, &self.node);
+        let kept = newest::keep_written(&self.dir, &writing.file_name(), self.kept, |file| {
+            serde_json::to_writer(file, &writing).map_err(std::io::Error::from)
+        });
+        match kept {
             Ok(path) => tracing::info!(file = %path.display(), "recording of a verdict"),
             Err(error) => {
                 tracing::warn!(dir = %self.dir.display(), %error, "a recording of a verdict is lost");

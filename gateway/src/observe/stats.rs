@@ -132,11 +132,15 @@ pub enum Limit {
     PasswordChecks,
     /// `limits.gzip_streams_max`
     GzipStreams,
+    /// `pool.http2_connections_max`
+    Http2Connections,
+    /// `pool.http2_ping`
+    Http2Ping,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 41] = [
+    pub const ALL: [(Self, &'static str); 43] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -178,6 +182,8 @@ impl Limit {
         (Self::Basic, "rule_basic"),
         (Self::PasswordChecks, "password_checks"),
         (Self::GzipStreams, "gzip_streams"),
+        (Self::Http2Connections, "upstream_http2_connections"),
+        (Self::Http2Ping, "upstream_http2_ping"),
     ];
 }
 
@@ -283,6 +289,10 @@ pub struct WorkerStats {
     pub handshake_latency: Histogram,
     /// TLS handshakes with backends by how they ended.
     pub upstream_handshakes: [Counter; connect::Ended::ALL.len()],
+    /// Requests that were sent as streams of HTTP/2.
+    pub http2_upstream_streams_total: Counter,
+    /// Connections of HTTP/2 to endpoints, now.
+    pub http2_upstream_connections: Counter,
     /// Clients that left before their response was complete.
     pub client_aborts_total: Counter,
     /// Upgraded connections (WebSocket) open now.
@@ -353,6 +363,8 @@ impl WorkerStats {
             handshakes: Default::default(),
             handshake_latency: Histogram::default(),
             upstream_handshakes: Default::default(),
+            http2_upstream_streams_total: Counter::default(),
+            http2_upstream_connections: Counter::default(),
             client_aborts_total: Counter::default(),
             tunnels_open: Counter::default(),
             tunnels_evacuated_total: Counter::default(),

@@ -6,3 +6,4 @@
 
 pub mod buf;
 pub mod fd;
+pub mod prefetch;

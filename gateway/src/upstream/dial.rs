@@ -7,11 +7,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use routing::id::BackendId;
-use routing::model::{BackendTls, Security};
+use routing::model::{Application, BackendTls, Security, Transport};
+use routing::table::Pick;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
@@ -21,6 +23,7 @@ use crate::net;
 use crate::net::conn::Conn;
 use crate::tls::Stream;
 use crate::tls::connect::{self, Ended};
+use crate::upstream::h2;
 use crate::worker::Worker;
 
 /// Server names whose sessions a worker keeps for one backend: it has one.
@@ -39,6 +42,8 @@ pub enum NoConnection {
     Tls(Ended),
     /// The backend is to be spoken to over TLS with settings that cannot be used.
     Settings,
+    /// As many connections of HTTP/2 as there may be, and all of them full.
+    Streams,
 }
 
 /// Whose failure it is that there is no connection.
@@ -63,6 +68,7 @@ impl NoConnection {
             Self::Failed => "connect_failed",
             Self::Tls(ended) => ended.reason(),
             Self::Settings => "upstream_tls_settings",
+            Self::Streams => "http2_connections_max",
         }
     }
 
@@ -70,7 +76,7 @@ impl NoConnection {
     #[must_use]
     pub fn fault(self) -> Fault {
         match self {
-            Self::Descriptors | Self::Settings | Self::Tls(Ended::Buffers) => Fault::Gateway,
+            Self::Descriptors | Self::Settings | Self::Streams | Self::Tls(Ended::Buffers) => Fault::Gateway,
             Self::Refused | Self::Failed | Self::Tls(_) => Fault::Endpoint,
         }
     }
@@ -117,10 +123,41 @@ impl Dialer {
     }
 }
 
-/// What connections to a backend must have been made with to be used for it: see `Transport::fingerprint`.
+/// How a backend is spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spoken {
+    /// In what.
+    pub protocol: Application,
+    /// What connections must have been made with to be used for it: see `Transport::fingerprint`.
+    pub fingerprint: u64,
+}
+
+/// How a backend is spoken to now.
 #[must_use]
-pub fn fingerprint(worker: &Worker, backend: BackendId) -> u64 {
-    worker.table.borrow().transport(backend).map_or(0, |transport| transport.fingerprint())
+pub fn spoken(worker: &Worker, backend: BackendId) -> Spoken {
+    let table = worker.table.borrow();
+    let of =
+        |transport: &Transport| Spoken { protocol: transport.protocol, fingerprint: transport.fingerprint() };
+    table.transport(backend).map(of).unwrap_or_default()
+}
+
+/// A connection to an endpoint that a request can be written to, and whether it was there before.
+///
+/// # Errors
+/// As [`dial`] and [`h2::open`].
+pub async fn connect(
+    worker: &Rc<Worker>,
+    protocol: Application,
+    pick: &Pick,
+) -> Result<(Stream, bool), NoConnection> {
+    match protocol {
+        Application::Http1 => dial(worker, pick.backend, pick.addr).await.map(|stream| (stream, false)),
+        // Boxed, as a handshake is.
+        Application::Http2 => {
+            let opened = Box::pin(h2::open(worker, h2::Target::from(pick))).await?;
+            Ok((opened.stream, opened.reused))
+        }
+    }
 }
 
 /// Connects to an endpoint of a backend.

@@ -1,5 +1,6 @@
 //! The pods' side: idle connections by endpoint, and probes. New ones are made by `exchange`, which has the deadline.
 
 pub mod dial;
+pub mod h2;
 pub mod pool;
 pub mod probe;

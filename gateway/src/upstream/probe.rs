@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use routing::health::action::{Probe, ProbeKind, ProbeResult};
-use routing::model::Speech;
+use routing::model::{Application, Speech};
 use routing::time::MonoTime;
 
 use crate::downstream::udp;
@@ -16,7 +16,7 @@ use crate::net::{self, Buf, Class, acquire};
 use crate::observe::recorder::{What, Whom};
 use crate::observe::stats::Limit;
 use crate::tls::Stream;
-use crate::upstream::dial;
+use crate::upstream::{dial, h2};
 use crate::worker::drill::Fault;
 use crate::worker::{Deadline, Worker, clock, supervise};
 
@@ -71,7 +71,23 @@ async fn ask(worker: &Rc<Worker>, probe: &Probe) -> ProbeResult {
     else {
         return ProbeResult::Refused;
     };
-    let mut conn = match within(worker, &deadline, due, dial::dial(worker, backend, probe.addr)).await {
+    let of_h2 = dial::spoken(worker, backend).protocol == Application::Http2;
+    if of_h2 && probe.kind == ProbeKind::Ping {
+        // What HTTP/2 has for it, and no request that an application would have to answer.
+        return match within(worker, &deadline, due, h2::ping(worker, backend, probe.addr)).await {
+            None => ProbeResult::TimedOut,
+            Some(Err(_)) => ProbeResult::Refused,
+            Some(Ok(())) => answered(),
+        };
+    }
+    let connected = async {
+        let to = h2::Target { backend, endpoint: probe.endpoint, addr: probe.addr };
+        match of_h2 {
+            false => dial::dial(worker, backend, probe.addr).await,
+            true => Box::pin(h2::open(worker, to)).await.map(|opened| opened.stream),
+        }
+    };
+    let mut conn = match within(worker, &deadline, due, connected).await {
         None => return ProbeResult::TimedOut,
         Some(Err(_)) => return ProbeResult::Refused,
         Some(Ok(conn)) => conn,

@@ -80,6 +80,7 @@ impl Inbox {
                 draining = true;
                 binds.close_all(worker);
                 worker.pool.clear();
+                worker.h2.clear();
                 worker.wake_all();
             }
             let idle = worker.stats.connections_open.get() == 0 && worker.flows.is_empty();
@@ -113,7 +114,10 @@ fn apply(worker: &Rc<Worker>, binds: &Binds, update: Arc<Update>) {
     worker.stats.apply_ns_total.add(u64::try_from(now.since(started).as_nanos()).unwrap_or(u64::MAX));
     match applied {
         Ok(changes) => {
-            changes.removed.iter().for_each(|endpoint| worker.pool.forget(*endpoint));
+            changes.removed.iter().for_each(|endpoint| {
+                worker.pool.forget(*endpoint);
+                worker.h2.forget(*endpoint);
+            });
             changes.closed.iter().for_each(|bind| binds.close(worker, *bind));
             changes.opened.iter().for_each(|bind| binds.open(worker, *bind));
             binds.settle(worker);

@@ -43,6 +43,7 @@ use crate::observe::stats::{Limit, WorkerStats};
 use crate::passwords::Desk;
 use crate::tls::Terminator;
 use crate::upstream::dial::Dialer;
+use crate::upstream::h2::Sessions;
 use crate::upstream::pool::Pool;
 use detect::Detect;
 use drill::DrillSlot;
@@ -67,6 +68,8 @@ pub struct Worker {
     pub rng: RefCell<SmallRng>,
     /// Idle upstream connections.
     pub pool: Pool,
+    /// Connections of HTTP/2 to endpoints.
+    pub h2: Sessions,
     /// What it needs to connect to backends over TLS.
     pub dialer: Dialer,
     /// Statistics.
@@ -153,6 +156,7 @@ impl Worker {
             table: RefCell::new(parts.table),
             rng: RefCell::new(parts.rng),
             pool: Pool::default(),
+            h2: Sessions::default(),
             dialer: Dialer::default(),
             stats: parts.stats,
             peers: parts.peers,

@@ -35,6 +35,10 @@ pub struct Settings {
     pub pool_idle_max: u32,
     /// `pool.pending_per_endpoint_max`
     pub pending_connects_max: u32,
+    /// `pool.http2_connections_max`
+    pub http2_connections_max: u32,
+    /// `pool.http2_ping`
+    pub http2_ping: Duration,
     /// `pool.idle_timeout`
     pub pool_idle_timeout: Duration,
     /// `timeouts.header`
@@ -96,6 +100,8 @@ impl Settings {
             gzip_streams_max: limits.gzip_streams_max,
             pool_idle_max: pool.idle_per_endpoint_max,
             pending_connects_max: pool.pending_per_endpoint_max,
+            http2_connections_max: pool.http2_connections_max,
+            http2_ping: pool.http2_ping.get(),
             pool_idle_timeout: pool.idle_timeout.get(),
             header_timeout: timeouts.header.get(),
             tls_handshake: timeouts.tls_handshake.get(),

@@ -205,6 +205,7 @@ async fn keep_house(worker: Rc<Worker>) {
         if turns.is_multiple_of(4) {
             let left = worker.pool.sweep(now, worker.settings().pool_idle_timeout);
             worker.stats.idle_upstream.set(left);
+            worker.stats.http2_upstream_connections.set(worker.h2.count());
             worker.stats.buffer_bytes.set(crate::sys::buf::bytes_held() as u64);
             crate::sys::buf::trim();
             worker.trim_runners();

@@ -13,6 +13,7 @@
 pub mod backend;
 pub mod client;
 pub mod fleet;
+pub mod h2;
 pub mod load;
 pub mod secure;
 pub mod table;

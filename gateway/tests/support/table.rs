@@ -18,6 +18,7 @@ pub struct World {
     rules: Vec<(RuleMatch, RuleAction)>,
     protocol: Protocol,
     layer4: Option<Arc<Layer4>>,
+    transport: Transport,
 }
 
 /// A world whose only cluster has these endpoints.
@@ -37,6 +38,7 @@ impl World {
             rules: Vec::new(),
             protocol: Protocol::Http,
             layer4: None,
+            transport: Transport::default(),
         }
     }
 
@@ -45,6 +47,12 @@ impl World {
         let mut layer4 = Layer4::default();
         edit(&mut layer4);
         (self.protocol, self.layer4) = (protocol, Some(Arc::new(layer4)));
+        self
+    }
+
+    /// Its endpoints are spoken to in HTTP/2 with prior knowledge.
+    pub fn http2(mut self) -> Self {
+        self.transport.protocol = Application::Http2;
         self
     }
 
@@ -112,6 +120,7 @@ impl World {
                 Protocol::Tcp | Protocol::TlsPassthrough | Protocol::TlsTerminate => Speech::Opaque,
                 Protocol::Udp => Speech::Datagrams,
             },
+            transport: self.transport,
             ..BackendSpec::default()
         };
         table.backends.insert(BackendId(0), Arc::new(backend));

@@ -25,6 +25,12 @@ pub(crate) struct Facts {
     pub(crate) cpus: usize,
     /// The kernel's release.
     pub(crate) kernel: String,
+    /// The scaling governor of the proxy's core; `none` where the machine has none to choose.
+    pub(crate) governor: String,
+    /// What the kernel does against flaws of the processor, as far as it does anything: it makes system calls dearer.
+    pub(crate) mitigations: Vec<String>,
+    /// The commit of the tree that this runs in, with `+` when it has changes; `unknown` outside of one.
+    pub(crate) commit: String,
     /// Congestion control during the run.
     pub(crate) congestion_control: String,
     /// The load average before the run: more than 0.5 means that somebody else is at work.
@@ -52,6 +58,10 @@ impl Facts {
             cpu: cpu.unwrap_or_else(unknown),
             cpus: std::thread::available_parallelism().map_or(0, usize::from),
             kernel: read("/proc/sys/kernel/osrelease").unwrap_or_else(unknown),
+            governor: read(&format!("/sys/devices/system/cpu/cpu{}/cpufreq/scaling_governor", cores.proxy))
+                .unwrap_or_else(|| "none".to_owned()),
+            mitigations: mitigations(),
+            commit: commit().unwrap_or_else(unknown),
             congestion_control: read(CONGESTION_CONTROL).unwrap_or_else(unknown),
             load_average: read("/proc/loadavg").unwrap_or_else(unknown),
             niceness: niceness().unwrap_or_else(unknown),
@@ -60,6 +70,32 @@ impl Facts {
             versions: versions(),
         }
     }
+}
+
+/// The flaws that the kernel works around, each with what it does.
+fn mitigations() -> Vec<String> {
+    let Ok(entries) = fs::read_dir("/sys/devices/system/cpu/vulnerabilities") else { return Vec::new() };
+    let mut all: Vec<String> = entries
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let text = fs::read_to_string(&path).ok()?;
+            let does = text.trim().strip_prefix("Mitigation: ")?.to_owned();
+            Some(format!("{}: {does}", path.file_name()?.to_string_lossy()))
+        })
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+/// The commit that is checked out here.
+fn commit() -> Option<String> {
+    let git = |args: &[&str]| {
+        let output = std::process::Command::new("git").args(args).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let head = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let changes = git(&["status", "--porcelain", "--untracked-files=no"])?;
+    Some(if changes.is_empty() { head } else { format!("{head}+") })
 }
 
 /// What `nice` really gives.
@@ -99,6 +135,8 @@ fn versions() -> Vec<String> {
 impl fmt::Display for Facts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "machine: {} ({} cpus), Linux {}", self.cpu, self.cpus, self.kernel)?;
+        writeln!(f, "commit {}, governor {}", self.commit, self.governor)?;
+        writeln!(f, "mitigations: {}", self.mitigations.join("; "))?;
         writeln!(f, "load average before: {}", self.load_average)?;
         writeln!(
             f,

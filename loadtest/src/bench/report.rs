@@ -9,13 +9,29 @@ use super::case::{Case, TOLERANCE};
 use super::machine::Facts;
 use super::process::Memory;
 use super::proxy::Proxy;
-use super::wrk::WrkResult;
 
 /// A run is void when others take more of the proxy's core than this: their caches and wake-ups become its cost.
 const FOREIGN_MAX: f64 = 0.10;
 
 /// A run is void when one round costs more than so many times the median: something stood still.
 const UNSTEADY: f64 = 2.0;
+
+/// What a run of the load generator saw.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Offered {
+    /// Responses received.
+    pub(crate) requests: u64,
+    /// Responses that were not 2xx or 3xx, and socket errors of any kind.
+    pub(crate) errors: u64,
+    /// Responses per second.
+    pub(crate) rate: f64,
+    /// Median latency.
+    pub(crate) p50: Duration,
+    /// 99th percentile of latency.
+    pub(crate) p99: Duration,
+    /// 99.9th and 99.99th, where the generator knows them.
+    pub(crate) tail: Option<(Duration, Duration)>,
+}
 
 /// One measurement.
 #[derive(Clone, Debug, Serialize)]
@@ -26,8 +42,12 @@ pub(crate) struct Sample {
     pub(crate) rate: f64,
     /// Median latency, microseconds.
     pub(crate) p50_us: f64,
-    /// 99th percentile, microseconds, closed loop.
+    /// 99th percentile, microseconds.
     pub(crate) p99_us: f64,
+    /// 99.9th percentile, microseconds; of an open loop only.
+    pub(crate) p999_us: Option<f64>,
+    /// 99.99th percentile, microseconds; of an open loop only.
+    pub(crate) p9999_us: Option<f64>,
     /// Share of the proxy's core that others took meanwhile.
     pub(crate) foreign: f64,
 }
@@ -51,6 +71,8 @@ pub(crate) struct Row {
     rate: Spread,
     p50_us: Spread,
     p99_us: Spread,
+    p999_us: Option<Spread>,
+    p9999_us: Option<Spread>,
     foreign: Spread,
     syscalls_per_request: Option<f64>,
     samples: Vec<Sample>,
@@ -79,12 +101,15 @@ pub(crate) struct Report {
 #[derive(Clone, Debug, Serialize)]
 struct LoadCase {
     case: &'static str,
+    about: &'static str,
     rows: Vec<Row>,
+    #[serde(skip)]
+    spec: Option<Case>,
 }
 
 impl Sample {
     /// From the CPU time of a run, the share of the core that others had, and what the load generator saw.
-    pub(crate) fn new(cpu: Duration, foreign: f64, result: &WrkResult) -> Self {
+    pub(crate) fn new(cpu: Duration, foreign: f64, result: &Offered) -> Self {
         let micros = |time: Duration| time.as_secs_f64() * 1e6;
         #[expect(clippy::cast_precision_loss, reason = "requests of a few seconds are far below 2^52")]
         let requests = result.requests.max(1) as f64;
@@ -93,6 +118,8 @@ impl Sample {
             rate: result.rate,
             p50_us: micros(result.p50),
             p99_us: micros(result.p99),
+            p999_us: result.tail.map(|(p999, _)| micros(p999)),
+            p9999_us: result.tail.map(|(_, p9999)| micros(p9999)),
             foreign,
         }
     }
@@ -108,7 +135,30 @@ impl Spread {
     }
 }
 
+impl Spread {
+    /// Of a figure that the generator may not know.
+    fn of_some(samples: &[Sample], figure: impl Fn(&Sample) -> Option<f64>) -> Option<Self> {
+        let is_known = !samples.is_empty() && samples.iter().all(|sample| figure(sample).is_some());
+        is_known.then(|| Self::of(samples, |sample| figure(sample).unwrap_or(f64::NAN)))
+    }
+}
+
 impl Row {
+    /// Whose.
+    pub(super) fn proxy(&self) -> Proxy {
+        self.proxy
+    }
+
+    /// CPU time per request, microseconds.
+    pub(super) fn cpu_us(&self) -> Spread {
+        self.cpu_us
+    }
+
+    /// Latency at p50, p99, p99.9 and p99.99, microseconds; of an open loop only.
+    pub(super) fn percentiles(&self) -> Option<[Spread; 4]> {
+        Some([self.p50_us, self.p99_us, self.p999_us?, self.p9999_us?])
+    }
+
     /// Of one proxy's samples.
     pub(crate) fn new(proxy: Proxy, samples: &[Sample], syscalls_per_request: Option<f64>) -> Self {
         Self {
@@ -117,6 +167,8 @@ impl Row {
             rate: Spread::of(samples, |sample| sample.rate),
             p50_us: Spread::of(samples, |sample| sample.p50_us),
             p99_us: Spread::of(samples, |sample| sample.p99_us),
+            p999_us: Spread::of_some(samples, |sample| sample.p999_us),
+            p9999_us: Spread::of_some(samples, |sample| sample.p9999_us),
             foreign: Spread::of(samples, |sample| sample.foreign),
             syscalls_per_request,
             samples: samples.to_vec(),
@@ -151,7 +203,7 @@ impl Report {
     pub(crate) fn add_load(&mut self, case: Case, rows: Vec<Row>) -> String {
         self.void.extend(void(case, &rows));
         let table = load_table(case, &rows);
-        self.load.push(LoadCase { case: case.name(), rows });
+        self.load.push(LoadCase { case: case.name, about: case.about, rows, spec: Some(case) });
         table
     }
 
@@ -161,6 +213,78 @@ impl Report {
         self.idle.extend(rows);
         table
     }
+}
+
+impl Report {
+    /// Every case under load with its rows.
+    pub(super) fn load(&self) -> impl Iterator<Item = (Case, &[Row])> {
+        self.load.iter().filter_map(|load| Some((load.spec?, load.rows.as_slice())))
+    }
+
+    /// The machine and its noise, in a line.
+    pub(super) fn conditions(&self) -> String {
+        let rows = self.load.iter().flat_map(|load| &load.rows);
+        let worst = rows.map(|row| row.foreign.max).fold(0.0, f64::max);
+        let void = if self.void.is_empty() { "" } else { "; VOID, see bench.json" };
+        format!(
+            "{}, Linux {}; {} rounds of {} s, others took at most {:.0} % of the core{void}",
+            self.machine.cpu,
+            self.machine.kernel,
+            self.rounds,
+            self.seconds,
+            worst * 100.0
+        )
+    }
+
+    /// All of it.
+    pub(crate) fn json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a report is numbers and strings")
+    }
+
+    /// One line for each case and proxy.
+    pub(crate) fn csv(&self) -> String {
+        let mut csv = "case,proxy,cpu_us_min,cpu_us,cpu_us_max,to_floor,to_best_peer,requests_per_s,p50_us,p99_us,p999_us,p9999_us,syscalls,others\n".to_owned();
+        for LoadCase { case, rows, .. } in &self.load {
+            let (floor, best) = (floor_of(rows), best_peer(rows));
+            for row in rows {
+                let cpu = row.cpu_us;
+                let ratio = |to: Option<f64>| some(to.map(|to| cpu.median / to), 3);
+                let tail = |spread: Option<Spread>| some(spread.map(|spread| spread.median), 0);
+                writeln!(
+                    csv,
+                    "{case},{},{:.3},{:.3},{:.3},{},{},{:.0},{:.0},{:.0},{},{},{},{:.3}",
+                    row.proxy.name(),
+                    cpu.min,
+                    cpu.median,
+                    cpu.max,
+                    ratio(floor),
+                    ratio(best),
+                    row.rate.median,
+                    row.p50_us.median,
+                    row.p99_us.median,
+                    tail(row.p999_us),
+                    tail(row.p9999_us),
+                    some(row.syscalls_per_request, 2),
+                    row.foreign.median
+                )
+                .expect("writing to a string");
+            }
+        }
+        for row in &self.idle {
+            writeln!(csv, "idle,{},,{:.0},,,,,,,,,,", row.proxy.name(), row.bytes_each())
+                .expect("writing to a string");
+        }
+        csv
+    }
+}
+
+/// A figure that may not be known.
+fn some(value: Option<f64>, digits: usize) -> String {
+    value.map_or(String::new(), |value| format!("{value:.digits$}"))
+}
+
+fn best_peer(rows: &[Row]) -> Option<f64> {
+    rows.iter().filter(|row| row.proxy.is_peer()).map(|row| row.cpu_us.median).min_by(f64::total_cmp)
 }
 
 fn floor_of(rows: &[Row]) -> Option<f64> {
@@ -179,7 +303,7 @@ fn void(case: Case, rows: &[Row]) -> Vec<String> {
 fn noisy(case: Case, row: &Row) -> Option<String> {
     let share = row.foreign.median;
     (share > FOREIGN_MAX).then(|| {
-        let (case, proxy) = (case.name(), row.proxy.name());
+        let (case, proxy) = (case.name, row.proxy.name());
         let (share, max) = (share * 100.0, FOREIGN_MAX * 100.0);
         format!("{case}: others took {share:.0} % of the proxy's core while {proxy} was measured, at most {max:.0} %")
     })
@@ -190,7 +314,7 @@ fn unsteady(case: Case, row: &Row) -> Option<String> {
     // Written so that a figure which is not a number is unsteady, too.
     let is_steady = max <= median * UNSTEADY;
     (!is_steady).then(|| {
-        let (case, proxy) = (case.name(), row.proxy.name());
+        let (case, proxy) = (case.name, row.proxy.name());
         format!(
             "{case}: a round of {proxy} cost {max:.1} µs, more than {UNSTEADY} × the median of {median:.1}"
         )
@@ -203,20 +327,20 @@ fn off_its_ratio(case: Case, row: &Row, floor: f64) -> Option<String> {
     let holds = (low * (1.0 - TOLERANCE)..=high * (1.0 + TOLERANCE)).contains(&ratio);
     let known = if low < high { format!("{low:.2} to {high:.2}") } else { format!("{low:.2}") };
     (!holds).then(|| {
-        let (case, proxy, off) = (case.name(), row.proxy.name(), TOLERANCE * 100.0);
+        let (case, proxy, off) = (case.name, row.proxy.name(), TOLERANCE * 100.0);
         format!("{case}: {proxy} costs {ratio:.2} × the floor, known is {known}, more than {off:.0} % off")
     })
 }
 
 fn load_table(case: Case, rows: &[Row]) -> String {
-    let best_peer =
-        rows.iter().filter(|row| row.proxy.is_peer()).map(|row| row.cpu_us.median).min_by(f64::total_cmp);
+    let best_peer = best_peer(rows);
     let ratio =
         |row: &Row, to: Option<f64>| to.map_or("-".to_owned(), |to| format!("{:.2}", row.cpu_us.median / to));
     let floor = floor_of(rows);
     let mut table = format!(
-        "\n{:<16} {:>24} {:>7} {:>7} {:>22} {:>9} {:>9} {:>9} {:>8}\n",
-        case.name(),
+        "\n{}\n{:<16} {:>24} {:>7} {:>7} {:>22} {:>9} {:>9} {:>9} {:>8}\n",
+        case.about,
+        case.name,
         "CPU µs/request",
         "÷floor",
         "÷peer",
@@ -243,6 +367,10 @@ fn load_table(case: Case, rows: &[Row]) -> String {
             row.foreign.median * 100.0
         )
         .expect("writing to a string");
+        if let Some([_, _, p999, p9999]) = row.percentiles() {
+            let (low, high) = (p999.median, p9999.median);
+            writeln!(table, "{:<16} p99.9 {low:.0} µs, p99.99 {high:.0} µs", "").expect("writing to a string");
+        }
     }
     table
 }
@@ -250,7 +378,7 @@ fn load_table(case: Case, rows: &[Row]) -> String {
 fn idle_table(case: Case, rows: &[IdleRow]) -> String {
     let mut table = format!(
         "\n{:<16} {:>12} {:>14} {:>14} {:>12} {:>14}\n",
-        case.name(),
+        case.name,
         "connections",
         "base PSS KiB",
         "with PSS KiB",
@@ -277,26 +405,38 @@ fn idle_table(case: Case, rows: &[IdleRow]) -> String {
 mod tests {
     use super::*;
 
+    fn case(name: &str) -> Case {
+        super::super::case::Spec::named(name)[0]
+    }
+
     fn row(proxy: Proxy, cpu_us: &[f64]) -> Row {
         busy_row(proxy, cpu_us, 0.0)
     }
 
     fn busy_row(proxy: Proxy, cpu_us: &[f64], foreign: f64) -> Row {
-        let sample = |cpu_us: &f64| Sample { cpu_us: *cpu_us, rate: 1.0, p50_us: 1.0, p99_us: 1.0, foreign };
+        let sample = |cpu_us: &f64| Sample {
+            cpu_us: *cpu_us,
+            rate: 1.0,
+            p50_us: 1.0,
+            p99_us: 1.0,
+            p999_us: None,
+            p9999_us: None,
+            foreign,
+        };
         Row::new(proxy, &cpu_us.iter().map(sample).collect::<Vec<_>>(), None)
     }
 
     #[test]
     fn a_run_is_void_when_a_round_stood_still() {
-        assert_eq!(void(Case::Body1m, &[row(Proxy::Ringway, &[10.0, 11.0, 19.0])]), Vec::<String>::new());
-        assert_eq!(void(Case::Body1m, &[row(Proxy::Ringway, &[10.0, 11.0, 33_460.0])]).len(), 1);
-        assert_eq!(void(Case::Body1m, &[row(Proxy::Ringway, &[])]).len(), 1, "nothing was measured");
+        assert_eq!(void(case("body-1m"), &[row(Proxy::Ringway, &[10.0, 11.0, 19.0])]), Vec::<String>::new());
+        assert_eq!(void(case("body-1m"), &[row(Proxy::Ringway, &[10.0, 11.0, 33_460.0])]).len(), 1);
+        assert_eq!(void(case("body-1m"), &[row(Proxy::Ringway, &[])]).len(), 1, "nothing was measured");
     }
 
     #[test]
     fn a_run_is_void_when_others_use_the_core() {
-        assert_eq!(void(Case::Body1m, &[busy_row(Proxy::Ringway, &[1.0], 0.09)]), Vec::<String>::new());
-        let found = void(Case::Body1m, &[busy_row(Proxy::Ringway, &[1.0], 0.30)]);
+        assert_eq!(void(case("body-1m"), &[busy_row(Proxy::Ringway, &[1.0], 0.09)]), Vec::<String>::new());
+        let found = void(case("body-1m"), &[busy_row(Proxy::Ringway, &[1.0], 0.30)]);
         assert!(found.len() == 1 && found[0].contains("30 %"), "{found:?}");
     }
 
@@ -310,15 +450,15 @@ mod tests {
     fn a_run_is_void_when_a_peer_is_off_its_known_ratio_to_the_floor() {
         let floor = row(Proxy::Floor, &[10.0]);
         let good = [floor.clone(), row(Proxy::Haproxy, &[16.3]), row(Proxy::Nginx, &[18.2])];
-        assert_eq!(void(Case::H1x64, &good), Vec::<String>::new());
+        assert_eq!(void(case("h1-64"), &good), Vec::<String>::new());
         for cpu in [13.0, 19.5] {
-            let found = void(Case::H1x64, &[floor.clone(), row(Proxy::Haproxy, &[cpu])]);
+            let found = void(case("h1-64"), &[floor.clone(), row(Proxy::Haproxy, &[cpu])]);
             assert_eq!(found.len(), 1);
             assert!(found[0].contains("haproxy") && found[0].contains("1.63"), "{}", found[0]);
         }
         // Without the floor, or for a case nothing is known of, there is nothing to hold it against.
-        assert!(void(Case::H1x64, &[row(Proxy::Haproxy, &[1.0])]).is_empty());
-        assert!(void(Case::Body1m, &[floor, row(Proxy::Haproxy, &[1.0])]).is_empty());
+        assert!(void(case("h1-64"), &[row(Proxy::Haproxy, &[1.0])]).is_empty());
+        assert!(void(case("body-1m"), &[floor, row(Proxy::Haproxy, &[1.0])]).is_empty());
     }
 
     #[test]
@@ -329,8 +469,20 @@ mod tests {
             row(Proxy::Nginx, &[20.0]),
             row(Proxy::Haproxy, &[16.0]),
         ];
-        let table = load_table(Case::H1x64, &rows);
+        let table = load_table(case("h1-64"), &rows);
         let ringway = table.lines().find(|line| line.starts_with("ringway")).unwrap();
         assert!(ringway.contains(" 1.20 ") && ringway.contains(" 0.75 "), "{ringway}");
+    }
+
+    #[test]
+    fn csv_has_a_value_or_nothing_for_every_column() {
+        let facts = super::super::machine::Facts::collect(&super::super::process::Cores { proxy: 0, load: 1 });
+        let mut report = Report::new(facts, 1, 1);
+        report.add_load(case("h1-64"), vec![row(Proxy::Floor, &[10.0]), row(Proxy::Nginx, &[17.0])]);
+        let (csv, commas) = (report.csv(), |line: &str| line.matches(',').count());
+        let mut lines = csv.lines();
+        let columns = commas(lines.next().unwrap());
+        assert!(lines.clone().count() == 2 && lines.all(|line| commas(line) == columns), "{csv}");
+        assert!(csv.contains("h1-64,nginx,17.000,17.000,17.000,1.700,1.000,"), "{csv}");
     }
 }

@@ -1,43 +1,26 @@
-//! One run of wrk, and what it printed.
+//! One run of wrk, and what it printed. Its latencies are of a closed loop: while a response is late, the connection asks
+//! for nothing.
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::case::{Case, Kind, Reuse};
+use super::case::{Case, Reuse, Transport};
 use super::machine::Stop;
 use super::process::{Child, Cores, first_on};
+use super::report::Offered;
 use super::{BenchError, Result};
 
-/// What one run gave.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct WrkResult {
-    /// Responses received.
-    pub(crate) requests: u64,
-    /// Responses that were not 2xx or 3xx, and socket errors of any kind.
-    pub(crate) errors: u64,
-    /// Responses per second.
-    pub(crate) rate: f64,
-    /// Median latency.
-    pub(crate) p50: Duration,
-    /// 99th percentile of latency; closed loop: while a response is late, the connection asks for nothing.
-    pub(crate) p99: Duration,
-}
 
 /// Loads `target` for so many seconds.
 pub(crate) fn run(
     cores: &Cores,
     target: SocketAddr,
     case: Case,
+    (connections, reuse): (u32, Reuse),
     seconds: u32,
     stop: &Stop,
-) -> Result<WrkResult> {
-    let (connections, reuse) = match case.kind() {
-        Kind::Load { connections, reuse } => (connections, reuse),
-        Kind::Idle => {
-            return Err(BenchError::failed("wrk", format!("{} is not a case for wrk", case.name())));
-        }
-    };
+) -> Result<Offered> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).args(first_on(cores.load)).args(["wrk", "-t1", "--latency"]);
     command.args([
@@ -50,8 +33,13 @@ pub(crate) fn run(
         Reuse::KeepAlive => {}
         Reuse::Never => drop(command.args(["-H", "Connection: close"])),
     }
+    let scheme = match case.transport {
+        Transport::Plain => "http",
+        Transport::Tls => "https",
+    };
+    command.args(["-H", &format!("Host: {}", case.host())]);
     command
-        .arg(format!("http://{target}/"))
+        .arg(format!("{scheme}://{target}/"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
@@ -62,7 +50,7 @@ pub(crate) fn run(
         .ok_or_else(|| BenchError::failed("wrk", format!("printed what is not understood:\n{output}")))
 }
 
-fn parse(output: &str) -> Option<WrkResult> {
+fn parse(output: &str) -> Option<Offered> {
     let lines = || output.lines().map(str::trim);
     let after = |name: &str| lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     let requests = lines().find(|line| line.contains(" requests in "))?.split(' ').next()?.parse().ok()?;
@@ -70,12 +58,13 @@ fn parse(output: &str) -> Option<WrkResult> {
         |text: &str| -> u64 { text.split([' ', ',']).filter_map(|word| word.parse::<u64>().ok()).sum() };
     let socket_errors = after("Socket errors:").map_or(0, numbers);
     let bad_statuses = after("Non-2xx or 3xx responses:").map_or(0, numbers);
-    Some(WrkResult {
+    Some(Offered {
         requests,
         errors: socket_errors + bad_statuses,
         rate: after("Requests/sec:")?.parse().ok()?,
         p50: time(after("50%")?)?,
         p99: time(after("99%")?)?,
+        tail: None,
     })
 }
 

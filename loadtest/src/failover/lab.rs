@@ -57,7 +57,8 @@ impl Phases {
         Self { before: tenth * 3, fault: row.fault.unwrap_or(tenth * 3), after }
     }
 
-    fn total(self) -> Duration {
+    /// All of it.
+    pub(crate) fn total(self) -> Duration {
         self.before + self.fault + self.after
     }
 }

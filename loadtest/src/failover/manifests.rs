@@ -59,7 +59,7 @@ impl Manifests {
 }
 
 /// A reader sees the old content or the new one.
-fn replace(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn replace(path: &Path, text: &str) -> Result<()> {
     // Not a name that is read as a manifest.
     let fresh = path.with_extension("new");
     fs::write(&fresh, text)

@@ -6,16 +6,19 @@
 //! what the endpoints wrote down as executed ([`measure`]); [`claims`] are judged over several runs, interleaved over
 //! the proxies so that a noisy minute hits all alike.
 //!
+//! A long table can be made in pieces: `--row`, `--runs` and `--minutes` say how much of it, `--resume` goes on with what an
+//! earlier call has left in its folder. The last thing that is printed is one table of all claims, ours beside theirs.
+//!
 //! It stops by itself and cleans up, also on SIGINT and SIGTERM and when it panics: processes die with it, namespaces
 //! are removed by its guards, and what a SIGKILL left is removed by the next run.
 
 mod claims;
 mod fault;
 mod freeze;
-mod http;
+pub(crate) mod http;
 mod lab;
 mod load;
-mod manifests;
+pub(crate) mod manifests;
 mod measure;
 mod plot;
 pub(crate) mod pod;
@@ -26,9 +29,11 @@ mod template;
 mod topology;
 mod verdict;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -59,6 +64,18 @@ pub(crate) struct Options {
     /// Runs of each row and proxy; the table shows their median and the worst.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
+    /// Runs of each row and peer, where they shall be fewer than ours. Default: as many.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    peer_runs: Option<u32>,
+    /// Rows in which peers take part; repeatable or separated by commas. Default: all that are chosen.
+    #[arg(long = "peer-row", value_delimiter = ',')]
+    peer_rows: Vec<String>,
+    /// Go on where an earlier call with the same --out has stopped: what is in its runs.csv is not run again.
+    #[arg(long)]
+    resume: bool,
+    /// Begin no run that would not end within so many minutes of the start; what is left is told.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    minutes: Option<u32>,
     /// Seconds of load of one run: 30 % before the fault, 30 % with it, 40 % after it.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
@@ -144,21 +161,45 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let stop = Stop::on_signals()?;
     let doing = || format!("create {}", options.out.display());
     fs::create_dir_all(&options.out).map_err(BenchError::io(doing()))?;
-    let table = Table { options, programs, contenders, dir: WorkDir::create()?, stop };
+    let peer_rows =
+        Row::select(&options.peer_rows, LENGTHS_UNUSED).map_err(|why| BenchError::failed("failover", why))?;
+    let peer_rows = peer_rows.into_iter().map(|row| row.name).collect();
+    let (mut out, done) = Output::create(&options.out, options.resume)?;
+    let table = Table { options, programs, contenders, peer_rows, done, dir: WorkDir::create()?, stop };
     let _turn = if options.beside_others { None } else { Some(Turn::wait(&table.stop)?) };
     let _first = Autogroup::first();
-    let mut out = Output::create(&options.out)?;
     out.tell(&table.facts())?;
+    let began = Instant::now();
+    eprintln!("{}", table.plan(&rows));
+    let (mut all, mut left) = (Vec::new(), 0);
     for row in &rows {
-        table.row(row, &mut out)?;
+        let (columns, not_run) = table.row(row, began, &mut out)?;
+        all.push((row, columns));
+        left += not_run;
+    }
+    let summary = report::summary(&all);
+    out.tell(&summary)?;
+    out.file("table.md", &summary)?;
+    if left > 0 {
+        out.tell(&format!("\n{left} runs did not fit: the same command with --resume makes them\n"))?;
     }
     Ok(())
 }
+
+/// Only names are asked for.
+const LENGTHS_UNUSED: Lengths = Lengths { false_alarms: Duration::ZERO, all_down: Duration::ZERO };
+
+/// What a run takes beside its load: namespaces, processes, readiness, the last answers.
+const AROUND: Duration = Duration::from_millis(1_500);
 
 struct Table<'a> {
     options: &'a Options,
     programs: Programs,
     contenders: Vec<(Contender, Option<String>)>,
+    /// Rows in which peers take part.
+    peer_rows: BTreeSet<String>,
+    /// Runs of an earlier call.
+    done: Done,
     dir: WorkDir,
     stop: Stop,
 }
@@ -167,9 +208,12 @@ struct Table<'a> {
 #[derive(Default)]
 struct Runs {
     figures: Vec<Figures>,
-    /// What was seen in the run that is plotted: the one with the greatest latency in the middle so far.
-    seen: Vec<Seen>,
+    /// What was seen in those that this call made: by their place in `figures`.
+    seen: Vec<(usize, Seen)>,
 }
+
+/// Figures of runs by row, proxy and number.
+type Done = BTreeMap<(String, String, u32), Figures>;
 
 impl Table<'_> {
     fn facts(&self) -> String {
@@ -194,38 +238,90 @@ impl Table<'_> {
         )
     }
 
-    fn row(&self, row: &Row, out: &mut Output) -> Result<()> {
-        let runs = self.options.runs.min(row.runs_max);
-        let mut all: Vec<Runs> = self.contenders.iter().map(|_| Runs::default()).collect();
-        for number in 1..=runs {
+    /// How many runs a contender makes in a row; none where peers take no part.
+    fn runs_of(&self, row: &Row, contender: &Contender) -> u32 {
+        let all = self.options.runs.min(row.runs_max);
+        if contender.proxy == Proxy::Ringway {
+            all
+        } else if contender.takes_part(row) && self.peer_rows.contains(&row.name) {
+            all.min(self.options.peer_runs.unwrap_or(u32::MAX))
+        } else {
+            0
+        }
+    }
+
+    /// About how long one run of a row lasts.
+    fn lasts(&self, row: &Row, contender: &Contender) -> Duration {
+        let run = Phases::of(row, self.options.seconds).total() + AROUND;
+        if row.compares_hedging() && contender.proxy == Proxy::Ringway { run * 2 } else { run }
+    }
+
+    fn is_done(&self, row: &Row, contender: &Contender, number: u32) -> Option<&Figures> {
+        self.done.get(&(row.name.clone(), contender.name(), number))
+    }
+
+    /// What is to be done, and how long it takes.
+    fn plan(&self, rows: &[Row]) -> String {
+        let (mut count, mut lasts) = (0, Duration::ZERO);
+        for row in rows {
+            for (contender, _) in self.contenders.iter().filter(|(_, skipped)| skipped.is_none()) {
+                let runs = 1..=self.runs_of(row, contender);
+                let runs = runs.filter(|number| self.is_done(row, contender, *number).is_none()).count();
+                let runs = u32::try_from(runs).unwrap_or(u32::MAX);
+                count += runs;
+                lasts += self.lasts(row, contender) * runs;
+            }
+        }
+        format!("{count} runs, about {} min", lasts.as_secs().div_ceil(60))
+    }
+
+    /// Makes the runs of a row. Returns its columns, and how many runs there was no time for.
+    fn row(&self, row: &Row, began: Instant, out: &mut Output) -> Result<(Vec<Column>, u32)> {
+        let end = self.options.minutes.map(|minutes| Duration::from_secs(60 * u64::from(minutes)));
+        let (mut all, mut left): (Vec<Runs>, _) =
+            (self.contenders.iter().map(|_| Runs::default()).collect(), 0);
+        for number in 1..=self.options.runs {
             for ((contender, skipped), runs) in self.contenders.iter().zip(&mut all) {
-                if skipped.is_none() && contender.takes_part(row) {
-                    eprintln!("{} {} run {number} …", row.name, contender.name());
-                    let (figures, seen) = self.once(row, contender)?;
-                    out.csv(&report::csv_line(&row.name, &contender.name(), number as usize, &figures))?;
-                    runs.figures.push(figures);
-                    runs.seen.push(seen);
+                if skipped.is_some() || number > self.runs_of(row, contender) {
+                    continue;
                 }
+                if let Some(figures) = self.is_done(row, contender, number) {
+                    runs.figures.push(figures.clone());
+                    continue;
+                }
+                if end.is_some_and(|end| began.elapsed() + self.lasts(row, contender) > end) {
+                    left += 1;
+                    continue;
+                }
+                eprintln!("{} {} run {number} …", row.name, contender.name());
+                let (figures, seen) = self.once(row, contender)?;
+                out.csv(&report::csv_line(&row.name, &contender.name(), number, &figures))?;
+                runs.seen.push((runs.figures.len(), seen));
+                runs.figures.push(figures);
             }
         }
         let columns: Vec<Column> = self
             .contenders
             .iter()
             .zip(&all)
+            .filter(|((contender, _), _)| self.runs_of(row, contender) > 0)
             .map(|((contender, skipped), runs)| Column {
                 name: contender.name(),
                 runs: match skipped {
                     Some(why) => Err(format!("skipped: {why}")),
-                    None if !contender.takes_part(row) => Err("not compared on layer 4".to_owned()),
+                    None if runs.figures.is_empty() => Err("not run yet".to_owned()),
                     None => Ok(runs.figures.clone()),
                 },
             })
             .collect();
         out.tell(&report::table(row, &columns))?;
-        let panels: Vec<Panel<'_>> =
-            columns.iter().zip(&all).filter_map(|(c, runs)| panel(&c.name, runs)).collect();
-        let about = format!("{}; {} requests per second", row.about, row.rate);
-        out.file(&format!("{}.svg", row.name), &plot::svg(&row.name, &about, row.slow, &panels))
+        let named = self.contenders.iter().zip(&all);
+        let panels: Vec<Panel<'_>> = named.filter_map(|((c, _), runs)| panel(&c.name(), runs)).collect();
+        if !panels.is_empty() {
+            let about = format!("{}; {} requests per second", row.about, row.rate);
+            out.file(&format!("{}.svg", row.name), &plot::svg(&row.name, &about, row.slow, &panels))?;
+        }
+        Ok((columns, left))
     }
 
     /// One run; of the row that compares hedge modes one run of each.
@@ -245,23 +341,23 @@ impl Table<'_> {
     }
 }
 
-/// The run whose greatest latency is the median of all.
+/// Of the runs of this call the one whose greatest latency is in the middle.
 fn panel<'a>(name: &str, runs: &'a Runs) -> Option<Panel<'a>> {
-    let longest = |index: &usize| runs.figures[*index].get(&Metric::MaxMs).copied().unwrap_or(0.0);
-    let mut order: Vec<usize> = (0..runs.figures.len()).collect();
+    let figures = |(index, _): &(usize, Seen)| &runs.figures[*index];
+    let longest = |run: &(usize, Seen)| figures(run).get(&Metric::MaxMs).copied().unwrap_or(0.0);
+    let mut order: Vec<&(usize, Seen)> = runs.seen.iter().collect();
     order.sort_by(|one, other| longest(one).total_cmp(&longest(other)));
-    let index = *order.get(order.len().checked_sub(1)? / 2)?;
-    let figure = |metric: Metric| {
-        runs.figures[index].get(&metric).map_or("n/a".to_owned(), |value| metric.text(*value))
-    };
+    let run = *order.get(order.len().checked_sub(1)? / 2)?;
+    let figure =
+        |metric: Metric| figures(run).get(&metric).map_or("n/a".to_owned(), |value| metric.text(*value));
     let note = format!(
         "run {}: {} failed, {} affected, max {} ms",
-        index + 1,
+        run.0 + 1,
         figure(Metric::Failed),
         figure(Metric::Affected),
         figure(Metric::MaxMs)
     );
-    Some(Panel { name: name.to_owned(), seen: &runs.seen[index], note })
+    Some(Panel { name: name.to_owned(), seen: &run.1, note })
 }
 
 /// The folder with the results; written as they come, so that an early end leaves what there is.
@@ -272,10 +368,20 @@ struct Output {
 }
 
 impl Output {
-    fn create(folder: &Path) -> Result<Self> {
+    /// With what an earlier call has left there, where that is to be gone on with.
+    fn create(folder: &Path, resume: bool) -> Result<(Self, Done)> {
         let mut output = Self { folder: folder.to_path_buf(), report: String::new(), csv: String::new() };
-        output.csv(&report::csv_head())?;
-        Ok(output)
+        let path = folder.join("runs.csv");
+        let earlier = match fs::read_to_string(&path) {
+            Ok(text) if resume => text,
+            Ok(_) => report::csv_head(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => report::csv_head(),
+            Err(error) => return Err(BenchError::io(format!("read {}", path.display()))(error)),
+        };
+        let done = report::csv_read(&earlier)
+            .map_err(|why| BenchError::failed("--resume", format!("{}: {why}", path.display())))?;
+        output.csv(&earlier)?;
+        Ok((output, done))
     }
 
     /// Prints, and adds to the report.

@@ -1,5 +1,6 @@
-//! The table, the claims under it, the CSV file.
+//! The table, the claims under it, all claims in one table, the CSV file.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::claims::{Figures, Metric, Verdict, spread};
@@ -90,6 +91,52 @@ fn judged(metric: Metric, verdict: &Verdict) -> String {
     }
 }
 
+/// All claims of all rows: what must be shown, and what each proxy has shown.
+pub(crate) fn summary(rows: &[(&Row, Vec<Column>)]) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for column in rows.iter().flat_map(|(_, columns)| columns) {
+        if !names.contains(&column.name.as_str()) {
+            names.push(&column.name);
+        }
+    }
+    let mut out = String::from(
+        "\n## All claims\n\nMedian of the runs, and the worst where it is another; **bold**: does not hold.\n\n",
+    );
+    writeln!(out, "| fault | must show (aim) | {} |", names.join(" | ")).expect("writing to a string");
+    writeln!(out, "|---|---|{}", "---|".repeat(names.len())).expect("writing to a string");
+    for (row, columns) in rows {
+        for (number, claim) in row.claims.iter().enumerate() {
+            let cells: Vec<String> = names
+                .iter()
+                .map(|name| {
+                    let runs = columns.iter().find(|column| column.name == *name).map(|column| &column.runs);
+                    match runs {
+                        Some(Ok(runs)) => shown(claim.metric, &claim.judge(runs)),
+                        Some(Err(_)) | None => "–".to_owned(),
+                    }
+                })
+                .collect();
+            let name = if number == 0 { row.name.as_str() } else { "" };
+            writeln!(out, "| {name} | {} | {} |", claim.text(), cells.join(" | "))
+                .expect("writing to a string");
+        }
+    }
+    out
+}
+
+/// As [`judged`], in a few characters.
+fn shown(metric: Metric, verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Judged { holds, median, worst } => {
+            let (median, worst) = (metric.text(*median), metric.text(*worst));
+            let text = if median == worst { median } else { format!("{median} ({worst})") };
+            if *holds { text } else { format!("**{text}**") }
+        }
+        Verdict::Missing { runs, of } if runs == of => "n/a".to_owned(),
+        Verdict::Missing { runs, of } => format!("**never in {runs} of {of}**"),
+    }
+}
+
 /// What about the machine may have made a run look worse than the proxy is.
 fn noise(runs: &[Figures]) -> Vec<String> {
     let worst = |metric: Metric| spread(metric, runs).map_or(0.0, |(_, _, greatest)| greatest);
@@ -114,12 +161,43 @@ pub(crate) fn csv_head() -> String {
 }
 
 /// The line of one run; what was not measured is empty.
-pub(crate) fn csv_line(row: &str, proxy: &str, run: usize, figures: &Figures) -> String {
+pub(crate) fn csv_line(row: &str, proxy: &str, run: u32, figures: &Figures) -> String {
     let values: Vec<String> = Metric::ALL
         .iter()
         .map(|metric| figures.get(metric).map_or(String::new(), |value| format!("{value:.3}")))
         .collect();
     format!("{},{},{run},{}\n", csv_field(row), csv_field(proxy), values.join(","))
+}
+
+/// The runs of a file that [`csv_head`] and [`csv_line`] made, by row, proxy and number.
+///
+/// # Errors
+/// When the file is of another version, or a line is not of this form.
+pub(crate) fn csv_read(text: &str) -> Result<BTreeMap<(String, String, u32), Figures>, String> {
+    let head = csv_head();
+    let Some(lines) = text.strip_prefix(&head) else {
+        return Err(format!("its first line is not the one that this version writes: {}", head.trim_end()));
+    };
+    let mut runs = BTreeMap::new();
+    for (number, line) in (2..).zip(lines.lines()) {
+        let run = csv_run(line).ok_or_else(|| format!("line {number} is no run: {line}"))?;
+        runs.insert(run.0, run.1);
+    }
+    Ok(runs)
+}
+
+/// Names of rows and proxies need no quotes.
+fn csv_run(line: &str) -> Option<((String, String, u32), Figures)> {
+    let mut fields = line.split(',');
+    let key = (fields.next()?.to_owned(), fields.next()?.to_owned(), fields.next()?.parse().ok()?);
+    let mut figures = Figures::new();
+    for metric in Metric::ALL {
+        let field = fields.next()?;
+        if !field.is_empty() {
+            figures.insert(metric, field.parse().ok()?);
+        }
+    }
+    fields.next().is_none().then_some((key, figures))
 }
 
 /// A field of CSV (RFC 4180): quoted when it needs to be.
@@ -181,6 +259,37 @@ mod tests {
         let noisy = Figures::from([(Metric::BeforeAffected, 2.0), (Metric::LateMs, 30.0)]);
         assert_eq!(noise(&[noisy, run(0.0)]).len(), 2);
         assert!(noise(&[run(0.0)]).is_empty());
+    }
+
+    #[test]
+    fn all_claims_stand_in_one_table_ours_beside_theirs() {
+        let row = drop_row();
+        let columns = vec![
+            Column { name: "ours".into(), runs: Ok(vec![run(0.0), run(0.0), run(3.0)]) },
+            Column { name: "theirs".into(), runs: Err("not installed".into()) },
+        ];
+        let summary = summary(&[(&row, columns)]);
+        let rows: Vec<&str> = summary.lines().filter(|line| line.starts_with('|')).collect();
+        assert_eq!(rows.len(), 2 + row.claims.len());
+        assert_eq!(rows[0], "| fault | must show (aim) | ours | theirs |");
+        assert_eq!(rows[2], "| drop | failed ≤ 0 in every run | **0 (3)** | – |");
+        assert!(
+            rows.iter().any(|line| line.contains("verdict ms ≤ 10") && line.contains("| n/a |")),
+            "{summary}"
+        );
+        assert!(rows.iter().all(|line| line.matches('|').count() == 5), "{summary}");
+    }
+
+    #[test]
+    fn what_was_written_is_gone_on_with_and_another_form_is_refused() {
+        let text =
+            csv_head() + &csv_line("drop", "envoy", 3, &run(2.0)) + &csv_line("drop", "envoy", 4, &run(0.0));
+        let runs = csv_read(&text).unwrap();
+        assert_eq!(runs.len(), 2);
+        assert_eq!(runs[&("drop".to_owned(), "envoy".to_owned(), 3)], run(2.0));
+        assert!(csv_read("row,proxy\n").unwrap_err().contains("first line"));
+        assert!(csv_read(&format!("{}drop,envoy,x\n", csv_head())).unwrap_err().contains("line 2"));
+        assert!(csv_read(&(text + "drop,envoy,5\n")).unwrap_err().contains("line 4"), "cut short");
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub struct BoardLimits {
     pub workers: u16,
     /// Clusters with a shared verdict and evidence lines: 128 bytes per worker and cluster. Default 64.
     pub clusters: u16,
-    /// Words for (backend, cluster) pairs, by hash: 32 bytes each. Default 8,192.
+    /// Words for (backend, cluster) pairs, by hash: 32 bytes each, and with more than one worker 16 bytes per worker.
+    /// Default 8,192.
     pub backends: u32,
     /// Words for endpoints, by hash: 32 bytes each. Default 32,768.
     pub endpoints: u32,
@@ -51,6 +52,8 @@ pub struct Board {
     limits: BoardLimits,
     /// Of worker `w` and cluster `c` at `w * clusters + c`.
     lines: Box<[Line]>,
+    /// Of worker `w` and pair `p` at `w * backends + p`; none where there is one worker.
+    parts: Box<[PartWords]>,
     clusters: Words,
     backends: Words,
     endpoints: Words,
@@ -97,6 +100,47 @@ pub struct LineView {
     pub overdue_usual: u64,
     /// The backend that all of them wait for: 0 = none waits, 1 + id, `u64::MAX` = several.
     pub waits_for: u64,
+}
+
+/// What one worker says is overdue of one backend in one cluster.
+#[derive(Debug, Default)]
+struct PartWords {
+    written: AtomicU64,
+    /// `tag << 48 | waiting << 36 | sent << 24 | usual`.
+    overdue: AtomicU64,
+}
+
+/// Overdue requests of one backend in one cluster, as one worker counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PartLine {
+    /// That wait; 4,095 stands for more.
+    pub(crate) waiting: u32,
+    /// That were sent in the same time; 4,095 stands for more.
+    pub(crate) sent: u32,
+    /// That would wait by what is usual, in 4,096ths.
+    pub(crate) usual: u32,
+}
+
+impl PartLine {
+    /// What `usual` counts in.
+    pub(crate) const UNIT: f32 = 4_096.0;
+    const COUNT_MAX: u32 = (1 << 12) - 1;
+    const USUAL_MAX: u32 = (1 << 24) - 1;
+
+    fn word(self, tag: u16) -> u64 {
+        let count = |count: u32| u64::from(count.min(Self::COUNT_MAX));
+        // Rounded up: what is usual must not vanish.
+        let usual = u64::from(self.usual.saturating_add(1).min(Self::USUAL_MAX));
+        u64::from(tag) << 48 | count(self.waiting) << 36 | count(self.sent) << 24 | usual
+    }
+
+    /// `None` when it is another's.
+    fn of(word: u64, tag: u16) -> Option<Self> {
+        let bits =
+            |from: u32, bits: u32| u32::try_from(word >> from & ((1 << bits) - 1)).expect("at most 24 bits");
+        let line = Self { waiting: bits(36, 12), sent: bits(24, 12), usual: bits(0, 24) };
+        (word >> 48 == u64::from(tag)).then_some(line)
+    }
 }
 
 #[derive(Debug)]
@@ -211,8 +255,12 @@ impl Board {
     pub fn new(limits: BoardLimits) -> Self {
         let limits = BoardLimits { workers: limits.workers.max(1), ..limits };
         let lines = usize::from(limits.workers) * usize::from(limits.clusters);
+        // Alone, there is nobody to tell.
+        let writers = if limits.workers > 1 { usize::from(limits.workers) } else { 0 };
+        let parts = std::iter::repeat_with(PartWords::default).take(writers * limits.backends as usize);
         Self {
             limits,
+            parts: parts.collect(),
             lines: std::iter::repeat_with(Line::default).take(lines).collect(),
             clusters: Words::new(usize::from(limits.clusters)),
             backends: Words::new(limits.backends as usize),
@@ -282,6 +330,27 @@ impl Board {
             return None;
         }
         self.lines.get(usize::from(worker) * usize::from(self.limits.clusters) + cluster.index())
+    }
+
+    /// What `worker` last wrote of a backend in a cluster, and when; `None` when that place is another's, and beyond the
+    /// board's limits.
+    pub(crate) fn part(&self, worker: u16, place: Place) -> Option<(MonoTime, PartLine)> {
+        let words = self.part_of(worker, place)?;
+        let written = MonoTime(words.written.load(Ordering::Acquire));
+        Some((written, PartLine::of(words.overdue.load(Ordering::Relaxed), place.tag)?))
+    }
+
+    pub(crate) fn write_part(&self, worker: u16, place: Place, line: PartLine, now: MonoTime) {
+        let Some(words) = self.part_of(worker, place) else { return };
+        words.overdue.store(line.word(place.tag), Ordering::Relaxed);
+        words.written.store(now.0, Ordering::Release);
+    }
+
+    fn part_of(&self, worker: u16, place: Place) -> Option<&PartWords> {
+        let count = self.backends.verdicts.len();
+        let at = spread(place.subject, count);
+        (at < count && worker < self.limits.workers)
+            .then(|| self.parts.get(usize::from(worker) * count + at))?
     }
 
     // ------------------------------------------------------------ verdicts
@@ -492,6 +561,26 @@ mod tests {
             assert_eq!(board.change(n), Change::Of(at.subject));
         }
         assert_eq!(board.change(0), Change::Overwritten);
+    }
+
+    #[test]
+    fn part_lines_hold_what_was_put_in_for_their_owner_only() {
+        let board = Board::new(BoardLimits { workers: 2, ..BoardLimits::default() });
+        let at = place(Subject::Backend(BackendId(9), ClusterId(1)), 7);
+        let line = PartLine { waiting: 5, sent: 4_000, usual: 77 };
+        board.write_part(1, at, line, MonoTime(42));
+        // What is usual is rounded up.
+        assert_eq!(board.part(1, at), Some((MonoTime(42), PartLine { usual: 78, ..line })));
+        assert_eq!(board.part(0, at).map(|(_, line)| line.waiting), None, "nobody has written there");
+        assert_eq!(board.part(1, place(at.subject, 8)), None);
+        assert_eq!(board.part(2, at), None);
+        let full = PartLine { waiting: 1 << 20, sent: 1 << 20, usual: u32::MAX };
+        board.write_part(0, at, full, MonoTime(43));
+        let max = PartLine { waiting: 4_095, sent: 4_095, usual: (1 << 24) - 1 };
+        assert_eq!(board.part(0, at), Some((MonoTime(43), max)));
+        let alone = Board::default();
+        alone.write_part(0, at, line, MonoTime(1));
+        assert_eq!(alone.part(0, at), None);
     }
 
     #[test]

@@ -191,11 +191,18 @@ impl Flow {
 /// Buckets of an error window.
 const BUCKETS: usize = 10;
 
+/// Failures among the latest answers are news when they are as improbable as this by what came before them, in powers of
+/// ten: five in a row after a hundred good answers, eight where one in ten always fails.
+const PHI_ERRORS: f32 = 7.0;
+
 /// Answers and failures of the last window, in ten buckets.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ErrorWindow {
     buckets: [Tally; BUCKETS],
     head: u64,
+    /// The latest answers, the newest in the lowest bit: 1 = failed. Finer than the buckets, which a failure may begin in
+    /// the middle of.
+    latest: u64,
 }
 
 /// What fell into one bucket, or into all of them.
@@ -223,10 +230,12 @@ impl ErrorWindow {
 
     pub(crate) fn good(&mut self, now: MonoTime, ratio: &ErrorRatio) {
         self.advance(now, ratio).good += 1;
+        self.latest <<= 1;
     }
 
     /// A failure; `first` = of an endpoint that had none in this window.
     pub(crate) fn failed(&mut self, first: First, now: MonoTime, ratio: &ErrorRatio) {
+        self.latest = self.latest << 1 | 1;
         let tally = self.advance(now, ratio);
         tally.failed += 1;
         tally.endpoints += match first {
@@ -246,6 +255,28 @@ impl ErrorWindow {
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
+
+    /// Are there too many failures: in the whole window, or among the latest answers, where that is improbable by what
+    /// came before them? `of` endpoints could have failed; more than half of them must have.
+    ///
+    /// Without the second, a window full of good answers would have to pass before failures are half of it.
+    pub(crate) fn is_too_many(&self, ratio: &ErrorRatio, of: u32) -> bool {
+        let all = self.tally();
+        all.is_too_many(ratio, of)
+            || self.runs().any(|latest| {
+                // What failed before the window began is no longer a failure.
+                let latest = Tally { endpoints: all.endpoints, ..latest };
+                latest.failed <= all.failed && latest.is_too_many(ratio, of) && latest.is_news_after(all)
+            })
+    }
+
+    /// The latest answers: as many as end with a failure, the shortest run first.
+    fn runs(&self) -> impl Iterator<Item = Tally> + '_ {
+        (0..u64::BITS).filter(|nth| self.latest >> nth & 1 == 1).map(|nth| {
+            let failed = (self.latest << (u64::BITS - 1 - nth)).count_ones();
+            Tally { good: nth + 1 - failed, failed, endpoints: 0 }
+        })
+    }
 }
 
 /// Is it an endpoint's first failure in the window?
@@ -256,6 +287,24 @@ pub(crate) enum First {
 }
 
 impl Tally {
+    /// Is so large a share of failures improbable by what else is in `all`? Where nothing else is, nothing is known.
+    #[allow(clippy::cast_precision_loss, reason = "counts of answers")]
+    fn is_news_after(self, all: Self) -> bool {
+        let before = [all.good.saturating_sub(self.good), all.failed - self.failed].map(|count| count as f32);
+        // By the rule of succession: as if one more of each had been seen.
+        let usual = (before[1] + 1.0) / (before[0] + before[1] + 2.0);
+        let (failed, good) = (self.failed as f32, self.good as f32);
+        let share = failed / (failed + good);
+        if share <= usual {
+            return false;
+        }
+        // The bound of a binomial's tail, in powers of ten.
+        let part =
+            |count: f32, share: f32, usual: f32| if count > 0.0 { count * (share / usual).ln() } else { 0.0 };
+        let nats = part(failed, share, usual) + part(good, 1.0 - share, 1.0 - usual);
+        nats / std::f32::consts::LN_10 >= PHI_ERRORS
+    }
+
     /// Are these too many failures? `of` endpoints could have failed; more than half of them must have.
     pub(crate) fn is_too_many(self, ratio: &ErrorRatio, of: u32) -> bool {
         ratio.percent > 0
@@ -537,17 +586,54 @@ mod tests {
             let first = if n == 0 { First::Yes } else { First::No };
             window.failed(first, ms(1_000 + n), &ratio);
         }
-        assert!(!window.tally().is_too_many(&ratio, 2));
-        assert!(window.tally().is_too_many(&ratio, 1));
+        assert!(!window.is_too_many(&ratio, 2));
+        assert!(window.is_too_many(&ratio, 1));
         window.failed(First::Yes, ms(1_010), &ratio);
-        assert!(window.tally().is_too_many(&ratio, 2));
+        assert!(window.is_too_many(&ratio, 2));
         for _ in 0..7 {
             window.good(ms(1_050), &ratio);
         }
-        assert!(!window.tally().is_too_many(&ratio, 2), "fewer than half");
+        assert!(!window.is_too_many(&ratio, 2), "fewer than half");
         window.good(ms(1_201), &ratio);
         assert_eq!(window.tally().failed, 0);
         assert_eq!(window.tally().good, 8);
+    }
+
+    #[test]
+    fn five_failures_in_a_row_are_too_many_however_many_good_answers_came_before() {
+        let ratio = ErrorRatio::default();
+        let used = |every: u64| {
+            let mut window = ErrorWindow::default();
+            for n in 0..400 {
+                let at = ms(1_000) + Duration::from_micros(n * 500);
+                if every > 0 && n % every == 0 {
+                    window.failed(First::Yes, at, &ratio);
+                } else {
+                    window.good(at, &ratio);
+                }
+            }
+            window
+        };
+        let mut window = used(0);
+        // In the middle of a bucket, half of which is good answers.
+        for n in 1..=5u64 {
+            assert!(!window.is_too_many(&ratio, 1), "after {}", n - 1);
+            window.failed(First::Yes, ms(1_199) + Duration::from_micros(n * 100), &ratio);
+        }
+        assert!(window.is_too_many(&ratio, 1));
+        assert!(!window.is_too_many(&ratio, 12), "of two endpoints each, at most");
+        window.good(ms(1_203), &ratio);
+        assert!(window.is_too_many(&ratio, 1), "one good answer among them");
+        // Where one in ten always fails, five in a row happen.
+        let mut window = used(10);
+        for n in 1..=5u64 {
+            window.failed(First::No, ms(1_200) + Duration::from_micros(n * 500), &ratio);
+        }
+        assert!(!window.is_too_many(&ratio, 1));
+        for n in 6..=8u64 {
+            window.failed(First::No, ms(1_200) + Duration::from_micros(n * 500), &ratio);
+        }
+        assert!(window.is_too_many(&ratio, 1));
     }
 
     #[test]

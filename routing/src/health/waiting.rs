@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::board::LineView;
+use super::board::{LineView, PartLine};
 use super::evidence::OUTSTANDING_MIN;
 use crate::time::MonoTime;
 
@@ -30,6 +30,8 @@ pub(crate) struct Waiting {
     scale: u32,
     /// The number of the newest bucket, counted from time zero.
     head: u64,
+    /// No request waits that was sent in a bucket before this one: where the search for the oldest begins.
+    none_before: u64,
 }
 
 impl Default for Waiting {
@@ -42,6 +44,7 @@ impl Default for Waiting {
             total: 0,
             scale: 0,
             head: 0,
+            none_before: 0,
         }
     }
 }
@@ -78,6 +81,9 @@ impl Waiting {
         self.advance(now);
         let (place, fraction) = (Self::place(self.head), self.fraction(now));
         if self.counts[place] < u16::MAX {
+            if self.total == 0 {
+                self.none_before = self.head;
+            }
             let first = if self.counts[place] == 0 { fraction } else { self.spans[place].0 };
             self.spans[place] = (first, fraction);
             self.counts[place] += 1;
@@ -143,12 +149,14 @@ impl Waiting {
         self.total
     }
 
-    fn oldest_number(&self) -> Option<u64> {
+    fn oldest_number(&mut self) -> Option<u64> {
         if self.total == 0 {
             return None;
         }
-        let first = (self.head + 1).saturating_sub(AGES as u64);
-        (first..=self.head).find(|number| self.counts[Self::place(*number)] > 0)
+        let first = (self.head + 1).saturating_sub(AGES as u64).max(self.none_before);
+        let oldest = (first..=self.head).find(|number| self.counts[Self::place(*number)] > 0);
+        self.none_before = oldest.unwrap_or(first);
+        oldest
     }
 
     /// When the oldest of them was sent; where several were sent in one bucket, not before it was.
@@ -225,6 +233,7 @@ impl Waiting {
         self.sent = [0; AGES];
         self.given_up = [0; AGES];
         self.total = 0;
+        self.none_before = 0;
     }
 
     /// Makes the buckets hold four times `usual`; what waits now is forgotten when they change.
@@ -280,6 +289,18 @@ impl Overdue {
         self.waiting >= OUTSTANDING_MIN && self.phi() >= PHI_SLOW
     }
 
+    /// Of one backend, as it lies on the board.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive figure")]
+    pub(crate) fn of_part(self) -> PartLine {
+        PartLine { waiting: self.waiting, sent: self.sent, usual: (self.expected * PartLine::UNIT) as u32 }
+    }
+
+    /// What another worker wrote there.
+    #[allow(clippy::cast_precision_loss, reason = "a figure to three digits")]
+    pub(crate) fn of_part_line(line: PartLine) -> Self {
+        Self { waiting: line.waiting, sent: line.sent, expected: line.usual as f32 / PartLine::UNIT }
+    }
+
     /// What is usual, as it lies on the board.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive figure")]
     pub(crate) fn usual_millionths(&self) -> u64 {
@@ -300,5 +321,119 @@ impl Overdue {
             sent: self.sent + other.sent,
             expected: self.expected + other.expected,
         }
+    }
+}
+
+/// Requests that are remembered of one endpoint since it last answered.
+const UNANSWERED: usize = 6;
+
+/// Microseconds between two readings of the clock for one sending, at most.
+const SAME_SENDING_US: u32 = 200;
+
+/// When the first requests were sent to one endpoint since its latest sign of life, none of which is answered.
+///
+/// What had been waiting when the sign of life came does not count: a balancer turns away from an endpoint that is busy
+/// with a few rare, slow requests, and then hears nothing of it although it is well.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Unanswered {
+    /// Microseconds after the sign of life, up to 71 minutes; oldest first.
+    after: [u32; UNANSWERED],
+    count: u8,
+}
+
+impl Unanswered {
+    fn micros(sent: MonoTime, heard: MonoTime) -> u32 {
+        u32::try_from(sent.since(heard).as_micros()).unwrap_or(u32::MAX)
+    }
+
+    /// One was sent; `heard` = the latest sign of life. Beyond six none is remembered.
+    pub(crate) fn sent(&mut self, now: MonoTime, heard: MonoTime) {
+        if let Some(place) = self.after.get_mut(usize::from(self.count)) {
+            *place = Self::micros(now, heard);
+            self.count += 1;
+        }
+    }
+
+    /// One that was sent at `sent` waits no longer: given up, or answered. One that is not remembered is nobody.
+    pub(crate) fn ended(&mut self, sent: MonoTime, heard: MonoTime) {
+        if sent < heard {
+            return;
+        }
+        let (at, count) = (Self::micros(sent, heard), usize::from(self.count));
+        let nearest = (0..count).min_by_key(|nth| self.after[*nth].abs_diff(at));
+        if let Some(nth) = nearest.filter(|nth| self.after[*nth].abs_diff(at) <= SAME_SENDING_US) {
+            self.after.copy_within(nth + 1..count, nth);
+            self.count -= 1;
+        }
+    }
+
+    /// It lives: all begins anew.
+    pub(crate) fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    /// The oldest of them that say most together. `share` = of the answers to what is sent at a time, how many are not
+    /// there yet.
+    #[allow(clippy::cast_possible_truncation, reason = "at most six")]
+    pub(crate) fn overdue(&self, heard: MonoTime, share: impl Fn(MonoTime) -> f32) -> Overdue {
+        let (mut sum, mut best) = (Overdue::default(), Overdue::default());
+        for after in &self.after[..usize::from(self.count)] {
+            let one = Overdue {
+                waiting: 1,
+                sent: 1,
+                expected: share(heard + Duration::from_micros((*after).into())),
+            };
+            sum = sum.with(one);
+            best = if sum.phi() > best.phi() { sum } else { best };
+        }
+        best
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEARD: MonoTime = MonoTime(5_000_000_000);
+
+    fn at(ms: u64) -> MonoTime {
+        HEARD + Duration::from_millis(ms)
+    }
+
+    /// One in a hundred takes longer than 20 ms, one in a thousand longer than 40.
+    fn usual(now: MonoTime) -> impl Fn(MonoTime) -> f32 {
+        move |sent| match now.since(sent).as_millis() {
+            0..20 => 1.0,
+            20..40 => 0.01,
+            _ => 0.001,
+        }
+    }
+
+    #[test]
+    fn endpoint_is_slow_once_what_it_was_sent_since_it_answered_is_improbably_late() {
+        let mut unanswered = Unanswered::default();
+        (1..=3).for_each(|ms| unanswered.sent(at(ms), HEARD));
+        assert!(!unanswered.overdue(HEARD, usual(at(15))).is_proof());
+        assert!(!unanswered.overdue(HEARD, usual(at(35))).is_proof(), "three of the hundredth");
+        assert!(unanswered.overdue(HEARD, usual(at(44))).is_proof(), "three of the thousandth");
+        (4..=5).for_each(|ms| unanswered.sent(at(ms), HEARD));
+        assert!(unanswered.overdue(HEARD, usual(at(26))).is_proof(), "five of the hundredth");
+    }
+
+    #[test]
+    fn what_was_given_up_or_sent_before_a_sign_of_life_says_nothing() {
+        let mut unanswered = Unanswered::default();
+        (1..=9).for_each(|ms| unanswered.sent(at(ms), HEARD));
+        assert!(unanswered.overdue(HEARD, usual(at(60))).is_proof());
+        // Six are remembered; those that came later are nobody, and so is what was sent before.
+        (7..=9).for_each(|ms| unanswered.ended(at(ms), HEARD));
+        unanswered.ended(HEARD - Duration::from_millis(1), HEARD);
+        assert_eq!(unanswered.overdue(HEARD, usual(at(60))).waiting, 6);
+        (1..=4).for_each(|ms| unanswered.ended(at(ms), HEARD));
+        assert!(!unanswered.overdue(HEARD, usual(at(60))).is_proof(), "two are left");
+        (10..=13).for_each(|ms| unanswered.sent(at(ms), HEARD));
+        assert!(unanswered.overdue(HEARD, usual(at(60))).is_proof());
+        unanswered.clear();
+        assert_eq!(unanswered.overdue(HEARD, usual(at(60))), Overdue::default());
     }
 }

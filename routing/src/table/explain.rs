@@ -298,7 +298,7 @@ fn explain_endpoints(
             (Some(chosen), tier) if chosen == tier => Why::Chosen,
             (None, _) => Why::Lost("its cluster is not chosen".into()),
             (Some(_), Tier::Terminating) => Why::Lost("terminating".into()),
-            (Some(_), Tier::Ready | Tier::Suspect | Tier::Ejected | Tier::Unreachable) => {
+            (Some(_), Tier::Ready | Tier::Suspect | Tier::Probation | Tier::Ejected | Tier::Unreachable) => {
                 let state = slot.state;
                 Why::Lost(if state == State::Healthy { slot.health.to_string() } else { state.to_string() })
             }
@@ -306,8 +306,8 @@ fn explain_endpoints(
         let state = slot.state;
         EndpointCandidate { addr: slot.addr, health: slot.health, state, in_flight: slot.in_flight, why }
     });
-    let [ready, terminating, suspect, ejected, unreachable] = group.counts;
-    ([ready, terminating, suspect + ejected + unreachable], endpoints.collect())
+    let [ready, terminating, suspect, probation, ejected, unreachable] = group.counts;
+    ([ready, terminating, suspect + probation + ejected + unreachable], endpoints.collect())
 }
 
 /// The verdicts that are not "healthy", for a reason.

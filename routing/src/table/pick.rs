@@ -12,7 +12,7 @@ use super::world::{DrainLot, World};
 use super::{EndpointKey, NoEndpoint, OverloadBound, Pick, detector};
 use crate::balance::weighted::Reservoir;
 use crate::balance::{hash, p2c, sticky};
-use crate::failover::{self, Offer, Panic, Rank, Spilled, Tier, Tried, Weights};
+use crate::failover::{self, Counts, Offer, Panic, Rank, Spilled, Tier, Tried, Weights};
 use crate::health::board::Word;
 use crate::health::state::State;
 use crate::id::{BackendId, ClusterId};
@@ -223,7 +223,7 @@ impl Live {
     /// How well a backend can serve; lower is better.
     pub(crate) fn ability(&self, ask: &Ask<'_>, backend: BackendId, scope: Scope) -> Ability {
         match self.best_rank(ask, backend, scope).map(|rank| rank.tier) {
-            Some(Tier::Ready | Tier::Terminating | Tier::Suspect) => Ability::Healthy,
+            Some(Tier::Ready | Tier::Terminating | Tier::Suspect | Tier::Probation) => Ability::Healthy,
             Some(Tier::Ejected | Tier::Unreachable) => Ability::Ejected,
             None => Ability::None,
         }
@@ -239,8 +239,11 @@ impl Live {
     pub(crate) fn offer(&self, ask: &Ask<'_>, backend: BackendId, share: &ClusterShare) -> Option<Offer> {
         let group = self.backend(backend)?.group(share.cluster)?;
         let drain = ask.world.drain(share.cluster, ask.lot)?;
-        let tried =
-            if ask.tried.is_empty() { [0; 5] } else { self.tried_in(backend, share.cluster, ask.tried) };
+        let tried = if ask.tried.is_empty() {
+            Counts::default()
+        } else {
+            self.tried_in(backend, share.cluster, ask.tried)
+        };
         let implicated = ask.tried.implicates(share.cluster);
         let verdict =
             if self.detector.wide == 0 { Tier::Ready } else { self.verdict_tier(ask, backend, group) };
@@ -254,7 +257,7 @@ impl Live {
             self.detector.cluster(group.cluster).map(|entry| entry.verdict.word).unwrap_or_default();
         let tier = |word: Word| {
             let is_held = word.state() == State::Ramp && !self.is_ramped(ask, backend, word);
-            if is_held { Tier::Suspect } else { Tier::of(word.state()) }
+            if is_held { Tier::Probation } else { Tier::of(word.state()) }
         };
         tier(cluster).max(tier(group.word))
     }

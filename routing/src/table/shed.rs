@@ -157,7 +157,7 @@ impl Live {
         scope: Scope,
         rng: &mut SmallRng,
     ) -> Option<u32> {
-        if !ask.tried.is_empty() || !ask.subject.is_idempotent() {
+        if !ask.tried.is_empty() {
             return None;
         }
         let pace = &mut self.detector.pace;
@@ -174,6 +174,9 @@ impl Live {
             let Some(slot) = self.try_one(ask, backend, scope, best, subject, rng) else { continue };
             self.detector.pace = Pace { picks: 0, last: ask.now };
             return Some(slot);
+        }
+        if !ask.subject.is_idempotent() {
+            return None;
         }
         let slot = self.ejected_to_try(backend, turn as usize, ask.now)?;
         let only = Scope::Only(self.slots[slot as usize].cluster);
@@ -221,6 +224,10 @@ impl Live {
         }
         let local = self.verdict(subject)?.local;
         let members = offer.members().filter(|tier| tier.is_usable())?;
+        if !ask.subject.is_idempotent() {
+            self.detector.decline(subject);
+            return None;
+        }
         if !self.detector.may_try(subject, local, ask.now) {
             return None;
         }

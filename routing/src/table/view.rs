@@ -72,10 +72,10 @@ pub struct HealthCounts {
 
 impl HealthCounts {
     fn add(&mut self, counts: Counts, in_flight: u32) {
-        let [ready, terminating, suspect, ejected, unreachable] = counts;
+        let [ready, terminating, suspect, probation, ejected, unreachable] = counts;
         self.ready += ready;
         self.terminating += terminating;
-        self.suspect += suspect;
+        self.suspect += suspect + probation;
         self.ejected += ejected + unreachable;
         self.in_flight += in_flight;
     }

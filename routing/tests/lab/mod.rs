@@ -119,6 +119,8 @@ pub(crate) struct Lab {
     pub(crate) rtt: Duration,
     /// Median think time; the tail is ten times that.
     pub(crate) think: Duration,
+    /// The share of answers that take a second.
+    pub(crate) rare: f64,
     requests: Vec<Request>,
     attempts: Vec<Attempt>,
     /// Those in flight, and some that are over.
@@ -153,6 +155,7 @@ impl Lab {
             rate: 2_000.0,
             rtt: Duration::from_micros(100),
             think: ms(2),
+            rare: 0.0,
             requests: vec![Request::get("h", "/")],
             attempts: Vec::new(),
             active: Vec::new(),
@@ -452,6 +455,8 @@ impl Lab {
         let (tail, share): (bool, f64) = (self.rng.random_bool(0.01), self.rng.random());
         let think =
             if tail { self.think.mul_f64(10.0 + 10.0 * share) } else { self.think.mul_f64(0.5 + share) };
+        let is_rare = self.rare > 0.0 && self.rng.random_bool(self.rare);
+        let think = if is_rare { SECOND } else { think };
         let id = self.attempts[at].pick.id;
         let after = match self.faults.get(&id) {
             Some(Fault::Drop | Fault::Hang) => return,

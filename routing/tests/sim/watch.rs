@@ -17,6 +17,9 @@ use crate::world::{Kind, MS, Plan, Time, US, Where};
 /// What is shorter is no silence, whatever else is known: 4 ms by FAILOVER's table, less the clock's reads.
 const SILENCE_MIN: Duration = Duration::from_micros(3_500);
 
+/// What a request adds to its backend's budget, in retries: 20 %, less what a second of memory costs in ten.
+const DEPOSIT: f64 = 0.2 * 10.0 / 11.0;
+
 /// An invariant does not hold.
 #[derive(Debug)]
 pub(crate) struct Failed(pub(crate) String);
@@ -84,7 +87,8 @@ impl Summary {
     }
 }
 
-/// What one backend's budget in one worker may have granted: never less than the real one, by another road.
+/// What one backend's budget in one worker may have granted: never less than the real one, by another road. A request
+/// deposits ten elevenths of a fifth; the reserve is counted beside it, although it is only a floor.
 #[derive(Clone, Debug, Default)]
 struct Ledger {
     now: Mark,
@@ -204,8 +208,8 @@ impl Watch {
     pub(crate) fn requested(&mut self, worker: usize, backend: u32, now: Time) {
         let ledger = self.ledgers.entry((worker, backend)).or_default();
         ledger.advance(now);
-        ledger.now.share += 0.2;
-        ledger.now.deposits += 0.2;
+        ledger.now.share += DEPOSIT;
+        ledger.now.deposits += DEPOSIT;
     }
 
     pub(crate) fn started(&mut self, why: Extra) {

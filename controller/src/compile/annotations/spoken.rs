@@ -17,12 +17,14 @@ pub(super) fn read(given: &mut Given<'_, '_>, reading: &Reading<'_>, out: &mut A
     let spoken = given.parse("backend-protocol", |text| match text.to_ascii_uppercase().as_str() {
         "HTTP" => Ok(Some(Spoken::Http)),
         "HTTPS" => Ok(Some(Spoken::Https)),
-        "HTTP2" | "GRPC" | "GRPCS" | "AUTO_HTTP" | "FCGI" => Ok(None),
+        "HTTP2" | "GRPC" => Ok(Some(Spoken::Http2)),
+        "GRPCS" => Ok(Some(Spoken::Http2Tls)),
+        "AUTO_HTTP" | "FCGI" => Ok(None),
         _ => Err(allowed.to_owned()),
     });
     if spoken == Some(None) {
-        given
-            .refuse("backend-protocol", "allowed: HTTP, HTTPS; not spoken to backends: the rules answer 503");
+        let reason = format!("allowed: {allowed}; not spoken to backends: the rules answer 503");
+        given.refuse("backend-protocol", &reason);
         out.closed.get_or_insert_with(|| Arc::from("backend-protocol"));
     }
     let own = reading.id.namespace.clone();

@@ -27,6 +27,7 @@ use super::lease::{self, Term};
 use super::*;
 use crate::digest;
 use crate::finding::{Board, Finding};
+use crate::watch::client::is_absent;
 use crate::watch::kinds::Resource;
 
 pub use pace::Limits;
@@ -234,7 +235,7 @@ impl Writer {
         let params = PatchParams::apply(FIELD_MANAGER).force();
         match api.patch_status(&id.name, &params, &Patch::Apply(body)).await {
             Ok(_) => Ok(Written::Applied),
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Written::Gone),
+            Err(error) if is_absent(&error) => Ok(Written::Gone),
             Err(error) => Err(error),
         }
     }
@@ -246,8 +247,10 @@ impl Writer {
         };
         for version in resource.versions {
             let api = self.api(resource, version, &id.namespace);
-            if let Some(live) = api.get_opt(&id.name).await? {
-                return Ok(Some((api, resource.api(version).api_version, live)));
+            match api.get(&id.name).await {
+                Ok(live) => return Ok(Some((api, resource.api(version).api_version, live))),
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(None)
@@ -344,7 +347,7 @@ impl Writer {
         let params = PatchParams::apply(FIELD_MANAGER).force();
         match api.patch_status(&one.name, &params, &Patch::Apply(body)).await {
             Ok(after) => Ok(Some(after.data.get("status").cloned().unwrap_or(json!({})))),
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -98,6 +98,8 @@ pub const METRICS: &[Metric] = &[
     ),
     counter("ringway_upstream_connects_total", "", "Connections opened to endpoints"),
     counter("ringway_upstream_connect_failures_total", "", "Connections to endpoints that failed to open"),
+    counter("ringway_upstream_http2_streams_total", "", "Requests sent to endpoints as streams of HTTP/2"),
+    gauge("ringway_upstream_http2_connections", "", "Connections of HTTP/2 to endpoints, now"),
     counter("ringway_upstream_reuses_total", "", "Attempts that found an idle connection to their endpoint"),
     gauge("ringway_upstream_idle_connections", "", "Idle connections to endpoints now"),
     counter("ringway_upstream_idle_closed_total", "", "Idle connections that were found closed before use"),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::probes::Ask;
 use super::{ClusterEvidence, Detector, LINE_INTERVAL, NEVER_COUNTED};
+use crate::failover::Tier;
 use crate::health::action::{Evidence, ProbeResult};
 use crate::health::board::{LineView, Subject};
 use crate::health::endpoint::Outcome;
@@ -65,6 +66,7 @@ impl Live {
         if pulse.outstanding == OUTSTANDING_MIN {
             pulse.third = now;
         }
+        pulse.unanswered.sent(now, pulse.heard);
         if pulse.outstanding == 1 && site.is_live {
             detector.quiet_endpoints.touch(&mut detector.pulses, site.pulse, now);
         }
@@ -109,6 +111,7 @@ impl Live {
         let pulse = &mut detector.pulses[site.pulse as usize];
         if site.pulse != 0 {
             (pulse.heard, pulse.third) = (now, now);
+            pulse.unanswered.clear();
         }
         if pulse.outstanding > 0 && pulse.links.is_listed() {
             let gap = now.since(pulse.links.since).as_micros();
@@ -275,7 +278,6 @@ impl Live {
         let own = crate::health::evidence::Tally { good, failed, endpoints: 1 };
         let part = &mut self.detector.parts[at as usize];
         part.errors.failed(first, now, &ratio);
-        let tally = part.errors.tally();
         if let Some(entry) = self.detector.clusters.get_mut(site.cluster.index()) {
             entry.errors += 1;
         }
@@ -283,9 +285,11 @@ impl Live {
         let (endpoint, backend) = (Subject::Endpoint(slot.id), Subject::Backend(slot.backend, slot.cluster));
         // Endpoints that are out already had their chance to fail.
         let group = self.backends.get(slot.backend.index()).and_then(|entry| entry.group(slot.cluster));
-        let in_use = group.map_or(1, |group| group.counts[..3].iter().sum::<u32>().max(1));
-        for (subject, tally, of) in [(backend, tally, in_use), (endpoint, own, 1)] {
-            if tally.is_too_many(&ratio, of) {
+        let in_use =
+            group.map_or(1, |group| group.counts[..=Tier::Suspect as usize].iter().sum::<u32>().max(1));
+        let is_backend = self.detector.parts[at as usize].errors.is_too_many(&ratio, in_use);
+        for (subject, is_proof) in [(backend, is_backend), (endpoint, own.is_too_many(&ratio, 1))] {
+            if is_proof {
                 let evidence = self.evidence(subject, now);
                 self.signal(subject, Signal::Proof(Reason::Errors), evidence, now);
             }
@@ -340,7 +344,9 @@ impl Detector {
         let at_latest = sent.unwrap_or(now);
         let mut is_counted = at_latest > pulse.uncounted;
         pulse.outstanding = pulse.outstanding.saturating_sub(1);
+        pulse.unanswered.ended(at_latest, pulse.heard);
         if pulse.outstanding == 0 {
+            pulse.unanswered.clear();
             self.quiet_endpoints.remove(&mut self.pulses, site.pulse);
         }
         if let Some(at) = site.part {

@@ -386,39 +386,8 @@ impl Live {
         }
     }
 
-    /// Have so many requests waited for so long that it must be slow? A silence alone is no proof of that, and what
-    /// one endpoint owes is its own.
-    pub(super) fn is_slow(&mut self, subject: Subject, now: MonoTime) -> bool {
-        match self.state(subject) {
-            State::Healthy | State::Suspect | State::Ramp => {}
-            State::Down(_) | State::Probation => return false,
-        }
-        match subject {
-            Subject::Cluster(cluster) => {
-                self.detector.over_all(cluster, now).overdue.is_proof()
-                    && self.detector.sole_backend(cluster, now).is_none()
-                    && self.detector.backends_are_slow(cluster, now)
-                    && self.is_wide(subject, now)
-            }
-            Subject::Backend(backend, cluster) => {
-                let Some(at) = self.detector.part_of(&self.backends, backend, cluster) else { return false };
-                let part = &mut self.detector.parts[at as usize];
-                let is_proof =
-                    part.flow.overdue(&self.detector.lags, now).is_proof() || part.hedges.is_slow(now);
-                is_proof && self.is_wide(subject, now)
-            }
-            Subject::Endpoint(id) => {
-                let Some(slot) = self.slot_of(id) else { return false };
-                let pulse = self.pulse(slot);
-                // Three that have all waited longer than one in a thousand does.
-                pulse.outstanding >= OUTSTANDING_MIN
-                    && self.detector.lags.awake(pulse.third, now) >= self.endpoint_threshold(slot).unheard_of
-            }
-        }
-    }
-
     /// Is more than half of what is used there silent? Else its endpoints are to be judged one by one.
-    fn is_wide(&self, subject: Subject, now: MonoTime) -> bool {
+    pub(super) fn is_wide(&self, subject: Subject, now: MonoTime) -> bool {
         /// Endpoints that are looked at.
         const LOOKS: usize = 1_024;
         let (mut silent, mut lively) = (0u32, 0u32);

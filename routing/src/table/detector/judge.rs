@@ -18,7 +18,7 @@ use crate::time::MonoTime;
 
 /// A line of another worker that is older than this is not evidence of what waits: that worker is not running, or has
 /// nothing to say. Its receptions count all the same.
-const LINE_STALE: Duration = Duration::from_millis(3);
+pub(super) const LINE_STALE: Duration = Duration::from_millis(3);
 
 /// Backends and endpoints that one tick looks at, each.
 const LOOKS_MAX: usize = 64;
@@ -37,6 +37,9 @@ const BLIND_WINDOW: Duration = Duration::from_millis(10);
 
 /// An endpoint is suspected after so many times its usual gap: phi 3 where signs of life come at random.
 const GAPS_SUSPECT: u32 = 7;
+
+/// An endpoint is suspected when what it owes is as improbable as this, in powers of ten.
+const PHI_SUSPECT: f32 = 3.0;
 
 /// Signs of life below which an endpoint's usual gap is not believed.
 const GAPS_MIN: u8 = 32;
@@ -434,8 +437,11 @@ impl Live {
             State::Suspect | State::Down(_) | State::Probation => return,
         }
         let Some(doubtful) = self.doubtful(subject, cluster, since, threshold.suspicious) else { return };
-        // The balancer turns away from an endpoint that is busy with slow requests: then it is quiet, and well.
-        if doubtful == Doubtful::Yes && silence >= threshold.unheard_of / 2 {
+        // The balancer turns away from an endpoint that is busy with slow requests: then it is quiet, and well. What it was
+        // sent since it last answered tells the two apart.
+        let is_late =
+            silence >= threshold.unheard_of / 2 || self.endpoint_overdue(slot, now).phi() >= PHI_SUSPECT;
+        if doubtful == Doubtful::Yes && is_late {
             let evidence = self.evidence(subject, now);
             self.signal(subject, Signal::Doubt, evidence, now);
         }
@@ -447,7 +453,8 @@ impl Live {
 
     /// An endpoint's own: gaps by their mean, latency by its backend's.
     ///
-    /// It is asked after the first time, and suspected after half of the second: twice the 99.9th percentile.
+    /// It is asked after the first time, and suspected after half of the second, twice the 99.9th percentile, at the
+    /// latest: what it owes may tell earlier.
     pub(super) fn endpoint_threshold(&self, slot: u32) -> Threshold {
         let entry = &self.slots[slot as usize];
         let group = self.backends.get(entry.backend.index()).and_then(|backend| backend.group(entry.cluster));

@@ -41,7 +41,9 @@ const GOOD_TRIALS: u8 = 5;
 const TRIAL_INTERVAL: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(5)];
 
 /// On probation without a bad answer for this long, and without enough requests that may be repeated: the ramp judges.
-const PROBATION_MAX: Duration = Duration::from_secs(2);
+/// The second of what had answered badly, however green its probes were, where requests come that must not be repeated and
+/// no others: the ramp asks with those, and they are lost if nothing has changed.
+const PROBATION_MAX: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
 
 /// A keeper that has not renewed its place for this long is gone.
 const LEASE: Duration = Duration::from_millis(500);
@@ -64,8 +66,8 @@ pub(super) enum Phase {
     Suspected,
     /// Down: asked until it answers.
     Returning(Reason),
-    /// On probation.
-    Proving,
+    /// On probation, after this.
+    Proving(Reason),
     /// Its share grows.
     Ramping,
 }
@@ -82,12 +84,16 @@ pub(super) struct Keep {
     /// Probes of this round in flight, and whether one was answered.
     pending: u32,
     answered: bool,
+    /// A whole round was not answered since it went down: what answers now is not what failed then.
+    was_unheard: bool,
     /// Rounds in a row that were answered, and since when.
     good: u32,
     good_since: MonoTime,
     /// Real requests in a row, and when the next may go, where the board has no room for it.
     trials: u8,
     next_trial: MonoTime,
+    /// On probation: a request would have found out, but must not be repeated.
+    is_declined: bool,
 }
 
 impl Keep {
@@ -96,7 +102,7 @@ impl Keep {
             Phase::Watching => LEASE * 2,
             Phase::Suspected => LEASE / 5,
             Phase::Returning(_) => INTERVAL[0],
-            Phase::Proving | Phase::Ramping => Duration::ZERO,
+            Phase::Proving(_) | Phase::Ramping => Duration::ZERO,
         };
         Self {
             subject,
@@ -107,10 +113,12 @@ impl Keep {
             rounds: 0,
             pending: 0,
             answered: false,
+            was_unheard: false,
             good: 0,
             good_since: now,
             trials: 0,
             next_trial: now,
+            is_declined: false,
         }
     }
 }
@@ -170,6 +178,25 @@ impl Detector {
             && self.board.replace_keeper(subject, old, Keeper { until: until + LEASE, ..old })
     }
 
+    /// Why something is on probation that was down for `reason`: was nobody there meanwhile, that is why.
+    pub(super) fn reason_of_probation(&self, subject: Subject, reason: Option<Reason>) -> Reason {
+        let keep = self.keeps.iter().find(|keep| keep.subject == subject);
+        match reason {
+            Some(Reason::Errors | Reason::Slow) if keep.is_some_and(|keep| keep.was_unheard) => {
+                Reason::Refused
+            }
+            Some(reason) => reason,
+            None => Reason::Errors,
+        }
+    }
+
+    /// A request could have found out whether something on probation is well, were it not for its method.
+    pub(crate) fn decline(&mut self, subject: Subject) {
+        if let Some(keep) = self.keeps.iter_mut().find(|keep| keep.subject == subject) {
+            keep.is_declined = true;
+        }
+    }
+
     /// Is it this worker's turn to send a single request there?
     pub(crate) fn may_try(&mut self, subject: Subject, local: bool, now: MonoTime) -> bool {
         let interval = |good: u8| TRIAL_INTERVAL[usize::from(good > 0)];
@@ -218,7 +245,7 @@ impl Live {
             Phase::Watching => self.watch(at, now),
             Phase::Suspected => self.tend_suspected(at, now),
             Phase::Returning(reason) => self.tend_returning(at, reason, now),
-            Phase::Proving => self.tend_proving(at, now),
+            Phase::Proving(reason) => self.tend_proving(at, reason, now),
             Phase::Ramping => {
                 let ends = verdict.word.since() + self.failback(subject).ramp;
                 // Not later than the lease lasts.
@@ -248,7 +275,8 @@ impl Live {
         let phase = match self.state(subject) {
             State::Suspect | State::Healthy => Phase::Suspected,
             State::Down(reason) => Phase::Returning(reason),
-            State::Probation => Phase::Proving,
+            // What had been wrong is not known here: the worst.
+            State::Probation => Phase::Proving(Reason::Errors),
             State::Ramp => Phase::Ramping,
         };
         let keep = &mut self.detector.keeps[at];
@@ -336,7 +364,7 @@ impl Live {
         let Some(keep) = keeps.iter_mut().find(|keep| keep.subject == probe.subject) else { return };
         let is_returning = match keep.phase {
             Phase::Returning(_) => true,
-            Phase::Watching | Phase::Suspected | Phase::Proving | Phase::Ramping => false,
+            Phase::Watching | Phase::Suspected | Phase::Proving(_) | Phase::Ramping => false,
         };
         if !is_returning || keep.pending == 0 {
             return;
@@ -358,21 +386,37 @@ impl Live {
             keep.next_at = keep.next_at.min(now + INTERVAL[0]);
         } else {
             let longest = if now.since(keep.since) < FRESH { INTERVAL[1] } else { INTERVAL[2] };
-            keep.good = 0;
+            (keep.good, keep.was_unheard) = (0, true);
             keep.interval = (keep.interval * 2).min(longest);
         }
     }
 
     // ------------------------------------------------------------ probation
 
-    fn tend_proving(&mut self, at: usize, now: MonoTime) {
+    fn tend_proving(&mut self, at: usize, reason: Reason, now: MonoTime) {
         self.detector.keeps[at].next_at = now + INTERVAL[1];
         let subject = self.detector.keeps[at].subject;
         let bad_at = self.detector.board.streak(subject).max(self.detector.keeps[at].since);
-        if now.since(bad_at) >= PROBATION_MAX {
+        let ([unheard, answered_badly], is_declined) = (PROBATION_MAX, self.detector.keeps[at].is_declined);
+        let longest = match reason {
+            Reason::Refused | Reason::Silent | Reason::Hang | Reason::Check => unheard,
+            Reason::Errors | Reason::Slow if is_declined && self.good_trials(subject) == 0 => answered_badly,
+            Reason::Errors | Reason::Slow => unheard,
+        };
+        if now.since(bad_at) >= longest {
             let evidence = self.evidence(subject, now);
             self.signal(subject, Signal::Trusted, evidence, now);
         }
+    }
+
+    /// Real requests in a row that something on probation has answered well.
+    fn good_trials(&self, subject: Subject) -> u8 {
+        let own = || self.detector.keeps.iter().find(|keep| keep.subject == subject).map(|keep| keep.trials);
+        match self.verdict(subject) {
+            Some(verdict) if !verdict.local => self.detector.board.trial(subject).map(|(_, good)| good),
+            Some(_) | None => own(),
+        }
+        .unwrap_or_default()
     }
 
     /// An attempt ended: does it count for something on probation?

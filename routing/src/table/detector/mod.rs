@@ -6,6 +6,7 @@
 //! inquiry.rs   a suspicion under way: which probes, what they prove   -> Proof
 //! keep.rs      what is down: probes, probation, ramp                  -> Returned, Trusted, Ramped
 //! verdict.rs   the one place where a state changes, here and on the board
+//! overdue.rs   who should have been answered by now: of a backend over all workers, of an endpoint
 //! checks.rs    active checks;  probes.rs  probes in flight and actions;  advise.rs  what is in flight
 //! ```
 //!
@@ -17,6 +18,7 @@ mod events;
 mod inquiry;
 mod judge;
 mod keep;
+mod overdue;
 pub(crate) mod probes;
 pub(crate) mod quiet;
 mod verdict;
@@ -39,7 +41,7 @@ use crate::health::board::{Board, Subject, Word};
 use crate::health::evidence::{ErrorWindow, Flow, HedgeWindow, Lags};
 use crate::health::histogram::Histogram;
 use crate::health::state::{Reason, State};
-use crate::health::waiting::Overdue;
+use crate::health::waiting::{Overdue, Unanswered};
 use crate::id::{BackendId, ClusterId};
 use crate::model::{BackendSpec, ClusterSpec, Failback};
 use crate::time::MonoTime;
@@ -179,6 +181,8 @@ pub(crate) struct Pulse {
     trials: u8,
     /// When the third of those that wait was sent, or the latest sign of life came.
     third: MonoTime,
+    /// What was sent since the latest sign of life.
+    unanswered: Unanswered,
     /// Failures and good answers since `window`, for the endpoint's own error ratio.
     failed: u16,
     good: u16,

@@ -185,7 +185,7 @@ impl Live {
         if origin == Origin::Own {
             evidence.times = self.detector.claim(subject, from, to, new.local, now);
         }
-        self.follow(subject, to, origin, now);
+        self.follow(subject, (from, to), origin, now);
         let Some(scope) = self.scope_of(subject) else { return };
         let actions = &mut self.detector.actions;
         match to {
@@ -265,7 +265,7 @@ impl Live {
     }
 
     /// What is to be done from now on.
-    fn follow(&mut self, subject: Subject, to: State, origin: Origin, now: MonoTime) {
+    fn follow(&mut self, subject: Subject, (from, to): (State, State), origin: Origin, now: MonoTime) {
         let detector = &mut self.detector;
         if to != State::Suspect {
             detector.inquiries.retain(|inquiry| inquiry.subject != subject);
@@ -280,7 +280,9 @@ impl Live {
             }
             (State::Suspect, Origin::Own) => Phase::Suspected,
             (State::Down(reason), Origin::Own) => Phase::Returning(reason),
-            (State::Probation, Origin::Own) => Phase::Proving,
+            (State::Probation, Origin::Own) => {
+                Phase::Proving(detector.reason_of_probation(subject, from.reason()))
+            }
             (State::Ramp, Origin::Own) => Phase::Ramping,
         };
         detector.keeps.retain(|keep| keep.subject != subject);

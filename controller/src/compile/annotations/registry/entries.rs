@@ -322,7 +322,7 @@ pub const ENTRIES: &[Entry] = &[
     but(
         "backend-protocol",
         "nmha",
-        "HTTP, HTTPS",
+        "HTTP, HTTPS, HTTP2, GRPC, GRPCS",
         "HTTPS",
         "SMTP",
         "a certificate is verified only where proxy-ssl-verify says so (a BackendTLSPolicy always verifies); a Service port \
@@ -539,7 +539,7 @@ pub const ENTRIES: &[Entry] = &[
     no("proxy-busy-buffers-size", "n", BUFFERS),
     no("proxy-max-temp-file-size", "n", BUFFERS),
     no("proxy-request-buffering", "n", BUFFERS),
-    no("proxy-http-version", "n", "backends are spoken to in HTTP/1.1"),
+    no("proxy-http-version", "n", "backend-protocol says what is spoken: HTTP/1.1 or HTTP/2"),
     no("proxy-cookie-domain", "n", "cookies of backends pass as they are"),
     no("proxy-cookie-path", "n", "cookies of backends pass as they are"),
     no("proxy-redirect-from", "n", "Location of backends passes as it is"),
@@ -552,7 +552,7 @@ pub const ENTRIES: &[Entry] = &[
     no("opentracing-trust-incoming-span", "n", "requests are not traced"),
     no("opentelemetry-operation-name", "n", "requests are not traced"),
     no("enable-influxdb", "n", "metrics are for Prometheus"),
-    no("secure-verify-ca-secret", "n", TLS_LATER),
+    no("secure-verify-ca-secret", "n", "gone from ingress-nginx: name the CA in proxy-ssl-secret"),
     but(
         "enable-gzip",
         "nmha",

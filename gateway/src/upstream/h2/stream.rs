@@ -1,0 +1,300 @@
+//! One request: what the exchange writes into the pipe becomes a stream's frames, and what comes back HTTP/1.1 in the pipe.
+//!
+//! One task, both directions at once. The endpoint gets window for what the exchange has read, and no sooner; the exchange
+//! writes what the endpoint has window for: back-pressure both ways. A stream that was refused (REFUSED_STREAM, or above
+//! the last that a GOAWAY names) was not processed (RFC 9113 §8.7): the pipe is refused, which tells the exchange that
+//! nothing was sent. Any other failure resets the pipe. An exchange that lets go resets the stream (CANCEL).
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{Reason, RecvStream, SendStream};
+use wire::body::{BodyDecoder, Progress, TrailerPolicy};
+use wire::h1::chunked::{self, PREFIX_BYTES_MAX};
+use wire::h1::decode::{self, Decoded};
+use wire::h1::limits::{HEAD_BYTES_CAP, HeadLimits, Underscores};
+use wire::head::{Method, RequestHead};
+
+use super::convert::{self, Framing};
+use crate::net::conn::Done;
+use crate::net::pipe::End;
+use crate::net::{Buf, Class, acquire};
+use crate::upstream::probe;
+use crate::worker::{Deadline, Worker, clock};
+
+/// Bytes of a response's body in one piece, with room for the framing of a chunk.
+const PIECE_BYTES: usize = 8 * 1024;
+
+/// How long the end of a stream is waited for whose response is complete by its length.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How a direction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// As it should.
+    Well,
+    /// The exchange is gone, or wrote what is no request.
+    Gone,
+    /// The endpoint did not process the request, and says so.
+    Refused,
+    /// The endpoint failed it.
+    Failed,
+}
+
+impl From<h2::Error> for Ended {
+    fn from(error: h2::Error) -> Self {
+        let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+        // The library gives streams at or below the last that a GOAWAY names their own end.
+        if error.is_remote() && (refused || error.is_go_away()) { Self::Refused } else { Self::Failed }
+    }
+}
+
+/// The pipe's end, of which one direction reads and the other writes.
+struct Pipe {
+    end: RefCell<End>,
+    /// Has the exchange all that it waits for, although the stream has not ended yet?
+    delivered: Cell<bool>,
+}
+
+impl Pipe {
+    async fn read(&self, buf: Buf) -> Done<usize> {
+        self.end.borrow_mut().start_read(buf);
+        poll_fn(|cx| self.end.borrow_mut().poll_read(cx)).await
+    }
+
+    async fn write(&self, buf: Buf) -> Result<(), Ended> {
+        self.end.borrow_mut().start_write(buf);
+        let (result, _buf) = poll_fn(|cx| self.end.borrow_mut().poll_write(cx)).await;
+        result.map_err(|_| Ended::Gone)
+    }
+
+    async fn write_bytes(&self, mut bytes: &[u8]) -> Result<(), Ended> {
+        while !bytes.is_empty() {
+            let class = if bytes.len() <= PIECE_BYTES { Class::Small } else { Class::Bulk };
+            let mut buf = acquire(class, 0).ok_or(Ended::Failed)?;
+            let n = buf.append(bytes);
+            bytes = &bytes[n..];
+            self.write(buf).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What is left of the request behind its head.
+struct Rest {
+    decoder: BodyDecoder,
+    buf: Buf,
+}
+
+/// Carries one request from its head to the end of its response.
+pub(super) async fn serve(
+    worker: &Worker,
+    deadline: &Deadline,
+    end: End,
+    send: SendRequest<Bytes>,
+    is_secure: bool,
+) {
+    let pipe = Pipe { end: RefCell::new(end), delivered: Cell::new(false) };
+    let ended = carry(worker, deadline, &pipe, send, is_secure).await;
+    let end = pipe.end.borrow();
+    match ended {
+        Ended::Well => end.shutdown_write(),
+        Ended::Refused => end.refuse(),
+        Ended::Gone | Ended::Failed => end.reset(),
+    }
+}
+
+async fn carry(
+    worker: &Worker,
+    deadline: &Deadline,
+    pipe: &Pipe,
+    send: SendRequest<Bytes>,
+    is_secure: bool,
+) -> Ended {
+    let (head, mut rest) = match head(pipe).await {
+        Ok(read) => read,
+        Err(ended) => return ended,
+    };
+    let Some(request) = convert::request(&head, rest.buf.bytes(), is_secure) else { return Ended::Failed };
+    rest.buf.consume(head.head_len);
+    let Ok(mut send) = send.ready().await else { return Ended::Refused };
+    let ends = convert::ends(head.body);
+    let (response, stream) = match send.send_request(request, ends) {
+        Ok(opened) => opened,
+        // Not a frame of it was written: the connection takes no more streams.
+        Err(_closing) => return Ended::Refused,
+    };
+    drop(send);
+    let mut up = pin!(upload(pipe, rest, stream, ends));
+    let mut down = pin!(download(pipe, response, head.method == Method::Head));
+    let mut is_up = true;
+    let ended = poll_fn(|cx| {
+        if is_up && let Poll::Ready(ended) = up.as_mut().poll(cx) {
+            is_up = false;
+            if ended == Ended::Gone {
+                return Poll::Ready(Ended::Gone);
+            }
+        }
+        down.as_mut().poll(cx)
+    })
+    .await;
+    if ended == Ended::Gone && pipe.delivered.get() {
+        // All that is missing is END_STREAM: to cancel what is complete would look like an attack.
+        let due = clock::now() + LINGER;
+        return probe::within(worker, deadline, due, down).await.unwrap_or(ended);
+    }
+    ended
+}
+
+/// Reads the head that the exchange wrote.
+async fn head(pipe: &Pipe) -> Result<(RequestHead, Rest), Ended> {
+    let limits = HeadLimits {
+        // It passed the client's limits and grew by what forwarding adds.
+        head_bytes_max: HEAD_BYTES_CAP,
+        header_line_bytes_max: HEAD_BYTES_CAP,
+        uri_bytes_max: HEAD_BYTES_CAP,
+        underscores: Underscores::Keep,
+        ..HeadLimits::default()
+    };
+    let mut head = RequestHead::default();
+    let mut buf = acquire(Class::Head, 0).ok_or(Ended::Gone)?;
+    loop {
+        let (result, mut read) = pipe.read(buf).await;
+        if !result.is_ok_and(|n| n > 0) {
+            return Err(Ended::Gone);
+        }
+        match decode::request(read.bytes(), &limits, &mut head).map_err(|_| Ended::Failed)? {
+            Decoded::Complete => {
+                let decoder = BodyDecoder::new(head.body, TrailerPolicy::Forward);
+                return Ok((head, Rest { decoder, buf: read }));
+            }
+            Decoded::Partial if read.readroom() == 0 => {
+                let mut larger = acquire(Class::Bulk, 0).ok_or(Ended::Gone)?;
+                larger.append(read.bytes());
+                read = larger;
+            }
+            Decoded::Partial => {}
+        }
+        buf = read;
+    }
+}
+
+/// Sends the body, and then waits for the exchange to let go.
+async fn upload(pipe: &Pipe, mut rest: Rest, mut stream: SendStream<Bytes>, ends: bool) -> Ended {
+    let mut done = ends;
+    while !done {
+        let Ok(step) = rest.decoder.step(rest.buf.bytes_mut()) else { return Ended::Gone };
+        if step.data > 0 && send_data(&mut stream, &rest.buf.bytes()[..step.data]).await.is_err() {
+            // The response says why, or is the failure itself; the exchange may go on writing into a pipe that drains.
+            return drained(pipe, rest.buf).await;
+        }
+        rest.buf.consume(step.consumed);
+        done = step.progress == Progress::Done;
+        if !done {
+            let Some(buf) = acquire(Class::Small, 0) else { return Ended::Failed };
+            match pipe.read(buf).await {
+                (Ok(n), buf) if n > 0 => rest.buf = buf,
+                (Ok(_) | Err(_), _) => return Ended::Gone,
+            }
+        }
+        if done {
+            let lines = rest.decoder.trailers();
+            let _ = match lines.is_empty() {
+                true => stream.send_data(Bytes::new(), true),
+                false => stream.send_trailers(convert::trailer_map(lines)),
+            };
+        }
+    }
+    drop(stream);
+    drained(pipe, rest.buf).await
+}
+
+/// Reads on until the exchange lets go: its end is what cancels the stream.
+async fn drained(pipe: &Pipe, mut buf: Buf) -> Ended {
+    loop {
+        buf.reset(0);
+        match pipe.read(buf).await {
+            (Ok(n), read) if n > 0 => buf = read,
+            (Ok(_) | Err(_), _) => return Ended::Gone,
+        }
+    }
+}
+
+/// Sends bytes as the endpoint gives window for them.
+async fn send_data(stream: &mut SendStream<Bytes>, mut bytes: &[u8]) -> Result<(), Ended> {
+    while !bytes.is_empty() {
+        stream.reserve_capacity(bytes.len());
+        let capacity = poll_fn(|cx| match stream.capacity() {
+            0 => stream.poll_capacity(cx),
+            n => Poll::Ready(Some(Ok(n))),
+        });
+        let n = match capacity.await {
+            Some(Ok(n)) => n.min(bytes.len()),
+            Some(Err(error)) => return Err(error.into()),
+            None => return Err(Ended::Failed),
+        };
+        stream.send_data(Bytes::copy_from_slice(&bytes[..n]), false)?;
+        bytes = &bytes[n..];
+    }
+    Ok(())
+}
+
+/// Writes the response into the pipe.
+async fn download(pipe: &Pipe, response: ResponseFuture, is_head: bool) -> Ended {
+    let response = match response.await {
+        Ok(response) => response,
+        Err(error) => return error.into(),
+    };
+    let mut out = Vec::with_capacity(1024);
+    let ends = response.body().is_end_stream();
+    let framing = convert::response(&response, ends, is_head, &mut out);
+    if let Err(ended) = pipe.write_bytes(&out).await {
+        return ended;
+    }
+    let length = response.headers().get(http::header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    match body(pipe, response.into_body(), framing, length).await {
+        Ok(()) => Ended::Well,
+        // It was processed: the response has begun.
+        Err(Ended::Refused) => Ended::Failed,
+        Err(ended) => ended,
+    }
+}
+
+/// `length` is what the response says of it, if it does.
+async fn body(pipe: &Pipe, mut data: RecvStream, framing: Framing, length: Option<u64>) -> Result<(), Ended> {
+    let (mut out, mut prefix) = (Vec::new(), [0; PREFIX_BYTES_MAX]);
+    let mut left = length;
+    while let Some(piece) = poll_fn(|cx| data.poll_data(cx)).await {
+        let piece = piece?;
+        for part in piece.chunks(PIECE_BYTES) {
+            out.clear();
+            match framing {
+                Framing::Plain => out.extend_from_slice(part),
+                Framing::Chunked => {
+                    let n = chunked::chunk_prefix(part.len(), &mut prefix);
+                    out.extend_from_slice(&prefix[..n]);
+                    out.extend_from_slice(part);
+                    out.extend_from_slice(b"\r\n");
+                }
+            }
+            pipe.write_bytes(&out).await?;
+        }
+        left = left.map(|left| left.saturating_sub(piece.len() as u64));
+        pipe.delivered.set(left == Some(0));
+        // Only now may as much more come.
+        data.flow_control().release_capacity(piece.len())?;
+    }
+    let trailers = poll_fn(|cx| data.poll_trailers(cx)).await?;
+    if framing == Framing::Chunked {
+        out.clear();
+        convert::trailers(trailers.as_ref(), &mut out);
+        pipe.write_bytes(&out).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! A backend of HTTP/2 on a library's server side, that records its requests and does with each what the test says.
+
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use tokio::sync::oneshot;
+
+/// One request as the backend sees it, before its body.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub method: String,
+    pub uri: String,
+    pub headers: HeaderMap,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Debug)]
+pub enum Do {
+    /// 200 with this body, of no known length, and these trailers.
+    Answer(&'static str, Vec<(&'static str, &'static str)>),
+    /// 200 with a known length.
+    Sized(&'static str),
+    /// Fields alone.
+    Only(Vec<(&'static str, &'static str)>),
+    /// The body comes back as it comes, with its trailers.
+    Echo,
+    /// Reset with this code.
+    Reset(Reason),
+    /// The response begins, and is reset.
+    Cut,
+    /// Nothing, until the stream is reset.
+    Hang,
+    /// 200, and no more requests on this connection (GOAWAY).
+    Last(&'static str),
+}
+
+#[derive(Default)]
+pub struct Seen {
+    pub asked: Mutex<Vec<Asked>>,
+    pub connections: AtomicU64,
+    /// Streams that the gateway has reset.
+    pub cancelled: AtomicU64,
+}
+
+type Decide = dyn Fn(&Asked) -> Do + Send + Sync;
+
+pub struct H2Backend {
+    pub addr: SocketAddr,
+    pub seen: Arc<Seen>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl H2Backend {
+    pub fn start(decide: impl Fn(&Asked) -> Do + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let seen: Arc<Seen> = Arc::default();
+        let decide: Arc<Decide> = Arc::new(decide);
+        let (stop, stopped) = oneshot::channel();
+        let own = Arc::clone(&seen);
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let local = tokio::task::LocalSet::new();
+            local.block_on(&runtime, async move {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                let accepting = tokio::task::spawn_local(async move {
+                    loop {
+                        let Ok((stream, _)) = listener.accept().await else { return };
+                        stream.set_nodelay(true).unwrap();
+                        own.connections.fetch_add(1, Ordering::SeqCst);
+                        tokio::task::spawn_local(connection(stream, Arc::clone(&own), Arc::clone(&decide)));
+                    }
+                });
+                let _ = stopped.await;
+                accepting.abort();
+            });
+        });
+        Self { addr, seen, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Requests that came, in their order.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.seen.asked.lock().unwrap().clone()
+    }
+
+    pub fn connections(&self) -> u64 {
+        self.seen.connections.load(Ordering::SeqCst)
+    }
+
+    /// Ends all connections and accepts no more.
+    pub fn kill(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for H2Backend {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+async fn connection(stream: tokio::net::TcpStream, seen: Arc<Seen>, decide: Arc<Decide>) {
+    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    let last = Rc::new(std::cell::Cell::new(false));
+    while let Some(Ok((request, respond))) = connection.accept().await {
+        let (parts, body) = request.into_parts();
+        let asked = Asked {
+            method: parts.method.to_string(),
+            uri: parts.uri.to_string(),
+            headers: parts.headers.clone(),
+        };
+        seen.asked.lock().unwrap().push(asked.clone());
+        let does = decide(&asked);
+        if let Do::Last(_) = does {
+            last.set(true);
+            connection.graceful_shutdown();
+        }
+        let seen = Arc::clone(&seen);
+        tokio::task::spawn_local(async move {
+            serve(Request::from_parts(parts, body), respond, does, &seen).await;
+        });
+    }
+}
+
+fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+    fields
+        .iter()
+        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+        .collect()
+}
+
+async fn serve(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, does: Do, seen: &Seen) {
+    let mut body = request.into_body();
+    match does {
+        Do::Answer(text, trailers) => {
+            drain(&mut body).await;
+            let mut stream = respond.send_response(Response::new(()), false).unwrap();
+            stream.send_data(Bytes::from_static(text.as_bytes()), trailers.is_empty()).unwrap();
+            if !trailers.is_empty() {
+                stream.send_trailers(map(&trailers)).unwrap();
+            }
+        }
+        Do::Sized(text) | Do::Last(text) => {
+            drain(&mut body).await;
+            let response = Response::builder().header("content-length", text.len()).body(()).unwrap();
+            let mut stream = respond.send_response(response, false).unwrap();
+            stream.send_data(Bytes::from_static(text.as_bytes()), true).unwrap();
+        }
+        Do::Only(fields) => {
+            drain(&mut body).await;
+            let mut response = Response::new(());
+            *response.headers_mut() = map(&fields);
+            respond.send_response(response, true).unwrap();
+        }
+        Do::Echo => echo(body, respond).await,
+        Do::Reset(reason) => respond.send_reset(reason),
+        Do::Cut => {
+            let mut stream = respond.send_response(Response::new(()), false).unwrap();
+            stream.send_data(Bytes::from_static(b"begun"), false).unwrap();
+            tokio::task::yield_now().await;
+            stream.send_reset(Reason::INTERNAL_ERROR);
+        }
+        Do::Hang => {
+            let reset = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+            if reset.is_ok_and(|reason| reason == Reason::CANCEL) {
+                seen.cancelled.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+async fn drain(body: &mut RecvStream) {
+    while let Some(Ok(data)) = body.data().await {
+        let _ = body.flow_control().release_capacity(data.len());
+    }
+    let _ = body.trailers().await;
+}
+
+async fn echo(mut body: RecvStream, mut respond: SendResponse<Bytes>) {
+    let mut stream = respond.send_response(Response::new(()), false).unwrap();
+    while let Some(Ok(mut data)) = body.data().await {
+        let len = data.len();
+        while !data.is_empty() {
+            stream.reserve_capacity(data.len());
+            let Some(Ok(n)) = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await else { return };
+            if n > 0 {
+                stream.send_data(data.split_to(n.min(data.len())), false).unwrap();
+            }
+        }
+        let _ = body.flow_control().release_capacity(len);
+    }
+    match body.trailers().await {
+        Ok(Some(trailers)) => stream.send_trailers(trailers).unwrap(),
+        Ok(None) | Err(_) => stream.send_data(Bytes::new(), true).unwrap(),
+    }
+}

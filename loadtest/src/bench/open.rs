@@ -1,0 +1,205 @@
+//! One run of our own generator, open loop, as a process of its own on its own core.
+
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use loadgen::{Asks, Load, Record, Tls};
+
+use super::case::{Case, Transport};
+use super::machine::Stop;
+use super::process::{Child, Cores, first_on};
+use super::report::Offered;
+use super::{BenchError, Result};
+
+/// How long a request may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections at most: as many as requests can be on their way.
+const CONNECTIONS_MAX: u32 = 10_000;
+/// How long a proxy may take to its first good answer.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What `loadtest open` sends.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Where to.
+    #[arg(long)]
+    target: SocketAddr,
+    /// The Host header, and the server name of TLS.
+    #[arg(long, default_value = "bench.example")]
+    host: String,
+    /// Requests per second, evenly spaced, whatever the answers do.
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rate: u32,
+    /// For how long.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
+    /// Over TLS; certificates are not verified.
+    #[arg(long)]
+    tls: bool,
+    /// A new connection for each request.
+    #[arg(long)]
+    fresh: bool,
+}
+
+/// Sends it and prints one line: requests, failed, requests per second, and p50, p99, p99.9, p99.99 in microseconds,
+/// each counted from when its request was due.
+///
+/// # Errors
+/// The load is out of its bounds, or the generator cannot run.
+pub(crate) fn main(options: &Options) -> std::result::Result<(), String> {
+    let load = load(options);
+    let (stop, begin, mut records) = (AtomicBool::new(false), Instant::now(), Vec::new());
+    let keep = |record| records.push(record);
+    let asks = Asks::default();
+    let ran = if options.tls {
+        let tls = Tls::to(&options.host).map_err(|why| why.to_string())?;
+        loadgen::run_secured(&load, &asks, &tls, begin, &stop, keep)
+    } else {
+        loadgen::run_recorded(&load, &asks, begin, &stop, keep)
+    };
+    ran.map_err(|why| why.to_string())?;
+    let offered = summary(&records, begin.elapsed());
+    let (p999, p9999) = offered.tail.unwrap_or_default();
+    let micros = [offered.p50, offered.p99, p999, p9999].map(|time| time.as_micros().to_string());
+    println!("{} {} {:.1} {}", offered.requests, offered.errors, offered.rate, micros.join(" "));
+    Ok(())
+}
+
+fn load(options: &Options) -> Load {
+    Load {
+        target: options.target,
+        host: options.host.clone(),
+        path: "/".to_owned(),
+        rate_per_s: options.rate,
+        connections_max: CONNECTIONS_MAX,
+        duration: Duration::from_secs(u64::from(options.seconds)),
+        timeout: TIMEOUT,
+        headers: if options.fresh { vec![("Connection".to_owned(), "close".to_owned())] } else { Vec::new() },
+        count_header: None,
+    }
+}
+
+fn summary(records: &[Record], took: Duration) -> Offered {
+    let mut latencies: Vec<Duration> =
+        records.iter().filter(|record| record.outcome.is_good()).map(|record| record.latency).collect();
+    latencies.sort_unstable();
+    // The smallest latency that so many ten-thousandths are not above.
+    let at = |share: usize| {
+        let index = (latencies.len() * share).div_ceil(10_000).max(1) - 1;
+        latencies.get(index).copied().unwrap_or_default()
+    };
+    #[expect(clippy::cast_precision_loss, reason = "requests of a run")]
+    let rate = latencies.len() as f64 / took.as_secs_f64().max(1e-9);
+    Offered {
+        requests: latencies.len() as u64,
+        errors: (records.len() - latencies.len()) as u64,
+        rate,
+        p50: at(5_000),
+        p99: at(9_900),
+        tail: Some((at(9_990), at(9_999))),
+    }
+}
+
+/// Runs it as a child on the load's core.
+pub(crate) fn run(
+    cores: &Cores,
+    target: SocketAddr,
+    case: Case,
+    rate: u32,
+    seconds: u32,
+    stop: &Stop,
+) -> Result<Offered> {
+    let own = std::env::current_exe().map_err(BenchError::io("find this program"))?;
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).args(first_on(cores.load)).arg(own).arg("open");
+    command.args(["--target", &target.to_string(), "--host", &case.host()]);
+    command.args(["--rate", &rate.to_string(), "--seconds", &seconds.to_string()]);
+    if case.transport == Transport::Tls {
+        command.arg("--tls");
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let child = Child::spawn("loadtest open", &mut command)?;
+    let output = child.output(Duration::from_secs(u64::from(seconds) + 20), stop)?;
+    parse(&output)
+        .ok_or_else(|| BenchError::failed("loadtest open", format!("printed what is not understood:\n{output}")))
+}
+
+fn parse(line: &str) -> Option<Offered> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [requests, errors, rate, p50, p99, p999, p9999] = words.as_slice() else { return None };
+    let micros = |word: &str| word.parse().map(Duration::from_micros).ok();
+    Some(Offered {
+        requests: requests.parse().ok()?,
+        errors: errors.parse().ok()?,
+        rate: rate.parse().ok()?,
+        p50: micros(p50)?,
+        p99: micros(p99)?,
+        tail: Some((micros(p999)?, micros(p9999)?)),
+    })
+}
+
+/// Waits until a proxy answers over TLS.
+pub(crate) fn wait_ready(target: SocketAddr, case: Case, stop: &Stop) -> Result<()> {
+    let tls = Tls::to(&case.host()).map_err(|why| BenchError::failed("loadgen", why.to_string()))?;
+    let one = Load {
+        target,
+        host: case.host(),
+        path: "/".to_owned(),
+        rate_per_s: 10,
+        connections_max: 1,
+        duration: Duration::from_millis(50),
+        timeout: Duration::from_secs(1),
+        headers: Vec::new(),
+        count_header: None,
+    };
+    let end = Instant::now() + READY_TIMEOUT;
+    loop {
+        let (over, mut good) = (AtomicBool::new(false), false);
+        let seen = |record: Record| good |= record.outcome.is_good();
+        loadgen::run_secured(&one, &Asks::default(), &tls, Instant::now(), &over, seen)
+            .map_err(|why| BenchError::failed("loadgen", why.to_string()))?;
+        if good {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            return Err(BenchError::failed("proxy", format!("no answer over TLS within {READY_TIMEOUT:?}")));
+        }
+        stop.pause(Duration::from_millis(20))?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_is_read() {
+        let offered = parse("14999 1 4999.7 96 2892 3100 4000\n").unwrap();
+        assert_eq!((offered.requests, offered.errors), (14_999, 1));
+        assert_eq!(offered.tail, Some((Duration::from_micros(3_100), Duration::from_micros(4_000))));
+        assert!(parse("14999 1 4999.7 96 2892\n").is_none() && parse("a b c d e f g").is_none());
+    }
+
+    #[test]
+    fn percentiles_are_of_good_answers_and_failures_are_errors() {
+        let record = |n: u64, status| Record {
+            number: n,
+            due: Duration::ZERO,
+            late: None,
+            latency: Duration::from_micros(n),
+            outcome: loadgen::Outcome::Answered { status, body: 0 },
+            value: None,
+        };
+        let mut records: Vec<Record> = (1..=10_000).rev().map(|n| record(n, 200)).collect();
+        records.push(record(1, 503));
+        let offered = summary(&records, Duration::from_secs(2));
+        assert_eq!((offered.requests, offered.errors), (10_000, 1));
+        let micros = [offered.p50, offered.p99, offered.tail.unwrap().0, offered.tail.unwrap().1];
+        assert_eq!(micros.map(|time| time.as_micros()), [5_000, 9_900, 9_990, 9_999]);
+        assert!((offered.rate - 5_000.0).abs() < 1e-6);
+        assert_eq!(summary(&[], Duration::ZERO).requests, 0);
+    }
+}
