@@ -34,6 +34,9 @@ pub(crate) enum Metric {
     Forwarded5xx,
     /// Failed requests that no endpoint has ever seen.
     NeverExecutedFailed,
+    /// Failed requests that were due when the fault had been made: where each has a connection of its own, connections
+    /// that the fault did not find there.
+    NewFailed,
     /// After healing: until the first answer of cluster a, and until it has 95 % of the traffic again.
     FirstBackMs,
     FullShareMs,
@@ -65,7 +68,7 @@ pub(crate) enum Metric {
 
 impl Metric {
     /// All of them, in the order of the CSV file.
-    pub(crate) const ALL: [Self; 32] = [
+    pub(crate) const ALL: [Self; 33] = [
         Self::Requests,
         Self::Failed,
         Self::Affected,
@@ -82,6 +85,7 @@ impl Metric {
         Self::Downs,
         Self::Forwarded5xx,
         Self::NeverExecutedFailed,
+        Self::NewFailed,
         Self::FirstBackMs,
         Self::FullShareMs,
         Self::ReturnAffected,
@@ -119,6 +123,7 @@ impl Metric {
             Self::Downs => "down_verdicts",
             Self::Forwarded5xx => "forwarded_5xx",
             Self::NeverExecutedFailed => "failed_never_executed",
+            Self::NewFailed => "failed_new",
             Self::FirstBackMs => "first_back_ms",
             Self::FullShareMs => "full_share_ms",
             Self::ReturnAffected => "affected_after_healing",
@@ -157,6 +162,7 @@ impl Metric {
             | Self::Downs
             | Self::Forwarded5xx
             | Self::NeverExecutedFailed
+            | Self::NewFailed
             | Self::FirstBackMs
             | Self::FullShareMs
             | Self::ReturnAffected

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use loadgen::{Asks, Load, LoadError, Method, Record};
 
 use super::pod::NUMBER_HEADER;
-use super::row::Row;
+use super::row::{Layer, Row};
 use super::template::Backend;
 use super::topology::{Host, Plan, enter};
 use crate::bench::{BenchError, Result};
@@ -49,7 +49,10 @@ pub(crate) fn start(row: &Row, plan: &Plan, duration: Duration) -> Result<Runnin
         connections_max: CONNECTIONS_MAX,
         duration,
         timeout: CLIENT_TIMEOUT,
-        headers: Vec::new(),
+        headers: match row.layer {
+            Layer::Seven => Vec::new(),
+            Layer::Four => vec![("Connection".to_owned(), "close".to_owned())],
+        },
         count_header: Some("x-cluster".to_owned()),
     };
     let stop = Arc::new(AtomicBool::new(false));

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::pod::HEALTH_PATH;
-use super::row::Row;
+use super::row::{Layer, Row};
 use super::template::Backend;
 use super::topology::{Cluster, Plan};
 use crate::bench::{BenchError, Result};
@@ -68,6 +68,60 @@ pub(crate) fn replace(path: &Path, text: &str) -> Result<()> {
 }
 
 fn fleet(row: &Row) -> String {
+    let (route, target) = match row.layer {
+        Layer::Seven => (ingress(row), "{group: networking.k8s.io, kind: Ingress, name: web}"),
+        Layer::Four => (tcp_route(), "{group: gateway.networking.k8s.io, kind: TCPRoute, name: web}"),
+    };
+    format!(
+        "\
+{route}---
+apiVersion: ringway.dev/v1alpha1
+kind: FailoverPolicy
+metadata: {{name: web, namespace: default}}
+spec:
+  targetRefs: [{target}]
+  clusters:
+  - {{name: a, priority: 0}}
+  - {{name: b, priority: 1}}
+  healthCheck: {{protocol: HTTP, path: {HEALTH_PATH}, interval: 20ms, timeout: 40ms, unhealthyThreshold: 2, healthyThreshold: 3}}
+  retry: {{attempts: 3, budgetPercent: 20, statuses: [500, 502, 503, 504]}}
+  hedge: {{mode: {}}}
+  timeouts: {{connect: 1s, attempt: 0s, request: 30s, idle: 60s}}
+",
+        row.hedge.name()
+    )
+}
+
+fn tcp_route() -> String {
+    let listen = Plan::listen();
+    format!(
+        "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {{name: ringway}}
+spec: {{controllerName: ringway.dev/gateway}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: web, namespace: default}}
+spec:
+  gatewayClassName: ringway
+  addresses: [{{type: IPAddress, value: {}}}]
+  listeners: [{{name: tcp, port: {}, protocol: TCP}}]
+---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: {{name: web, namespace: default}}
+spec:
+  parentRefs: [{{name: web}}]
+  rules: [{{backendRefs: [{{name: web, port: 80}}]}}]
+",
+        listen.ip(),
+        listen.port()
+    )
+}
+
+fn ingress(row: &Row) -> String {
     let mut paths = String::new();
     for Backend { name, path, .. } in (0..row.backends).map(|index| Backend::new(index, row.pods)) {
         writeln!(
@@ -85,21 +139,7 @@ spec:
   rules:
   - http:
       paths:
-{paths}---
-apiVersion: ringway.dev/v1alpha1
-kind: FailoverPolicy
-metadata: {{name: web, namespace: default}}
-spec:
-  targetRefs: [{{group: networking.k8s.io, kind: Ingress, name: web}}]
-  clusters:
-  - {{name: a, priority: 0}}
-  - {{name: b, priority: 1}}
-  healthCheck: {{protocol: HTTP, path: {HEALTH_PATH}, interval: 20ms, timeout: 40ms, unhealthyThreshold: 2, healthyThreshold: 3}}
-  retry: {{attempts: 3, budgetPercent: 20, statuses: [500, 502, 503, 504]}}
-  hedge: {{mode: {}}}
-  timeouts: {{connect: 1s, attempt: 0s, request: 30s, idle: 60s}}
-",
-        row.hedge.name()
+{paths}"
     )
 }
 

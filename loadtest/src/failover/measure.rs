@@ -27,6 +27,8 @@ const CLOCK_SLACK: Duration = Duration::from_millis(2);
 const KNOWN_AFTER: Duration = Duration::from_millis(1);
 /// … and how long before its end a request is due that was certainly picked while it lasted.
 const PICKED_WITHIN: Duration = Duration::from_millis(5);
+/// How long a fault is in the making: every endpoint of a cluster is told in its turn.
+const MADE_AFTER: Duration = Duration::from_millis(20);
 /// A cluster's share under a fault is looked at this long after it began.
 const SHARE_AFTER: Duration = Duration::from_millis(100);
 
@@ -158,9 +160,11 @@ impl View<'_> {
         let late = self.measured().filter_map(|record| record.late).max().unwrap_or_default();
         let by_standby = |record: &&Record| record.value.as_deref() == Some("b");
         let unexecuted = failed.clone().filter(|record| self.executions(record) == 0);
+        let new = failed.clone().filter(|record| record.due >= self.seen.fault + MADE_AFTER);
         figures.extend([
             (Metric::Requests, number(requests)),
             (Metric::NeverExecutedFailed, number(unexecuted.count())),
+            (Metric::NewFailed, number(new.count())),
             (Metric::Failed, number(failed.count())),
             (Metric::Twice, twice),
             (Metric::TwicePercent, 100.0 * twice / number(requests.max(1))),
@@ -385,6 +389,17 @@ mod tests {
         assert!((get(&figures, Metric::MaxMs) - 2.0).abs() < 1e-9);
         assert!((get(&figures, Metric::Executions) - 1.0).abs() < 1e-9);
         assert!(!figures.contains_key(&Metric::VerdictMs), "nobody said anything");
+    }
+
+    #[test]
+    fn a_failed_request_is_new_when_the_fault_was_there_before_it() {
+        let mut seen = healthy();
+        for number in [2_990, 3_005, 4_000, 7_000] {
+            seen.records[number].outcome = Outcome::Closed(Begun::No);
+        }
+        let figures = figures(&row("tcp-kill"), &seen);
+        assert!((get(&figures, Metric::Failed) - 4.0).abs() < 1e-9);
+        assert!((get(&figures, Metric::NewFailed) - 2.0).abs() < 1e-9);
     }
 
     #[test]

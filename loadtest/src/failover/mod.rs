@@ -51,7 +51,7 @@ use crate::bench::{BenchError, Result};
 /// Which faults, with whom, how often.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// Rows of the table, or groups of them (all, eight, partial, independence, alone, post); repeatable or separated by
+    /// Rows of the table, or groups of them (all, eight, partial, independence, alone, tcp, post); repeatable or separated by
     /// commas. Default: all.
     #[arg(long = "row", value_delimiter = ',')]
     rows: Vec<String>,
@@ -247,7 +247,7 @@ impl Table<'_> {
         let all = self.options.runs.min(row.runs_max).min(most.unwrap_or(u32::MAX));
         if contender.proxy == Proxy::Ringway {
             all
-        } else if self.peer_rows.contains(&row.name) {
+        } else if contender.takes_part(row) && self.peer_rows.contains(&row.name) {
             all.min(self.options.peer_runs.unwrap_or(u32::MAX))
         } else {
             0

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 
 use super::manifests::Manifests;
 use super::pod::inside;
-use super::row::Row;
+use super::row::{Layer, Row};
 use super::template::{self, Backend};
 use super::topology::{Host, Plan};
 use crate::bench::process::{Child, find};
@@ -70,6 +70,11 @@ impl Contender {
         }
     }
 
+    /// Is it measured in this row? Peers have no configuration for layer 4.
+    pub(crate) fn takes_part(&self, row: &Row) -> bool {
+        row.layer == Layer::Seven || self.proxy == Proxy::Ringway
+    }
+
     /// Refuses, with the remedy, when its program is not there.
     pub(crate) fn check(&self, programs: &Programs) -> Result<()> {
         match self.proxy {
@@ -108,7 +113,7 @@ impl Contender {
         let line = match self.proxy {
             Proxy::Ringway => {
                 let made = Manifests::write(&folder.join("manifests"), row)?;
-                let line = ringway(programs, &made, self.workers, folder)?;
+                let line = ringway(programs, (&made, row.layer), self.workers, folder)?;
                 manifests = Some(made);
                 line
             }
@@ -151,7 +156,12 @@ pub(crate) struct Running {
 /// Where Ringway's admin API listens, inside of the gateway's namespace.
 pub(crate) const ADMIN: ([u8; 4], u16) = ([127, 0, 0, 1], 9_901);
 
-fn ringway(programs: &Programs, manifests: &Manifests, workers: u16, folder: &Path) -> Result<Vec<OsString>> {
+fn ringway(
+    programs: &Programs,
+    (manifests, layer): (&Manifests, Layer),
+    workers: u16,
+    folder: &Path,
+) -> Result<Vec<OsString>> {
     let socket = folder.join("admin.sock").display().to_string();
     let config = write(
         folder,
@@ -161,7 +171,13 @@ fn ringway(programs: &Programs, manifests: &Manifests, workers: u16, folder: &Pa
     let program = std::path::absolute(&programs.ringway).map_err(BenchError::io("find the gateway"))?;
     let mut line: Vec<OsString> = vec![program.into(), "run".into(), "--config".into(), config.into()];
     line.extend(["--manifests".into(), manifests.root().into()]);
-    let listen = format!("{}/http", Plan::listen());
+    let mut listen = Plan::listen();
+    match layer {
+        Layer::Seven => {}
+        // The address is that of a Gateway's listener; Ingresses, of which there is none, are served beside it.
+        Layer::Four => listen.set_port(listen.port() + 1),
+    }
+    let listen = format!("{listen}/http");
     let admin = std::net::SocketAddr::from(ADMIN).to_string();
     line.extend(
         ["--listen", &listen, "--admin", &admin, "--workers", &workers.to_string()].map(OsString::from),

@@ -73,6 +73,15 @@ pub(crate) enum Controller {
     Stopped,
 }
 
+/// On which layer the gateway passes the load on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layer {
+    /// Requests, over connections that are used again.
+    Seven,
+    /// A connection for each request: of what is inside the gateway knows nothing, and nothing can be asked twice.
+    Four,
+}
+
 /// One row.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
@@ -100,6 +109,8 @@ pub(crate) struct Row {
     pub(crate) hedge: Hedge,
     /// What becomes of our controller.
     pub(crate) controller: Controller,
+    /// How the load is passed on.
+    pub(crate) layer: Layer,
     /// Above this a request is affected: the healthy maximum, and 5 ms for the way.
     pub(crate) slow: Duration,
     /// How long the fault lasts, where the row decides and not `--seconds`.
@@ -150,6 +161,7 @@ impl Row {
             rare: 0,
             hedge: Hedge::Suspect,
             controller: Controller::Runs,
+            layer: Layer::Seven,
             slow: SLOW,
             fault: None,
             runs_max: u32::MAX,
@@ -184,6 +196,7 @@ impl Row {
         rows.push(large_answers());
         rows.extend(independence());
         rows.extend(alone());
+        rows.extend(layer4());
         let drop_slowly = Self::new("low-rate", "drop at 20 requests per second", Kind::Drop);
         rows.push(
             Self { rate: 20, ..drop_slowly }
@@ -264,12 +277,42 @@ impl Row {
             "partial" => self.scope == Scope::Pod || self.scope == Scope::Backend,
             "independence" => self.name.starts_with("independence-"),
             "alone" => self.name.starts_with("alone-"),
+            "tcp" => self.layer == Layer::Four,
             name => self.name == name,
         }
     }
 }
 
-const GROUPS: [&str; 5] = ["eight", "partial", "independence", "alone", "post"];
+const GROUPS: [&str; 6] = ["eight", "partial", "independence", "alone", "tcp", "post"];
+
+/// New connections per second of the rows of layer 4: each leaves a port behind for a minute.
+const RATE_TCP: u32 = 400;
+
+/// TCP, request and answer on a connection of its own: what is on its way when the fault comes is lost with its connection,
+/// connections that come later are not.
+fn layer4() -> impl Iterator<Item = Row> {
+    let kinds = [Kind::Kill, Kind::Drain, Kind::Drop, Kind::LinkDown, Kind::Stop];
+    let rows = EIGHT.iter().filter(move |(_, kind, _)| kinds.contains(kind));
+    rows.map(|(name, kind, about)| {
+        let row = Row::new(&format!("tcp-{name}"), about, *kind);
+        let row = Row { layer: Layer::Four, rate: RATE_TCP, ..row };
+        match kind {
+            // A stopped endpoint's kernel accepts, and nothing that is passed on says that nobody will answer: the health
+            // check finds out, after two that were not answered within 40 ms.
+            Kind::Stop => row.claiming([Claim::at_most(Metric::LastAffectedMs, 200.0)]),
+            Kind::Drop | Kind::LinkDown => {
+                row.claiming([Claim::never(Metric::NewFailed), Claim::at_most(Metric::VerdictMs, 10.0)])
+            }
+            Kind::Kill
+            | Kind::Drain
+            | Kind::Nothing
+            | Kind::Errors
+            | Kind::ErrorsRed
+            | Kind::Brownout
+            | Kind::GatewayPauses => row.claiming([Claim::never(Metric::NewFailed)]),
+        }
+    })
+}
 
 /// The eight kinds but the drain, which the controller itself is told of: the same figures when it is dead.
 fn alone() -> impl Iterator<Item = Row> {
@@ -390,6 +433,7 @@ mod tests {
         assert_eq!(names(&["partial"]), ["endpoint-hangs", "endpoint-vanishes", "backend-hangs"]);
         assert_eq!(names(&["post"]).len(), 8);
         assert_eq!(names(&["alone"]).len(), 7);
+        assert_eq!(names(&["tcp"]), ["tcp-kill", "tcp-drain", "tcp-drop", "tcp-linkdown", "tcp-stop"]);
         let all = Row::select(&[], LENGTHS).unwrap();
         assert_eq!(all.len(), names(&["all"]).len());
         let unique: std::collections::BTreeSet<_> = all.iter().map(|row| &row.name).collect();
