@@ -514,7 +514,7 @@ fn http_2_is_agreed_on_by_alpn_and_can_be_switched_off() {
     let fleet = shop(config(), &ca, &backend);
     run(async {
         let both = offering(&ca, &[b"http/1.1", b"h2"]);
-        let mut client = Client::connect_tls(fleet.tls, "shop.example", &both).await;
+        let mut client = Box::pin(Client::connect_tls(fleet.tls, "shop.example", &both)).await;
         let request = Request::get("https://shop.example/").body(()).unwrap();
         assert_eq!(client.ask(request).await.unwrap().status, 200);
         // Another tenant's host on this connection's certificate: a connection of its own is asked for.

@@ -246,7 +246,8 @@ fn requests_that_are_taken_back_one_by_one_are_bounded_too() {
 fn provoked_resets_close_the_connection() {
     let backend = Backend::named("web");
     let gateway = before(&backend);
-    let triggers: [(&str, fn(u32) -> Vec<u8>); 4] = [
+    type Trigger = fn(u32) -> Vec<u8>;
+    let triggers: [(&str, Trigger); 4] = [
         ("no increment", |stream| window(stream, 0)),
         ("a window too large", |stream| window(stream, 0x7fff_ffff)),
         ("data behind the end", |stream| frame(DATA, END_STREAM, stream, b"x")),

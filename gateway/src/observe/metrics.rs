@@ -287,8 +287,6 @@ impl Scrape {
                 })
                 .collect(),
             "ringway_client_aborts_total" => sum(|stats| &stats.client_aborts_total),
-            "ringway_received_bytes_total" => sum(|stats| &stats.received_bytes_total),
-            "ringway_sent_bytes_total" => sum(|stats| &stats.sent_bytes_total),
             "ringway_upstream_connects_total" => sum(|stats| &stats.connects_total),
             "ringway_upstream_connect_failures_total" => sum(|stats| &stats.connect_failures_total),
             "ringway_upstream_http2_streams_total" => sum(|stats| &stats.http2_upstream_streams_total),
