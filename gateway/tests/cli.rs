@@ -429,7 +429,7 @@ struct Running {
 }
 
 impl Running {
-    /// Serves `dir`; reads `dir/gateway.toml` if there is one.
+    /// Serves `dir`, with the settings of `dir/gateway.toml` if there is one.
     fn start(dir: &Path) -> Self {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let listen = free.local_addr().unwrap();
@@ -441,10 +441,13 @@ impl Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringway"));
         command.args(["run", "--workers", "1", "--admin", "127.0.0.1:0", "--listen", &listen.to_string()]);
         command.args(["--socket", ""]).arg("--manifests").arg(dir);
+        // What another node of this machine has kept is not this one's.
         let config = dir.join("gateway.toml");
-        if config.exists() {
-            command.arg("--config").arg(config);
+        let text = std::fs::read_to_string(&config).unwrap_or_default();
+        if !text.contains("state_dir") {
+            std::fs::write(&config, text + "\n[admin]\nstate_dir = \"\"\n").unwrap();
         }
+        command.arg("--config").arg(config);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut text = String::new();

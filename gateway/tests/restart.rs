@@ -52,7 +52,7 @@ impl Subscriber for Saboteur {
     fn event(&self, event: &Event<'_>) {
         let mut message = Message(String::new());
         event.record(&mut message);
-        if message.0 == "cannot listen" && self.armed.swap(false, Ordering::SeqCst) {
+        if message.0.starts_with("cannot listen") && self.armed.swap(false, Ordering::SeqCst) {
             self.reached.lock().unwrap().send(()).unwrap();
             self.go_on.lock().unwrap().recv_timeout(PATIENCE).unwrap();
             panic!("this worker is made to panic");

@@ -233,7 +233,9 @@ impl Node {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let listen = free.local_addr().unwrap();
         drop(free);
-        std::fs::write(dir.join("gateway.toml"), config).unwrap();
+        // What another node of this machine has kept is not this one's.
+        let own = format!("{config}\n[admin]\nstate_dir = \"\"\n");
+        std::fs::write(dir.join("gateway.toml"), own).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringway"));
         command.args(["run", "--workers", "1", "--admin", "127.0.0.1:0", "--listen", &listen.to_string()]);
         command.args(["--socket", "", "--manifests"]).arg(&dir).arg("--config").arg(dir.join("gateway.toml"));

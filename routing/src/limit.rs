@@ -179,7 +179,7 @@ impl InFlight {
             if entry & COUNT >= max {
                 return false;
             }
-            let next = tag | (entry & COUNT) + 1;
+            let next = tag | ((entry & COUNT) + 1);
             if way.compare_exchange(entry, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 return true;
             }

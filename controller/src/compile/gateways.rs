@@ -266,19 +266,7 @@ fn read_listener(
         notes.refused_part(format!("{field}.port"), spec.port, "allowed: 1 to 65535");
         wrong = Some("its port is wrong");
     }
-    let mode = spec.tls.as_ref().and_then(|tls| tls.mode.as_ref());
-    let (protocol, mut closed) = match (spec.protocol.as_str(), mode) {
-        ("HTTP", _) => (Protocol::Http, None),
-        ("HTTPS", Some(GatewayListenersTlsMode::Passthrough)) => {
-            (Protocol::Https, Some("allowed for HTTPS: tls.mode Terminate"))
-        }
-        ("HTTPS", Some(GatewayListenersTlsMode::Terminate) | None) => (Protocol::Https, None),
-        ("TCP", _) => (Protocol::Tcp, None),
-        ("TLS", Some(GatewayListenersTlsMode::Passthrough)) => (Protocol::TlsPassthrough, None),
-        ("TLS", Some(GatewayListenersTlsMode::Terminate) | None) => (Protocol::TlsTerminate, None),
-        ("UDP", _) => (Protocol::Udp, None),
-        _ => (Protocol::Http, Some("this protocol is not known; allowed: HTTP, HTTPS, TCP, TLS, UDP")),
-    };
+    let (protocol, mut closed) = spoken(spec);
     let hostname = match protocol {
         Protocol::Tcp | Protocol::Udp if hostname != HostPattern::Any => {
             let reason = match protocol.carrier() {
@@ -300,9 +288,51 @@ fn read_listener(
         notes.push(note.because(Code::UnsupportedProtocol));
     }
     closed = wrong.or(closed);
+    let served = kinds(spec, protocol);
+    closed = closed.or(say_lost_kinds(spec, protocol, &served, field, notes));
+    let allowed = spec.allowed_routes.as_ref();
+    let namespaces = allowed.and_then(|allowed| allowed.namespaces.as_ref());
+    let from = match namespaces.and_then(|namespaces| namespaces.from.as_ref()) {
+        None | Some(GatewayListenersAllowedRoutesNamespacesFrom::Same) => RoutesFrom::Same,
+        Some(GatewayListenersAllowedRoutesNamespacesFrom::All) => RoutesFrom::All,
+        Some(GatewayListenersAllowedRoutesNamespacesFrom::Selector) => {
+            let given = namespaces.and_then(|namespaces| namespaces.selector.as_ref());
+            selected(given, &format!("{field}.allowedRoutes.namespaces"), notes)
+        }
+    };
+    let section = Arc::from(spec.name.as_str());
+    let (ids, kinds) = (Vec::new(), RouteKind::of(protocol).iter().copied());
+    let kinds = kinds.filter(|kind| served.contains(&kind.name())).collect();
+    GatewayListener { section, index, port: spec.port, hostname, ids, from, protocol, kinds, closed }
+}
+
+/// What a listener speaks, and why it serves nothing if that cannot be.
+fn spoken(spec: &GatewayListeners) -> (Protocol, Option<&'static str>) {
+    let mode = spec.tls.as_ref().and_then(|tls| tls.mode.as_ref());
+    match (spec.protocol.as_str(), mode) {
+        ("HTTP", _) => (Protocol::Http, None),
+        ("HTTPS", Some(GatewayListenersTlsMode::Passthrough)) => {
+            (Protocol::Https, Some("allowed for HTTPS: tls.mode Terminate"))
+        }
+        ("HTTPS", Some(GatewayListenersTlsMode::Terminate) | None) => (Protocol::Https, None),
+        ("TCP", _) => (Protocol::Tcp, None),
+        ("TLS", Some(GatewayListenersTlsMode::Passthrough)) => (Protocol::TlsPassthrough, None),
+        ("TLS", Some(GatewayListenersTlsMode::Terminate) | None) => (Protocol::TlsTerminate, None),
+        ("UDP", _) => (Protocol::Udp, None),
+        _ => (Protocol::Http, Some("this protocol is not known; allowed: HTTP, HTTPS, TCP, TLS, UDP")),
+    }
+}
+
+/// Remarks on kinds of routes that a listener allows and cannot serve. Returns why it serves nothing, if none is left.
+fn say_lost_kinds(
+    spec: &GatewayListeners,
+    protocol: Protocol,
+    served: &[&'static str],
+    field: &str,
+    notes: &mut Notes,
+) -> Option<&'static str> {
     let allowed = spec.allowed_routes.as_ref();
     let asked = allowed.and_then(|allowed| allowed.kinds.as_ref()).filter(|kinds| !kinds.is_empty());
-    let served = kinds(spec, protocol);
     if let Some(asked) = asked.filter(|asked| asked.len() > served.len()) {
         let (only, none) = match protocol {
             Protocol::Http | Protocol::Https => {
@@ -319,22 +349,10 @@ fn read_listener(
         let (field, lost) = (format!("{field}.allowedRoutes.kinds"), lost.collect::<Vec<_>>().join(", "));
         notes.push(Note::new(Severity::Ignored, field, lost, only).because(Code::InvalidRouteKinds));
         if served.is_empty() {
-            closed = closed.or(Some(none));
+            return Some(none);
         }
     }
-    let namespaces = allowed.and_then(|allowed| allowed.namespaces.as_ref());
-    let from = match namespaces.and_then(|namespaces| namespaces.from.as_ref()) {
-        None | Some(GatewayListenersAllowedRoutesNamespacesFrom::Same) => RoutesFrom::Same,
-        Some(GatewayListenersAllowedRoutesNamespacesFrom::All) => RoutesFrom::All,
-        Some(GatewayListenersAllowedRoutesNamespacesFrom::Selector) => {
-            let given = namespaces.and_then(|namespaces| namespaces.selector.as_ref());
-            selected(given, &format!("{field}.allowedRoutes.namespaces"), notes)
-        }
-    };
-    let section = Arc::from(spec.name.as_str());
-    let (ids, kinds) = (Vec::new(), RouteKind::of(protocol).iter().copied());
-    let kinds = kinds.filter(|kind| served.contains(&kind.name())).collect();
-    GatewayListener { section, index, port: spec.port, hostname, ids, from, protocol, kinds, closed }
+    None
 }
 
 /// A selector that is missing or cannot be read admits nobody: it was meant to restrict.

@@ -240,33 +240,7 @@ fn kind_of(group: &str, version: &str, kind: &str) -> Kind {
 
 fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(Object, Notes), Refusal> {
     let mut notes = Notes::default();
-    let misplaced = match (&id.source, &id.kind) {
-        (Source::Fleet, Kind::Service | Kind::EndpointSlice | Kind::Node) => Some("clusters/NAME/"),
-        (
-            Source::Member(_),
-            Kind::Ingress
-            | Kind::IngressClass
-            | Kind::Gateway
-            | Kind::GatewayClass
-            | Kind::HttpRoute
-            | Kind::GrpcRoute
-            | Kind::TcpRoute
-            | Kind::TlsRoute
-            | Kind::UdpRoute
-            | Kind::ReferenceGrant
-            | Kind::BackendTlsPolicy
-            | Kind::ConfigMap
-            | Kind::MemberCluster
-            | Kind::GatewayConfig
-            | Kind::AlbConfig
-            | Kind::MseIngressConfig
-            | Kind::FailoverPolicy
-            | Kind::Namespace
-            | Kind::Secret,
-        ) => Some("fleet/"),
-        (Source::Fleet | Source::Member(_), _) => None,
-    };
-    if let Some(place) = misplaced {
+    if let Some(place) = misplaced(&id) {
         notes.ignored("kind", id.kind.as_str(), format!("not used here: this kind is read from {place}"));
         return Ok((plain(id, Spec::Other, i64::MAX), notes));
     }
@@ -309,6 +283,36 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
             }
             Ok((plain(id, Spec::Other, i64::MAX), notes))
         }
+    }
+}
+
+/// Where objects of this kind are read from, if this one is elsewhere.
+fn misplaced(id: &ObjectId) -> Option<&'static str> {
+    match (&id.source, &id.kind) {
+        (Source::Fleet, Kind::Service | Kind::EndpointSlice | Kind::Node) => Some("clusters/NAME/"),
+        (
+            Source::Member(_),
+            Kind::Ingress
+            | Kind::IngressClass
+            | Kind::Gateway
+            | Kind::GatewayClass
+            | Kind::HttpRoute
+            | Kind::GrpcRoute
+            | Kind::TcpRoute
+            | Kind::TlsRoute
+            | Kind::UdpRoute
+            | Kind::ReferenceGrant
+            | Kind::BackendTlsPolicy
+            | Kind::ConfigMap
+            | Kind::MemberCluster
+            | Kind::GatewayConfig
+            | Kind::AlbConfig
+            | Kind::MseIngressConfig
+            | Kind::FailoverPolicy
+            | Kind::Namespace
+            | Kind::Secret,
+        ) => Some("fleet/"),
+        (Source::Fleet | Source::Member(_), _) => None,
     }
 }
 

@@ -24,7 +24,7 @@ use routing::health::state::{Reason, State};
 use wire::error::WireError;
 
 pub use self::list::{Kind, METRICS, Metric};
-use super::histogram::{BUCKETS, Snapshot, upper_edge};
+use super::histogram::{BUCKETS, Histogram, Snapshot, upper_edge};
 use super::stats::{Counter, Limit, Tally, WorkerStats};
 use crate::admin::Facts;
 use crate::tls::{Ended, connect};
@@ -232,6 +232,13 @@ impl Scrape {
             .expect("every metric of the list has its samples; a test scrapes all of them")
     }
 
+    /// One distribution over all workers.
+    fn summed(&self, of: fn(&WorkerStats) -> &Histogram) -> Vec<Row<'_>> {
+        let mut all = Snapshot::default();
+        self.workers.iter().for_each(|stats| of(stats).read(&mut all));
+        vec![Row { labels: Vec::new(), value: distribution(&all) }]
+    }
+
     /// Sums over all workers.
     fn of_node(&self, name: &str) -> Option<Vec<Row<'_>>> {
         let sum = |counter: fn(&WorkerStats) -> &Counter| {
@@ -246,11 +253,7 @@ impl Scrape {
                 self.workers.iter().for_each(|stats| tally.add(&stats.responses));
                 classes(&[], &tally).collect()
             }
-            "ringway_request_duration_seconds" => {
-                let mut latency = Snapshot::default();
-                self.workers.iter().for_each(|stats| stats.latency.read(&mut latency));
-                vec![Row { labels: Vec::new(), value: distribution(&latency) }]
-            }
+            "ringway_request_duration_seconds" => self.summed(|stats| &stats.latency),
             "ringway_requests_unmatched_total" => sum(|stats| &stats.unmatched_total),
             "ringway_requests_refused_total" => FAULTS
                 .iter()
@@ -274,11 +277,7 @@ impl Scrape {
                     row([("result", *name)], count)
                 })
                 .collect(),
-            "ringway_tls_handshake_seconds" => {
-                let mut latency = Snapshot::default();
-                self.workers.iter().for_each(|stats| stats.handshake_latency.read(&mut latency));
-                vec![Row { labels: Vec::new(), value: distribution(&latency) }]
-            }
+            "ringway_tls_handshake_seconds" => self.summed(|stats| &stats.handshake_latency),
             "ringway_upstream_tls_handshakes_total" => connect::Ended::ALL
                 .iter()
                 .map(|(ended, name, _)| {

@@ -39,7 +39,8 @@ pub fn send(worker: &Rc<Worker>, probe: Probe) {
     worker.detect.probes.set(worker.detect.probes.get() + 1);
     let owner = Rc::clone(worker);
     supervise::spawn_guarded(worker, async move {
-        let result = ask(&owner, &probe).await;
+        // Boxed: a handshake may be part of it, and few of these tasks need that much.
+        let result = Box::pin(ask(&owner, &probe)).await;
         owner.detect.probes.set(owner.detect.probes.get() - 1);
         let now = clock::now();
         let whom = Whom { endpoint: Some(probe.endpoint), ..Whom::default() };
@@ -79,7 +80,8 @@ async fn ask(worker: &Rc<Worker>, probe: &Probe) -> ProbeResult {
     let of_h2 = is_grpc || dial::spoken(worker, backend).protocol == Application::Http2;
     if of_h2 && probe.kind == ProbeKind::Ping {
         // What HTTP/2 has for it, and no request that an application would have to answer.
-        return match within(worker, &deadline, due, h2::ping(worker, backend, probe.addr)).await {
+        let pinged = Box::pin(h2::ping(worker, backend, probe.addr));
+        return match within(worker, &deadline, due, pinged).await {
             None => ProbeResult::TimedOut,
             Some(Err(_)) => ProbeResult::Refused,
             Some(Ok(())) => answered(),
