@@ -150,6 +150,7 @@ pub const KEYS: &[Key] = &[
     time("timeouts.udp_idle", 100, DAY, None),
     time("timeouts.tcp_lifetime", 0, 30 * DAY, None),
     time("timeouts.drain", 0, HOUR, None),
+    time("timeouts.drain_idle", 0, HOUR, None),
     time("timeouts.buffer_idle", 0, HOUR, None),
     typed("http.half_close", Live),
     typed("http2.tls", Live),

@@ -45,6 +45,10 @@ pub struct Timeouts {
     pub tcp_lifetime: Period,
     /// How long a drain waits for exchanges to finish before they are cut. Default 30 s; 0 = cut at once.
     pub drain: Period,
+    /// How long a drain leaves idle client connections open. Default 500 ms; 0 = closed at once. One that is used in that time
+    /// gets its answer with `Connection: close`; one that is closed at once may have a request on its way, which is lost
+    /// then (RFC 9112 §9.6).
+    pub drain_idle: Period,
     /// How long a connection is idle before its buffer goes back to the pool. Default 100 ms; 0 = at once.
     /// Shorter saves memory, longer saves a system call per request on slow connections.
     pub buffer_idle: Period,
@@ -68,6 +72,7 @@ impl Default for Timeouts {
             udp_idle: Period::secs(60),
             tcp_lifetime: Period::secs(0),
             drain: Period::secs(30),
+            drain_idle: Period::millis(500),
             buffer_idle: Period::millis(100),
         }
     }

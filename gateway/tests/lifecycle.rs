@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use config::{ByteSize, Config, HalfClose};
+use config::{ByteSize, Config, HalfClose, Period};
 use gateway::observe::stats::Limit;
 use support::backend::{Backend, respond};
 use support::client::{Client, Cut, To};
@@ -336,7 +336,7 @@ fn beyond_the_bound_the_oldest_idle_connection_makes_room() {
     let backend = Backend::named("ok");
     let mut config = config();
     config.limits.connections_max = 4;
-    config.timeouts.buffer_idle = config::Period::millis(10);
+    config.timeouts.buffer_idle = Period::millis(10);
     let gateway = before(&backend, config);
     let mut idle: Vec<_> = (0..4).map(|_| Client::connect(gateway.addr)).collect();
     for client in &mut idle {
@@ -550,6 +550,36 @@ fn a_drain_finishes_what_is_in_flight_and_nothing_else() {
     assert_eq!(busy.rest(), (Vec::new(), Cut::Closed));
     drop((idle, untouched, busy));
     gateway.ended();
+}
+
+/// What a client sends before it can know of the drain is not lost with its connection (`timeouts.drain_idle`), whether
+/// that waits with a buffer or, after `timeouts.buffer_idle`, without.
+#[test]
+fn a_request_on_an_idle_connection_is_served_although_the_drain_has_begun() {
+    for buffer_idle in [Period::secs(60), Period::secs(0)] {
+        let backend = Backend::named("ok");
+        let mut config = config();
+        config.timeouts.buffer_idle = buffer_idle;
+        config.timeouts.drain_idle = Period::secs(600);
+        let gateway = before(&backend, config);
+        let mut clients = [(); 3].map(|()| Client::connect(gateway.addr));
+        for client in &mut clients {
+            assert_eq!(client.get("/").status, 200);
+        }
+        gateway.drain();
+        until("new connects are refused", || Client::try_connect(gateway.addr).is_err());
+        for client in &mut clients {
+            let response = client.get("/late");
+            assert_eq!(
+                (response.status, response.one("connection")),
+                (200, Some("close")),
+                "{buffer_idle:?}"
+            );
+            assert_eq!(client.rest(), (Vec::new(), Cut::Closed));
+        }
+        drop(clients);
+        gateway.ended();
+    }
 }
 
 /// A head that has begun to arrive is in flight, too.

@@ -100,7 +100,7 @@ fn hup_applies_what_is_live_and_says_what_waits_for_a_restart() {
     });
     let said = || node.log.lock().unwrap().clone();
     wait("the report", || said().contains("configuration read again"));
-    assert!(said().contains("needs_restart=[\"worker.backlog\"]"), "{}", said());
+    assert!(said().contains("needs_restart=[\"worker.backlog\", \"admin.state_dir\"]"), "{}", said());
     for key in ["limits.uri_bytes_max", "timeouts.request", "observe.log_level"] {
         assert!(said().contains(&format!("{key:?}")), "{key} is not reported:\n{}", said());
     }

@@ -221,13 +221,21 @@ async fn wait_idle(worker: &Rc<Worker>, client: &mut Client) -> bool {
     client.conn.start_watch();
     client.deadline.set(clock::now() + worker.settings().idle_client);
     client.deadline.enter_idle();
-    let readable = poll_fn(|cx| {
-        if client.conn.poll_watch(cx).is_ready() {
-            return Poll::Ready(true);
+    let readable = loop {
+        let first = poll_fn(|cx| {
+            if client.conn.poll_watch(cx).is_ready() {
+                return Poll::Ready(true);
+            }
+            client.deadline.poll(cx).map(|()| false)
+        });
+        let readable = first.await;
+        let until = worker.idle_until(MonoTime::ZERO);
+        if readable || clock::now() >= until {
+            break readable;
         }
-        client.deadline.poll(cx).map(|()| false)
-    })
-    .await;
+        // The drain begins: what is on its way to us is still served.
+        client.deadline.set(until);
+    };
     let still_listed = client.deadline.leave_idle();
     client.deadline.clear();
     readable && still_listed
@@ -445,7 +453,10 @@ async fn read_head(
             let Some(buf) = with_room(held.take()) else { return Head::NoBuffer };
             client.conn.start_read(buf);
         }
-        let due = begun + if partial { settings.header_timeout } else { settings.buffer_idle };
+        let due = match partial {
+            true => begun + settings.header_timeout,
+            false => worker.idle_until(begun + settings.buffer_idle),
+        };
         match wait_read(client, due).await {
             Waited::Read(Ok(0), _) => return Head::Closed,
             Waited::Read(Ok(n), buf) => {
@@ -469,6 +480,8 @@ async fn read_head(
                     return Head::Late;
                 }
             }
+            // The drain begins: what is on its way to us is still served.
+            Waited::Deadline if worker.is_draining() && clock::now() < worker.idle_until(due) => {}
             Waited::Deadline => {
                 cancelled = true;
                 client.conn.cancel_read();

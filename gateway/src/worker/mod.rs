@@ -92,6 +92,8 @@ pub struct Worker {
     pub replay_bytes: Cell<usize>,
     /// Did it panic? Then its connections are to end.
     lost: Cell<bool>,
+    /// When this worker saw that the process drains.
+    drains_since: Cell<Option<MonoTime>>,
     /// What is kept for the failure detector.
     pub detect: Detect,
     /// The drill that runs, if any.
@@ -168,6 +170,7 @@ impl Worker {
             established: EstablishedList::default(),
             replay_bytes: Cell::new(0),
             lost: Cell::new(false),
+            drains_since: Cell::new(None),
             detect: Detect::new()?,
             drill: DrillSlot::default(),
             tls: Terminator::default(),
@@ -282,6 +285,18 @@ impl Worker {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.lost.get() || self.peers.is_draining()
+    }
+
+    /// Until when a client's connection may wait for its next request: `usual`, or `timeouts.drain_idle` into the drain.
+    #[must_use]
+    pub fn idle_until(&self, usual: MonoTime) -> MonoTime {
+        match self.drains_since.get() {
+            _ if !self.is_draining() => usual,
+            Some(since) if !self.is_stopping() => since + self.settings().drain_idle,
+            // Noticed here before the inbox did: that is when it begins.
+            None if !self.is_stopping() => clock::now() + self.settings().drain_idle,
+            Some(_) | None => MonoTime::ZERO,
+        }
     }
 
     /// Is everything to end now, whatever is in flight: past the drain's deadline, or after a panic?

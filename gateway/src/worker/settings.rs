@@ -47,6 +47,8 @@ pub struct Settings {
     pub tls_handshake: Duration,
     /// `timeouts.idle_client`
     pub idle_client: Duration,
+    /// `timeouts.drain_idle`
+    pub drain_idle: Duration,
     /// `timeouts.buffer_idle`
     pub buffer_idle: Duration,
     /// `timeouts.write_stall`
@@ -133,6 +135,7 @@ impl Settings {
             header_timeout: timeouts.header.get(),
             tls_handshake: timeouts.tls_handshake.get(),
             idle_client: timeouts.idle_client.get(),
+            drain_idle: timeouts.drain_idle.get(),
             buffer_idle: timeouts.buffer_idle.get(),
             write_stall: timeouts.write_stall.get(),
             tunnel_idle: timeouts.tunnel_idle.get(),
