@@ -188,6 +188,8 @@ fn a_tail_is_cut_in_peace_and_each_second_attempt_is_counted() {
     let gateway = start(world.policy(|policy| {
         policy.hedge = HedgeMode::Always;
         policy.balance = Balance::RoundRobin;
+        // On a busy machine many of the first requests have a tail, too: there is to be enough for those that count.
+        policy.retry.budget_percent = 100;
     }));
     let mut client = Client::connect(gateway.addr);
     (0..300).for_each(|_| assert_eq!(client.get("/").text(), "ok"));
