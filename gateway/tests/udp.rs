@@ -444,6 +444,37 @@ fn access_lists_and_rates_are_asked_before_a_flow_is_made() {
 // ---------------------------------------------------------------- how flows end
 
 #[test]
+fn each_flow_leaves_one_line_in_the_access_log() {
+    let server = Server::named("a");
+    let path = std::env::temp_dir().join(format!("ringway-udp-log-{}", std::process::id()));
+    let mut config = config();
+    config.timeouts.udp_idle = Period::millis(150);
+    config.observe.access_log = config::AccessLog::File(path.clone());
+    let gateway = before(config, &server, |_| {});
+    let client = Client::of(gateway.addr);
+    for _ in 0..3 {
+        assert_eq!(client.ask("hello"), "a:hello");
+    }
+    let text = || std::fs::read_to_string(&path).unwrap_or_default();
+    until("it is written", || text().ends_with('\n'));
+    let text = text();
+    let _ = std::fs::remove_file(&path);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for (name, value) in [
+        ("protocol", "udp"),
+        ("client", "127.0.0.1"),
+        ("cluster", "cluster-0"),
+        ("backend", "default/web:80"),
+        ("ended", "idle"),
+    ] {
+        assert_eq!(line[name], value, "{line}");
+    }
+    assert_eq!(line["endpoint"], server.addr.to_string());
+    assert_eq!((&line["received_bytes"], &line["sent_bytes"]), (&15.into(), &21.into()), "{line}");
+}
+
+#[test]
 fn a_quiet_flow_ends_and_its_client_gets_a_new_one() {
     let server = Server::named("a");
     let mut config = config();

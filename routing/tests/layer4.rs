@@ -149,3 +149,40 @@ fn what_listeners_ask_of_connections_changes_without_closing_them() {
     assert!(applied.closed.is_empty() && applied.opened.is_empty());
     assert_eq!(table.layer4(BindId(0)), Some(&asks));
 }
+
+/// A connection whose client comes from another address goes where it was, while that takes anything.
+#[test]
+fn an_endpoint_is_picked_again_for_the_same_connection_until_it_leaves_the_table() {
+    let base = |endpoints: &[u32]| {
+        let mut world = world(&["alpha"], &[(0, 1)], plan(&[(0, 0, None)]));
+        for n in endpoints {
+            world.endpoints.insert(EndpointId(*n), endpoint(0, 0, *n));
+        }
+        world
+    };
+    let (before, after) = (base(&[0, 1, 2, 3]), base(&[0, 1, 2]));
+    let mut table = table(&before);
+    let subject = connection(SubjectKind::Udp, "192.0.2.7");
+    let rule = table.route(&subject).unwrap();
+    let (first, mut rng) = (Tried::new(), rng(7));
+    let picks: Vec<_> =
+        (0..64).map(|_| table.pick(&rule, &subject, &first, MonoTime::ZERO, &mut rng).unwrap()).collect();
+    for pick in &picks {
+        let again = table.pick_at(pick.endpoint, &rule, &subject, MonoTime::ZERO, &mut rng).unwrap();
+        assert_eq!((again.endpoint, again.addr, again.trial), (pick.endpoint, pick.addr, false));
+        table.release(again.endpoint);
+    }
+    let leaver = picks.iter().find(|pick| pick.id == EndpointId(3)).unwrap();
+    assert!(table.is_listed(leaver.endpoint));
+    let update = routing::delta::Update {
+        generation: routing::id::Generation(2),
+        base_generation: routing::id::Generation(1),
+        observed_ns: 0,
+        change: routing::delta::Change::Table(routing::delta::diff(&before, &after)),
+    };
+    table.apply(&update, MonoTime::ZERO).unwrap();
+    // It is held, so it is known; but it takes nothing new.
+    assert!(!table.is_listed(leaver.endpoint));
+    assert_eq!(table.pick_at(leaver.endpoint, &rule, &subject, MonoTime::ZERO, &mut rng), None);
+    picks.iter().for_each(|pick| table.release(pick.endpoint));
+}

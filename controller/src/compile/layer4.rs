@@ -27,7 +27,13 @@ use crate::text;
 use crate::verdict::Notes;
 
 /// What becomes of the share of a reference that cannot be resolved.
-const LOST_SHARE: &str = "its share is reset";
+fn lost_share(speech: Speech) -> &'static str {
+    match speech {
+        Speech::Http | Speech::Opaque => "its share is reset",
+        Speech::Datagrams => "its share is dropped",
+    }
+}
+
 /// The most that a bound of a listener may be.
 const CONNECTIONS_MAX: i64 = 10_000_000;
 /// The most new connections of one source per second.
@@ -143,6 +149,7 @@ fn backends(
     field: &str,
 ) -> (Vec<WeightedBackend>, Vec<BackendKey>) {
     let (mut backends, mut keys) = (Vec::new(), Vec::new());
+    let lost = lost_share(builder.out.speech);
     for (index, (given, weight)) in rule.backends.iter().enumerate() {
         let field = format!("{field}.backendRefs[{index}]");
         let weight = weight.unwrap_or(1);
@@ -151,7 +158,7 @@ fn backends(
             notes.refused_part(format!("{field}.weight"), weight, format!("allowed: {allowed}"));
             0
         });
-        let resolved = gateway_api::resolve(builder, given, &field, LOST_SHARE);
+        let resolved = gateway_api::resolve(builder, given, &field, lost);
         let found = resolved.and_then(|(service, port)| builder.backend(&service, port));
         let backend = found.map(|(id, key)| {
             keys.push(key);
