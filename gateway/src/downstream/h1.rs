@@ -361,7 +361,7 @@ async fn active(worker: &Rc<Worker>, exchange: &mut Exchange, mut client: Box<Cl
             Head::Closed => return Ended::Closed,
             Head::Refused(error) => {
                 worker.stats.refused(error);
-                count_limit(worker, error);
+                super::count_limit(worker, error);
                 exchange::refuse(worker, exchange, &mut client, error.status(), error.name()).await;
                 return closed(worker, client).await;
             }
@@ -377,33 +377,6 @@ async fn active(worker: &Rc<Worker>, exchange: &mut Exchange, mut client: Box<Cl
             }
         }
     }
-}
-
-pub(super) fn count_limit(worker: &Worker, error: WireError) {
-    let limit = match error {
-        WireError::HeadTooLong => Limit::HeadBytes,
-        WireError::HeaderTooLong => Limit::HeaderLineBytes,
-        WireError::TooManyHeaders => Limit::Headers,
-        WireError::TargetTooLong => Limit::UriBytes,
-        WireError::StartLine
-        | WireError::Version
-        | WireError::Target
-        | WireError::HeaderName
-        | WireError::HeaderValue
-        | WireError::LineEnding
-        | WireError::Host
-        | WireError::ContentLength
-        | WireError::TransferEncoding
-        | WireError::LengthConflict
-        | WireError::Chunk
-        | WireError::Trailer
-        | WireError::Expectation
-        | WireError::Method
-        | WireError::Protocol
-        | WireError::Truncated
-        | WireError::Unexpected => return,
-    };
-    worker.stats.hit(limit);
 }
 
 // ---------------------------------------------------------------- heads

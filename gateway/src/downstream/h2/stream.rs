@@ -158,7 +158,7 @@ async fn refuse(
     error: wire::error::WireError,
 ) -> After {
     worker.stats.refused(error);
-    crate::downstream::h1::count_limit(worker, error);
+    crate::downstream::count_limit(worker, error);
     exchange.request.clear();
     exchange::refuse(worker, exchange, client, error.status(), error.name()).await;
     After::Close
