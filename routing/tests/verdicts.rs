@@ -405,6 +405,12 @@ fn attempt_is_hedged_against_the_tail_only_where_the_policy_says_so() {
     assert_eq!(after(12, &never), Advice::Stay { again: None });
     assert!(!worker.table.may_hedge(BackendId(0), &never, now));
     assert!(worker.table.may_hedge(BackendId(0), &always, now));
+    // Nobody else can take it: it is asked about again, for they may be back while it still waits.
+    for id in (0..8).filter(|id| *id != pick.id.0) {
+        refuse(&worker, id, now);
+    }
+    let alone = after(12, &always);
+    assert!(matches!(alone, Advice::Stay { again: Some(again) } if again > now + ms(12)), "{alone:?}");
 }
 
 // ---------------------------------------------------------------- the rest

@@ -15,6 +15,8 @@ use crate::time::MonoTime;
 
 /// A hedge that was not granted is asked for again after this.
 const AGAIN: Duration = Duration::from_millis(5);
+/// What nobody else could take is asked about again after this: a second attempt waits for that much, at most.
+const NOBODY_AGAIN: Duration = Duration::from_millis(50);
 
 /// Where else an attempt could go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +82,8 @@ impl Live {
                 if self.has_other(world, pick, policy, Apart::Endpoint) {
                     Advice::Hedge { why, again }
                 } else {
-                    stay
+                    // Nobody else takes it now; whoever is down or full may be back while it waits.
+                    Advice::Stay { again: Some(now + NOBODY_AGAIN) }
                 }
             }
             None => {
