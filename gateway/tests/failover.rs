@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -173,13 +173,14 @@ fn connections_whose_failure_is_not_over_are_not_used_again() {
 /// `hedge.mode: Always`: an answer that takes longer than is usual is asked for a second time, and the price is told.
 #[test]
 fn a_tail_is_cut_in_peace_and_each_second_attempt_is_counted() {
-    let (slow, open) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+    let (slow, answered) = (Arc::<Mutex<HashSet<String>>>::default(), Arc::<AtomicU64>::default());
     let backends = [(); 2].map(|()| {
-        let (slow, open) = (Arc::clone(&slow), Arc::clone(&open));
+        let (slow, answered) = (Arc::clone(&slow), Arc::clone(&answered));
         Backend::start(move |request, stream| {
-            // The first that gets it does not answer before all is over.
-            if request.target().starts_with("/slow") && slow.fetch_add(1, Ordering::SeqCst) % 2 == 0 {
-                until("all is over", || open.load(Ordering::SeqCst));
+            // The first that gets it answers after the second has: late, but not hung.
+            let number = request.target().strip_prefix("/slow/").map(|n| n.parse::<u64>().unwrap());
+            if let Some(n) = number.filter(|_| slow.lock().unwrap().insert(request.target().to_owned())) {
+                until("the client has its answer", || answered.load(Ordering::SeqCst) > n);
             }
             respond(stream, b"ok")
         })
@@ -198,12 +199,14 @@ fn a_tail_is_cut_in_peace_and_each_second_attempt_is_counted() {
     let (hedges, executions) = (count(), executed().sum::<u64>());
     for n in 0..3 {
         assert_eq!(client.get(&format!("/slow/{n}")).text(), "ok");
+        answered.store(n + 1, Ordering::SeqCst);
     }
-    let (more, again) = (count() - hedges, executed().sum::<u64>() - executions);
-    assert_eq!(more, 3);
-    assert_eq!(again, 3 + more, "what it cost is what is counted");
+    // On a busy machine a third attempt may be due before the second has its answer.
+    assert!(count() - hedges >= 3);
+    until("what it cost is what is counted", || {
+        executed().sum::<u64>() - executions == 3 + (count() - hedges)
+    });
     assert!(gateway.sum(|stats| stats.hedges_won_total.get()) >= 3);
-    open.store(true, Ordering::SeqCst);
 }
 
 #[test]
