@@ -651,21 +651,15 @@ fn document() -> String {
 const OTHER_HANDS: &str = "
 ## Manifests of other hands
 
-`ringway import` over the examples that these projects publish (their state of spring 2026; ALB: of 2024). What is not honoured is named with
-the reason; nothing is dropped in silence.
+`ringway import DIR` over the examples that these projects publish in their repositories (`git archive COMMIT PATH`). What is not honoured is named with the
+reason; nothing is dropped in silence.
 
 | examples of | Ingresses | annotations honoured | with a difference | ignored | refused |
 |---|---|---|---|---|---|
-| ingress-nginx, `docs/examples` | 21 | 13 | 12 | 10 | 5 (`auth-url`: closed) |
-| ingress-nginx, manifests in its documentation | 10 | 4 | 3 | 3 | 2 (FastCGI; a quoted example) |
-| Higress, samples and conformance tests | 160 | 89 | 24 | 7 | 12 (backends in Nacos, Eureka, Consul, Dubbo; `*` as a source range; a CBC cipher; `mcp-sse`) |
-| ALB controller, documentation | 16 | 14 | 22 | 0 | 2 (`backend-protocol: grpc`, before it was spoken) |
+| ingress-nginx `dbb11b92`, `docs/examples` | 21 | 13 | 12 | 10 | 5 (`auth-url`: closed) |
+| Higress `4e0d6914`, `samples`, `test` | 157 | 83 | 22 | 7 | 11 (backends in Nacos, Eureka, Consul; `*` as a source range; a CBC cipher; `mcp-sse`) |
 
-The counts are of annotations and were taken once, on an earlier state of Ringway than this one (before gRPC backends, and before a wrong origin cost
-only itself).
-
-What ingress-nginx's own end-to-end suite asks for and Ringway does not do, by the suite's files. That the rest of a file holds was judged by its cases' titles,
-not by replaying them. Each annotation that is honoured has a scenario of our own (`gateway/tests/scenarios.rs`).
+What ingress-nginx's own end-to-end suite asks for and Ringway does not do, by the suite's files, as read from its cases: they were not replayed.
 
 | their file | not here |
 |---|---|
