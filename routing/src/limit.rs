@@ -170,12 +170,13 @@ impl InFlight {
         let tag = source & TAG;
         let max = u64::from(max).min(COUNT);
         for _ in 0..TRIES {
-            let loaded = ways.iter().map(|way| (way, way.load(Ordering::Relaxed)));
-            let own = loaded.clone().find(|(_, entry)| *entry != 0 && entry & TAG == tag);
+            // Read once: looked at a second time, the place where it has just come in would be another's, and the next
+            // one free, and it would have two.
+            let seen = ways.each_ref().map(|way| way.load(Ordering::Relaxed));
+            let own = seen.iter().position(|entry| *entry != 0 && entry & TAG == tag);
             // No room: it is not counted, and `leave_of` finds nothing to take away.
-            let Some((way, entry)) = own.or_else(|| loaded.clone().find(|(_, entry)| *entry == 0)) else {
-                return true;
-            };
+            let Some(way) = own.or_else(|| seen.iter().position(|entry| *entry == 0)) else { return true };
+            let (way, entry) = (&ways[way], seen[way]);
             if entry & COUNT >= max {
                 return false;
             }
