@@ -343,7 +343,7 @@ pub(crate) struct Unanswered {
 
 impl Unanswered {
     fn micros(sent: MonoTime, heard: MonoTime) -> u32 {
-        u32::try_from(sent.since(heard).as_micros()).unwrap_or(u32::MAX)
+        u32::try_from(sent.0.saturating_sub(heard.0) / 1_000).unwrap_or(u32::MAX)
     }
 
     /// One was sent; `heard` = the latest sign of life. Beyond six none is remembered.
