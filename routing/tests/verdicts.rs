@@ -353,6 +353,26 @@ fn one_failed_check_is_none_and_a_good_one_lets_traffic_try_again() {
     assert_eq!(view(&worker, 0).verdict.state, State::Healthy, "nor does no traffic condemn");
 }
 
+/// What a rule allows the whole node is divided over its workers, at least one each; the backend's own bound is a
+/// worker's.
+#[test]
+fn connections_to_an_endpoint_are_bounded_for_the_node() {
+    let room = |endpoint_max: u32, endpoint_in_flight_max: u32| {
+        let connections = ConnectionBounds { endpoint_max, ..ConnectionBounds::default() };
+        let mut world = two(Policy { connections, ..plan(&[(0, 0, None)]) });
+        let limits = BackendLimits { endpoint_in_flight_max, ..BackendLimits::default() };
+        world.backends.insert(BackendId(0), Arc::new(BackendSpec { limits, ..BackendSpec::default() }));
+        let table = Table::new(TableSettings { workers: 4, ..TableSettings::default() });
+        let mut worker = Worker { table, world: RouteTable::default() };
+        worker.move_to(&world, T0);
+        let mut rng = rng(3);
+        let count =
+            (0..100).take_while(|_| ask(&worker, Method::Get, &Tried::new(), T0, &mut rng).is_ok()).count();
+        (count / 4, count % 4)
+    };
+    assert_eq!([room(5, 0), room(3, 0), room(8, 1), room(8, 3)], [(2, 0), (1, 0), (1, 0), (2, 0)]);
+}
+
 // ---------------------------------------------------------------- advice
 
 #[test]
