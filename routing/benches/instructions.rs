@@ -1,10 +1,9 @@
-//! Runs one hot path so many times, for `scripts/instructions` to count what it costs: instructions, not seconds.
-//!
-//! `instructions` alone names the paths; `instructions PATH ROUNDS` runs one. What setting it up costs is the same
-//! for any number of rounds, so the difference of two counts is that of the rounds.
+//! The hot paths of this crate, for `scripts/instructions`.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "../../wire/benches/counted/mod.rs"]
+mod counted;
 
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -12,15 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::*;
+use counted::Path;
 use routing::delta::{Change, RouteTable, TableDelta, Update};
 use routing::failover::Tried;
 use routing::health::endpoint::Outcome;
 use routing::id::{BackendId, EndpointId, Generation, ListenerId};
 use routing::model::*;
 use routing::time::MonoTime;
-
-/// A path: its name, and what runs it so many times.
-type Path = (&'static str, fn(u32));
 
 const PATHS: [Path; 4] = [
     ("route-1000-hosts-10-routes", route),
@@ -30,26 +27,7 @@ const PATHS: [Path; 4] = [
 ];
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    let [path, rounds] = args.as_slice() else {
-        PATHS.iter().for_each(|(name, _)| println!("{name}"));
-        return ExitCode::SUCCESS;
-    };
-    let found = PATHS.iter().find(|(name, _)| name == path);
-    match (found, rounds.parse()) {
-        (Some((_, run)), Ok(rounds)) => {
-            run(rounds);
-            ExitCode::SUCCESS
-        }
-        (None, _) => {
-            eprintln!("{path}: no such path; run without arguments for their names");
-            ExitCode::FAILURE
-        }
-        (Some(_), Err(why)) => {
-            eprintln!("{rounds}: not a number of rounds: {why}");
-            ExitCode::FAILURE
-        }
-    }
+    counted::run(&PATHS)
 }
 
 fn route(rounds: u32) {

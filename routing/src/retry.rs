@@ -514,6 +514,18 @@ mod tests {
     }
 
     #[test]
+    fn hedges_of_a_quiet_backend_get_half_of_the_reserve() {
+        let mut budget = Budget::new(1);
+        let (mut now, mut hedges) = (MonoTime::ZERO, 0);
+        for _ in 0..3_000 {
+            now = now + Duration::from_millis(10);
+            hedges += u32::from(budget.spend_hedge(now) == Spend::Paid);
+        }
+        // Five that were there and five a second, less what the first step could not add to a full reserve.
+        assert_eq!(hedges, 154);
+    }
+
+    #[test]
     fn idle_worker_of_many_can_still_retry_one_exchange() {
         let mut budget = Budget::new(64);
         assert_eq!(budget.spend(MonoTime::ZERO), Spend::Paid);

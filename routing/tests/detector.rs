@@ -141,7 +141,7 @@ fn failures_with_good_probes_are_found_after_five_and_none_is_forwarded() {
 }
 
 /// Health URLs are green, and nothing that comes may be repeated: nobody finds out whether the failures are over but by
-/// losing a request. That is not done for as long as it takes to ask the health URL three times.
+/// losing a request. That is not done for ten seconds.
 #[test]
 fn writes_are_not_sent_to_what_is_down_for_failures_to_find_out_whether_it_still_is() {
     each(&standby(2, policy()), |lab| {
@@ -157,6 +157,25 @@ fn writes_are_not_sent_to_what_is_down_for_failures_to_find_out_whether_it_still
         // It does return, if only after a while: nothing is down for ever.
         lab.heal();
         lab.run(SECOND * 3);
+        assert!(lab.share(0, lab.now - SECOND) > 0.95, "{}", lab.share(0, lab.now - SECOND));
+    });
+}
+
+/// What fails and then dies is another one when it is back: writes need not wait for ten seconds.
+#[test]
+fn what_was_dead_after_its_failures_is_sent_writes_again_after_two_seconds() {
+    each(&standby(2, policy()), |lab| {
+        lab.ask(vec![Request::get("h", "/").method(Method::Post)]);
+        lab.run(SECOND * 3 + ms(15));
+        let began = lab.now;
+        lab.break_all([0, 1], Fault::Errors);
+        lab.run(ms(12));
+        lab.break_all([0, 1], Fault::Refuse);
+        lab.run(ms(500));
+        assert!(lab.first(ALPHA_B, |to| to == State::Down(Reason::Errors), began).is_some());
+        lab.heal();
+        lab.run(SECOND * 5);
+        lab.story(began);
         assert!(lab.share(0, lab.now - SECOND) > 0.95, "{}", lab.share(0, lab.now - SECOND));
     });
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use common::*;
 use routing::failover::Tried;
+use routing::health::endpoint::Outcome;
 use routing::id::{BindId, ClusterId, EndpointId, ListenerId};
 use routing::model::*;
 use routing::subject::{Subject, SubjectKind};
@@ -172,6 +173,9 @@ fn an_endpoint_is_picked_again_for_the_same_connection_until_it_leaves_the_table
         assert_eq!((again.endpoint, again.addr, again.trial), (pick.endpoint, pick.addr, false));
         table.release(again.endpoint);
     }
+    let refusing = picks.iter().find(|pick| pick.id == EndpointId(0)).unwrap().endpoint;
+    table.on_outcome(refusing, Outcome::Refused, None, MonoTime::ZERO, &Policy::default().outlier);
+    assert_eq!(table.pick_at(refusing, &rule, &subject, MonoTime::ZERO, &mut rng), None, "nobody is there");
     let leaver = picks.iter().find(|pick| pick.id == EndpointId(3)).unwrap();
     assert!(table.is_listed(leaver.endpoint));
     let update = routing::delta::Update {

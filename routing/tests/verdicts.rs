@@ -353,6 +353,26 @@ fn one_failed_check_is_none_and_a_good_one_lets_traffic_try_again() {
     assert_eq!(view(&worker, 0).verdict.state, State::Healthy, "nor does no traffic condemn");
 }
 
+/// What a rule allows the whole node is divided over its workers, at least one each; the backend's own bound is a
+/// worker's.
+#[test]
+fn connections_to_an_endpoint_are_bounded_for_the_node() {
+    let room = |endpoint_max: u32, endpoint_in_flight_max: u32| {
+        let connections = ConnectionBounds { endpoint_max, ..ConnectionBounds::default() };
+        let mut world = two(Policy { connections, ..plan(&[(0, 0, None)]) });
+        let limits = BackendLimits { endpoint_in_flight_max, ..BackendLimits::default() };
+        world.backends.insert(BackendId(0), Arc::new(BackendSpec { limits, ..BackendSpec::default() }));
+        let table = Table::new(TableSettings { workers: 4, ..TableSettings::default() });
+        let mut worker = Worker { table, world: RouteTable::default() };
+        worker.move_to(&world, T0);
+        let mut rng = rng(3);
+        let count =
+            (0..100).take_while(|_| ask(&worker, Method::Get, &Tried::new(), T0, &mut rng).is_ok()).count();
+        (count / 4, count % 4)
+    };
+    assert_eq!([room(5, 0), room(3, 0), room(8, 1), room(8, 3)], [(2, 0), (1, 0), (1, 0), (2, 0)]);
+}
+
 // ---------------------------------------------------------------- advice
 
 #[test]
@@ -373,7 +393,9 @@ fn attempt_leaves_what_answers_nothing_and_stays_where_there_is_nothing_better()
     for id in (0..8).filter(|id| *id != pick.id.0) {
         refuse(&worker, id, T0);
     }
-    assert_eq!(advise(&policy), Advice::Stay { again: None }, "nowhere to go");
+    let nowhere = Advice::Stay { again: Some(T0 + ms(51)) };
+    assert_eq!(advise(&policy), nowhere, "nowhere to go, until somebody is back");
+    assert_eq!(advise(&Policy { hedge: HedgeMode::Disabled, ..policy }), nowhere);
 }
 
 #[test]
@@ -409,8 +431,7 @@ fn attempt_is_hedged_against_the_tail_only_where_the_policy_says_so() {
     for id in (0..8).filter(|id| *id != pick.id.0) {
         refuse(&worker, id, now);
     }
-    let alone = after(12, &always);
-    assert!(matches!(alone, Advice::Stay { again: Some(again) } if again > now + ms(12)), "{alone:?}");
+    assert_eq!(after(12, &always), Advice::Stay { again: Some(now + ms(62)) });
 }
 
 // ---------------------------------------------------------------- the rest

@@ -1,6 +1,9 @@
 //! Cost of one head, read and written: `cargo bench -p ringway-wire`.
 
+mod heads;
+
 use divan::{Bencher, black_box};
+use heads::{BROWSER, RESPONSE, SMALL};
 use wire::h1::decode;
 use wire::h1::encode::{self, RequestEdit, ResponseEdit};
 use wire::h1::forwarded::{ForwardedFields, ForwardedFor};
@@ -8,31 +11,18 @@ use wire::h1::limits::HeadLimits;
 use wire::h1::sink::SliceSink;
 use wire::head::{BodyLength, Method, RequestHead, RequestView, ResponseHead, ResponseView};
 
-/// What a browser sends, cut to eight fields.
-const REQUEST: &[u8] = b"GET /api/v1/items/4711?sort=price HTTP/1.1\r\nHost: shop.example.com\r\n\
-    User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n\
-    Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\nAccept-Language: en-US,en;q=0.5\r\n\
-    Accept-Encoding: gzip, deflate, br\r\nConnection: keep-alive\r\nCookie: session=0123456789abcdef0123456789abcdef\r\n\
-    Cache-Control: max-age=0\r\n\r\n";
-
-/// What load generators send.
-const SMALL: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n";
-
-const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nServer: backend\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
-    Content-Type: application/json\r\nContent-Length: 128\r\nCache-Control: no-store\r\nVary: Accept-Encoding\r\n\r\n";
-
 fn main() {
     divan::main();
 }
 
-#[divan::bench(args = [("browser", REQUEST), ("small", SMALL)].map(Case::new))]
+#[divan::bench(args = [("browser", BROWSER), ("small", SMALL)].map(Case::new))]
 fn decode_request(bencher: Bencher<'_, '_>, case: &Case) {
     let limits = HeadLimits::default();
     let mut head = RequestHead::default();
     bencher.bench_local(|| decode::request(black_box(case.bytes), &limits, &mut head));
 }
 
-#[divan::bench(args = [("browser", REQUEST), ("small", SMALL)].map(Case::new))]
+#[divan::bench(args = [("browser", BROWSER), ("small", SMALL)].map(Case::new))]
 fn encode_request(bencher: Bencher<'_, '_>, case: &Case) {
     let mut head = RequestHead::default();
     decode::request(case.bytes, &HeadLimits::default(), &mut head).expect("a lawful head");

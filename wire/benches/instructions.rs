@@ -1,33 +1,19 @@
-//! Runs one hot path so many times, for `scripts/instructions` to count what it costs: instructions, not seconds.
-//!
-//! `instructions` alone names the paths; `instructions PATH ROUNDS` runs one. What setting it up costs is the same
-//! for any number of rounds, so the difference of two counts is that of the rounds.
+//! The hot paths of this crate, for `scripts/instructions`.
+
+mod counted;
+mod heads;
 
 use std::hint::black_box;
 use std::process::ExitCode;
 
+use counted::Path;
+use heads::{BROWSER, RESPONSE, SMALL};
 use wire::body::{BodyDecoder, Progress, TrailerPolicy};
 use wire::h1::decode;
 use wire::h1::encode::{self, RequestEdit, ResponseEdit};
 use wire::h1::forwarded::{ForwardedFields, ForwardedFor};
 use wire::h1::limits::HeadLimits;
 use wire::head::{BodyLength, Method, RequestHead, RequestView, ResponseHead, ResponseView};
-
-/// What a browser sends, cut to eight fields.
-const BROWSER: &[u8] = b"GET /api/v1/items/4711?sort=price HTTP/1.1\r\nHost: shop.example.com\r\n\
-    User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n\
-    Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\nAccept-Language: en-US,en;q=0.5\r\n\
-    Accept-Encoding: gzip, deflate, br\r\nConnection: keep-alive\r\nCookie: session=0123456789abcdef0123456789abcdef\r\n\
-    Cache-Control: max-age=0\r\n\r\n";
-
-/// What load generators send.
-const SMALL: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n";
-
-const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nServer: backend\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
-    Content-Type: application/json\r\nContent-Length: 128\r\nCache-Control: no-store\r\nVary: Accept-Encoding\r\n\r\n";
-
-/// A path: its name, and what runs it so many times.
-type Path = (&'static str, fn(u32));
 
 const PATHS: [Path; 6] = [
     ("parse-request-small", |rounds| parse_request(SMALL, rounds)),
@@ -39,26 +25,7 @@ const PATHS: [Path; 6] = [
 ];
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    let [path, rounds] = args.as_slice() else {
-        PATHS.iter().for_each(|(name, _)| println!("{name}"));
-        return ExitCode::SUCCESS;
-    };
-    let found = PATHS.iter().find(|(name, _)| name == path);
-    match (found, rounds.parse()) {
-        (Some((_, run)), Ok(rounds)) => {
-            run(rounds);
-            ExitCode::SUCCESS
-        }
-        (None, _) => {
-            eprintln!("{path}: no such path; run without arguments for their names");
-            ExitCode::FAILURE
-        }
-        (Some(_), Err(why)) => {
-            eprintln!("{rounds}: not a number of rounds: {why}");
-            ExitCode::FAILURE
-        }
-    }
+    counted::run(&PATHS)
 }
 
 fn parse_request(bytes: &[u8], rounds: u32) {

@@ -7,6 +7,7 @@
 
 use crate::authority;
 use crate::error::WireError;
+use crate::h1::fields::decimal;
 use crate::h1::sink::Sink;
 use crate::head::{BodyLength, Known, ResponseView};
 use crate::hop;
@@ -72,8 +73,7 @@ pub fn request<'a, I: Iterator<Item = (&'a [u8], &'a [u8])>>(
     let mut length = None;
     let mut host = None;
     for (name, value) in fields() {
-        check_field(name, value)?;
-        let known = hop::known(name);
+        let known = check_field(name, value)?;
         if known == Known::ContentLength {
             let given = decimal(value).ok_or(WireError::ContentLength)?;
             if length.replace(given).is_some() {
@@ -149,7 +149,8 @@ fn check_pseudo(pseudo: &Pseudo<'_>) -> Result<bool, WireError> {
     Ok(connects)
 }
 
-fn check_field(name: &[u8], value: &[u8]) -> Result<(), WireError> {
+/// What the name spells, of a field that HTTP/2 may carry.
+fn check_field(name: &[u8], value: &[u8]) -> Result<Known, WireError> {
     if name.is_empty() || !name.iter().all(|byte| is_token(*byte) && !byte.is_ascii_uppercase()) {
         return Err(WireError::HeaderName);
     }
@@ -158,17 +159,17 @@ fn check_field(name: &[u8], value: &[u8]) -> Result<(), WireError> {
     if value.iter().any(is_control) || is_padded(value.first()) || is_padded(value.last()) {
         return Err(WireError::HeaderValue);
     }
-    if is_of_a_connection(name) || (name == b"te" && !value.eq_ignore_ascii_case(b"trailers")) {
+    let known = hop::known(name);
+    if is_of_a_connection(known) || (known == Known::Te && !value.eq_ignore_ascii_case(b"trailers")) {
         return Err(WireError::HeaderName);
     }
-    Ok(())
+    Ok(known)
 }
 
 /// Fields that HTTP/2 does not have (RFC 9113 §8.2.2).
-fn is_of_a_connection(name: &[u8]) -> bool {
-    [&b"connection"[..], b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"]
-        .iter()
-        .any(|known| name.eq_ignore_ascii_case(known))
+fn is_of_a_connection(known: Known) -> bool {
+    [Known::Connection, Known::ProxyConnection, Known::KeepAlive, Known::TransferEncoding, Known::Upgrade]
+        .contains(&known)
 }
 
 /// The one authority that a request is for (RFC 9113 §8.3.1; SECURITY S14).
@@ -197,15 +198,6 @@ fn body(upgrades: bool, length: Option<u64>, follows: Follows) -> Result<Body, W
     }
 }
 
-/// A plain decimal number of at most 19 digits and below 2^63, or nothing.
-fn decimal(text: &[u8]) -> Option<u64> {
-    if !(1..=19).contains(&text.len()) || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let value = text.iter().fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
-    (value <= i64::MAX.unsigned_abs()).then_some(value)
-}
-
 /// RFC 9110 §5.6.2.
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
@@ -226,7 +218,7 @@ pub fn response_fields<'a>(view: &ResponseView<'a>) -> impl Iterator<Item = (&'a
             return has_length;
         }
         let is_handshake = head.status == 101 && name.eq_ignore_ascii_case(b"sec-websocket-accept");
-        !hop_by_hop && !is_handshake && !is_of_a_connection(name)
+        !hop_by_hop && !is_handshake && !is_of_a_connection(known)
     };
     let fields = head.headers.iter().map(move |field| (field, field.name.of(bytes)));
     fields

@@ -129,6 +129,11 @@ mod tests {
             Some(Header::Short { .. } | Header::Long { .. }) => false,
         }));
         assert_eq!(header(&long(1, &[7; 21], &[])), None);
+        for (destination, opens) in [(7, false), (8, true), (20, true)] {
+            let mut first = long(1, &vec![7; destination], &[]);
+            first.resize(INITIAL_DATAGRAM_BYTES_MIN, 0);
+            assert_eq!(opens_connection(&first), opens, "{destination}");
+        }
         let mut negotiation = long(0, &[7; 8], &[]);
         negotiation.resize(1_300, 0);
         assert!(!opens_connection(&negotiation));

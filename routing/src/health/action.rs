@@ -78,9 +78,9 @@ pub enum ProbeKind {
     /// `grpc.health.v1.Health/Check` for `service` with `host` as the authority.
     Grpc {
         /// The service; empty = the whole server.
-        service: std::sync::Arc<str>,
+        service: Arc<str>,
         /// The authority; empty = the address.
-        host: std::sync::Arc<str>,
+        host: Arc<str>,
     },
 }
 

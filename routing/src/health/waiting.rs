@@ -343,7 +343,7 @@ pub(crate) struct Unanswered {
 
 impl Unanswered {
     fn micros(sent: MonoTime, heard: MonoTime) -> u32 {
-        u32::try_from(sent.since(heard).as_micros()).unwrap_or(u32::MAX)
+        u32::try_from(sent.0.saturating_sub(heard.0) / 1_000).unwrap_or(u32::MAX)
     }
 
     /// One was sent; `heard` = the latest sign of life. Beyond six none is remembered.
@@ -418,6 +418,11 @@ mod tests {
         assert!(unanswered.overdue(HEARD, usual(at(44))).is_proof(), "three of the thousandth");
         (4..=5).for_each(|ms| unanswered.sent(at(ms), HEARD));
         assert!(unanswered.overdue(HEARD, usual(at(26))).is_proof(), "five of the hundredth");
+        // Those that were just sent are no excuse for those that are late.
+        let mut unanswered = Unanswered::default();
+        [1, 2, 3, 43, 43, 43].into_iter().for_each(|ms| unanswered.sent(at(ms), HEARD));
+        assert_eq!(unanswered.overdue(HEARD, usual(at(44))).waiting, 3);
+        assert!(unanswered.overdue(HEARD, usual(at(44))).is_proof());
     }
 
     #[test]

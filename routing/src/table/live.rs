@@ -161,8 +161,6 @@ pub(crate) struct Live {
     pub(crate) events: VecDeque<HealthEvent>,
     pub(crate) events_lost: u64,
     pub(crate) detector: Detector,
-    /// How many workers share what is bounded for the node.
-    pub(crate) workers: u16,
 }
 
 impl Live {
@@ -177,7 +175,6 @@ impl Live {
             events: VecDeque::with_capacity(EVENTS_MAX),
             events_lost: 0,
             detector: Detector::new(board, worker, workers),
-            workers,
         }
     }
 

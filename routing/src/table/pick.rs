@@ -332,7 +332,7 @@ impl Live {
         if ask.fence.is_some() {
             self.check_fence(ask, backend, scope)?;
         }
-        let cap = endpoint_cap(limits, ask.policy, self.workers);
+        let cap = endpoint_cap(limits, ask.policy, self.detector.workers);
         let (mut full, mut none, mut panic) = (Full::default(), NoEndpoint::NoUsableEndpoint, None);
         // Each round leaves one cluster out; the last 64 of a longer plan would be asked twice, not for ever. One round
         // more where a panic begins.
@@ -425,7 +425,7 @@ impl Live {
             let own = self.best_rank(ask, backend, Scope::Only(cluster));
             let limits = self.backend(backend)?.limits();
             let in_flight_all = self.backends[backend.index()].in_flight;
-            let full = in_flight >= endpoint_cap(limits, ask.policy, self.workers)
+            let full = in_flight >= endpoint_cap(limits, ask.policy, self.detector.workers)
                 || limits.backend_in_flight_max != 0 && in_flight_all >= limits.backend_in_flight_max;
             if in_scope && own == Some(best) && self.tier_of(slot) <= best.tier && !full {
                 return Some(Pick { set_cookie: None, ..self.begin_pick(ask, slot, index, best.tier) });
@@ -439,7 +439,7 @@ impl Live {
 fn endpoint_cap(limits: BackendLimits, policy: &Policy, workers: u16) -> u32 {
     let own = match policy.connections.endpoint_max {
         0 => u32::MAX,
-        max => max.div_ceil(u32::from(workers.max(1))),
+        max => max.div_ceil(workers.into()),
     };
     match limits.endpoint_in_flight_max {
         0 => own,

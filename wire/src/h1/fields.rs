@@ -237,7 +237,7 @@ fn check_line(bytes: &[u8], line: &Header<'_>, line_bytes_max: usize) -> Result<
 }
 
 /// A plain decimal number of at most 19 digits and below 2^63, or nothing.
-fn decimal(text: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
     if !(1..=19).contains(&text.len()) || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }

@@ -12,7 +12,7 @@ pub mod chunked;
 pub mod decode;
 pub mod encode;
 mod fault;
-mod fields;
+pub(crate) mod fields;
 pub mod forwarded;
 pub mod limits;
 pub mod sink;

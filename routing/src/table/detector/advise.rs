@@ -15,7 +15,8 @@ use crate::time::MonoTime;
 
 /// A hedge that was not granted is asked for again after this.
 const AGAIN: Duration = Duration::from_millis(5);
-/// What nobody else could take is asked about again after this: a second attempt waits for that much, at most.
+/// What nobody else could take is asked about again after this, for whoever is down or full may be back meanwhile: no
+/// verdict wakes those that wait elsewhere.
 const NOBODY_AGAIN: Duration = Duration::from_millis(50);
 
 /// Where else an attempt could go.
@@ -48,14 +49,15 @@ impl Live {
         let [cluster, part, endpoint] = states;
         let is_wide = cluster != State::Healthy || part != State::Healthy;
         let apart = if is_wide { Apart::Cluster } else { Apart::Endpoint };
-        if !pick.panic
-            && let Some(reason) = unreachable(states)
+        let nobody = Some(now + NOBODY_AGAIN);
+        let is_left = unreachable(states).filter(|_| !pick.panic);
+        if let Some(reason) = is_left
             && self.has_other(world, pick, policy, apart)
         {
             return Advice::Leave { reason };
         }
         if policy.hedge == HedgeMode::Disabled {
-            return stay;
+            return Advice::Stay { again: nobody.filter(|_| is_left.is_some()) };
         }
         let (delay, stalled) = self.delays(pick, policy);
         let again = now + AGAIN;
@@ -82,13 +84,13 @@ impl Live {
                 if self.has_other(world, pick, policy, Apart::Endpoint) {
                     Advice::Hedge { why, again }
                 } else {
-                    // Nobody else takes it now; whoever is down or full may be back while it waits.
-                    Advice::Stay { again: Some(now + NOBODY_AGAIN) }
+                    Advice::Stay { again: nobody }
                 }
             }
             None => {
-                let next = [delay, stalled].into_iter().flatten().min();
-                Advice::Stay { again: next.map(|after| sent_at + after) }
+                let next = [delay, stalled].into_iter().flatten().min().map(|after| sent_at + after);
+                let nobody = nobody.filter(|_| why.is_some());
+                Advice::Stay { again: [next, nobody].into_iter().flatten().min() }
             }
         }
     }

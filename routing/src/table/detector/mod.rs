@@ -211,7 +211,7 @@ impl Linked for Pulse {
 pub(crate) struct Detector {
     pub(crate) board: Arc<Board>,
     worker: u16,
-    workers: u16,
+    pub(crate) workers: u16,
     /// Changes on the board that have been copied.
     seen: u64,
     pub(crate) clusters: Vec<ClusterEvidence>,

@@ -66,6 +66,22 @@ fn connection_upgrade_and_expect_are_ours() {
     assert!(!sent(GET, &Edit { expect: Expect::Forward, ..Edit::default() }).contains("Expect"));
 }
 
+/// RFC 9110 §10.1.4: whoever sends TE nominates it; a change of protocols has no trailers.
+#[test]
+fn trailers_are_asked_for_in_our_own_words() {
+    let tail = |te: &str, edit: &Edit<'_>| {
+        let bytes = format!("GET / HTTP/1.1\r\nHost: a\r\n{te}\r\n");
+        sent(bytes.as_bytes(), edit).split_once("Host: a\r\n").unwrap().1.to_owned()
+    };
+    let close = Edit { persistence: Persistence::Close, ..Edit::default() };
+    let ours = "TE: trailers\r\nConnection: TE, close\r\n\r\n";
+    assert_eq!(tail("TE: deflate;q=0.5 , Trailers\r\n", &close), ours);
+    assert_eq!(tail("TE: gzip\r\nTE: trailers\r\n", &close), ours);
+    assert_eq!(tail("TE: x-trailers\r\n", &close), "Connection: close\r\n\r\n");
+    let upgrade = Edit { upgrade: Some(b"websocket"), ..Edit::default() };
+    assert_eq!(tail("TE: trailers\r\n", &upgrade), "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+}
+
 #[test]
 fn edits_of_a_rule_and_of_a_backend_apply_in_turn() {
     let bytes = b"GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nx-b: 2\r\nX-C: 3\r\nX-A: 4\r\nX-D: 5\r\n\r\n";
