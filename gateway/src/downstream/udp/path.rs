@@ -62,7 +62,7 @@ struct Question {
 }
 
 /// A datagram that was kept, counted by `limits.retry_bodies_bytes_max`.
-struct Kept {
+pub(super) struct Kept {
     worker: Rc<Worker>,
     bytes: Box<[u8]>,
 }
@@ -80,6 +80,10 @@ impl Kept {
         }
         worker.replay_bytes.set(all);
         Some(Self { worker: Rc::clone(worker), bytes: bytes.into() })
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -178,7 +182,6 @@ impl Path {
     /// A run of the client goes this way. Before it is sent.
     pub(super) fn asks(&mut self, run: &Run<'_>, is_quic: bool, policy: &Policy, now: MonoTime) {
         let alternates = !is_quic && self.answered >= self.asked;
-        self.asked += run.count();
         if self.told
             && self.question.is_none()
             && alternates
@@ -187,6 +190,19 @@ impl Path {
             self.worker.table.borrow().on_sent(&self.held.pick, now);
             let kept = Kept::new(&self.worker, run, policy);
             self.question = Some(Question { since: now, opens: false, kept });
+        }
+    }
+
+    /// The run is on its way.
+    pub(super) fn sent(&mut self, run: &Run<'_>, policy: &Policy, now: MonoTime) {
+        self.asked += run.count();
+        // Of this one or of what waits: which it is that nobody has got, ICMP cannot say from now on. Unless the client
+        // repeats itself, or all of it was sent at once.
+        if let Some(question) = self.question.as_mut().filter(|question| question.since < now)
+            && question.kept.as_ref().is_some_and(|kept| kept.bytes() != run.first())
+            && !policy.retry.non_idempotent
+        {
+            question.kept = None;
         }
         self.consider_batching();
     }
@@ -209,7 +225,7 @@ impl Path {
     }
 
     /// Nobody listens at the endpoint: ICMP said so. What waits, if anything, has reached nobody and may go elsewhere.
-    pub(super) fn refused(mut self, outcome: Outcome, now: MonoTime) -> Option<Box<[u8]>> {
+    pub(super) fn refused(mut self, outcome: Outcome, now: MonoTime) -> Option<Kept> {
         let kept = self.take_kept();
         if !self.end_question(outcome, now) {
             // An attempt of its own: the one that opened the path has long been told.
@@ -220,10 +236,8 @@ impl Path {
     }
 
     /// The way is given up; what waits may have been received.
-    pub(super) fn take_kept(&mut self) -> Option<Box<[u8]>> {
-        let mut kept = self.question.as_mut()?.kept.take()?;
-        self.worker.replay_bytes.set(self.worker.replay_bytes.get().saturating_sub(kept.bytes.len()));
-        Some(std::mem::take(&mut kept.bytes))
+    pub(super) fn take_kept(&mut self) -> Option<Kept> {
+        self.question.as_mut()?.kept.take()
     }
 
     fn backend(&self) -> BackendId {
