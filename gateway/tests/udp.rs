@@ -557,3 +557,19 @@ fn nobody_to_send_to_costs_datagrams_and_nothing_else() {
     });
     assert_eq!(flows(&gateway), (1, 1));
 }
+
+/// One endpoint after the other says that nobody listens: that is over after `retry.attempts`.
+#[test]
+fn a_datagram_that_nobody_takes_is_not_sent_for_ever() {
+    let addrs = [nobody(), nobody()];
+    for addrs in [&addrs[..1], &addrs] {
+        let gateway = Gateway::start(config(), |on| {
+            udp(world(addrs).undetected().policy(|policy| policy.retry.attempts = 3)).on(on)
+        });
+        Client::of(gateway.addr).send("anybody?");
+        until("it is given up", || dropped(&gateway, Dropped::NoEndpoint) == 1);
+        support::pass(Duration::from_millis(50));
+        assert_eq!(gateway.sum(|stats| stats.connects_total.get()), 3);
+        assert_eq!(dropped(&gateway, Dropped::NoEndpoint), 1);
+    }
+}

@@ -234,22 +234,25 @@ impl Flow {
         let rule = self.rule.borrow().clone();
         loop {
             let is_open = self.path.borrow().is_some();
-            if !is_open {
-                let is_over = tried.len() >= usize::from(rule.policy().retry.attempts);
-                let opened =
-                    if is_over { Err(Dropped::NoEndpoint) } else { self.connect(run, &rule, tried, now) };
-                if let Err(dropped) = opened {
-                    return self.drop_run(run, dropped);
-                }
+            if !is_open && let Err(dropped) = self.connect(run, &rule, tried, now) {
+                return self.drop_run(run, dropped);
             }
             let Err(error) = self.pass(run, &rule, now) else { return self.set_deadline(now) };
             let Some(outcome) = unreachable(&error) else { return self.drop_run(run, dropped_by(&error)) };
             // Of an earlier datagram: this one was not sent. Both go elsewhere, that one first.
-            let kept = self.lose_path(outcome, tried, now);
+            let Some((pick, kept)) = self.lose_path(outcome, now) else { continue };
+            if !tried.contains(pick.endpoint) {
+                tried.note(&pick);
+            }
             if let Some(kept) = kept.filter(|kept| kept.bytes() != run.first()) {
-                self.send(&Run::single(kept.bytes(), self.key.peer), tried, now);
+                self.resend(&kept, &pick, now);
             }
         }
+    }
+
+    /// Sends what waited at an endpoint to another one. Wherever it has been counts, or it would go round for ever.
+    fn resend(&self, kept: &Kept, from: &Pick, now: MonoTime) {
+        self.send(&Run::single(kept.bytes(), self.key.peer), &mut kept.tried(from), now);
     }
 
     /// Sends a run by the path that is open, unless a drill does something else with it.
@@ -277,6 +280,10 @@ impl Flow {
         let worker = &self.worker;
         let policy = rule.policy();
         loop {
+            if tried.len() >= usize::from(policy.retry.attempts) {
+                self.lost.set(Some((Ended::ConnectFailed, "connect_failed")));
+                return Err(Dropped::NoEndpoint);
+            }
             let pick = self.choose(rule, tried, now).map_err(|none| {
                 if let NoEndpoint::Overloaded { bound } = none {
                     worker.stats.hit(match bound {
@@ -295,7 +302,7 @@ impl Flow {
             self.pick.set(Some(pick));
             self.attempts.set(self.attempts.get().saturating_add(1));
             tried.note(&pick);
-            match Path::open(worker, pick, run, policy, &self.deadline, now) {
+            match Path::open(worker, pick, (run, tried), policy, &self.deadline, now) {
                 Ok(path) => {
                     worker.stats.connects_total.inc();
                     self.lost.set(None);
@@ -310,13 +317,7 @@ impl Flow {
                     self.lost.set(Some((Ended::ConnectFailed, "descriptors")));
                     return Err(Dropped::NoEndpoint);
                 }
-                Err(_unreachable) => {
-                    worker.stats.connect_failures_total.inc();
-                    if tried.len() >= usize::from(policy.retry.attempts) {
-                        self.lost.set(Some((Ended::ConnectFailed, "connect_failed")));
-                        return Err(Dropped::NoEndpoint);
-                    }
-                }
+                Err(_unreachable) => worker.stats.connect_failures_total.inc(),
             }
         }
     }
@@ -408,21 +409,16 @@ impl Flow {
 
     /// Nobody listens at the endpoint. What it cannot have got goes elsewhere at once.
     fn move_on(&self, outcome: Outcome, now: MonoTime) {
-        let mut tried = Tried::new();
-        if let Some(kept) = self.lose_path(outcome, &mut tried, now) {
-            self.send(&Run::single(kept.bytes(), self.key.peer), &mut tried, now);
+        if let Some((pick, Some(kept))) = self.lose_path(outcome, now) {
+            self.resend(&kept, &pick, now);
         }
     }
 
-    fn lose_path(&self, outcome: Outcome, tried: &mut Tried, now: MonoTime) -> Option<Kept> {
+    fn lose_path(&self, outcome: Outcome, now: MonoTime) -> Option<(Pick, Option<Kept>)> {
         let path = self.path.borrow_mut().take()?;
         self.change();
         self.worker.stats.connect_failures_total.inc();
-        // Opened for this run, it was noted by `connect`.
-        if tried.is_empty() {
-            tried.note(path.pick());
-        }
-        path.refused(outcome, now)
+        Some((*path.pick(), path.refused(outcome, now)))
     }
 
     // ------------------------------------------------------------ time, verdicts, tables
@@ -451,14 +447,12 @@ impl Flow {
     /// policy says that it may be processed twice.
     fn leave_dead(&self, now: MonoTime) {
         let Some(mut path) = self.path.borrow_mut().take() else { return };
-        let mut tried = Tried::new();
-        tried.note(path.pick());
-        let kept = path.take_kept();
+        let (pick, kept) = (*path.pick(), path.take_kept());
         drop(path);
         self.change();
         let may_repeat = self.rule.borrow().policy().retry.non_idempotent;
         if let Some(kept) = kept.filter(|_| may_repeat) {
-            self.send(&Run::single(kept.bytes(), self.key.peer), &mut tried, now);
+            self.resend(&kept, &pick, now);
         }
     }
 

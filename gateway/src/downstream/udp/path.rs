@@ -12,6 +12,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use routing::failover::Tried;
 use routing::health::endpoint::Outcome;
 use routing::id::BackendId;
 use routing::model::{self, OutlierPolicy, Policy};
@@ -65,10 +66,12 @@ struct Question {
 pub(super) struct Kept {
     worker: Rc<Worker>,
     bytes: Box<[u8]>,
+    /// Where it has been, if that is more than where it is.
+    tried: Option<Box<Tried>>,
 }
 
 impl Kept {
-    fn new(worker: &Rc<Worker>, run: &Run<'_>, policy: &Policy) -> Option<Self> {
+    fn new(worker: &Rc<Worker>, run: &Run<'_>, tried: &Tried, policy: &Policy) -> Option<Self> {
         let bytes = run.first();
         if bytes.len() > policy.retry.body_bytes_max as usize {
             return None;
@@ -79,11 +82,21 @@ impl Kept {
             return None;
         }
         worker.replay_bytes.set(all);
-        Some(Self { worker: Rc::clone(worker), bytes: bytes.into() })
+        let tried = (tried.len() > 1).then(|| Box::new(*tried));
+        Some(Self { worker: Rc::clone(worker), bytes: bytes.into(), tried })
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Where it has been, when it comes from there.
+    pub(super) fn tried(&self, from: &Pick) -> Tried {
+        let mut tried = self.tried.as_deref().copied().unwrap_or_default();
+        if tried.is_empty() {
+            tried.note(from);
+        }
+        tried
     }
 }
 
@@ -111,14 +124,14 @@ pub(super) struct Path {
 }
 
 impl Path {
-    /// Opens the way to a picked endpoint, for this run.
+    /// Opens the way to a picked endpoint, for this run, which has been tried at these with it.
     ///
     /// # Errors
     /// Out of descriptors, or no route to the endpoint; what that says of the endpoint has been told.
     pub(super) fn open(
         worker: &Rc<Worker>,
         pick: Pick,
-        run: &Run<'_>,
+        (run, tried): (&Run<'_>, &Tried),
         policy: &Policy,
         deadline: &Deadline,
         now: MonoTime,
@@ -134,7 +147,7 @@ impl Path {
             held.tell(outcome, now);
         })?;
         Hosts::used(worker, pick.addr);
-        let kept = Kept::new(worker, run, policy);
+        let kept = Kept::new(worker, run, tried, policy);
         let attempt = policy.timeouts.attempt;
         Ok(Self {
             worker: Rc::clone(worker),
@@ -188,7 +201,7 @@ impl Path {
             && self.worker.flows.habits.answers(self.backend())
         {
             self.worker.table.borrow().on_sent(&self.held.pick, now);
-            let kept = Kept::new(&self.worker, run, policy);
+            let kept = Kept::new(&self.worker, run, &Tried::new(), policy);
             self.question = Some(Question { since: now, opens: false, kept });
         }
     }
