@@ -19,10 +19,11 @@ use gateway::worker::peers::{Peers, Postbox};
 use gateway::worker::supervise::{self, Charter};
 use routing::delta::{Change, Mail, Report, Update, snapshot};
 use routing::id::Generation;
+use routing::model::Protocol;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::backend::Backend;
 use support::client::Client;
-use support::table::world;
+use support::table::{World, world};
 use support::{PATIENCE, Port, config, pass, until};
 
 /// One worker on a thread that counts what it allocates.
@@ -37,6 +38,10 @@ struct Counted {
 
 impl Counted {
     fn start(config: Config, backend: &Backend) -> Self {
+        Self::serving(config, world(&[backend.addr]))
+    }
+
+    fn serving(config: Config, world: World) -> Self {
         let port = Port::reserve();
         let (mail_in, mail) = bounded(16);
         let (config_in, config_out) = unbounded();
@@ -66,7 +71,7 @@ impl Counted {
             generation: Generation(1),
             base_generation: Generation(0),
             observed_ns: 0,
-            change: Change::Snapshot(snapshot(&world(&[backend.addr]).on(port.addr))),
+            change: Change::Snapshot(snapshot(&world.on(port.addr))),
         };
         peers.boxes[0].send(Mail::Update(Arc::new(update))).unwrap();
         loop {
@@ -164,6 +169,40 @@ fn an_idle_connection_costs_little() {
     let each = all.saturating_sub(one) / (COUNT as u64 - 1);
     println!("live heap bytes of a worker: {one} with 1 idle connection, {all} with {COUNT}: {each} each");
     assert!(each <= 1_600, "{each} bytes for each idle connection");
+}
+
+/// Each has passed something on in both directions, and is quiet: a layer-4 connection is two, and holds no buffer.
+#[test]
+fn an_idle_pair_of_layer_4_costs_little() {
+    const COUNT: usize = 400;
+    let live_bytes = |connections: usize| {
+        let backend = Backend::raw(|peer| {
+            peer.exactly(5);
+            peer.send("hello");
+            peer.drained();
+        });
+        let mut config = config();
+        config.timeouts.buffer_idle = Period::millis(5);
+        let worker = Counted::serving(config, world(&[backend.addr]).layer4(Protocol::Tcp, |_| {}));
+        let clients: Vec<_> = (0..connections)
+            .map(|_| {
+                let mut client = Client::connect(worker.port.addr);
+                client.send("hello");
+                assert_eq!(client.exactly(5).unwrap(), b"hello");
+                client
+            })
+            .collect();
+        assert_eq!(worker.stats.layer4.connections_open.get(), connections as u64);
+        // Until the last has given its buffers back, and the pools what they do not need.
+        pass(std::time::Duration::from_millis(2_500));
+        let info = worker.stop();
+        drop(clients);
+        u64::try_from(info.bytes_current).unwrap()
+    };
+    let (one, all) = (live_bytes(1), live_bytes(COUNT));
+    let each = all.saturating_sub(one) / (COUNT as u64 - 1);
+    println!("live heap bytes of a worker: {one} with 1 idle pair, {all} with {COUNT}: {each} each");
+    assert!(each <= 1_200, "{each} bytes for each idle pair");
 }
 
 /// A connection that comes and goes leaves nothing behind.

@@ -4,127 +4,19 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use config::{Config, Period};
 use gateway::observe::layer4::{Dropped, Ended};
 use gateway::observe::stats::Limit;
-use routing::model::{Layer4, Protocol};
+use gateway::worker::drill::{Drill, Fault};
+use routing::id::ClusterId;
+use routing::model::{Established, Layer4, Protocol};
+use routing::time::MonoTime;
+use support::datagrams::{Client, Server, nobody};
 use support::table::{World, world};
 use support::{Gateway, PATIENCE, config, until};
-
-/// An endpoint that answers each datagram with its name and what it got.
-struct Server {
-    addr: SocketAddr,
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Shared {
-    stop: AtomicBool,
-    silent: AtomicBool,
-    count: AtomicU64,
-    /// Who sent something.
-    peers: Mutex<BTreeSet<SocketAddr>>,
-}
-
-impl Server {
-    fn named(name: &'static str) -> Self {
-        Self::on("127.0.0.1".parse().unwrap(), move |bytes| [name.as_bytes(), b":", bytes].concat())
-    }
-
-    fn on(ip: IpAddr, answer: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Self {
-        let socket = UdpSocket::bind((ip, 0)).unwrap();
-        let addr = socket.local_addr().unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
-        let shared = Arc::new(Shared::default());
-        let seen = Arc::clone(&shared);
-        let thread = std::thread::spawn(move || {
-            let mut buf = vec![0; 1 << 16];
-            while !seen.stop.load(Ordering::Relaxed) {
-                let Ok((len, peer)) = socket.recv_from(&mut buf) else { continue };
-                // Probes of the failure detector say nothing.
-                if len == 0 {
-                    continue;
-                }
-                seen.count.fetch_add(1, Ordering::Relaxed);
-                seen.peers.lock().unwrap().insert(peer);
-                if !seen.silent.load(Ordering::Relaxed) {
-                    let _ = socket.send_to(&answer(&buf[..len]), peer);
-                }
-            }
-        });
-        Self { addr, shared, thread: Some(thread) }
-    }
-
-    fn count(&self) -> u64 {
-        self.shared.count.load(Ordering::Relaxed)
-    }
-
-    /// Closes its socket: from now on its host says that nobody listens.
-    fn leave(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.leave();
-    }
-}
-
-/// A client with a port of its own.
-struct Client(UdpSocket);
-
-impl Client {
-    fn of(addr: SocketAddr) -> Self {
-        let any: IpAddr = if addr.is_ipv6() { "::1".parse().unwrap() } else { "127.0.0.1".parse().unwrap() };
-        let socket = UdpSocket::bind((any, 0)).unwrap();
-        socket.connect(addr).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self(socket)
-    }
-
-    fn send(&self, bytes: impl AsRef<[u8]>) {
-        self.0.send(bytes.as_ref()).unwrap();
-    }
-
-    fn receive(&self) -> Vec<u8> {
-        let mut buf = vec![0; 1 << 16];
-        let len = self.0.recv(&mut buf).expect("an answer");
-        buf.truncate(len);
-        buf
-    }
-
-    /// Sends, and returns the text of the answer.
-    #[track_caller]
-    fn ask(&self, text: &str) -> String {
-        self.send(text);
-        String::from_utf8(self.receive()).unwrap()
-    }
-
-    /// Sends, and is answered within `wait` or not at all.
-    fn ask_within(&self, text: &str, wait: Duration) -> Option<String> {
-        self.0.set_read_timeout(Some(wait)).unwrap();
-        self.send(text);
-        let mut buf = vec![0; 1 << 16];
-        let len = self.0.recv(&mut buf).ok()?;
-        Some(String::from_utf8_lossy(&buf[..len]).into_owned())
-    }
-}
-
-/// An address of loopback where nobody takes datagrams.
-fn nobody() -> SocketAddr {
-    UdpSocket::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
-}
 
 fn udp(world: World) -> World {
     world.layer4(Protocol::Udp, |_| {})
@@ -168,7 +60,7 @@ fn datagrams_travel_both_ways_and_a_client_keeps_its_endpoint() {
     assert_eq!(used.len(), 3, "clients are spread over endpoints");
     assert_eq!(flows(&gateway).0, 30);
     // The endpoint sees one source for each client, all of the gateway's own.
-    let sources: usize = servers.iter().map(|server| server.shared.peers.lock().unwrap().len()).sum();
+    let sources: usize = servers.iter().map(|server| server.paths()).sum();
     assert_eq!(sources, 30);
     let stats = |figure: fn(&gateway::observe::layer4::Layer4Stats) -> u64| {
         gateway.sum(|stats| figure(&stats.layer4))
@@ -318,7 +210,7 @@ fn an_endpoint_that_answered_and_falls_silent_loses_its_clients() {
     for n in 0..8 {
         assert_eq!(Client::of(gateway.addr).ask(&format!("{n}")), format!("first:{n}"));
     }
-    first.shared.silent.store(true, Ordering::Relaxed);
+    first.silence();
     let answered = |wait| Client::of(gateway.addr).ask_within("anybody?", wait);
     until("somebody else answers", || answered(Duration::from_millis(40)).is_some());
     assert!(gateway.sum(|stats| stats.ejections_total.get() + stats.verdicts_total.get()) > 0);
@@ -329,7 +221,7 @@ fn an_endpoint_that_answered_and_falls_silent_loses_its_clients() {
 #[test]
 fn an_endpoint_that_never_answers_is_never_suspected() {
     let server = Server::named("sink");
-    server.shared.silent.store(true, Ordering::Relaxed);
+    server.silence();
     let addr = server.addr;
     let gateway = Gateway::start(config(), |on| {
         udp(world(&[addr]).policy(|policy| policy.timeouts.attempt = Duration::from_millis(20))).on(on)
@@ -343,6 +235,134 @@ fn an_endpoint_that_never_answers_is_never_suspected() {
     let doubts = gateway
         .sum(|stats| stats.suspicions_total.get() + stats.verdicts_total.get() + stats.ejections_total.get());
     assert_eq!(doubts, 0);
+}
+
+/// Two clusters: the second is for when the first does not serve. Nothing but drills and ICMP moves anybody.
+fn two(config: Config, servers: [&Server; 2], edit: impl FnOnce(World) -> World) -> Gateway {
+    let [first, second] = servers.map(|server| server.addr);
+    Gateway::start(config, |on| {
+        udp(edit(World::new().cluster(0, &[first]).cluster(1, &[second]).undetected())).on(on)
+    })
+}
+
+/// Puts a drill of the first cluster in force, or ends it.
+fn drill(gateway: &mut Gateway, fault: Option<Fault>) {
+    let share = "100%".parse().unwrap();
+    let drill = |fault| Drill { cluster: ClusterId(0), fault, share, until: MonoTime(u64::MAX) };
+    gateway.node().drill_board().put(fault.map(drill));
+    // A worker looks for drills before it looks for tables: by the second table it has the drill.
+    gateway.change(|_| {});
+    gateway.change(|_| {});
+}
+
+fn faults(gateway: &Gateway) -> u64 {
+    gateway.sum(|stats| stats.drill_faults_total.get())
+}
+
+/// To a flow a drilled cluster looks as one where nobody listens: everything goes elsewhere, and nothing goes twice.
+#[test]
+fn a_drill_that_refuses_moves_flows_and_repeats_nothing() {
+    let (first, second) = (Server::named("first"), Server::named("second"));
+    let mut gateway = two(config(), [&first, &second], |world| world);
+    let known = Client::of(gateway.addr);
+    assert_eq!(known.ask("before"), "first:before");
+    drill(&mut gateway, Some(Fault::Refuse));
+    // Two datagrams that come as one run.
+    let client = Client::of(gateway.addr);
+    client.send_run(b"onetwo", 3);
+    let both = BTreeSet::from([client.receive(), client.receive()]);
+    assert_eq!(both, BTreeSet::from([b"second:one".to_vec(), b"second:two".to_vec()]));
+    assert!(faults(&gateway) >= 1, "its first pick was drilled");
+    assert_eq!(client.ask("end"), "second:end");
+    assert_eq!(known.ask("after"), "second:after");
+    assert_eq!((first.count(), second.count()), (1, 4), "each datagram once");
+    assert_eq!(dropped(&gateway, Dropped::NoEndpoint), 0);
+}
+
+#[test]
+fn a_drill_that_swallows_lets_no_datagram_through() {
+    let (first, second) = (Server::named("first"), Server::named("second"));
+    let mut gateway = two(config(), [&first, &second], |world| world);
+    let client = Client::of(gateway.addr);
+    assert_eq!(client.ask("before"), "first:before");
+    drill(&mut gateway, Some(Fault::Blackhole));
+    client.send("swallowed");
+    until("it is taken", || faults(&gateway) == 1);
+    drill(&mut gateway, None);
+    assert_eq!(client.ask("after"), "first:after");
+    assert_eq!((first.count(), second.count()), (2, 0));
+}
+
+/// A datagram waits at an endpoint that is then found dead: whether it goes elsewhere is for the policy to say. How many
+/// the second endpoint got.
+fn waits_at_a_dead_endpoint(non_idempotent: bool) -> u64 {
+    let (mut first, second) = (Server::named("first"), Server::named("second"));
+    let addrs = [first.addr, second.addr];
+    let gateway = Gateway::start(config(), |on| {
+        let world = World::new().cluster(0, &[addrs[0]]).cluster(1, &[addrs[1]]).policy(|policy| {
+            policy.established = Established::Reset;
+            policy.retry.non_idempotent = non_idempotent;
+            policy.timeouts.attempt = PATIENCE;
+        });
+        udp(world).on(on)
+    });
+    let asker = Client::of(gateway.addr);
+    first.silence();
+    asker.send("question");
+    until("it has arrived", || first.count() == 1);
+    first.leave();
+    assert_eq!(Client::of(gateway.addr).ask("after"), "second:after");
+    until("there is a verdict", || gateway.sum(|stats| stats.verdicts_total.get()) > 0);
+    if non_idempotent {
+        assert_eq!(asker.receive(), b"second:question");
+    }
+    // Not lost is what the client asks next.
+    assert_eq!(asker.ask("again"), "second:again");
+    second.count()
+}
+
+#[test]
+fn what_a_dead_endpoint_may_have_got_is_sent_again_only_where_the_policy_says_so() {
+    assert_eq!(waits_at_a_dead_endpoint(true), 3);
+    assert_eq!(waits_at_a_dead_endpoint(false), 2);
+}
+
+/// ICMP speaks of the datagram that was sent last: an earlier one may have been taken before the endpoint left.
+#[test]
+fn what_waits_is_not_repeated_for_the_refusal_of_a_later_datagram() {
+    let (mut first, second) = (Server::named("first"), Server::named("second"));
+    first.silence();
+    let gateway =
+        two(config(), [&first, &second], |world| world.policy(|policy| policy.timeouts.attempt = PATIENCE));
+    let client = Client::of(gateway.addr);
+    client.send("question");
+    until("it has arrived", || first.count() == 1);
+    first.leave();
+    client.send("refused");
+    until("ICMP has said so", || gateway.sum(|stats| stats.connect_failures_total.get()) == 1);
+    assert_eq!(client.ask("next"), "second:next");
+    assert_eq!(second.count(), 1);
+}
+
+/// Every datagram of a flow goes by a host that is asked once, and not at all where no probe may be in flight.
+#[test]
+fn a_host_is_asked_once_whether_it_answers_connects() {
+    for (probes_max, asked) in [(8, 1), (0, 0)] {
+        let server = Server::named("a");
+        let host = TcpListener::bind(server.addr).unwrap();
+        host.set_nonblocking(true).unwrap();
+        let mut config = config();
+        config.limits.probes_max = probes_max;
+        let addr = server.addr;
+        let gateway = Gateway::start(config, |on| udp(world(&[addr]).undetected()).on(on));
+        for n in 0..5 {
+            assert_eq!(Client::of(gateway.addr).ask(&format!("{n}")), format!("a:{n}"));
+        }
+        assert_eq!(gateway.sum(|stats| stats.probes_total.get()), asked);
+        assert_eq!(gateway.hits(Limit::Probes), 5 * (1 - asked));
+        until("it is connected to", || host.accept().is_ok() || asked == 0);
+        assert!(host.accept().is_err(), "once");
+    }
 }
 
 // ---------------------------------------------------------------- QUIC
@@ -385,7 +405,7 @@ fn a_quic_client_whose_address_changes_keeps_its_endpoint_over_a_path_of_its_own
         let answer = client.receive();
         let id: [u8; 8] = answer[7..15].try_into().unwrap();
         let number = ids.iter().position(|known| **known == id).unwrap();
-        let paths = || servers[number].shared.peers.lock().unwrap().len();
+        let paths = || servers[number].paths();
         let before = paths();
         for round in 1..4 {
             // A NAT has forgotten the client: the same connection from another port.
@@ -517,14 +537,39 @@ fn a_listener_that_is_removed_ends_its_flows_and_frees_its_port() {
     });
 }
 
+/// Nobody listens: datagrams are dropped and counted, the flow stays, and whoever listens there next is found.
 #[test]
 fn nobody_to_send_to_costs_datagrams_and_nothing_else() {
-    let gateway = Gateway::start(config(), |on| udp(world(&[nobody()])).on(on));
+    let addr = nobody();
+    let gateway = Gateway::start(config(), |on| udp(world(&[addr])).on(on));
     let client = Client::of(gateway.addr);
-    until("it is known that nobody listens", || {
+    until("they are dropped", || {
         client.send("anybody?");
-        support::pass(Duration::from_millis(5));
         dropped(&gateway, Dropped::NoEndpoint) > 0
-            || gateway.sum(|stats| stats.layer4.ended(Ended::NoEndpoint) + stats.verdicts_total.get()) > 0
     });
+    assert_eq!(flows(&gateway), (1, 1));
+    let server = UdpSocket::bind(addr).unwrap();
+    server.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+    until("somebody is found", || {
+        client.send("there you are");
+        // Probes of the failure detector say nothing.
+        server.recv(&mut [0; 32]).is_ok_and(|len| len > 0)
+    });
+    assert_eq!(flows(&gateway), (1, 1));
+}
+
+/// One endpoint after the other says that nobody listens: that is over after `retry.attempts`.
+#[test]
+fn a_datagram_that_nobody_takes_is_not_sent_for_ever() {
+    let addrs = [nobody(), nobody()];
+    for addrs in [&addrs[..1], &addrs] {
+        let gateway = Gateway::start(config(), |on| {
+            udp(world(addrs).undetected().policy(|policy| policy.retry.attempts = 3)).on(on)
+        });
+        Client::of(gateway.addr).send("anybody?");
+        until("it is given up", || dropped(&gateway, Dropped::NoEndpoint) == 1);
+        support::pass(Duration::from_millis(50));
+        assert_eq!(gateway.sum(|stats| stats.connects_total.get()), 3);
+        assert_eq!(dropped(&gateway, Dropped::NoEndpoint), 1);
+    }
 }

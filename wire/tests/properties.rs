@@ -1,4 +1,4 @@
-//! Laws of the HTTP/1 codec on heads that nobody thought of.
+//! Laws of the HTTP/1 codec, and of what is read of QUIC, on bytes that nobody thought of.
 
 use proptest::prelude::*;
 use wire::authority::canonical;
@@ -10,6 +10,7 @@ use wire::h1::forwarded::{ForwardedFields, PeerTrust};
 use wire::h1::limits::HeadLimits;
 use wire::head::{BodyLength, Method, RequestHead, RequestView, ResponseHead, ResponseView};
 use wire::path::{EncodedSlashes, PathPolicy, RepeatedSlashes, normalise};
+use wire::quic::{self, CONNECTION_ID_BYTES_MAX, ConnectionId, Header};
 
 proptest! {
     #[test]
@@ -148,6 +149,25 @@ proptest! {
     }
 
     #[test]
+    fn the_ids_of_a_quic_handshake_are_read_back_and_nothing_that_is_cut_is_read(
+        first in 0x80..=0xff_u8, version in any::<u32>(), destination in id(0..24), source in id(0..24), rest in id(0..1_300),
+    ) {
+        let sized = |id: &[u8]| [&[u8::try_from(id.len()).unwrap()][..], id].concat();
+        let ids = [&[first][..], &version.to_be_bytes(), &sized(&destination), &sized(&source)].concat();
+        let whole = [&ids[..], &rest].concat();
+        let wanted = ConnectionId::new(&destination).zip(ConnectionId::new(&source)).map(|(destination, source)| {
+            Header::Long { version, destination, source }
+        });
+        prop_assert_eq!(wanted.is_some(), destination.len().max(source.len()) <= CONNECTION_ID_BYTES_MAX);
+        prop_assert_eq!(quic::header(&whole), wanted);
+        for end in 0..ids.len() {
+            prop_assert_eq!(quic::header(&whole[..end]), None, "at {}", end);
+        }
+        let opens = wanted.is_some() && version != 0 && whole.len() >= 1_200 && destination.len() >= 8;
+        prop_assert_eq!(quic::opens_connection(&whole), opens);
+    }
+
+    #[test]
     fn random_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let limits = HeadLimits::default();
         let _ = read_request(&bytes, &limits);
@@ -195,6 +215,10 @@ fn request_fields(view: RequestView<'_>) -> Fields {
 fn response_fields(view: ResponseView<'_>) -> Fields {
     let fields = view.head.headers.iter().filter(|field| !field.hop_by_hop);
     fields.map(|field| (field.name.of(view.bytes).to_vec(), field.value.of(view.bytes).to_vec())).collect()
+}
+
+fn id(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(any::<u8>(), len)
 }
 
 fn requests() -> impl Strategy<Value = Vec<u8>> {

@@ -76,13 +76,15 @@ impl<'a> Run<'a> {
 #[derive(Default)]
 pub struct Batch {
     memory: Vec<u8>,
-    runs: SmallVec<[RecvMeta; BATCH_SIZE]>,
+    /// Places for what the kernel tells of each run, of which the first `count` hold something.
+    runs: [RecvMeta; BATCH_SIZE],
+    count: usize,
 }
 
 impl Batch {
     /// What the last [`DatagramSocket::receive`] brought.
     pub fn runs(&self) -> impl Iterator<Item = Run<'_>> {
-        self.memory.chunks(RUN_BYTES).zip(&self.runs).map(|(memory, meta)| Run {
+        self.memory.chunks(RUN_BYTES).zip(&self.runs[..self.count]).map(|(memory, meta)| Run {
             bytes: &memory[..meta.len],
             stride: meta.stride,
             peer: meta.addr,
@@ -168,19 +170,17 @@ impl DatagramSocket {
     /// # Errors
     /// `WouldBlock` when nothing is there; of a connected socket what ICMP says of the endpoint.
     pub fn receive(&self, batch: &mut Batch) -> io::Result<()> {
-        batch.runs.clear();
+        batch.count = 0;
         if batch.memory.is_empty() {
             batch.memory = vec![0; BATCH_SIZE * RUN_BYTES];
         }
         match (self.batching.get(), self.remote) {
             (Some(state), _) => {
-                let mut meta = [RecvMeta::default(); BATCH_SIZE];
                 let mut slices: SmallVec<[IoSliceMut<'_>; BATCH_SIZE]> =
                     batch.memory.chunks_mut(RUN_BYTES).map(IoSliceMut::new).collect();
-                let count = sys::fd::with_fd(&self.socket, self.fd, |fd| {
-                    state.recv((&fd).into(), &mut slices, &mut meta)
+                batch.count = sys::fd::with_fd(&self.socket, self.fd, |fd| {
+                    state.recv((&fd).into(), &mut slices, &mut batch.runs)
                 })?;
-                batch.runs.extend_from_slice(&meta[..count]);
             }
             (None, remote) => {
                 let memory = &mut batch.memory[..RUN_BYTES];
@@ -191,7 +191,7 @@ impl DatagramSocket {
                 let mut meta = RecvMeta::default();
                 (meta.len, meta.stride) = (len, len);
                 meta.addr = remote.unwrap_or(meta.addr);
-                batch.runs.push(meta);
+                (batch.runs[0], batch.count) = (meta, 1);
             }
         }
         Ok(())

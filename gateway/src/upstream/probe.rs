@@ -26,8 +26,7 @@ const NOT_SERVING: u16 = 503;
 /// Sends a probe in a task of its own; its result goes to the table.
 pub fn send(worker: &Rc<Worker>, probe: Probe) {
     worker.stats.probes_total.inc();
-    if worker.detect.probes.get() >= worker.settings().probes_max {
-        worker.stats.hit(Limit::Probes);
+    let Some(place) = Place::take(worker) else {
         // An unknown state means "keep using it".
         worker.table.borrow().on_probe(
             probe.token,
@@ -35,19 +34,41 @@ pub fn send(worker: &Rc<Worker>, probe: Probe) {
             clock::now(),
         );
         return;
-    }
-    worker.detect.probes.set(worker.detect.probes.get() + 1);
+    };
     let owner = Rc::clone(worker);
     supervise::spawn_guarded(worker, async move {
         // Boxed: a handshake may be part of it, and few of these tasks need that much.
         let result = Box::pin(ask(&owner, &probe)).await;
-        owner.detect.probes.set(owner.detect.probes.get() - 1);
+        drop(place);
         let now = clock::now();
         let whom = Whom { endpoint: Some(probe.endpoint), ..Whom::default() };
         owner.recorder.note(now, whom, What::Probe { result });
         owner.table.borrow().on_probe(probe.token, result, now);
         owner.heed();
     });
+}
+
+/// One of the probes that a worker may have in flight (`limits.probes_max`), while this lives.
+pub(crate) struct Place(Rc<Worker>);
+
+impl Place {
+    /// `None` = there is no room; counted.
+    pub(crate) fn take(worker: &Rc<Worker>) -> Option<Self> {
+        let probes = &worker.detect.probes;
+        if probes.get() >= worker.settings().probes_max {
+            worker.stats.hit(Limit::Probes);
+            return None;
+        }
+        probes.set(probes.get() + 1);
+        Some(Self(Rc::clone(worker)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let probes = &self.0.detect.probes;
+        probes.set(probes.get() - 1);
+    }
 }
 
 async fn ask(worker: &Rc<Worker>, probe: &Probe) -> ProbeResult {

@@ -12,6 +12,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod datagrams;
 pub mod fleet;
 pub mod frames;
 pub mod h2;

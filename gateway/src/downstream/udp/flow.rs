@@ -28,7 +28,7 @@ use routing::time::MonoTime;
 
 use super::Listening;
 use super::flows::NOWHERE;
-use super::path::Path;
+use super::path::{Kept, Path};
 use super::quic::Connection;
 use crate::downstream::tcp::Admitted;
 use crate::net::datagram::{DatagramSocket, Run};
@@ -226,59 +226,47 @@ impl Flow {
             self.leave_dead(now);
         }
         self.leave_if_doubted(now);
-        self.send(run, Tried::new(), now);
+        self.send(run, &mut Tried::new(), now);
     }
 
     /// Sends a run to the flow's endpoint, to another one where nobody listens, and so on.
-    fn send(&self, run: &Run<'_>, mut tried: Tried, now: MonoTime) {
+    fn send(&self, run: &Run<'_>, tried: &mut Tried, now: MonoTime) {
         let rule = self.rule.borrow().clone();
         loop {
             let is_open = self.path.borrow().is_some();
-            if !is_open && let Err(dropped) = self.connect(run, &rule, &mut tried, now) {
+            if !is_open && let Err(dropped) = self.connect(run, &rule, tried, now) {
                 return self.drop_run(run, dropped);
             }
-            let sent = match &mut *self.path.borrow_mut() {
-                None => return self.drop_run(run, Dropped::NoEndpoint),
-                Some(path) => {
-                    path.asks(run, self.is_quic, rule.policy(), now);
-                    match self.worker.drill_fault(path.pick().cluster) {
-                        Some(Fault::Blackhole) => Ok(()),
-                        Some(Fault::Refuse) => Err(io::ErrorKind::ConnectionRefused.into()),
-                        Some(Fault::Latency(_) | Fault::Status(_)) | None => path.socket.send(run),
-                    }
-                }
-            };
-            match sent {
-                Ok(()) => return self.set_deadline(now),
-                Err(error) => match unreachable(&error) {
-                    // Of an earlier datagram: this one was not sent. Both go elsewhere.
-                    Some(outcome) => {
-                        let kept = self.lose_path(outcome, &mut tried, now);
-                        if tried.len() >= usize::from(rule.policy().retry.attempts) {
-                            return self.drop_run(run, Dropped::NoEndpoint);
-                        }
-                        if let Some(kept) = kept.filter(|kept| **kept != *run.bytes) {
-                            self.resend(&kept, &rule, &mut tried, now);
-                        }
-                    }
-                    None => return self.drop_run(run, dropped_by(&error)),
-                },
+            let Err(error) = self.pass(run, &rule, now) else { return self.set_deadline(now) };
+            let Some(outcome) = unreachable(&error) else { return self.drop_run(run, dropped_by(&error)) };
+            // Of an earlier datagram: this one was not sent. Both go elsewhere, that one first.
+            let Some((pick, kept)) = self.lose_path(outcome, now) else { continue };
+            if !tried.contains(pick.endpoint) {
+                tried.note(&pick);
+            }
+            if let Some(kept) = kept.filter(|kept| kept.bytes() != run.first()) {
+                self.resend(&kept, &pick, now);
             }
         }
     }
 
-    /// Sends one datagram that nobody has got. What cannot be sent is dropped.
-    fn resend(&self, kept: &[u8], rule: &RuleRef, tried: &mut Tried, now: MonoTime) {
-        let run = Run::single(kept, self.key.peer);
-        let is_open = self.path.borrow().is_some();
-        if !is_open && let Err(dropped) = self.connect(&run, rule, tried, now) {
-            return self.drop_run(&run, dropped);
+    /// Sends what waited at an endpoint to another one. Wherever it has been counts, or it would go round for ever.
+    fn resend(&self, kept: &Kept, from: &Pick, now: MonoTime) {
+        self.send(&Run::single(kept.bytes(), self.key.peer), &mut kept.tried(from), now);
+    }
+
+    /// Sends a run by the path that is open, unless a drill does something else with it.
+    fn pass(&self, run: &Run<'_>, rule: &RuleRef, now: MonoTime) -> io::Result<()> {
+        let mut place = self.path.borrow_mut();
+        let Some(path) = place.as_mut() else { return Err(io::ErrorKind::NotConnected.into()) };
+        path.asks(run, self.is_quic, rule.policy(), now);
+        match self.worker.drill_fault(path.pick().cluster) {
+            Some(Fault::Blackhole) => {}
+            Some(Fault::Refuse) => return Err(io::ErrorKind::ConnectionRefused.into()),
+            Some(Fault::Latency(_) | Fault::Status(_)) | None => path.socket.send(run)?,
         }
-        let sent = self.path.borrow().as_ref().map(|path| path.socket.send(&run));
-        if let Some(Err(error)) = sent {
-            self.drop_run(&run, dropped_by(&error));
-        }
-        self.set_deadline(now);
+        path.sent(run, rule.policy(), now);
+        Ok(())
     }
 
     /// Picks an endpoint and opens a path to it.
@@ -292,6 +280,10 @@ impl Flow {
         let worker = &self.worker;
         let policy = rule.policy();
         loop {
+            if tried.len() >= usize::from(policy.retry.attempts) {
+                self.lost.set(Some((Ended::ConnectFailed, "connect_failed")));
+                return Err(Dropped::NoEndpoint);
+            }
             let pick = self.choose(rule, tried, now).map_err(|none| {
                 if let NoEndpoint::Overloaded { bound } = none {
                     worker.stats.hit(match bound {
@@ -310,7 +302,7 @@ impl Flow {
             self.pick.set(Some(pick));
             self.attempts.set(self.attempts.get().saturating_add(1));
             tried.note(&pick);
-            match Path::open(worker, pick, run, policy, &self.deadline, now) {
+            match Path::open(worker, pick, (run, tried), policy, &self.deadline, now) {
                 Ok(path) => {
                     worker.stats.connects_total.inc();
                     self.lost.set(None);
@@ -325,13 +317,7 @@ impl Flow {
                     self.lost.set(Some((Ended::ConnectFailed, "descriptors")));
                     return Err(Dropped::NoEndpoint);
                 }
-                Err(_unreachable) => {
-                    worker.stats.connect_failures_total.inc();
-                    if tried.len() >= usize::from(policy.retry.attempts) {
-                        self.lost.set(Some((Ended::ConnectFailed, "connect_failed")));
-                        return Err(Dropped::NoEndpoint);
-                    }
-                }
+                Err(_unreachable) => worker.stats.connect_failures_total.inc(),
             }
         }
     }
@@ -423,27 +409,16 @@ impl Flow {
 
     /// Nobody listens at the endpoint. What it cannot have got goes elsewhere at once.
     fn move_on(&self, outcome: Outcome, now: MonoTime) {
-        let rule = self.rule.borrow().clone();
-        let mut tried = Tried::new();
-        let kept = self.lose_path(outcome, &mut tried, now);
-        if let Some(kept) = kept
-            && rule.policy().retry.attempts > 1
-        {
-            self.send(&Run::single(&kept, self.key.peer), tried, now);
+        if let Some((pick, Some(kept))) = self.lose_path(outcome, now) {
+            self.resend(&kept, &pick, now);
         }
     }
 
-    fn lose_path(&self, outcome: Outcome, tried: &mut Tried, now: MonoTime) -> Option<Box<[u8]>> {
+    fn lose_path(&self, outcome: Outcome, now: MonoTime) -> Option<(Pick, Option<Kept>)> {
         let path = self.path.borrow_mut().take()?;
         self.change();
         self.worker.stats.connect_failures_total.inc();
-        // Opened in vain before: noted by `connect`.
-        let mut others = Tried::new();
-        others.note(path.pick());
-        if tried.is_empty() {
-            *tried = others;
-        }
-        path.refused(outcome, now)
+        Some((*path.pick(), path.refused(outcome, now)))
     }
 
     // ------------------------------------------------------------ time, verdicts, tables
@@ -472,12 +447,12 @@ impl Flow {
     /// policy says that it may be processed twice.
     fn leave_dead(&self, now: MonoTime) {
         let Some(mut path) = self.path.borrow_mut().take() else { return };
-        let kept = path.take_kept();
+        let (pick, kept) = (*path.pick(), path.take_kept());
         drop(path);
         self.change();
-        let rule = self.rule.borrow().clone();
-        if let Some(kept) = kept.filter(|_| rule.policy().retry.non_idempotent) {
-            self.send(&Run::single(&kept, self.key.peer), Tried::new(), now);
+        let may_repeat = self.rule.borrow().policy().retry.non_idempotent;
+        if let Some(kept) = kept.filter(|_| may_repeat) {
+            self.resend(&kept, &pick, now);
         }
     }
 
@@ -539,7 +514,6 @@ impl Flow {
     /// Counts and logs.
     fn finish(&self) {
         let (ended, detail) = self.ended.get().unwrap_or((Ended::Stopped, ""));
-        self.worker.flows.let_go(&mut self.connection.borrow_mut());
         *self.path.borrow_mut() = None;
         self.worker.stats.layer4.end(ended);
         let mut log = self.worker.log.borrow_mut();
@@ -568,6 +542,7 @@ impl Flow {
 
 impl Drop for Flow {
     fn drop(&mut self) {
+        self.worker.flows.let_go(self.connection.get_mut());
         self.worker.stats.layer4.flows_open.sub(1);
     }
 }

@@ -12,8 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::net;
-use crate::observe::stats::Limit;
-use crate::upstream::probe::within;
+use crate::upstream::probe::{Place, within};
 use crate::worker::{Worker, clock, supervise};
 
 /// Hosts that are known; of more than that nothing is assumed.
@@ -49,20 +48,16 @@ impl Hosts {
         if known.contains_key(&addr.ip()) || known.len() >= HOSTS_MAX {
             return;
         }
-        if worker.detect.probes.get() >= worker.settings().probes_max {
-            worker.stats.hit(Limit::Probes);
-            return;
-        }
+        let Some(place) = Place::take(worker) else { return };
         known.insert(addr.ip(), false);
         drop(known);
         worker.stats.probes_total.inc();
-        worker.detect.probes.set(worker.detect.probes.get() + 1);
         let owner = Rc::clone(worker);
         supervise::spawn_guarded(worker, async move {
             let deadline = owner.deadline();
             let due = clock::now() + PATIENCE;
             let result = within(&owner, &deadline, due, net::listen::connect(addr)).await;
-            owner.detect.probes.set(owner.detect.probes.get() - 1);
+            drop(place);
             if result.is_some_and(|result| is_answer(&result)) {
                 owner.flows.hosts.note(addr.ip());
             }

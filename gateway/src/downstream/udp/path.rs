@@ -12,6 +12,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use routing::failover::Tried;
 use routing::health::endpoint::Outcome;
 use routing::id::BackendId;
 use routing::model::{self, OutlierPolicy, Policy};
@@ -62,13 +63,15 @@ struct Question {
 }
 
 /// A datagram that was kept, counted by `limits.retry_bodies_bytes_max`.
-struct Kept {
+pub(super) struct Kept {
     worker: Rc<Worker>,
     bytes: Box<[u8]>,
+    /// Where it has been, if that is more than where it is.
+    tried: Option<Box<Tried>>,
 }
 
 impl Kept {
-    fn new(worker: &Rc<Worker>, run: &Run<'_>, policy: &Policy) -> Option<Self> {
+    fn new(worker: &Rc<Worker>, run: &Run<'_>, tried: &Tried, policy: &Policy) -> Option<Self> {
         let bytes = run.first();
         if bytes.len() > policy.retry.body_bytes_max as usize {
             return None;
@@ -79,7 +82,21 @@ impl Kept {
             return None;
         }
         worker.replay_bytes.set(all);
-        Some(Self { worker: Rc::clone(worker), bytes: bytes.into() })
+        let tried = (tried.len() > 1).then(|| Box::new(*tried));
+        Some(Self { worker: Rc::clone(worker), bytes: bytes.into(), tried })
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Where it has been, when it comes from there.
+    pub(super) fn tried(&self, from: &Pick) -> Tried {
+        let mut tried = self.tried.as_deref().copied().unwrap_or_default();
+        if tried.is_empty() {
+            tried.note(from);
+        }
+        tried
     }
 }
 
@@ -107,14 +124,14 @@ pub(super) struct Path {
 }
 
 impl Path {
-    /// Opens the way to a picked endpoint, for this run.
+    /// Opens the way to a picked endpoint, for this run, which has been tried at these with it.
     ///
     /// # Errors
     /// Out of descriptors, or no route to the endpoint; what that says of the endpoint has been told.
     pub(super) fn open(
         worker: &Rc<Worker>,
         pick: Pick,
-        run: &Run<'_>,
+        (run, tried): (&Run<'_>, &Tried),
         policy: &Policy,
         deadline: &Deadline,
         now: MonoTime,
@@ -130,7 +147,7 @@ impl Path {
             held.tell(outcome, now);
         })?;
         Hosts::used(worker, pick.addr);
-        let kept = Kept::new(worker, run, policy);
+        let kept = Kept::new(worker, run, tried, policy);
         let attempt = policy.timeouts.attempt;
         Ok(Self {
             worker: Rc::clone(worker),
@@ -178,15 +195,27 @@ impl Path {
     /// A run of the client goes this way. Before it is sent.
     pub(super) fn asks(&mut self, run: &Run<'_>, is_quic: bool, policy: &Policy, now: MonoTime) {
         let alternates = !is_quic && self.answered >= self.asked;
-        self.asked += run.count();
         if self.told
             && self.question.is_none()
             && alternates
             && self.worker.flows.habits.answers(self.backend())
         {
             self.worker.table.borrow().on_sent(&self.held.pick, now);
-            let kept = Kept::new(&self.worker, run, policy);
+            let kept = Kept::new(&self.worker, run, &Tried::new(), policy);
             self.question = Some(Question { since: now, opens: false, kept });
+        }
+    }
+
+    /// The run is on its way.
+    pub(super) fn sent(&mut self, run: &Run<'_>, policy: &Policy, now: MonoTime) {
+        self.asked += run.count();
+        // Of this one or of what waits: which it is that nobody has got, ICMP cannot say from now on. Unless the client
+        // repeats itself, or all of it was sent at once.
+        if let Some(question) = self.question.as_mut().filter(|question| question.since < now)
+            && question.kept.as_ref().is_some_and(|kept| kept.bytes() != run.first())
+            && !policy.retry.non_idempotent
+        {
+            question.kept = None;
         }
         self.consider_batching();
     }
@@ -209,7 +238,7 @@ impl Path {
     }
 
     /// Nobody listens at the endpoint: ICMP said so. What waits, if anything, has reached nobody and may go elsewhere.
-    pub(super) fn refused(mut self, outcome: Outcome, now: MonoTime) -> Option<Box<[u8]>> {
+    pub(super) fn refused(mut self, outcome: Outcome, now: MonoTime) -> Option<Kept> {
         let kept = self.take_kept();
         if !self.end_question(outcome, now) {
             // An attempt of its own: the one that opened the path has long been told.
@@ -220,10 +249,8 @@ impl Path {
     }
 
     /// The way is given up; what waits may have been received.
-    pub(super) fn take_kept(&mut self) -> Option<Box<[u8]>> {
-        let mut kept = self.question.as_mut()?.kept.take()?;
-        self.worker.replay_bytes.set(self.worker.replay_bytes.get().saturating_sub(kept.bytes.len()));
-        Some(std::mem::take(&mut kept.bytes))
+    pub(super) fn take_kept(&mut self) -> Option<Kept> {
+        self.question.as_mut()?.kept.take()
     }
 
     fn backend(&self) -> BackendId {

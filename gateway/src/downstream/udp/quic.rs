@@ -25,18 +25,18 @@ const IDS_PER_CONNECTION_MAX: usize = 4;
 /// A connection whose endpoint is known. Shared by its flows; forgotten with the last of them.
 pub(super) struct Connection {
     bind: BindId,
-    endpoint: Cell<EndpointKey>,
+    endpoint: EndpointKey,
     ids: RefCell<Vec<ConnectionId>>,
 }
 
 impl Connection {
     pub(super) fn new(bind: BindId, endpoint: EndpointKey) -> Rc<Self> {
-        Rc::new(Self { bind, endpoint: Cell::new(endpoint), ids: RefCell::default() })
+        Rc::new(Self { bind, endpoint, ids: RefCell::default() })
     }
 
     /// Who has it.
     pub(super) fn endpoint(&self) -> EndpointKey {
-        self.endpoint.get()
+        self.endpoint
     }
 }
 
