@@ -116,7 +116,7 @@ impl Handshake<'_> {
         if let Err(broken) = self.drive(&mut tls).await {
             return Err(match broken {
                 Stopped::Ended(ended) => ended,
-                Stopped::Broken(broken, left) => self.give_up(&mut tls, &broken, left),
+                Stopped::Broken(broken) => self.give_up(&mut tls, &broken),
             });
         }
         let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
@@ -189,9 +189,9 @@ impl Handshake<'_> {
             let (used, step) = step(tls.process_tls_records(&mut incoming.bytes_mut()[..visible]), &mut sink);
             incoming.consume(used);
             visible -= used.min(visible);
-            match step.map_err(|broken| Stopped::Broken(broken, visible))? {
+            match step.map_err(Stopped::Broken)? {
                 Step::Again => {}
-                Step::Data => return Err(Stopped::Broken(Broken::Fragmented, visible)),
+                Step::Data => return Err(Stopped::Broken(Broken::Fragmented)),
                 Step::Closed => return Err(Ended::ClientGone.into()),
                 Step::Settled if !tls.is_handshaking() => {
                     self.start_write().await?;
@@ -208,8 +208,7 @@ impl Handshake<'_> {
     async fn next_record(&mut self, visible: usize) -> Result<usize, Stopped> {
         loop {
             if let Some(incoming) = &self.incoming
-                && let Some(end) = one_more_record(incoming.bytes(), visible)
-                    .map_err(|broken| Stopped::Broken(broken, visible))?
+                && let Some(end) = one_more_record(incoming.bytes(), visible).map_err(Stopped::Broken)?
             {
                 return Ok(end);
             }
@@ -297,10 +296,8 @@ impl Handshake<'_> {
     }
 
     /// Tells the client why, as far as its socket has room.
-    fn give_up(&mut self, tls: &mut UnbufferedServerConnection, broken: &Broken, left: usize) -> Ended {
-        if let Some(incoming) = &mut self.incoming {
-            drain(tls, &mut incoming.bytes_mut()[..left], &mut self.out);
-        }
+    fn give_up(&mut self, tls: &mut UnbufferedServerConnection, broken: &Broken) -> Ended {
+        drain(tls, &mut self.out);
         self.send_now();
         match broken {
             Broken::Tls(rustls::Error::NoApplicationProtocol) => Ended::NoProtocol,
@@ -314,8 +311,7 @@ impl Handshake<'_> {
 /// Why a handshake did not come to its end.
 enum Stopped {
     Ended(Ended),
-    /// With how many bytes that the library was shown and has not discarded.
-    Broken(Broken, usize),
+    Broken(Broken),
 }
 
 impl From<Ended> for Stopped {

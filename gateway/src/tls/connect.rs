@@ -160,7 +160,7 @@ impl Handshake<'_> {
                 }
                 Ok(Step::Data) => return Err(Ended::Incompatible),
                 Ok(Step::Closed) => return Err(Ended::Closed),
-                Err(broken) => return Err(self.give_up(&broken, visible)),
+                Err(broken) => return Err(self.give_up(&broken)),
             }
         }
     }
@@ -171,7 +171,7 @@ impl Handshake<'_> {
             match one_more_record(bytes, visible) {
                 Ok(Some(end)) => return Ok(end),
                 Ok(None) => self.read().await?,
-                Err(broken) => return Err(self.give_up(&broken, visible)),
+                Err(broken) => return Err(self.give_up(&broken)),
             }
         }
     }
@@ -212,10 +212,8 @@ impl Handshake<'_> {
     }
 
     /// Tells the backend why, as far as its socket has room.
-    fn give_up(&mut self, broken: &Broken, left: usize) -> Ended {
-        if let Some(incoming) = &mut self.incoming {
-            drain(&mut *self.tls, &mut incoming.bytes_mut()[..left], &mut self.out);
-        }
+    fn give_up(&mut self, broken: &Broken) -> Ended {
+        drain(&mut *self.tls, &mut self.out);
         if !self.conn.is_writing() {
             let _ = self.conn.send_now(&self.out);
         }
