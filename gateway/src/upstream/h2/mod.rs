@@ -10,7 +10,6 @@
 //! its streams fails as one whose endpoint has closed it.
 
 mod convert;
-mod io;
 mod stream;
 
 use std::cell::{Cell, RefCell};
@@ -29,9 +28,9 @@ use routing::id::BackendId;
 use routing::table::{EndpointKey, Pick};
 use routing::time::MonoTime;
 
-use self::io::Io;
 use crate::net::pipe::pipe;
 use crate::observe::stats::Limit;
+use crate::tls::carrier::{Carrier, Io};
 use crate::tls::{Origin, Stream};
 use crate::upstream::dial::{self, NoConnection};
 use crate::worker::{Worker, clock, supervise};
@@ -46,6 +45,8 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const HEADER_LIST_BYTES: u32 = 32 * 1024;
 /// Bytes of request bodies that wait in the library for one connection.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
+
+type Framed = Connection<Io<Stream>, Bytes>;
 
 /// One connection.
 struct Session {
@@ -302,7 +303,7 @@ async fn dial_one(worker: &Rc<Worker>, to: Target) -> Result<Place, NoConnection
 }
 
 /// Sends the preface and our settings; the peer's are not waited for (RFC 9113 §3.4).
-async fn begin_connection(conn: Stream) -> Result<(SendRequest<Bytes>, Connection<Io, Bytes>), NoConnection> {
+async fn begin_connection(conn: Stream) -> Result<(SendRequest<Bytes>, Framed), NoConnection> {
     let mut builder = Builder::new();
     builder
         .enable_push(false)
@@ -311,7 +312,8 @@ async fn begin_connection(conn: Stream) -> Result<(SendRequest<Bytes>, Connectio
         .max_header_list_size(HEADER_LIST_BYTES)
         .max_send_buffer_size(SEND_BUFFER_BYTES)
         .initial_max_send_streams(STREAMS_MAX);
-    builder.handshake::<Io, Bytes>(Io::new(conn)).await.map_err(|_| NoConnection::Failed)
+    let io = Io(Rc::new(RefCell::new(Carrier::new(conn, None))));
+    builder.handshake(io).await.map_err(|_| NoConnection::Failed)
 }
 
 /// Asks an endpoint for a sign of life, by a PING on a connection of its own.
@@ -358,12 +360,7 @@ enum Event {
 }
 
 /// Moves a connection's frames until it ends, asks a silent one for a sign of life, and lets go of one that nobody needs.
-async fn drive(
-    worker: Rc<Worker>,
-    endpoint: EndpointKey,
-    session: Rc<Session>,
-    mut connection: Connection<Io, Bytes>,
-) {
+async fn drive(worker: Rc<Worker>, endpoint: EndpointKey, session: Rc<Session>, mut connection: Framed) {
     let mut pings = connection.ping_pong();
     let deadline = worker.deadline();
     let mut asked = None;
