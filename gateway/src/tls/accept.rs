@@ -18,7 +18,7 @@ use super::session::{Broken, Session, Side, Sink, Step, drain, one_more_record, 
 use super::stream::Agreed;
 use super::{Alpn, Ended, Facts, Offer, Stream};
 use crate::downstream::h1::Client;
-use crate::net::{Buf, Class, acquire};
+use crate::net::{Buf, Class, acquire, with_room};
 use crate::observe::stats::Limit;
 use crate::worker::{Deadline, Worker, clock};
 
@@ -218,16 +218,10 @@ impl Handshake<'_> {
 
     /// Appends what comes next to `incoming`.
     async fn read(&mut self) -> Result<(), Ended> {
-        let buf = match self.incoming.take() {
-            None => acquire(Class::Head, 0).ok_or(Ended::Refused)?,
-            Some(buf) if buf.len() >= HANDSHAKE_BYTES_MAX => return Err(Ended::Refused),
-            Some(buf) if buf.readroom() > 0 => buf,
-            Some(buf) => {
-                let mut larger = acquire(Class::Bulk, 0).ok_or(Ended::Refused)?;
-                larger.append(buf.bytes());
-                larger
-            }
-        };
+        if self.incoming.as_ref().is_some_and(|buf| buf.len() >= HANDSHAKE_BYTES_MAX) {
+            return Err(Ended::Refused);
+        }
+        let buf = with_room(self.incoming.take()).ok_or(Ended::Refused)?;
         self.client.conn.conn().map_err(|_| Ended::Refused)?.start_read(buf);
         loop {
             self.client.deadline.set(self.due);

@@ -13,7 +13,7 @@ use rustls::{CertificateError, ClientConfig, Error, HandshakeKind};
 use super::session::{Broken, Library, Session, Side, Sink, Step, drain, one_more_record, step};
 use super::stream::{Agreed, Stream};
 use crate::net::conn::Conn;
-use crate::net::{Buf, Class, acquire};
+use crate::net::{Buf, Class, acquire, with_room};
 use crate::observe::stats::Counter;
 
 /// Bytes of handshake that are held undigested: a server's certificate chain is the longest there is.
@@ -178,16 +178,10 @@ impl Handshake<'_> {
 
     /// Appends what comes next to `incoming`.
     async fn read(&mut self) -> Result<(), Ended> {
-        let buf = match self.incoming.take() {
-            None => acquire(Class::Head, 0).ok_or(Ended::Buffers)?,
-            Some(buf) if buf.len() >= HANDSHAKE_BYTES_MAX => return Err(Ended::Incompatible),
-            Some(buf) if buf.readroom() > 0 => buf,
-            Some(buf) => {
-                let mut larger = acquire(Class::Bulk, 0).ok_or(Ended::Buffers)?;
-                larger.append(buf.bytes());
-                larger
-            }
-        };
+        if self.incoming.as_ref().is_some_and(|buf| buf.len() >= HANDSHAKE_BYTES_MAX) {
+            return Err(Ended::Incompatible);
+        }
+        let buf = with_room(self.incoming.take()).ok_or(Ended::Buffers)?;
         self.conn.start_read(buf);
         match self.conn.finish_read().await {
             (Ok(n), buf) if n > 0 => {

@@ -29,7 +29,7 @@ use super::{Connection, InFlight};
 use crate::downstream::h1::Client;
 use crate::exchange::{self, After, Exchange};
 use crate::net::pipe::{End, pipe};
-use crate::net::{Buf, Class, acquire};
+use crate::net::{Buf, Class, acquire, with_room};
 use crate::observe::stats::Limit;
 use crate::tls::Stream;
 use crate::worker::{Deadline, Worker, clock};
@@ -481,16 +481,7 @@ impl Bridge {
 
     /// The head is longer than what was read of it.
     fn read_on(&mut self, raw: Buf, cx: &mut Context<'_>) -> Result<Poll<()>, Reason> {
-        let buf = if raw.readroom() > 0 {
-            raw
-        } else {
-            let mut large = acquire(Class::Bulk, 0).ok_or(Reason::INTERNAL_ERROR)?;
-            if raw.class() == Class::Bulk {
-                return Err(Reason::INTERNAL_ERROR);
-            }
-            large.append(raw.bytes());
-            large
-        };
+        let buf = with_room(Some(raw)).ok_or(Reason::INTERNAL_ERROR)?;
         self.end.start_read(buf);
         self.poll_read(cx)
     }

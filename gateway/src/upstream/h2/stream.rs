@@ -23,7 +23,7 @@ use wire::head::{BodyLength, Method, RequestHead, RequestView};
 use super::convert;
 use crate::net::conn::Done;
 use crate::net::pipe::End;
-use crate::net::{Buf, Class, acquire};
+use crate::net::{Buf, Class, acquire, with_room};
 use crate::upstream::probe;
 use crate::worker::{Deadline, Worker, clock};
 
@@ -156,9 +156,9 @@ async fn carry(
 async fn head(pipe: &Pipe) -> Result<(RequestHead, Rest), Ended> {
     let limits = HeadLimits::of_own_heads();
     let mut head = RequestHead::default();
-    let mut buf = acquire(Class::Head, 0).ok_or(Ended::Gone)?;
+    let mut held = None;
     loop {
-        let (result, mut read) = pipe.read(buf).await;
+        let (result, read) = pipe.read(with_room(held).ok_or(Ended::Gone)?).await;
         if !result.is_ok_and(|n| n > 0) {
             return Err(Ended::Gone);
         }
@@ -167,14 +167,8 @@ async fn head(pipe: &Pipe) -> Result<(RequestHead, Rest), Ended> {
                 let decoder = BodyDecoder::new(head.body, TrailerPolicy::Forward);
                 return Ok((head, Rest { decoder, buf: read }));
             }
-            Decoded::Partial if read.readroom() == 0 => {
-                let mut larger = acquire(Class::Bulk, 0).ok_or(Ended::Gone)?;
-                larger.append(read.bytes());
-                read = larger;
-            }
-            Decoded::Partial => {}
+            Decoded::Partial => held = Some(read),
         }
-        buf = read;
     }
 }
 
