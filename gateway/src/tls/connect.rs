@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::{CertificateError, ClientConfig, Error, HandshakeKind};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error, HandshakeKind};
 
 use super::session::{Broken, Library, Session, Side, Sink, Step, drain, one_more_record, step};
 use super::stream::{Agreed, Stream};
@@ -43,7 +43,7 @@ pub enum Ended {
     Alert,
     /// What it sent is no TLS.
     NotTls,
-    /// It agreed to none of the protocols that are offered (ALPN).
+    /// It refused the protocol that is offered (ALPN).
     NoProtocol,
     /// It closed the connection.
     Closed,
@@ -228,9 +228,10 @@ impl Handshake<'_> {
 fn of(error: &Error) -> Ended {
     match error {
         Error::InvalidCertificate(error) => of_certificate(error),
+        // A server's to say (RFC 7301 §3.2): the library's own error of that name is for servers.
+        Error::AlertReceived(AlertDescription::NoApplicationProtocol) => Ended::NoProtocol,
         Error::AlertReceived(_) => Ended::Alert,
         Error::InvalidMessage(_) => Ended::NotTls,
-        Error::NoApplicationProtocol => Ended::NoProtocol,
         // What is left says that the two sides do not go together.
         _ => Ended::Incompatible,
     }
