@@ -5,9 +5,9 @@
 //! second attempts and relaying are what they are elsewhere; an exchange that lets go of its end resets the stream.
 //!
 //! A connection takes as many streams as its peer allows, and at most [`STREAMS_MAX`]. When all are full another is opened,
-//! up to `pool.http2_connections_max`. After a GOAWAY it takes no more. One that has heard nothing for `pool.http2_ping`
-//! while streams are open is asked (PING, RFC 9113 §6.7); without an answer within the same time it is closed, and each of
-//! its streams fails as one whose endpoint has closed it.
+//! up to `pool.http2_connections_max`. After a GOAWAY it takes no more. One with streams open is asked
+//! every `pool.http2_ping` (PING, RFC 9113 §6.7); without an answer within the same time it is closed, and each of its
+//! streams fails as one whose endpoint has closed it.
 
 mod convert;
 mod stream;
@@ -137,34 +137,34 @@ pub struct Opened {
     pub reused: bool,
 }
 
+/// What there is for one more stream.
 enum Found {
     Place(Place),
-    Wait,
+    /// Nothing: whoever asked is to open a connection now.
     Dial,
     Full,
 }
 
 impl Sessions {
-    fn find(&self, endpoint: EndpointKey, fingerprint: u64, max: u32, cx: Option<&Context<'_>>) -> Found {
+    /// Pending while a connection is being opened.
+    fn find(&self, endpoint: EndpointKey, fingerprint: u64, max: u32, cx: &Context<'_>) -> Poll<Found> {
         let mut endpoints = self.endpoints.borrow_mut();
         let entry = endpoints.entry(endpoint).or_default();
         // The busiest that has room: the others may become idle.
         let usable = entry.sessions.iter().filter(|session| session.has_room(fingerprint));
         if let Some(session) = usable.max_by_key(|session| session.streams.get()) {
-            return Found::Place(Place::take(session));
+            return Poll::Ready(Found::Place(Place::take(session)));
         }
         if entry.is_dialing {
-            if let Some(cx) = cx {
-                entry.waiting.push(cx.waker().clone());
-            }
-            return Found::Wait;
+            entry.waiting.push(cx.waker().clone());
+            return Poll::Pending;
         }
         let open = entry.sessions.iter().filter(|session| !session.is_closing.get()).count();
         if open >= max as usize {
-            return Found::Full;
+            return Poll::Ready(Found::Full);
         }
         entry.is_dialing = true;
-        Found::Dial
+        Poll::Ready(Found::Dial)
     }
 
     fn dialed(&self, endpoint: EndpointKey, session: Option<&Rc<Session>>) {
@@ -230,38 +230,21 @@ impl From<&Pick> for Target {
 /// # Errors
 /// [`NoConnection`]; nothing was sent.
 pub async fn open(worker: &Rc<Worker>, to: Target) -> Result<Opened, NoConnection> {
-    let (endpoint, max) = (to.endpoint, worker.settings().http2_connections_max);
-    loop {
+    let max = worker.settings().http2_connections_max;
+    let found = poll_fn(|cx| {
+        // Asked again each time: the settings may have changed while another one dialed.
         let fingerprint = dial::spoken(worker, to.backend).fingerprint;
-        match worker.h2.find(endpoint, fingerprint, max, None) {
-            Found::Place(place) => return Ok(Opened { stream: begin(worker, place), reused: true }),
-            Found::Full => {
-                worker.stats.hit(Limit::Http2Connections);
-                return Err(NoConnection::Streams);
-            }
-            Found::Dial => {
-                let place = dial_one(worker, to).await?;
-                return Ok(Opened { stream: begin(worker, place), reused: false });
-            }
-            Found::Wait => {
-                let mut asked = false;
-                poll_fn(|cx| {
-                    if asked {
-                        return Poll::Ready(());
-                    }
-                    asked = true;
-                    match worker.h2.find(endpoint, fingerprint, max, Some(cx)) {
-                        Found::Wait => Poll::Pending,
-                        // Looked at again at once; a place that was taken is given back.
-                        Found::Place(_) | Found::Full => Poll::Ready(()),
-                        Found::Dial => {
-                            worker.h2.dialed(endpoint, None);
-                            Poll::Ready(())
-                        }
-                    }
-                })
-                .await;
-            }
+        worker.h2.find(to.endpoint, fingerprint, max, cx)
+    });
+    match found.await {
+        Found::Place(place) => Ok(Opened { stream: begin(worker, place), reused: true }),
+        Found::Dial => {
+            let place = dial_one(worker, to).await?;
+            Ok(Opened { stream: begin(worker, place), reused: false })
+        }
+        Found::Full => {
+            worker.stats.hit(Limit::Http2Connections);
+            Err(NoConnection::Streams)
         }
     }
 }
