@@ -547,5 +547,19 @@ fn a_host_of_another_listener_than_the_names_is_misdirected() {
     assert_eq!(a.get("a.example", "/").0, 200, "the connection goes on");
     assert!(connect(port.addr, "b.example", &trust).is_err(), "no listener has this name");
     assert_eq!(backend.count(), 4);
+    // The same of every stream on a connection of HTTP/2.
+    let mut both = ca.trust();
+    both.alpn_protocols = vec![b"h2".to_vec()];
+    support::h2::run(async {
+        let mut client =
+            Box::pin(support::h2::Client::connect_tls(port.addr, "a.example", &Arc::new(both))).await;
+        for (host, status) in
+            [("a.example", 200), ("x.b.example", 421), ("c.example", 421), ("a.example", 200)]
+        {
+            let request = http::Request::get(format!("https://{host}/")).body(()).unwrap();
+            assert_eq!(client.ask(request).await.unwrap().status, status, "{host}");
+        }
+    });
+    assert_eq!(backend.count(), 6);
     no_panics(&fleet);
 }
