@@ -280,6 +280,40 @@ fn old_versions_clear_text_and_garbage_are_refused() {
     no_panics(&fleet);
 }
 
+/// A ClientHello of TLS 1.2 with one suite that nobody has, and in its record the beginning of another message.
+fn hello_with_more_behind_it() -> Vec<u8> {
+    let mut body = vec![3, 3];
+    body.extend_from_slice(&[7; 32]);
+    body.extend_from_slice(&[0, 0, 2, 0, 0x2f, 1, 0, 0, 43, 0, 0, 0, 17, 0, 15, 0, 0, 12]);
+    body.extend_from_slice(b"shop.example");
+    // Signature algorithms, groups, point formats.
+    body.extend_from_slice(&[0, 13, 0, 4, 0, 2, 4, 3, 0, 10, 0, 4, 0, 2, 0, 23, 0, 11, 0, 2, 1, 0]);
+    let mut message = vec![1, 0, 0, u8::try_from(body.len()).unwrap()];
+    message.append(&mut body);
+    message.extend_from_slice(&[16, 0, 0, 4, 1, 2, 3, 4]);
+    let mut record = vec![22, 3, 1, 0, u8::try_from(message.len()).unwrap()];
+    record.append(&mut message);
+    record
+}
+
+#[test]
+fn what_is_broken_while_the_library_holds_more_gets_an_alert_and_costs_nobody_else() {
+    let ca = Ca::new();
+    let backend = Backend::named("web");
+    let fleet = shop(config(), &ca, &backend);
+    // In the handshake: what is behind the message that fails is with the library still.
+    let alert = answer_to(fleet.tls, &hello_with_more_behind_it());
+    assert!(matches!(alert[..], [21, 3, _, 0, 2, 2, _]), "an alert that is fatal: {alert:?}");
+    await_handshakes(&fleet, Ended::Refused, 1);
+    // Behind it: a record that nobody sealed.
+    let mut client = connect(fleet.tls, "shop.example", &Arc::new(ca.trust())).unwrap();
+    assert_eq!(client.get("shop.example", "/").0, 200);
+    client.stream.sock.write_all(&[&[23, 3, 3, 0, 64][..], &[7; 64]].concat()).unwrap();
+    let ended = client.response().unwrap_err();
+    assert!(ended.to_string().contains("BadRecordMac"), "{ended}");
+    no_panics(&fleet);
+}
+
 #[test]
 fn alpn_agrees_on_http_1_1_or_on_nothing_where_http_2_is_off() {
     let ca = Ca::new();
@@ -513,5 +547,19 @@ fn a_host_of_another_listener_than_the_names_is_misdirected() {
     assert_eq!(a.get("a.example", "/").0, 200, "the connection goes on");
     assert!(connect(port.addr, "b.example", &trust).is_err(), "no listener has this name");
     assert_eq!(backend.count(), 4);
+    // The same of every stream on a connection of HTTP/2.
+    let mut both = ca.trust();
+    both.alpn_protocols = vec![b"h2".to_vec()];
+    support::h2::run(async {
+        let mut client =
+            Box::pin(support::h2::Client::connect_tls(port.addr, "a.example", &Arc::new(both))).await;
+        for (host, status) in
+            [("a.example", 200), ("x.b.example", 421), ("c.example", 421), ("a.example", 200)]
+        {
+            let request = http::Request::get(format!("https://{host}/")).body(()).unwrap();
+            assert_eq!(client.ask(request).await.unwrap().status, status, "{host}");
+        }
+    });
+    assert_eq!(backend.count(), 6);
     no_panics(&fleet);
 }

@@ -6,11 +6,14 @@ mod support;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use gateway::observe::stats::Limit;
 use h2::Reason;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use support::backend::Backend;
 use support::client::{Client, Cut};
 use support::fleet::{Fleet, ingress, service};
+use support::h2::{self as client_h2, reset_of, run};
 use support::h2_backend::{Asked, Do, H2Backend};
 use support::table::world;
 use support::{Gateway, config, until};
@@ -182,7 +185,56 @@ fn a_response_that_is_reset_is_cut_for_the_client_too() {
     let mut client = Client::connect(gateway.addr);
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let cut = client.try_response(support::client::To::Get);
-    assert!(matches!(cut, Err(Cut::Reset | Cut::Closed)) || cut.is_ok_and(|response| response.status == 502));
+    assert!(matches!(cut, Err(Cut::Reset | Cut::Closed)), "{cut:?}");
+    assert_eq!(backend.asked().len(), 1, "what has begun is not tried again");
+}
+
+#[test]
+fn a_call_of_http_2_is_one_from_end_to_end() {
+    let backend = H2Backend::start(|asked| match asked.uri.rsplit_once('/') {
+        Some((_, "Cut")) => Do::Cut,
+        Some((_, "Hang")) => Do::Hang,
+        Some(_) | None => Do::Echo,
+    });
+    let gateway = gateway(&[backend.addr]);
+    run(async {
+        let mut client = client_h2::Client::connect(gateway.addr).await;
+        let mut call = client_h2::post("/shop.Web/Talk");
+        call.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        let (response, mut send) = client.start(call, false).await;
+        let mut body = response.await.unwrap().into_body();
+        for message in ["first", "other", "third"] {
+            send.send_data(Bytes::from_static(message.as_bytes()), false).unwrap();
+            let mut came = Vec::new();
+            while came.len() < message.len() {
+                came.extend_from_slice(&body.data().await.unwrap().unwrap());
+            }
+            assert_eq!(came, message.as_bytes(), "back before the next is sent");
+        }
+        send.send_trailers(HeaderMap::from_iter([(
+            HeaderName::from_static("x-sum"),
+            HeaderValue::from_static("3"),
+        )]))
+        .unwrap();
+        assert!(body.data().await.is_none_or(|data| data.unwrap().is_empty()));
+        assert_eq!(body.trailers().await.unwrap().unwrap()["x-sum"], "3");
+
+        let (response, mut send) = client.start(client_h2::get("/shop.Web/Hang"), true).await;
+        client_h2::until(|| backend.asked().len() == 2).await;
+        send.send_reset(Reason::CANCEL);
+        client_h2::until(|| backend.seen.cancelled.load(Ordering::SeqCst) == 1).await;
+        assert_eq!(backend.connections(), 1, "a stream is ended, and no connection");
+        drop(response);
+        let cut = client.ask(client_h2::get("/shop.Web/Cut")).await;
+        assert_eq!(reset_of(cut), Reason::INTERNAL_ERROR);
+    });
+    let asked: Vec<_> = backend.asked().into_iter().map(|asked| asked.uri).collect();
+    assert_eq!(asked.len(), 3, "each was sent once: {asked:?}");
+    assert_eq!(
+        gateway.sum(|stats| stats.http2_connections_total.get()),
+        1,
+        "no connection ended with its streams"
+    );
 }
 
 #[test]
@@ -198,7 +250,7 @@ fn a_peer_that_answers_no_ping_is_given_up() {
     let gateway = Gateway::start(config, |addr| world.on(addr));
     let response = Client::connect(gateway.addr).send(post("/", "hello")).response();
     assert_eq!(response.status, 502, "{}", response.head);
-    assert!(gateway.hits(Limit::Http2Ping) >= 1);
+    assert_eq!(gateway.hits(Limit::Http2Ping), 1);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use gateway::tls::connect::Ended;
 use support::backend::Backend;
 use support::client::Client;
 use support::fleet::{Fleet, ingress, service};
+use support::h2_backend::{Do, H2Backend};
 use support::secure::{After, Secure};
 use support::tls::{Ca, Leaf};
 use support::{config, until};
@@ -357,4 +358,44 @@ fn a_backend_may_turn_to_tls_while_it_is_served() {
     }
     assert!(after >= before);
     assert_eq!(plain.count(), after, "no kept connection in clear is used");
+}
+
+/// Calls over TLS, verified against Secret `ca`.
+fn grpcs() -> String {
+    annotated(&[("backend-protocol", "GRPCS"), ("proxy-ssl-verify", "on"), ("proxy-ssl-secret", "ca")])
+}
+
+#[test]
+fn http_2_over_tls_is_agreed_on_by_alpn_and_its_authority_counts_for_open_connections() {
+    let (old, new) = (Ca::new(), Ca::new());
+    let backend = H2Backend::secure(&old.leaf(&["web.default.svc"]), |_| {
+        Do::Answer("called", vec![("grpc-status", "0")])
+    });
+    let fleet = node(&[backend.addr], &[("fleet/web.yaml", &grpcs()), ("fleet/ca.yaml", &old.secret("ca"))]);
+    let mut client = Client::connect(fleet.addr);
+    for _ in 0..10 {
+        let response = client.get("/shop.Web/Get");
+        assert_eq!((response.status, response.text().as_str()), (200, "called"), "{}", response.head);
+        assert!(response.trailers.contains("grpc-status: 0"), "{}", response.trailers);
+    }
+    let asked = backend.asked();
+    assert_eq!((asked.len(), backend.connections(), handshakes(&fleet, Ended::Full)), (10, 1, 1));
+    assert!(asked[0].uri.starts_with("https://"), "{}", asked[0].uri);
+    fleet.write("fleet/ca.yaml", &new.secret("ca"));
+    until("nobody vouches for it", || get(&fleet).1 == Ended::UnknownAuthority.reason());
+    let before = backend.asked().len();
+    assert_eq!(get(&fleet).0, 502, "the connection from before is not used");
+    assert_eq!(backend.asked().len(), before);
+}
+
+#[test]
+fn a_backend_over_tls_without_http_2_says_so_by_an_alert() {
+    let ca = Ca::new();
+    let backend = Secure::start(&ca.leaf(&["web.default.svc"]), "never", After::Keep);
+    let fleet = node(&[backend.addr], &[("fleet/web.yaml", &grpcs()), ("fleet/ca.yaml", &ca.secret("ca"))]);
+    let (status, reason, _) = get(&fleet);
+    assert_eq!((status, reason.as_str()), (502, Ended::NoProtocol.reason()));
+    assert!(handshakes(&fleet, Ended::NoProtocol) >= 1);
+    assert_eq!(handshakes(&fleet, Ended::Alert), 0);
+    assert_eq!(backend.requests(), 0);
 }

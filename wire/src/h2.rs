@@ -9,7 +9,8 @@ use crate::authority;
 use crate::error::WireError;
 use crate::h1::fields::decimal;
 use crate::h1::sink::Sink;
-use crate::head::{BodyLength, Known, ResponseView};
+use crate::h1::{chunked, encode};
+use crate::head::{BodyLength, Known, RequestView, ResponseView};
 use crate::hop;
 
 /// The pseudo-header fields of a request (RFC 9113 §8.3.1, RFC 8441 §4).
@@ -224,6 +225,75 @@ pub fn response_fields<'a>(view: &ResponseView<'a>) -> impl Iterator<Item = (&'a
     fields
         .filter(move |(field, name)| travels(field.known, field.hop_by_hop, name))
         .map(move |(field, name)| (name, field.value.of(bytes)))
+}
+
+/// The fields of a request that HTTP/2 carries, in order, names as spelled: write them in lower case.
+///
+/// Not among them are Host, which is `:authority`, what concerns the connection only (RFC 9113 §8.2.2), and Te, which is
+/// for its sender to say.
+pub fn request_fields<'a>(view: &RequestView<'a>) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+    let bytes = view.bytes;
+    let fields = view.head.headers.iter().map(move |field| (field, field.name.of(bytes)));
+    fields
+        .filter(|(field, name)| {
+            let stays = field.known == Known::Host
+                || field.hop_by_hop
+                || is_of_a_connection(name)
+                || name.eq_ignore_ascii_case(b"te");
+            field.known == Known::ContentLength || !stays
+        })
+        .map(move |(field, name)| (name, field.value.of(bytes)))
+}
+
+/// Writes a response of HTTP/2 as an HTTP/1.1 head, and says how the bytes behind it are written: as many as its length
+/// says, in chunks, or none. `ends` = END_STREAM came with it.
+///
+/// Whoever decodes the head judges its fields; what could end a line must have been refused before.
+///
+/// # Errors
+/// `ContentLength`: it is no number.
+pub fn response<'a>(
+    sink: &mut impl Sink,
+    status: u16,
+    fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    ends: bool,
+    is_head: bool,
+) -> Result<BodyLength, WireError> {
+    sink.put(b"HTTP/1.1 ");
+    sink.put(itoa::Buffer::new().format(status).as_bytes());
+    sink.put(b" ");
+    sink.put(encode::reason(status).as_bytes());
+    sink.put(chunked::CRLF);
+    let mut length = None;
+    for (name, value) in fields.filter(|(name, _)| !is_of_a_connection(name)) {
+        if hop::known(name) == Known::ContentLength {
+            length = Some(decimal(value).ok_or(WireError::ContentLength)?);
+        }
+        sink.field(name, value);
+    }
+    let body = match length {
+        _ if is_head || status == 204 || status == 304 => BodyLength::None,
+        Some(length) => BodyLength::Exact(length),
+        None if ends => {
+            sink.field(b"Content-Length", b"0");
+            BodyLength::None
+        }
+        None => {
+            sink.field(b"Transfer-Encoding", b"chunked");
+            BodyLength::Chunked
+        }
+    };
+    sink.put(chunked::CRLF);
+    Ok(body)
+}
+
+/// Writes the end of a chunked body, with those of these trailer fields that may travel (SECURITY S12).
+pub fn last_chunk<'a>(sink: &mut impl Sink, trailers: impl Iterator<Item = (&'a [u8], &'a [u8])>) {
+    sink.put(chunked::LAST_CHUNK_WITH_TRAILERS);
+    for (name, value) in trailers.filter(|(name, _)| hop::may_be_trailer(name)) {
+        sink.field(name, value);
+    }
+    sink.put(chunked::CRLF);
 }
 
 /// The fields of a trailer section as [`BodyDecoder::trailers`](crate::body::BodyDecoder::trailers) gives it.

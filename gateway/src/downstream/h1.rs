@@ -22,7 +22,7 @@ use wire::h1::forwarded::IpText;
 use super::h2;
 use crate::exchange::{self, After, Exchange, reply};
 use crate::net::conn::Conn;
-use crate::net::{Buf, Class, acquire, joined};
+use crate::net::{Buf, Class, acquire, joined, with_room};
 use crate::observe::stats::Limit;
 use crate::sys::prefetch::prefetch;
 use crate::tls::{self, Stream};
@@ -487,19 +487,6 @@ async fn wait_read(client: &mut Client, due: MonoTime) -> Waited {
         client.deadline.poll(cx).map(|()| Waited::Deadline)
     })
     .await
-}
-
-/// A buffer to read (the rest of) a head into.
-fn with_room(held: Option<Buf>) -> Option<Buf> {
-    match held {
-        None => acquire(Class::Head, 0),
-        Some(buf) if buf.readroom() > 0 => Some(buf),
-        Some(buf) => {
-            let mut large = acquire(Class::Bulk, 0)?;
-            large.append(buf.bytes());
-            Some(large)
-        }
-    }
 }
 
 // ---------------------------------------------------------------- ends

@@ -13,6 +13,23 @@ pub mod wake;
 
 pub use crate::sys::buf::{Buf, Class, acquire};
 
+/// A buffer to read (the rest of) a message's head into, with what is held of it in front: a larger one where that is full.
+///
+/// `None` when the largest is full, or no buffer memory is left.
+#[must_use]
+pub fn with_room(held: Option<Buf>) -> Option<Buf> {
+    match held {
+        None => acquire(Class::Head, 0),
+        Some(buf) if buf.readroom() > 0 => Some(buf),
+        Some(buf) if buf.class() == Class::Bulk => None,
+        Some(buf) => {
+            let mut large = acquire(Class::Bulk, 0)?;
+            large.append(buf.bytes());
+            Some(large)
+        }
+    }
+}
+
 /// Puts the bytes of `second` behind those of `first`, in a larger buffer where they do not fit.
 ///
 /// `None` when the largest holds no more, or no buffer memory is left.

@@ -18,7 +18,7 @@ use super::session::{Broken, Session, Side, Sink, Step, drain, one_more_record, 
 use super::stream::Agreed;
 use super::{Alpn, Ended, Facts, Offer, Stream};
 use crate::downstream::h1::Client;
-use crate::net::{Buf, Class, acquire};
+use crate::net::{Buf, Class, acquire, with_room};
 use crate::observe::stats::Limit;
 use crate::worker::{Deadline, Worker, clock};
 
@@ -116,7 +116,7 @@ impl Handshake<'_> {
         if let Err(broken) = self.drive(&mut tls).await {
             return Err(match broken {
                 Stopped::Ended(ended) => ended,
-                Stopped::Broken(broken, left) => self.give_up(&mut tls, &broken, left),
+                Stopped::Broken(broken) => self.give_up(&mut tls, &broken),
             });
         }
         let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
@@ -189,9 +189,9 @@ impl Handshake<'_> {
             let (used, step) = step(tls.process_tls_records(&mut incoming.bytes_mut()[..visible]), &mut sink);
             incoming.consume(used);
             visible -= used.min(visible);
-            match step.map_err(|broken| Stopped::Broken(broken, visible))? {
+            match step.map_err(Stopped::Broken)? {
                 Step::Again => {}
-                Step::Data => return Err(Stopped::Broken(Broken::Fragmented, visible)),
+                Step::Data => return Err(Stopped::Broken(Broken::Fragmented)),
                 Step::Closed => return Err(Ended::ClientGone.into()),
                 Step::Settled if !tls.is_handshaking() => {
                     self.start_write().await?;
@@ -208,8 +208,7 @@ impl Handshake<'_> {
     async fn next_record(&mut self, visible: usize) -> Result<usize, Stopped> {
         loop {
             if let Some(incoming) = &self.incoming
-                && let Some(end) = one_more_record(incoming.bytes(), visible)
-                    .map_err(|broken| Stopped::Broken(broken, visible))?
+                && let Some(end) = one_more_record(incoming.bytes(), visible).map_err(Stopped::Broken)?
             {
                 return Ok(end);
             }
@@ -219,16 +218,10 @@ impl Handshake<'_> {
 
     /// Appends what comes next to `incoming`.
     async fn read(&mut self) -> Result<(), Ended> {
-        let buf = match self.incoming.take() {
-            None => acquire(Class::Head, 0).ok_or(Ended::Refused)?,
-            Some(buf) if buf.len() >= HANDSHAKE_BYTES_MAX => return Err(Ended::Refused),
-            Some(buf) if buf.readroom() > 0 => buf,
-            Some(buf) => {
-                let mut larger = acquire(Class::Bulk, 0).ok_or(Ended::Refused)?;
-                larger.append(buf.bytes());
-                larger
-            }
-        };
+        if self.incoming.as_ref().is_some_and(|buf| buf.len() >= HANDSHAKE_BYTES_MAX) {
+            return Err(Ended::Refused);
+        }
+        let buf = with_room(self.incoming.take()).ok_or(Ended::Refused)?;
         self.client.conn.conn().map_err(|_| Ended::Refused)?.start_read(buf);
         loop {
             self.client.deadline.set(self.due);
@@ -297,10 +290,8 @@ impl Handshake<'_> {
     }
 
     /// Tells the client why, as far as its socket has room.
-    fn give_up(&mut self, tls: &mut UnbufferedServerConnection, broken: &Broken, left: usize) -> Ended {
-        if let Some(incoming) = &mut self.incoming {
-            drain(tls, &mut incoming.bytes_mut()[..left], &mut self.out);
-        }
+    fn give_up(&mut self, tls: &mut UnbufferedServerConnection, broken: &Broken) -> Ended {
+        drain(tls, &mut self.out);
         self.send_now();
         match broken {
             Broken::Tls(rustls::Error::NoApplicationProtocol) => Ended::NoProtocol,
@@ -314,8 +305,7 @@ impl Handshake<'_> {
 /// Why a handshake did not come to its end.
 enum Stopped {
     Ended(Ended),
-    /// With how many bytes that the library was shown and has not discarded.
-    Broken(Broken, usize),
+    Broken(Broken),
 }
 
 impl From<Ended> for Stopped {

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::{CertificateError, ClientConfig, Error, HandshakeKind};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error, HandshakeKind};
 
 use super::session::{Broken, Library, Session, Side, Sink, Step, drain, one_more_record, step};
 use super::stream::{Agreed, Stream};
 use crate::net::conn::Conn;
-use crate::net::{Buf, Class, acquire};
+use crate::net::{Buf, Class, acquire, with_room};
 use crate::observe::stats::Counter;
 
 /// Bytes of handshake that are held undigested: a server's certificate chain is the longest there is.
@@ -43,7 +43,7 @@ pub enum Ended {
     Alert,
     /// What it sent is no TLS.
     NotTls,
-    /// It agreed to none of the protocols that are offered (ALPN).
+    /// It refused the protocol that is offered (ALPN).
     NoProtocol,
     /// It closed the connection.
     Closed,
@@ -160,7 +160,7 @@ impl Handshake<'_> {
                 }
                 Ok(Step::Data) => return Err(Ended::Incompatible),
                 Ok(Step::Closed) => return Err(Ended::Closed),
-                Err(broken) => return Err(self.give_up(&broken, visible)),
+                Err(broken) => return Err(self.give_up(&broken)),
             }
         }
     }
@@ -171,23 +171,17 @@ impl Handshake<'_> {
             match one_more_record(bytes, visible) {
                 Ok(Some(end)) => return Ok(end),
                 Ok(None) => self.read().await?,
-                Err(broken) => return Err(self.give_up(&broken, visible)),
+                Err(broken) => return Err(self.give_up(&broken)),
             }
         }
     }
 
     /// Appends what comes next to `incoming`.
     async fn read(&mut self) -> Result<(), Ended> {
-        let buf = match self.incoming.take() {
-            None => acquire(Class::Head, 0).ok_or(Ended::Buffers)?,
-            Some(buf) if buf.len() >= HANDSHAKE_BYTES_MAX => return Err(Ended::Incompatible),
-            Some(buf) if buf.readroom() > 0 => buf,
-            Some(buf) => {
-                let mut larger = acquire(Class::Bulk, 0).ok_or(Ended::Buffers)?;
-                larger.append(buf.bytes());
-                larger
-            }
-        };
+        if self.incoming.as_ref().is_some_and(|buf| buf.len() >= HANDSHAKE_BYTES_MAX) {
+            return Err(Ended::Incompatible);
+        }
+        let buf = with_room(self.incoming.take()).ok_or(Ended::Buffers)?;
         self.conn.start_read(buf);
         match self.conn.finish_read().await {
             (Ok(n), buf) if n > 0 => {
@@ -212,10 +206,8 @@ impl Handshake<'_> {
     }
 
     /// Tells the backend why, as far as its socket has room.
-    fn give_up(&mut self, broken: &Broken, left: usize) -> Ended {
-        if let Some(incoming) = &mut self.incoming {
-            drain(&mut *self.tls, &mut incoming.bytes_mut()[..left], &mut self.out);
-        }
+    fn give_up(&mut self, broken: &Broken) -> Ended {
+        drain(&mut *self.tls, &mut self.out);
         if !self.conn.is_writing() {
             let _ = self.conn.send_now(&self.out);
         }
@@ -236,9 +228,10 @@ impl Handshake<'_> {
 fn of(error: &Error) -> Ended {
     match error {
         Error::InvalidCertificate(error) => of_certificate(error),
+        // A server's to say (RFC 7301 §3.2): the library's own error of that name is for servers.
+        Error::AlertReceived(AlertDescription::NoApplicationProtocol) => Ended::NoProtocol,
         Error::AlertReceived(_) => Ended::Alert,
         Error::InvalidMessage(_) => Ended::NotTls,
-        Error::NoApplicationProtocol => Ended::NoProtocol,
         // What is left says that the two sides do not go together.
         _ => Ended::Incompatible,
     }

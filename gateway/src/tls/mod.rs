@@ -12,6 +12,7 @@
 //! session cache on our side. ALPN offers [`ALPN`]; what was agreed is told apart by [`Facts::alpn`].
 
 pub mod accept;
+pub mod carrier;
 pub mod client;
 pub mod connect;
 pub mod session;

@@ -42,6 +42,9 @@ pub(super) trait Library {
 
     /// Shows it records that came.
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+
+    /// Does it want anything sent?
+    fn has_output(&self) -> bool;
 }
 
 impl Library for UnbufferedServerConnection {
@@ -50,6 +53,10 @@ impl Library for UnbufferedServerConnection {
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(incoming)
     }
+
+    fn has_output(&self) -> bool {
+        (**self).wants_write()
+    }
 }
 
 impl Library for UnbufferedClientConnection {
@@ -57,6 +64,10 @@ impl Library for UnbufferedClientConnection {
 
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(incoming)
+    }
+
+    fn has_output(&self) -> bool {
+        (**self).wants_write()
     }
 }
 
@@ -76,10 +87,10 @@ impl Side {
         }
     }
 
-    fn drain(&mut self, records: &mut [u8], control: &mut Vec<u8>) {
+    fn drain(&mut self, control: &mut Vec<u8>) {
         match self {
-            Self::Server(tls) => drain(tls, records, control),
-            Self::Client(tls) => drain(tls, records, control),
+            Self::Server(tls) => drain(tls, control),
+            Self::Client(tls) => drain(tls, control),
         }
     }
 
@@ -194,23 +205,23 @@ impl Session {
                 }
                 Ok(Step::Settled) if left == 0 => return Ok(()),
                 // A part of a message between the requests of a session: no client needs that.
-                Ok(Step::Settled) => return Err(self.broken(Broken::Fragmented, left)),
-                Err(broken) => return Err(self.broken(broken, left)),
+                Ok(Step::Settled) => return Err(self.broken(Broken::Fragmented)),
+                Err(broken) => return Err(self.broken(broken)),
             }
             if self.control.len() > CONTROL_MAX {
-                return Err(self.broken(Broken::Flood, left));
+                return Err(self.broken(Broken::Flood));
             }
         }
     }
 
-    /// Nothing more is believed, and the library is not asked again. `left` bytes of the record are still with it.
-    fn broken(&mut self, broken: Broken, left: usize) -> io::Error {
+    /// Nothing more is believed, and the library is not shown anything again.
+    fn broken(&mut self, broken: Broken) -> io::Error {
         self.inbound = Inbound::Broken;
-        if let (Broken::Tls(_), Some(incoming)) = (&broken, &mut self.incoming) {
-            // The alert that says so.
-            self.tls.drain(&mut incoming.bytes_mut()[..left], &mut self.control);
-        }
         self.incoming = None;
+        if let Broken::Tls(_) = broken {
+            // The alert that says so.
+            self.tls.drain(&mut self.control);
+        }
         broken.into()
     }
 
@@ -407,16 +418,14 @@ impl Sink<'_> {
     }
 }
 
-/// Everything that the library wants sent, although it has failed: the alert. `records` is what it was shown and has not
-/// discarded: it may still refer to messages there, and panics when they are gone.
-pub(super) fn drain<L: Library>(tls: &mut L, records: &mut [u8], control: &mut Vec<u8>) {
-    let mut from = 0;
-    loop {
-        let status = tls.process(&mut records[from..]);
-        let discard = status.discard;
-        let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state else { return };
+/// Everything that the library wants sent, although it has failed: the alert.
+///
+/// It gives that before it looks at records, and is asked for nothing else: were it asked once more, it would go on with
+/// what it has failed at, and panics where that is gone, or fails at it again.
+pub(super) fn drain<L: Library>(tls: &mut L, control: &mut Vec<u8>) {
+    while tls.has_output() {
+        let Ok(ConnectionState::EncodeTlsData(mut data)) = tls.process(&mut []).state else { return };
         encode(&mut data, control);
-        from += discard;
     }
 }
 

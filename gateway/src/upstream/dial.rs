@@ -13,7 +13,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use routing::id::BackendId;
 use routing::model::{Application, BackendTls, Security, Transport};
-use routing::table::Pick;
+use routing::table::{Pick, Table};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
@@ -121,6 +121,11 @@ impl Dialer {
         configs.insert(backend, Own { fingerprint: tls.fingerprint, config: Arc::clone(&config) });
         Some(config)
     }
+
+    /// Lets go of what was kept for backends that are not spoken to over TLS, or are not there any more.
+    pub fn sweep(&self, is_secure: impl Fn(BackendId) -> bool) {
+        self.configs.borrow_mut().retain(|backend, _| is_secure(*backend));
+    }
 }
 
 /// How a backend is spoken to.
@@ -139,6 +144,12 @@ pub fn spoken(worker: &Worker, backend: BackendId) -> Spoken {
     let of =
         |transport: &Transport| Spoken { protocol: transport.protocol, fingerprint: transport.fingerprint() };
     table.transport(backend).map(of).unwrap_or_default()
+}
+
+/// Is a backend spoken to over TLS?
+#[must_use]
+pub fn is_secure(table: &Table, backend: BackendId) -> bool {
+    matches!(table.transport(backend).map(|transport| &transport.security), Some(Security::Tls(_)))
 }
 
 /// A connection to an endpoint that a request can be written to, and whether it was there before.
@@ -191,4 +202,41 @@ async fn secure(
     let counters = &worker.stats.upstream_handshakes;
     let secured = connect::handshake(conn, config, name, tls.fingerprint, counters);
     secured.await.map_err(NoConnection::Tls)
+}
+
+#[cfg(test)]
+mod tests {
+    use routing::model::{TlsSettings, Verification};
+    use rustls::RootCertStore;
+
+    use super::*;
+
+    fn tls(fingerprint: u64) -> BackendTls {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.unwrap().with_root_certificates(RootCertStore::empty());
+        BackendTls {
+            server_name: "web".into(),
+            source: "test".into(),
+            verification: Verification::Off,
+            settings: TlsSettings::new(Arc::new(builder.with_no_client_auth())),
+            fingerprint,
+        }
+    }
+
+    #[test]
+    fn a_backend_keeps_its_sessions_while_its_settings_hold_and_it_is_there() {
+        let dialer = Dialer::default();
+        let [one, two] = [BackendId(1), BackendId(2)];
+        let first = dialer.config(one, &tls(7)).unwrap();
+        dialer.config(two, &tls(7)).unwrap();
+        assert!(Arc::ptr_eq(&first, &dialer.config(one, &tls(7)).unwrap()));
+        assert!(
+            !Arc::ptr_eq(&first, &dialer.config(one, &tls(8)).unwrap()),
+            "other settings, no old session"
+        );
+        dialer.sweep(|backend| backend == two);
+        let left: Vec<_> = dialer.configs.borrow().keys().copied().collect();
+        assert_eq!(left, [two]);
+    }
 }

@@ -87,10 +87,8 @@ fn verdict(bytes: &[u8]) -> Option<io::Result<bool>> {
 }
 
 fn status_of(trailers: &[u8]) -> Option<&[u8]> {
-    let lines = trailers.split(|byte| *byte == b'\n');
-    let fields = lines.filter_map(|line| line.split_at_checked(line.iter().position(|byte| *byte == b':')?));
-    let mut status = fields.filter(|(name, _)| name.eq_ignore_ascii_case(b"grpc-status"));
-    status.next().map(|(_, value)| value[1..].trim_ascii())
+    let mut fields = wire::h2::trailer_fields(trailers);
+    fields.find(|(name, _)| name.eq_ignore_ascii_case(b"grpc-status")).map(|(_, value)| value)
 }
 
 #[cfg(test)]

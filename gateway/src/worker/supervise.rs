@@ -31,6 +31,7 @@ use crate::observe::access_log::LogWriter;
 use crate::observe::recorder::Recorder;
 use crate::observe::recording::Window;
 use crate::observe::stats::WorkerStats;
+use crate::upstream::dial;
 
 /// How long a worker rests that panicked within this time of its start.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
@@ -206,6 +207,7 @@ async fn keep_house(worker: Rc<Worker>) {
             let left = worker.pool.sweep(now, worker.settings().pool_idle_timeout);
             worker.stats.idle_upstream.set(left);
             worker.stats.http2_upstream_connections.set(worker.h2.count());
+            worker.dialer.sweep(|backend| dial::is_secure(&worker.table.borrow(), backend));
             worker.stats.buffer_bytes.set(crate::sys::buf::bytes_held() as u64);
             crate::sys::buf::trim();
             worker.trim_runners();

@@ -10,7 +10,13 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use rustls::ServerConfig;
+use rustls::sign::SingleCertAndKey;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
+
+use super::tls::{Leaf, certified, provider};
 
 /// One request as the backend sees it, before its body.
 #[derive(Clone, Debug)]
@@ -59,7 +65,21 @@ pub struct H2Backend {
 }
 
 impl H2Backend {
+    /// In clear.
     pub fn start(decide: impl Fn(&Asked) -> Do + Send + Sync + 'static) -> Self {
+        Self::with(None, decide)
+    }
+
+    /// Over TLS with this certificate, for clients that offer `h2` (ALPN).
+    pub fn secure(leaf: &Leaf, decide: impl Fn(&Asked) -> Do + Send + Sync + 'static) -> Self {
+        let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+        let key = Arc::new(SingleCertAndKey::from(certified(leaf)));
+        let mut config = builder.unwrap().with_no_client_auth().with_cert_resolver(key);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Self::with(Some(TlsAcceptor::from(Arc::new(config))), decide)
+    }
+
+    fn with(tls: Option<TlsAcceptor>, decide: impl Fn(&Asked) -> Do + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let addr = listener.local_addr().unwrap();
@@ -77,7 +97,14 @@ impl H2Backend {
                         let Ok((stream, _)) = listener.accept().await else { return };
                         stream.set_nodelay(true).unwrap();
                         own.connections.fetch_add(1, Ordering::SeqCst);
-                        tokio::task::spawn_local(connection(stream, Arc::clone(&own), Arc::clone(&decide)));
+                        let (seen, decide, tls) = (Arc::clone(&own), Arc::clone(&decide), tls.clone());
+                        tokio::task::spawn_local(async move {
+                            let Some(tls) = tls else { return connection(stream, seen, decide).await };
+                            let Ok(stream) = tls.accept(stream).await else { return };
+                            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                                connection(stream, seen, decide).await;
+                            }
+                        });
                     }
                 });
                 let _ = stopped.await;
@@ -111,7 +138,7 @@ impl Drop for H2Backend {
     }
 }
 
-async fn connection(stream: tokio::net::TcpStream, seen: Arc<Seen>, decide: Arc<Decide>) {
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, seen: Arc<Seen>, decide: Arc<Decide>) {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     let last = Rc::new(std::cell::Cell::new(false));
     while let Some(Ok((request, respond))) = connection.accept().await {

@@ -175,7 +175,7 @@ fn serve(stream: TcpStream, seen: &Seen, config: Arc<ServerConfig>, body: &str, 
     while tls.is_handshaking() {
         if tls.complete_io(&mut stream).is_err() {
             // The alert that says why, and what the other side sends all the same.
-            let _ = tls.write_tls(&mut stream);
+            while tls.wants_write() && tls.write_tls(&mut stream).is_ok() {}
             let _ = stream.read(&mut [0; 1024]);
             return;
         }

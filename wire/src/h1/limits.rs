@@ -51,6 +51,18 @@ impl Default for HeadLimits {
 }
 
 impl HeadLimits {
+    /// For heads of our own, between the gateway's parts: they passed a peer's limits and grew by what forwarding adds.
+    #[must_use]
+    pub fn of_own_heads() -> Self {
+        Self {
+            head_bytes_max: HEAD_BYTES_CAP,
+            header_line_bytes_max: HEAD_BYTES_CAP,
+            uri_bytes_max: HEAD_BYTES_CAP,
+            underscores: Underscores::Keep,
+            ..Self::default()
+        }
+    }
+
     /// [`HeadLimits::head_bytes_max`] within its hard bound.
     #[must_use]
     pub fn head_bytes(&self) -> usize {

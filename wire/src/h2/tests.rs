@@ -192,3 +192,54 @@ fn the_written_head_says_what_the_fields_say() {
     );
     assert!(head.expects_continue && head.body == BodyLength::Chunked);
 }
+
+#[test]
+fn a_forwarded_request_keeps_its_fields_and_loses_what_is_of_its_connection() {
+    let bytes = b"POST / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nX-A: 2\r\nConnection: x-gone, te\r\nX-Gone: 1\r\nTE: trailers\r\n\
+        Keep-Alive: 1\r\nContent-Length: 5\r\n\r\n";
+    let mut head = RequestHead::default();
+    decode::request(bytes, &HeadLimits::default(), &mut head).unwrap();
+    let fields: Vec<_> = request_fields(&RequestView { head: &head, bytes }).collect();
+    assert_eq!(fields, [(&b"X-A"[..], &b"1"[..]), (b"X-A", b"2"), (b"Content-Length", b"5")]);
+}
+
+fn response_head(status: u16, fields: &[(&str, &str)], ends: bool, is_head: bool) -> (BodyLength, String) {
+    let mut out = Vec::new();
+    let fields = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+    let body = response(&mut out, status, fields, ends, is_head).unwrap();
+    (body, String::from_utf8(out).unwrap())
+}
+
+#[test]
+fn a_response_is_framed_by_what_is_known_of_its_length() {
+    assert_eq!(
+        response_head(200, &[("x-a", "1"), ("connection", "close"), ("keep-alive", "1")], false, false),
+        (BodyLength::Chunked, "HTTP/1.1 200 OK\r\nx-a: 1\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned())
+    );
+    assert_eq!(
+        response_head(200, &[("grpc-status", "14")], true, false),
+        (BodyLength::None, "HTTP/1.1 200 OK\r\ngrpc-status: 14\r\nContent-Length: 0\r\n\r\n".to_owned())
+    );
+    let given = [("content-length", "3")];
+    assert_eq!(response_head(200, &given, false, false).0, BodyLength::Exact(3));
+    assert_eq!(
+        response_head(200, &given, true, true),
+        (BodyLength::None, "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n".to_owned()),
+        "what a GET would bring"
+    );
+    for (status, is_head) in [(204, false), (304, false), (200, true)] {
+        let (body, head) = response_head(status, &[], true, is_head);
+        assert_eq!(body, BodyLength::None);
+        assert_eq!(head.lines().count(), 2, "no framing: {head}");
+    }
+    let wrong = [(&b"content-length"[..], &b"+3"[..])].into_iter();
+    assert_eq!(response(&mut Vec::new(), 200, wrong, false, false), Err(WireError::ContentLength));
+}
+
+#[test]
+fn trailers_that_may_travel_end_a_chunked_body() {
+    let mut out = Vec::new();
+    let fields = [(&b"grpc-status"[..], &b"0"[..]), (b"content-length", b"5"), (b"grpc-message", b"fine")];
+    last_chunk(&mut out, fields.into_iter());
+    assert_eq!(out, b"0\r\ngrpc-status: 0\r\ngrpc-message: fine\r\n\r\n");
+}

@@ -1,14 +1,13 @@
 //! An HTTP/2 connection of a client, from its preface to its end. The only place downstream that knows the framing
 //! library (`h2`).
 //!
-//! One task drives the connection ([`io`] is what the library reads and writes through) and looks after its age; each
+//! One task drives the connection (the library reads and writes through a [`Carrier`]) and looks after its age; each
 //! request has a task of its own ([`stream`]), which meets the exchange through a pipe. A task never wakes itself.
 //!
 //! A connection *serves*, then *leaves*: idle for too long, old, with many requests behind it, or because the process
 //! drains. Leaving is GOAWAY; its requests are served to their end. One that breaks the rules, or whose client takes
 //! nothing for `timeouts.write_stall`, is closed at once. Source: RFC 9113; SECURITY S20 to S26.
 
-mod io;
 mod stream;
 
 use std::cell::{Cell, RefCell};
@@ -20,7 +19,7 @@ use std::time::Duration;
 
 use h2::Reason;
 use h2::ext::Protocol;
-use h2::server::{Builder, Connection as Framed, SendResponse};
+use h2::server::{Builder, SendResponse};
 use http::Request;
 use rand::{Rng, RngCore};
 use routing::time::MonoTime;
@@ -28,14 +27,14 @@ use wire::error::WireError;
 use wire::h2::{Body, Follows, Pseudo, WEBSOCKET_KEY_BYTES};
 use wire::head::Method;
 
-use self::io::{Io, Shared};
 pub(super) use self::stream::run;
 use self::stream::{Incoming, Piece};
 use super::count_limit;
 use super::h1::{self, Client, Facts};
 use crate::net::{Buf, Class, acquire};
 use crate::observe::stats::Limit;
-use crate::tls::Origin;
+use crate::tls::carrier::{Carrier, Io, Owner};
+use crate::tls::{Origin, Stream};
 use crate::worker::settings::Settings;
 use crate::worker::{Worker, clock, supervise};
 
@@ -55,6 +54,18 @@ pub(super) fn is_preface(bytes: &[u8]) -> bool {
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// How long a connection that was asked to leave, and has no requests, is waited for.
 const LEAVING: Duration = Duration::from_secs(1);
+
+impl Owner for Box<Client> {
+    fn conn(&mut self) -> &mut Stream {
+        &mut self.conn
+    }
+
+    /// The end is sent by [`serve`], which reads on behind it.
+    fn finished(&mut self) {}
+}
+
+type Shared = Rc<RefCell<Carrier<Box<Client>>>>;
+type Framed = h2::server::Connection<Io<Box<Client>>, Piece>;
 
 /// What the requests of one connection share.
 struct Connection {
@@ -130,7 +141,7 @@ pub(super) async fn serve(worker: Rc<Worker>, client: Box<Client>, first: Option
         cancelled: Cell::new(0),
         task: RefCell::default(),
     });
-    let shared = Rc::new(RefCell::new(Shared::new(client, first)));
+    let shared = Rc::new(RefCell::new(Carrier::new(client, first)));
     if let Some(framed) = begin(&worker, &settings, &shared).await {
         let mut life = Life::new(&worker, &settings, connection, Rc::clone(&shared));
         life.run(framed).await;
@@ -138,7 +149,7 @@ pub(super) async fn serve(worker: Rc<Worker>, client: Box<Client>, first: Option
     }
     // The library's half is gone: what it had to say last is out, or never will be.
     let Some(shared) = Rc::into_inner(shared) else { return };
-    let client = shared.into_inner().client;
+    let client = shared.into_inner().owner;
     if client.conn.is_writing() {
         client.conn.reset();
     } else {
@@ -147,11 +158,7 @@ pub(super) async fn serve(worker: Rc<Worker>, client: Box<Client>, first: Option
 }
 
 /// The preface and our settings, within `timeouts.header`.
-async fn begin(
-    worker: &Rc<Worker>,
-    settings: &Settings,
-    shared: &Rc<RefCell<Shared>>,
-) -> Option<Framed<Io, Piece>> {
+async fn begin(worker: &Rc<Worker>, settings: &Settings, shared: &Shared) -> Option<Framed> {
     let http2 = &settings.http2;
     let mut builder = Builder::new();
     builder
@@ -166,12 +173,12 @@ async fn begin(
     let mut handshake = builder.handshake(Io(Rc::clone(shared)));
     let due = clock::now() + settings.header_timeout;
     loop {
-        shared.borrow().client.deadline.set(due);
+        shared.borrow().owner.deadline.set(due);
         let first = poll_fn(|cx| {
             if let Poll::Ready(result) = std::pin::Pin::new(&mut handshake).poll(cx) {
                 return Poll::Ready(Some(result));
             }
-            shared.borrow().client.deadline.poll(cx).map(|()| None)
+            shared.borrow().owner.deadline.poll(cx).map(|()| None)
         });
         match first.await {
             Some(Ok(framed)) => return Some(framed),
@@ -212,7 +219,7 @@ struct Life<'a> {
     worker: &'a Rc<Worker>,
     settings: &'a Settings,
     connection: Rc<Connection>,
-    shared: Rc<RefCell<Shared>>,
+    shared: Shared,
     stand: Stand,
     requests: u32,
     requests_max: u32,
@@ -231,7 +238,7 @@ impl<'a> Life<'a> {
         worker: &'a Rc<Worker>,
         settings: &'a Settings,
         connection: Rc<Connection>,
-        shared: Rc<RefCell<Shared>>,
+        shared: Shared,
     ) -> Self {
         let http2 = &settings.http2;
         let now = clock::now();
@@ -258,7 +265,7 @@ impl<'a> Life<'a> {
         }
     }
 
-    async fn run(&mut self, mut framed: Framed<Io, Piece>) {
+    async fn run(&mut self, mut framed: Framed) {
         loop {
             match self.next(&mut framed).await {
                 Event::Request(request, respond) => self.admit(request, respond, &mut framed),
@@ -274,7 +281,7 @@ impl<'a> Life<'a> {
         }
     }
 
-    async fn next(&mut self, framed: &mut Framed<Io, Piece>) -> Event {
+    async fn next(&mut self, framed: &mut Framed) -> Event {
         let (was_idle, due) = (self.idle_since.is_some(), self.due());
         // Forgets that an earlier one has passed.
         self.set_deadline(due);
@@ -294,7 +301,7 @@ impl<'a> Life<'a> {
                 return Poll::Ready(Event::Look);
             }
             // Before it is set: that forgets a call for attention.
-            if self.shared.borrow().client.deadline.poll(cx).is_ready() {
+            if self.shared.borrow().owner.deadline.poll(cx).is_ready() {
                 return Poll::Ready(Event::Look);
             }
             let writing_since = self.shared.borrow().writing_since();
@@ -306,7 +313,7 @@ impl<'a> Life<'a> {
     }
 
     fn set_deadline(&self, due: Option<MonoTime>) {
-        let deadline = &self.shared.borrow().client.deadline;
+        let deadline = &self.shared.borrow().owner.deadline;
         match due {
             Some(due) => deadline.set(due),
             None => deadline.clear(),
@@ -325,7 +332,7 @@ impl<'a> Life<'a> {
     }
 
     /// Looks at clock, worker and requests. `false` when the connection is to be closed now.
-    fn look(&mut self, framed: &mut Framed<Io, Piece>) -> bool {
+    fn look(&mut self, framed: &mut Framed) -> bool {
         let now = clock::now();
         if self.worker.is_stopping() {
             return false;
@@ -359,16 +366,16 @@ impl<'a> Life<'a> {
             self.shared.borrow_mut().rest();
         }
         self.listed = true;
-        self.shared.borrow().client.deadline.enter_idle();
+        self.shared.borrow().owner.deadline.enter_idle();
         self.leave_if_due(framed, now)
     }
 
     /// Takes it from the list of idle connections. `false` when it was shed meanwhile.
     fn unlist(&mut self) -> bool {
-        !std::mem::take(&mut self.listed) || self.shared.borrow().client.deadline.leave_idle()
+        !std::mem::take(&mut self.listed) || self.shared.borrow().owner.deadline.leave_idle()
     }
 
-    fn leave_if_due(&mut self, framed: &mut Framed<Io, Piece>, now: MonoTime) -> bool {
+    fn leave_if_due(&mut self, framed: &mut Framed, now: MonoTime) -> bool {
         if self.stand == Stand::Serves {
             let is_old = self.old_at.is_some_and(|at| now >= at);
             if is_old {
@@ -381,7 +388,7 @@ impl<'a> Life<'a> {
         true
     }
 
-    fn leave(&mut self, framed: &mut Framed<Io, Piece>, now: MonoTime) {
+    fn leave(&mut self, framed: &mut Framed, now: MonoTime) {
         framed.graceful_shutdown();
         self.stand = Stand::Leaves { since: now };
     }
@@ -397,7 +404,7 @@ impl<'a> Life<'a> {
         &mut self,
         request: Request<h2::RecvStream>,
         mut respond: SendResponse<Piece>,
-        framed: &mut Framed<Io, Piece>,
+        framed: &mut Framed,
     ) {
         if self.idle_since.take().is_some() {
             // One that was shed a moment ago is not idle any more.

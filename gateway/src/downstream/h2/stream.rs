@@ -21,7 +21,7 @@ use routing::time::MonoTime;
 use wire::body::{BodyDecoder, Progress, TrailerPolicy};
 use wire::h1::chunked::{self, PREFIX_BYTES_MAX};
 use wire::h1::decode::{self, Decoded};
-use wire::h1::limits::{HEAD_BYTES_CAP, HeadLimits, Underscores};
+use wire::h1::limits::HeadLimits;
 use wire::h2::Body;
 use wire::head::{BodyLength, Method, ResponseHead, ResponseView, Version};
 
@@ -29,7 +29,7 @@ use super::{Connection, InFlight};
 use crate::downstream::h1::Client;
 use crate::exchange::{self, After, Exchange};
 use crate::net::pipe::{End, pipe};
-use crate::net::{Buf, Class, acquire};
+use crate::net::{Buf, Class, acquire, with_room};
 use crate::observe::stats::Limit;
 use crate::tls::Stream;
 use crate::worker::{Deadline, Worker, clock};
@@ -198,7 +198,6 @@ struct Bridge {
     raw: Option<Buf>,
     decoder: BodyDecoder,
     method: Method,
-    limits: HeadLimits,
     /// Did anything go to the client since the last look?
     moved: bool,
     has_answered: bool,
@@ -229,13 +228,6 @@ impl Bridge {
             raw: None,
             decoder: BodyDecoder::new(BodyLength::None, TrailerPolicy::Forward),
             method,
-            // The exchange wrote it, within its own limits and with a few fields of its own.
-            limits: HeadLimits {
-                head_bytes_max: HEAD_BYTES_CAP,
-                header_line_bytes_max: HEAD_BYTES_CAP,
-                underscores: Underscores::Keep,
-                ..HeadLimits::default()
-            },
             moved: false,
             has_answered: false,
             was_cancelled: false,
@@ -454,7 +446,7 @@ impl Bridge {
     /// Decodes a head: interim ones are passed on, the final one begins the response.
     fn take_head(&mut self, mut raw: Buf, cx: &mut Context<'_>) -> Result<Poll<()>, Reason> {
         let mut head = ResponseHead::default();
-        match decode::response(raw.bytes(), &self.limits, self.method, &mut head) {
+        match decode::response(raw.bytes(), &HeadLimits::of_own_heads(), self.method, &mut head) {
             Ok(Decoded::Complete) => {}
             Ok(Decoded::Partial) => return self.read_on(raw, cx),
             Err(_) => return Err(Reason::INTERNAL_ERROR),
@@ -489,16 +481,7 @@ impl Bridge {
 
     /// The head is longer than what was read of it.
     fn read_on(&mut self, raw: Buf, cx: &mut Context<'_>) -> Result<Poll<()>, Reason> {
-        let buf = if raw.readroom() > 0 {
-            raw
-        } else {
-            let mut large = acquire(Class::Bulk, 0).ok_or(Reason::INTERNAL_ERROR)?;
-            if raw.class() == Class::Bulk {
-                return Err(Reason::INTERNAL_ERROR);
-            }
-            large.append(raw.bytes());
-            large
-        };
+        let buf = with_room(Some(raw)).ok_or(Reason::INTERNAL_ERROR)?;
         self.end.start_read(buf);
         self.poll_read(cx)
     }

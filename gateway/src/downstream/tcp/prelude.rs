@@ -10,7 +10,7 @@ use routing::time::MonoTime;
 use wire::{client_hello, proxy_protocol};
 
 use super::{Failure, Session};
-use crate::net::{Buf, Class, acquire};
+use crate::net::{Buf, with_room};
 use crate::observe::layer4::Ended;
 use crate::observe::stats::Limit;
 use crate::worker::clock;
@@ -103,19 +103,6 @@ impl Prelude {
                 }
                 None => {}
             }
-        }
-    }
-}
-
-/// A buffer to read more into. The largest holds every prelude: both are bounded well below it.
-fn with_room(held: Option<Buf>) -> Option<Buf> {
-    match held {
-        None => acquire(Class::Head, 0),
-        Some(buf) if buf.readroom() > 0 => Some(buf),
-        Some(buf) => {
-            let mut large = acquire(Class::Bulk, 0)?;
-            large.append(buf.bytes());
-            Some(large)
         }
     }
 }

@@ -5,12 +5,11 @@
 //! second attempts and relaying are what they are elsewhere; an exchange that lets go of its end resets the stream.
 //!
 //! A connection takes as many streams as its peer allows, and at most [`STREAMS_MAX`]. When all are full another is opened,
-//! up to `pool.http2_connections_max`. After a GOAWAY it takes no more. One that has heard nothing for `pool.http2_ping`
-//! while streams are open is asked (PING, RFC 9113 §6.7); without an answer within the same time it is closed, and each of
-//! its streams fails as one whose endpoint has closed it.
+//! up to `pool.http2_connections_max`. After a GOAWAY it takes no more. One with streams open is asked
+//! every `pool.http2_ping` (PING, RFC 9113 §6.7); without an answer within the same time it is closed, and each of its
+//! streams fails as one whose endpoint has closed it.
 
 mod convert;
-mod io;
 mod stream;
 
 use std::cell::{Cell, RefCell};
@@ -29,9 +28,9 @@ use routing::id::BackendId;
 use routing::table::{EndpointKey, Pick};
 use routing::time::MonoTime;
 
-use self::io::Io;
 use crate::net::pipe::pipe;
 use crate::observe::stats::Limit;
+use crate::tls::carrier::{Carrier, Io};
 use crate::tls::{Origin, Stream};
 use crate::upstream::dial::{self, NoConnection};
 use crate::worker::{Worker, clock, supervise};
@@ -46,6 +45,8 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const HEADER_LIST_BYTES: u32 = 32 * 1024;
 /// Bytes of request bodies that wait in the library for one connection.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
+
+type Framed = Connection<Io<Stream>, Bytes>;
 
 /// One connection.
 struct Session {
@@ -136,34 +137,34 @@ pub struct Opened {
     pub reused: bool,
 }
 
+/// What there is for one more stream.
 enum Found {
     Place(Place),
-    Wait,
+    /// Nothing: whoever asked is to open a connection now.
     Dial,
     Full,
 }
 
 impl Sessions {
-    fn find(&self, endpoint: EndpointKey, fingerprint: u64, max: u32, cx: Option<&Context<'_>>) -> Found {
+    /// Pending while a connection is being opened.
+    fn find(&self, endpoint: EndpointKey, fingerprint: u64, max: u32, cx: &Context<'_>) -> Poll<Found> {
         let mut endpoints = self.endpoints.borrow_mut();
         let entry = endpoints.entry(endpoint).or_default();
         // The busiest that has room: the others may become idle.
         let usable = entry.sessions.iter().filter(|session| session.has_room(fingerprint));
         if let Some(session) = usable.max_by_key(|session| session.streams.get()) {
-            return Found::Place(Place::take(session));
+            return Poll::Ready(Found::Place(Place::take(session)));
         }
         if entry.is_dialing {
-            if let Some(cx) = cx {
-                entry.waiting.push(cx.waker().clone());
-            }
-            return Found::Wait;
+            entry.waiting.push(cx.waker().clone());
+            return Poll::Pending;
         }
         let open = entry.sessions.iter().filter(|session| !session.is_closing.get()).count();
         if open >= max as usize {
-            return Found::Full;
+            return Poll::Ready(Found::Full);
         }
         entry.is_dialing = true;
-        Found::Dial
+        Poll::Ready(Found::Dial)
     }
 
     fn dialed(&self, endpoint: EndpointKey, session: Option<&Rc<Session>>) {
@@ -229,38 +230,21 @@ impl From<&Pick> for Target {
 /// # Errors
 /// [`NoConnection`]; nothing was sent.
 pub async fn open(worker: &Rc<Worker>, to: Target) -> Result<Opened, NoConnection> {
-    let (endpoint, max) = (to.endpoint, worker.settings().http2_connections_max);
-    loop {
+    let max = worker.settings().http2_connections_max;
+    let found = poll_fn(|cx| {
+        // Asked again each time: the settings may have changed while another one dialed.
         let fingerprint = dial::spoken(worker, to.backend).fingerprint;
-        match worker.h2.find(endpoint, fingerprint, max, None) {
-            Found::Place(place) => return Ok(Opened { stream: begin(worker, place), reused: true }),
-            Found::Full => {
-                worker.stats.hit(Limit::Http2Connections);
-                return Err(NoConnection::Streams);
-            }
-            Found::Dial => {
-                let place = dial_one(worker, to).await?;
-                return Ok(Opened { stream: begin(worker, place), reused: false });
-            }
-            Found::Wait => {
-                let mut asked = false;
-                poll_fn(|cx| {
-                    if asked {
-                        return Poll::Ready(());
-                    }
-                    asked = true;
-                    match worker.h2.find(endpoint, fingerprint, max, Some(cx)) {
-                        Found::Wait => Poll::Pending,
-                        // Looked at again at once; a place that was taken is given back.
-                        Found::Place(_) | Found::Full => Poll::Ready(()),
-                        Found::Dial => {
-                            worker.h2.dialed(endpoint, None);
-                            Poll::Ready(())
-                        }
-                    }
-                })
-                .await;
-            }
+        worker.h2.find(to.endpoint, fingerprint, max, cx)
+    });
+    match found.await {
+        Found::Place(place) => Ok(Opened { stream: begin(worker, place), reused: true }),
+        Found::Dial => {
+            let place = dial_one(worker, to).await?;
+            Ok(Opened { stream: begin(worker, place), reused: false })
+        }
+        Found::Full => {
+            worker.stats.hit(Limit::Http2Connections);
+            Err(NoConnection::Streams)
         }
     }
 }
@@ -302,7 +286,7 @@ async fn dial_one(worker: &Rc<Worker>, to: Target) -> Result<Place, NoConnection
 }
 
 /// Sends the preface and our settings; the peer's are not waited for (RFC 9113 §3.4).
-async fn begin_connection(conn: Stream) -> Result<(SendRequest<Bytes>, Connection<Io, Bytes>), NoConnection> {
+async fn begin_connection(conn: Stream) -> Result<(SendRequest<Bytes>, Framed), NoConnection> {
     let mut builder = Builder::new();
     builder
         .enable_push(false)
@@ -311,7 +295,8 @@ async fn begin_connection(conn: Stream) -> Result<(SendRequest<Bytes>, Connectio
         .max_header_list_size(HEADER_LIST_BYTES)
         .max_send_buffer_size(SEND_BUFFER_BYTES)
         .initial_max_send_streams(STREAMS_MAX);
-    builder.handshake::<Io, Bytes>(Io::new(conn)).await.map_err(|_| NoConnection::Failed)
+    let io = Io(Rc::new(RefCell::new(Carrier::new(conn, None))));
+    builder.handshake(io).await.map_err(|_| NoConnection::Failed)
 }
 
 /// Asks an endpoint for a sign of life, by a PING on a connection of its own.
@@ -358,12 +343,7 @@ enum Event {
 }
 
 /// Moves a connection's frames until it ends, asks a silent one for a sign of life, and lets go of one that nobody needs.
-async fn drive(
-    worker: Rc<Worker>,
-    endpoint: EndpointKey,
-    session: Rc<Session>,
-    mut connection: Connection<Io, Bytes>,
-) {
+async fn drive(worker: Rc<Worker>, endpoint: EndpointKey, session: Rc<Session>, mut connection: Framed) {
     let mut pings = connection.ping_pong();
     let deadline = worker.deadline();
     let mut asked = None;

@@ -17,13 +17,13 @@ use h2::{Reason, RecvStream, SendStream};
 use wire::body::{BodyDecoder, Progress, TrailerPolicy};
 use wire::h1::chunked::{self, PREFIX_BYTES_MAX};
 use wire::h1::decode::{self, Decoded};
-use wire::h1::limits::{HEAD_BYTES_CAP, HeadLimits, Underscores};
-use wire::head::{Method, RequestHead};
+use wire::h1::limits::HeadLimits;
+use wire::head::{BodyLength, Method, RequestHead, RequestView};
 
-use super::convert::{self, Framing};
+use super::convert;
 use crate::net::conn::Done;
 use crate::net::pipe::End;
-use crate::net::{Buf, Class, acquire};
+use crate::net::{Buf, Class, acquire, with_room};
 use crate::upstream::probe;
 use crate::worker::{Deadline, Worker, clock};
 
@@ -120,10 +120,11 @@ async fn carry(
         Ok(read) => read,
         Err(ended) => return ended,
     };
-    let Some(request) = convert::request(&head, rest.buf.bytes(), is_secure) else { return Ended::Failed };
+    let view = RequestView { head: &head, bytes: rest.buf.bytes() };
+    let Some(request) = convert::request(&view, is_secure) else { return Ended::Failed };
     rest.buf.consume(head.head_len);
     let Ok(mut send) = send.ready().await else { return Ended::Refused };
-    let ends = convert::ends(head.body);
+    let ends = head.body.is_empty();
     let (response, stream) = match send.send_request(request, ends) {
         Ok(opened) => opened,
         // Not a frame of it was written: the connection takes no more streams.
@@ -153,18 +154,11 @@ async fn carry(
 
 /// Reads the head that the exchange wrote.
 async fn head(pipe: &Pipe) -> Result<(RequestHead, Rest), Ended> {
-    let limits = HeadLimits {
-        // It passed the client's limits and grew by what forwarding adds.
-        head_bytes_max: HEAD_BYTES_CAP,
-        header_line_bytes_max: HEAD_BYTES_CAP,
-        uri_bytes_max: HEAD_BYTES_CAP,
-        underscores: Underscores::Keep,
-        ..HeadLimits::default()
-    };
+    let limits = HeadLimits::of_own_heads();
     let mut head = RequestHead::default();
-    let mut buf = acquire(Class::Head, 0).ok_or(Ended::Gone)?;
+    let mut held = None;
     loop {
-        let (result, mut read) = pipe.read(buf).await;
+        let (result, read) = pipe.read(with_room(held).ok_or(Ended::Gone)?).await;
         if !result.is_ok_and(|n| n > 0) {
             return Err(Ended::Gone);
         }
@@ -173,14 +167,8 @@ async fn head(pipe: &Pipe) -> Result<(RequestHead, Rest), Ended> {
                 let decoder = BodyDecoder::new(head.body, TrailerPolicy::Forward);
                 return Ok((head, Rest { decoder, buf: read }));
             }
-            Decoded::Partial if read.readroom() == 0 => {
-                let mut larger = acquire(Class::Bulk, 0).ok_or(Ended::Gone)?;
-                larger.append(read.bytes());
-                read = larger;
-            }
-            Decoded::Partial => {}
+            Decoded::Partial => held = Some(read),
         }
-        buf = read;
     }
 }
 
@@ -252,13 +240,11 @@ async fn download(pipe: &Pipe, response: ResponseFuture, is_head: bool) -> Ended
     };
     let mut out = Vec::with_capacity(1024);
     let ends = response.body().is_end_stream();
-    let framing = convert::response(&response, ends, is_head, &mut out);
+    let Ok(length) = convert::response(&response, ends, is_head, &mut out) else { return Ended::Failed };
     if let Err(ended) = pipe.write_bytes(&out).await {
         return ended;
     }
-    let length = response.headers().get(http::header::CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    match body(pipe, response.into_body(), framing, length).await {
+    match body(pipe, response.into_body(), length).await {
         Ok(()) => Ended::Well,
         // It was processed: the response has begun.
         Err(Ended::Refused) => Ended::Failed,
@@ -266,34 +252,33 @@ async fn download(pipe: &Pipe, response: ResponseFuture, is_head: bool) -> Ended
     }
 }
 
-/// `length` is what the response says of it, if it does.
-async fn body(pipe: &Pipe, mut data: RecvStream, framing: Framing, length: Option<u64>) -> Result<(), Ended> {
+async fn body(pipe: &Pipe, mut data: RecvStream, length: BodyLength) -> Result<(), Ended> {
     let (mut out, mut prefix) = (Vec::new(), [0; PREFIX_BYTES_MAX]);
-    let mut left = length;
+    let is_chunked = length == BodyLength::Chunked;
+    let mut came = 0;
     while let Some(piece) = poll_fn(|cx| data.poll_data(cx)).await {
         let piece = piece?;
         for part in piece.chunks(PIECE_BYTES) {
-            out.clear();
-            match framing {
-                Framing::Plain => out.extend_from_slice(part),
-                Framing::Chunked => {
-                    let n = chunked::chunk_prefix(part.len(), &mut prefix);
-                    out.extend_from_slice(&prefix[..n]);
-                    out.extend_from_slice(part);
-                    out.extend_from_slice(b"\r\n");
-                }
+            if is_chunked {
+                out.clear();
+                let n = chunked::chunk_prefix(part.len(), &mut prefix);
+                out.extend_from_slice(&prefix[..n]);
+                out.extend_from_slice(part);
+                out.extend_from_slice(chunked::CRLF);
+                pipe.write_bytes(&out).await?;
+            } else {
+                pipe.write_bytes(part).await?;
             }
-            pipe.write_bytes(&out).await?;
         }
-        left = left.map(|left| left.saturating_sub(piece.len() as u64));
-        pipe.delivered.set(left == Some(0));
+        came += piece.len() as u64;
+        pipe.delivered.set(length == BodyLength::Exact(came));
         // Only now may as much more come.
         data.flow_control().release_capacity(piece.len())?;
     }
     let trailers = poll_fn(|cx| data.poll_trailers(cx)).await?;
-    if framing == Framing::Chunked {
+    if is_chunked {
         out.clear();
-        convert::trailers(trailers.as_ref(), &mut out);
+        wire::h2::last_chunk(&mut out, trailers.iter().flat_map(convert::bytes));
         pipe.write_bytes(&out).await?;
     }
     Ok(())

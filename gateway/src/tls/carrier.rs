@@ -1,4 +1,4 @@
-//! A client's connection with the read and write operations that the framing library asks for.
+//! A connection with the read and write operations that a framing library asks for, a client's or one to an endpoint.
 //!
 //! Two operations at most, as everywhere: what is written is gathered and leaves in one send for each flush; what is
 //! read goes from a pooled buffer to the library's. A flush is over when the kernel has everything, so that an error
@@ -13,13 +13,33 @@ use std::task::{Context, Poll, ready};
 use routing::time::MonoTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::downstream::h1::Client;
+use super::Stream;
 use crate::net::{Buf, Class, acquire};
 use crate::worker::clock;
 
+/// Whose connection it is.
+pub trait Owner {
+    /// The connection.
+    fn conn(&mut self) -> &mut Stream;
+
+    /// The library sends nothing more, and everything is out.
+    fn finished(&mut self);
+}
+
+impl Owner for Stream {
+    fn conn(&mut self) -> &mut Stream {
+        self
+    }
+
+    fn finished(&mut self) {
+        self.shutdown_write();
+    }
+}
+
 /// The connection, shared by the library (through [`Io`]) and the task that looks after it. Borrowed briefly.
-pub(super) struct Shared {
-    pub(super) client: Box<Client>,
+pub struct Carrier<O> {
+    /// Who has it.
+    pub owner: O,
     /// What came and was not taken yet.
     held: Option<Buf>,
     /// What is to be sent and is not on its way yet.
@@ -33,28 +53,30 @@ pub(super) struct Shared {
     received: u64,
 }
 
-impl Shared {
+impl<O: Owner> Carrier<O> {
     /// A connection of which `held` came already.
-    pub(super) fn new(client: Box<Client>, held: Option<Buf>) -> Self {
-        Self { client, held, out: None, writing_since: None, rests: false, is_cancelled: false, received: 0 }
+    #[must_use]
+    pub fn new(owner: O, held: Option<Buf>) -> Self {
+        Self { owner, held, out: None, writing_since: None, rests: false, is_cancelled: false, received: 0 }
     }
 
-    /// Since when bytes wait that the client does not take.
-    pub(super) fn writing_since(&self) -> Option<MonoTime> {
+    /// Since when bytes wait that the peer does not take.
+    #[must_use]
+    pub fn writing_since(&self) -> Option<MonoTime> {
         self.writing_since
     }
 
     /// Nothing is expected for a while: goes on with a small read buffer. The library is to be polled afterwards.
-    pub(super) fn rest(&mut self) {
-        if !self.rests && self.client.conn.is_reading() {
+    pub fn rest(&mut self) {
+        if !self.rests && self.owner.conn().is_reading() {
             self.is_cancelled = true;
-            self.client.conn.cancel_read();
+            self.owner.conn().cancel_read();
         }
         self.rests = true;
     }
 
     /// Bytes that came since the last call.
-    pub(super) fn take_received(&mut self) -> u64 {
+    pub fn take_received(&mut self) -> u64 {
         std::mem::take(&mut self.received)
     }
 
@@ -69,7 +91,7 @@ impl Shared {
                 }
                 return Poll::Ready(Ok(()));
             }
-            let conn = &mut self.client.conn;
+            let conn = self.owner.conn();
             if !conn.is_reading() {
                 let class = if self.rests { Class::Head } else { Class::Small };
                 conn.start_read(acquire(class, 0).ok_or(io::ErrorKind::OutOfMemory)?);
@@ -119,7 +141,7 @@ impl Shared {
 
     /// Ready when nothing is on its way.
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = ready!(self.client.conn.poll_flush(cx));
+        let result = ready!(self.owner.conn().poll_flush(cx));
         self.writing_since = None;
         Poll::Ready(result)
     }
@@ -127,7 +149,7 @@ impl Shared {
     fn send(&mut self) {
         if let Some(out) = self.out.take() {
             self.writing_since = Some(clock::now());
-            self.client.conn.start_write(out);
+            self.owner.conn().start_write(out);
         }
     }
 }
@@ -139,15 +161,15 @@ fn larger(out: Buf) -> Option<Buf> {
 }
 
 /// The library's side of a connection.
-pub(super) struct Io(pub(super) Rc<RefCell<Shared>>);
+pub struct Io<O>(pub Rc<RefCell<Carrier<O>>>);
 
-impl AsyncRead for Io {
+impl<O: Owner> AsyncRead for Io<O> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().poll_read(cx, into)
     }
 }
 
-impl AsyncWrite for Io {
+impl<O: Owner> AsyncWrite for Io<O> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.0.borrow_mut().poll_write(cx, bytes)
     }
@@ -157,12 +179,12 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut shared = self.0.borrow_mut();
+        let mut carrier = self.0.borrow_mut();
         let mut sum = 0;
         for part in parts.iter().filter(|part| !part.is_empty()) {
             let mut rest = &part[..];
             while !rest.is_empty() {
-                match shared.poll_write(cx, rest) {
+                match carrier.poll_write(cx, rest) {
                     Poll::Ready(Ok(n)) => {
                         sum += n;
                         rest = &rest[n..];
@@ -184,8 +206,10 @@ impl AsyncWrite for Io {
         self.0.borrow_mut().poll_flush(cx)
     }
 
-    /// The end is sent by whoever looks after the connection, behind everything else.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.borrow_mut().poll_flush(cx)
+        let mut carrier = self.0.borrow_mut();
+        ready!(carrier.poll_flush(cx))?;
+        carrier.owner.finished();
+        Poll::Ready(Ok(()))
     }
 }
