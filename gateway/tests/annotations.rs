@@ -286,14 +286,7 @@ fn a_rate_holds_over_all_workers_together() {
 
 #[test]
 fn requests_at_once_are_bounded_and_their_places_given_back() {
-    let (open, held) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let gate = std::sync::Arc::new((open, held));
-    let seen = std::sync::Arc::clone(&gate);
-    let web = Backend::start(move |_, stream| {
-        seen.1.fetch_add(1, Ordering::SeqCst);
-        until("the test opens the gate", || seen.0.load(Ordering::SeqCst));
-        respond(stream, b"web")
-    });
+    let (web, gate) = Backend::gated("web");
     let fleet = one(
         "/",
         &[(M, "concurrency-limit", "1"), (M, "concurrency-limit-fallback-custom-response-body", "busy")],
@@ -301,10 +294,10 @@ fn requests_at_once_are_bounded_and_their_places_given_back() {
     );
     let mut first = Client::connect(fleet.addr);
     first.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n");
-    until("the first is with the backend", || gate.1.load(Ordering::SeqCst) == 1);
+    until("the first is with the backend", || web.count() == 1);
     let second = get(&fleet, "/", "");
     assert_eq!((second.status, second.text().as_str()), (429, "busy"));
-    gate.0.store(true, Ordering::SeqCst);
+    gate.store(true, Ordering::SeqCst);
     assert_eq!(first.response().status, 200);
     assert_eq!(get(&fleet, "/", "").status, 200, "its place is free again");
     assert_eq!(hits(&fleet, Limit::Concurrency), 1);
@@ -312,7 +305,6 @@ fn requests_at_once_are_bounded_and_their_places_given_back() {
 
 #[test]
 fn the_answers_of_a_full_rule_are_the_annotations_own() {
-    let open = std::sync::Arc::new(AtomicBool::new(false));
     for (more, status, field, value, body) in [
         (
             &[
@@ -333,23 +325,16 @@ fn the_answers_of_a_full_rule_are_the_annotations_own() {
             "",
         ),
     ] {
-        open.store(false, Ordering::SeqCst);
-        let (gate, seen) = (std::sync::Arc::clone(&open), std::sync::Arc::new(AtomicUsize::new(0)));
-        let count = std::sync::Arc::clone(&seen);
-        let web = Backend::start(move |_, stream| {
-            count.fetch_add(1, Ordering::SeqCst);
-            until("the test opens the gate", || gate.load(Ordering::SeqCst));
-            respond(stream, b"web")
-        });
+        let (web, gate) = Backend::gated("web");
         let mut all = vec![(M, "concurrency-limit", "1")];
         all.extend_from_slice(more);
         let fleet = one("/", &all, &web);
         let mut first = Client::connect(fleet.addr);
         first.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n");
-        until("the first is with the backend", || seen.load(Ordering::SeqCst) == 1);
+        until("the first is with the backend", || web.count() == 1);
         let second = get(&fleet, "/", "");
         assert_eq!((second.status, second.one(field), second.text().as_str()), (status, Some(value), body));
-        open.store(true, Ordering::SeqCst);
+        gate.store(true, Ordering::SeqCst);
         assert_eq!(first.response().status, 200);
     }
 }
@@ -357,28 +342,19 @@ fn the_answers_of_a_full_rule_are_the_annotations_own() {
 /// One source may have one request in flight; whoever is exempt is not counted.
 #[test]
 fn requests_of_one_source_at_once_are_bounded_and_their_places_given_back() {
-    let (open, held) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let gate = std::sync::Arc::new((open, held));
-    let seen = std::sync::Arc::clone(&gate);
-    let web = Backend::start(move |_, stream| {
-        seen.1.fetch_add(1, Ordering::SeqCst);
-        until("the test opens the gate", || seen.0.load(Ordering::SeqCst));
-        respond(stream, b"web")
-    });
     for (more, expected) in [(&[][..], 503), (&[(N, "limit-whitelist", "127.0.0.0/8")], 200)] {
-        gate.0.store(false, Ordering::SeqCst);
-        let already = gate.1.load(Ordering::SeqCst);
+        let (web, gate) = Backend::gated("web");
         let mut all = vec![(N, "limit-connections", "1")];
         all.extend_from_slice(more);
         let fleet = one("/", &all, &web);
         let (mut first, mut second) = (Client::connect(fleet.addr), Client::connect(fleet.addr));
         first.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n");
-        until("the first is with the backend", || gate.1.load(Ordering::SeqCst) == already + 1);
+        until("the first is with the backend", || web.count() == 1);
         second.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n");
         if expected == 503 {
             assert_eq!(second.response().status, 503);
         }
-        gate.0.store(true, Ordering::SeqCst);
+        gate.store(true, Ordering::SeqCst);
         assert_eq!(first.response().status, 200);
         if expected == 200 {
             assert_eq!(second.response().status, 200);
@@ -395,25 +371,17 @@ fn connections_to_endpoints_are_bounded_and_carry_so_many_requests() {
     let mut client = Client::connect(fleet.addr);
     assert!((0..6).all(|_| client.get("/").status == 200));
     assert_eq!((web.count(), web.connections()), (6, 3));
-    let (open, held) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let gate = std::sync::Arc::new((open, held));
     for (name, limit) in [
         ("connection-policy-tcp-max-connection", Limit::Concurrency),
         ("connection-policy-tcp-max-connection-per-endpoint", Limit::EndpointInFlight),
     ] {
-        gate.0.store(false, Ordering::SeqCst);
-        let (seen, already) = (std::sync::Arc::clone(&gate), gate.1.load(Ordering::SeqCst));
-        let web = Backend::start(move |_, stream| {
-            seen.1.fetch_add(1, Ordering::SeqCst);
-            until("the test opens the gate", || seen.0.load(Ordering::SeqCst));
-            respond(stream, b"web")
-        });
+        let (web, gate) = Backend::gated("web");
         let fleet = one("/", &[(M, name, "1")], &web);
         let mut first = Client::connect(fleet.addr);
         first.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n");
-        until("the first is with the backend", || gate.1.load(Ordering::SeqCst) == already + 1);
+        until("the first is with the backend", || web.count() == 1);
         assert_eq!(get(&fleet, "/", "").status, 503, "{name}");
-        gate.0.store(true, Ordering::SeqCst);
+        gate.store(true, Ordering::SeqCst);
         assert_eq!(first.response().status, 200);
         assert_eq!(get(&fleet, "/", "").status, 200, "its place is free again");
         assert_eq!(hits(&fleet, limit), 1, "{name}");

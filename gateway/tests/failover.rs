@@ -135,16 +135,7 @@ fn connections_that_answered_a_failure_are_used_again() {
         "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n",
     ];
     for answer in answers {
-        let bad = Backend::answering(answer, Then::Keep);
-        let good = Backend::named("good");
-        let world = patient(World::new().cluster(0, &[bad.addr]).cluster(1, &[good.addr]));
-        let gateway = start(world.policy(|policy| policy.retry.statuses = [503].into()));
-        let mut client = Client::connect(gateway.addr);
-        for n in 0..8 {
-            assert_eq!(client.get(&format!("/{n}")).text(), "good");
-        }
-        assert_eq!(bad.count(), 8, "{answer}");
-        assert_eq!(gateway.sum(|stats| stats.connects_total.get()), 2, "one connection to each: {answer}");
+        assert_eq!(connects_past(answer, 8), 2, "one connection to each: {answer}");
     }
 }
 
@@ -157,17 +148,22 @@ fn connections_whose_failure_is_not_over_are_not_used_again() {
         "HTTP/1.1 503 No\r\nContent-Length: 4\r\n\r\nbusy and more",
     ];
     for answer in answers {
-        let bad = Backend::answering(answer, Then::Keep);
-        let good = Backend::named("good");
-        let world = patient(World::new().cluster(0, &[bad.addr]).cluster(1, &[good.addr]));
-        let gateway = start(world.policy(|policy| policy.retry.statuses = [503].into()));
-        let mut client = Client::connect(gateway.addr);
-        for n in 0..5 {
-            assert_eq!(client.get(&format!("/{n}")).text(), "good", "{answer}");
-        }
-        assert_eq!(bad.count(), 5, "{answer}");
-        assert_eq!(gateway.sum(|stats| stats.connects_total.get()), 6, "{answer}");
+        assert_eq!(connects_past(answer, 5), 6, "{answer}");
     }
+}
+
+/// How many connections the gateway opens for so many requests that an endpoint answers like this, and another well.
+fn connects_past(answer: &str, requests: u64) -> u64 {
+    let bad = Backend::answering(answer, Then::Keep);
+    let good = Backend::named("good");
+    let world = patient(World::new().cluster(0, &[bad.addr]).cluster(1, &[good.addr]));
+    let gateway = start(world.policy(|policy| policy.retry.statuses = [503].into()));
+    let mut client = Client::connect(gateway.addr);
+    for n in 0..requests {
+        assert_eq!(client.get(&format!("/{n}")).text(), "good", "{answer}");
+    }
+    assert_eq!(bad.count(), requests, "{answer}");
+    gateway.sum(|stats| stats.connects_total.get())
 }
 
 /// `hedge.mode: Always`: an answer that takes longer than is usual is asked for a second time, and the price is told.
@@ -609,12 +605,7 @@ fn requests_in_flight_on_endpoints_and_backends_are_bounded() {
             "backend_in_flight_max",
         ),
     ] {
-        let gate = Arc::new(AtomicBool::new(false));
-        let opened = Arc::clone(&gate);
-        let backend = Backend::start(move |_, stream| {
-            until("the gate opens", || opened.load(Ordering::SeqCst));
-            respond(stream, b"ok")
-        });
+        let (backend, gate) = Backend::gated("ok");
         let gateway = start(world(&[backend.addr]).limits(limits));
         let mut held: Vec<_> = (0..2).map(|_| Client::connect(gateway.addr)).collect();
         for client in &mut held {

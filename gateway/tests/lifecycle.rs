@@ -19,19 +19,6 @@ fn before(backend: &Backend, config: Config) -> Gateway {
     Gateway::start(config, |on| world(&[addr]).on(on))
 }
 
-/// A backend that answers only once the gate is open.
-fn gated() -> (Backend, Arc<AtomicBool>) {
-    let gate = Arc::new(AtomicBool::new(false));
-    let opened = Arc::clone(&gate);
-    let backend = Backend::start(move |request, stream| {
-        if request.target() != "/free" {
-            until("the gate opens", || opened.load(Ordering::SeqCst));
-        }
-        respond(stream, b"done")
-    });
-    (backend, gate)
-}
-
 // ---------------------------------------------------------------- requests on one connection
 
 #[test]
@@ -355,7 +342,7 @@ fn beyond_the_bound_the_oldest_idle_connection_makes_room() {
 
 #[test]
 fn beyond_the_bound_and_with_nobody_idle_a_connection_is_answered_503() {
-    let (backend, gate) = gated();
+    let (backend, gate) = Backend::gated("done");
     let mut config = config();
     config.limits.connections_max = 2;
     let gateway = before(&backend, config);
@@ -398,7 +385,7 @@ fn one_source_holds_no_more_than_its_share_of_connections() {
 
 #[test]
 fn exchanges_in_flight_are_bounded() {
-    let (backend, gate) = gated();
+    let (backend, gate) = Backend::gated("done");
     let mut config = config();
     config.limits.exchanges_max = 2;
     let gateway = before(&backend, config);
@@ -419,7 +406,7 @@ fn exchanges_in_flight_are_bounded() {
 /// Buffer memory runs out: requests are shed, nothing breaks, and what was lent comes back.
 #[test]
 fn buffer_memory_is_bounded() {
-    let (backend, gate) = gated();
+    let (backend, gate) = Backend::gated("done");
     let mut config = config();
     config.limits.buffers_bytes_max = config::ByteSize::kib(256);
     let gateway = before(&backend, config);
@@ -530,7 +517,7 @@ fn connections_move_only_where_rebalancing_is_on() {
 
 #[test]
 fn a_drain_finishes_what_is_in_flight_and_nothing_else() {
-    let (backend, gate) = gated();
+    let (backend, gate) = Backend::gated("done");
     let gateway = before(&backend, config());
     let mut busy = Client::connect(gateway.addr);
     busy.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -637,7 +624,7 @@ fn a_drain_lets_large_downloads_and_tunnels_finish() {
 /// Past the drain's deadline everything ends, and what is cut is visibly cut.
 #[test]
 fn a_stop_cuts_what_is_left() {
-    let (backend, gate) = gated();
+    let (backend, gate) = Backend::gated("done");
     let gateway = before(&backend, config());
     let mut busy = Client::connect(gateway.addr);
     busy.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");

@@ -19,13 +19,7 @@ use support::{Gateway, Port, config, until};
 #[test]
 fn what_moves_to_a_standby_beyond_its_capacity_is_shed_with_retry_after() {
     let dead = Port::reserve();
-    let (held, open) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
-    let (counted, opened) = (Arc::clone(&held), Arc::clone(&open));
-    let standby = Backend::start(move |_, stream| {
-        counted.fetch_add(1, Ordering::SeqCst);
-        until("the gate opens", || opened.load(Ordering::SeqCst));
-        respond(stream, b"standby")
-    });
+    let (standby, gate) = Backend::gated("standby");
     let world = World::new().cluster(0, &[dead.addr]).cluster(1, &[standby.addr]).undetected();
     let mut gateway = Gateway::start(config(), |on| world.on(on));
     gateway.change(|table| {
@@ -35,13 +29,13 @@ fn what_moves_to_a_standby_beyond_its_capacity_is_shed_with_retry_after() {
     for client in &mut waiting {
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     }
-    until("the standby is full", || held.load(Ordering::SeqCst) == 2);
+    until("the standby is full", || standby.count() == 2);
     let mut third = Client::connect(gateway.addr);
     let response = third.get("/");
     assert_eq!((response.status, response.one("retry-after")), (503, Some("1")), "{}", response.head);
     assert_eq!(response.reason(), "cluster_in_flight_max");
     assert_eq!(gateway.hits(Limit::BackendInFlight), 1);
-    open.store(true, Ordering::SeqCst);
+    gate.store(true, Ordering::SeqCst);
     for client in &mut waiting {
         assert_eq!(client.response().text(), "standby");
     }
@@ -58,13 +52,7 @@ fn routes_of_lower_priority_are_shed_first_when_a_standby_fills_up() {
 
 fn is_lower_priority_shed_first() -> bool {
     let dead = Port::reserve();
-    let (held, open) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
-    let (counted, opened) = (Arc::clone(&held), Arc::clone(&open));
-    let standby = Backend::start(move |_, stream| {
-        counted.fetch_add(1, Ordering::SeqCst);
-        until("the gate opens", || opened.load(Ordering::SeqCst));
-        respond(stream, b"standby")
-    });
+    let (standby, gate) = Backend::gated("standby");
     let world = World::new()
         .cluster(0, &[dead.addr])
         .cluster(1, &[standby.addr])
@@ -89,16 +77,14 @@ fn is_lower_priority_shed_first() -> bool {
             waiting.push(client);
         }
         let all = waiting.len() as u64;
-        until("they are there", || held.load(Ordering::SeqCst) == all);
+        until("they are there", || standby.count() == all);
     };
     fill("/", 7);
     let seen = Instant::now();
     fill("/gold", 1);
     let mut plain = Client::connect(gateway.addr);
     plain.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    until("it is shed or served", || {
-        gateway.hits(Limit::BackendInFlight) == 1 || held.load(Ordering::SeqCst) == 9
-    });
+    until("it is shed or served", || gateway.hits(Limit::BackendInFlight) == 1 || standby.count() == 9);
     let in_time = seen.elapsed() < Duration::from_secs(1);
     if in_time {
         let response = plain.response();
@@ -108,7 +94,7 @@ fn is_lower_priority_shed_first() -> bool {
         let response = Client::connect(gateway.addr).get("/gold");
         assert_eq!((response.status, response.reason()), (503, "cluster_in_flight_max"), "all ten are taken");
     }
-    open.store(true, Ordering::SeqCst);
+    gate.store(true, Ordering::SeqCst);
     for client in &mut waiting {
         assert_eq!(client.response().text(), "standby");
     }

@@ -18,9 +18,13 @@ use support::{Gateway, PATIENCE, config, pass, until};
 
 /// Slow clients of S19.
 const SLOW: u64 = 5_000;
-/// Clients of S20 that read nothing. Each holds what the sockets of both hops take, 8 MiB: not so many that the kernel's
-/// own bound on TCP memory (`net.ipv4.tcp_mem`) is what stops them.
-const STALLED: u64 = 40;
+/// Clients of S20 that read nothing.
+struct Stalled {
+    /// Each holds what the sockets of both hops take, up to 8 MiB.
+    count: u64,
+    /// `timeouts.write_stall`
+    write_stall: Period,
+}
 
 /// Both tests count the process's descriptors and memory: one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -124,56 +128,88 @@ fn s19_five_thousand_slow_heads_cost_nobody_else_anything() {
 }
 
 /// Clients that ask for much and read nothing: the backend is held back, each is closed in time, the others are served.
+/// What was read in large pieces lies in the client's socket when all stand still, and the row's bound for a stream holds.
+/// Not so many that the kernel's own bound on TCP memory (`net.ipv4.tcp_mem`) is what stops them.
 #[test]
 fn s20_readers_that_stop_hold_bounded_memory_and_nobody_else() {
-    const BODY: usize = 8 << 20;
-    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    raise_descriptors();
-    let body = vec![b'x'; BODY];
-    let backend = Backend::start(move |request, stream| match request.target() {
-        "/fast" => respond(stream, b"ok"),
-        _ => respond(stream, &body),
-    });
-    let gateway = start(&backend, |config| {
-        // Long enough for the pool to give back twice what nobody needs any more.
-        config.timeouts.write_stall = Period::millis(4_000);
-        config.limits.buffers_bytes_max = ByteSize::mib(256);
-        config.pool.pending_per_endpoint_max = 1_000;
-    });
-    let quiet = median_during(&gateway, || pass(Duration::from_millis(300)));
-    let descriptors_before = descriptors();
+    // Long enough for the pool to give back twice what nobody needs any more.
+    let held = Stalled { count: 40, write_stall: Period::millis(4_000) }.held();
+    let each = held.still.unwrap() / 40;
+    assert!(each <= 64 << 10, "{each} bytes of buffers for each stalled reader");
+}
 
-    let mut held = None;
-    let busy = median_during(&gateway, || {
-        let mut stalled: Vec<_> = (0..STALLED).map(|_| Client::connect_narrow(gateway.addr)).collect();
+/// So many that the kernel may be short of memory for sockets, at any time: a relay fills one large buffer while the other
+/// is sent, and no more.
+#[test]
+fn s20_two_hundred_readers_that_stop_never_hold_more_than_two_large_buffers_each() {
+    let held = Stalled { count: 200, write_stall: Period::millis(1_000) }.held();
+    let each = held.most / 200;
+    assert!(each <= (2 * 128 + 32) << 10, "{each} bytes of buffers for each stalled reader");
+}
+
+/// Bytes of buffers that all of them hold.
+struct HeldBytes {
+    /// At most.
+    most: u64,
+    /// While they stand still: the least of what is seen from a while after the last has begun to when the first is closed. A
+    /// slow machine may leave no time for a look between the two.
+    still: Option<u64>,
+}
+
+impl Stalled {
+    /// Until each was closed.
+    fn held(&self) -> HeldBytes {
+        const BODY: usize = 8 << 20;
+        let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        raise_descriptors();
+        let body = vec![b'x'; BODY];
+        let backend = Backend::start(move |request, stream| match request.target() {
+            "/fast" => respond(stream, b"ok"),
+            _ => respond(stream, &body),
+        });
+        let gateway = start(&backend, |config| {
+            config.timeouts.write_stall = self.write_stall;
+            config.limits.buffers_bytes_max = ByteSize::mib(256);
+            config.pool.pending_per_endpoint_max = 1_000;
+        });
+        let quiet = median_during(&gateway, || pass(Duration::from_millis(300)));
+        let descriptors_before = descriptors();
+
+        let mut held = HeldBytes { most: 0, still: None };
+        let busy = median_during(&gateway, || held = self.watch(&gateway));
+        until("nothing is left in flight", || gateway.sum(|stats| stats.in_flight.get()) == 0);
+        until("the descriptors are back", || descriptors() <= descriptors_before + 4);
+
+        let (count, HeldBytes { most, still }) = (self.count, &held);
+        println!(
+            "{count} stalled readers: {most} bytes of buffers at most, {still:?} at rest; median elsewhere {quiet:?} became {busy:?}"
+        );
+        assert!(busy < quiet * 5 + Duration::from_millis(20), "{quiet:?} became {busy:?}");
+        held
+    }
+
+    fn watch(&self, gateway: &Gateway) -> HeldBytes {
+        let count = self.count;
+        let mut stalled: Vec<_> = (0..count).map(|_| Client::connect_narrow(gateway.addr)).collect();
         for client in &mut stalled {
             client.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
         }
+        let mut held = HeldBytes { most: 0, still: None };
         let (deadline, mut all_since) = (Instant::now() + 2 * PATIENCE, None::<Instant>);
-        while gateway.hits(Limit::WriteStall) < STALLED {
+        while gateway.hits(Limit::WriteStall) < count {
             let now = gateway.sum(|stats| stats.buffer_bytes.get());
-            // What they hold while all of them stand still: the least of what is seen from a while after the last has begun
-            // to when the first is closed. A slow machine may leave no time for a look between the two.
+            held.most = held.most.max(now);
             all_since = all_since
-                .or_else(|| (gateway.sum(|stats| stats.in_flight.get()) >= STALLED).then(Instant::now));
+                .or_else(|| (gateway.sum(|stats| stats.in_flight.get()) >= count).then(Instant::now));
             let stand = all_since.is_some_and(|since| since.elapsed() > Duration::from_millis(1_500));
-            if stand && (held.is_none() || gateway.hits(Limit::WriteStall) == 0) {
-                held = Some(now.min(held.unwrap_or(u64::MAX)));
+            if stand && (held.still.is_none() || gateway.hits(Limit::WriteStall) == 0) {
+                held.still = Some(now.min(held.still.unwrap_or(u64::MAX)));
             }
             let (hits, open) =
                 (gateway.hits(Limit::WriteStall), gateway.sum(|stats| stats.connections_open.get()));
-            assert!(Instant::now() < deadline, "{hits} of {STALLED} are closed, {open} connections are open");
+            assert!(Instant::now() < deadline, "{hits} of {count} are closed, {open} connections are open");
             pass(Duration::from_millis(5));
         }
-    });
-    until("nothing is left in flight", || gateway.sum(|stats| stats.in_flight.get()) == 0);
-    until("the descriptors are back", || descriptors() <= descriptors_before + 4);
-
-    let each = held.unwrap() / STALLED;
-    println!(
-        "{STALLED} stalled readers: {each} bytes of buffers each; median elsewhere {quiet:?} became {busy:?}"
-    );
-    // The row's bound for a stream: what was read in large pieces lies in the client's socket by then.
-    assert!(each <= 64 << 10, "{each} bytes of buffers for each stalled reader");
-    assert!(busy < quiet * 5 + Duration::from_millis(20), "{quiet:?} became {busy:?}");
+        held
+    }
 }

@@ -188,15 +188,11 @@ async fn serve(worker: Rc<Worker>, mut client: Box<Client>, protocol: Protocol) 
         // Handed over by another worker while its address became one of layer 4.
         Protocol::Tcp | Protocol::TlsPassthrough | Protocol::TlsTerminate | Protocol::Udp => return,
         // Boxed: its memory is given back when it is over.
-        Protocol::Https => match Box::pin(tls::accept::handshake(&worker, &mut client)).await {
-            tls::Ended::Full | tls::Ended::Resumed => {}
-            tls::Ended::ClientGone
-            | tls::Ended::Timeout
-            | tls::Ended::Limit
-            | tls::Ended::UnknownName
-            | tls::Ended::NoProtocol
-            | tls::Ended::Refused => return,
-        },
+        Protocol::Https => {
+            if !Box::pin(tls::accept::handshake(&worker, &mut client)).await.is_established() {
+                return;
+            }
+        }
     }
     if client.conn.tls().is_some_and(|tls| tls.alpn == tls::Alpn::Http2) {
         return Box::pin(h2::serve(worker, client, None)).await;
@@ -219,7 +215,8 @@ async fn serve(worker: Rc<Worker>, mut client: Box<Client>, protocol: Protocol) 
 /// Waits without a buffer. `false` when the connection is to be closed.
 async fn wait_idle(worker: &Rc<Worker>, client: &mut Client) -> bool {
     client.conn.start_watch();
-    client.deadline.set(clock::now() + worker.settings().idle_client);
+    // The drain may have begun while the last response was on its way: nobody calls again.
+    client.deadline.set(worker.idle_until(clock::now() + worker.settings().idle_client));
     client.deadline.enter_idle();
     let readable = loop {
         let first = poll_fn(|cx| {
@@ -361,7 +358,6 @@ async fn active(worker: &Rc<Worker>, exchange: &mut Exchange, mut client: Box<Cl
             Head::Closed => return Ended::Closed,
             Head::Refused(error) => {
                 worker.stats.refused(error);
-                super::count_limit(worker, error);
                 exchange::refuse(worker, exchange, &mut client, error.status(), error.name()).await;
                 return closed(worker, client).await;
             }
@@ -446,7 +442,7 @@ async fn read_head(
                 let Some(whole) = whole else { return Head::NoBuffer };
                 held = Some(whole);
             }
-            Waited::Read(Err(_), _) if cancelled && !partial => return idle_or_closed(worker),
+            Waited::Read(Err(_), _) if cancelled && !partial => return Head::Idle,
             Waited::Read(Err(_), _) => return Head::Closed,
             Waited::Deadline if partial => {
                 if clock::now() >= due {
@@ -454,7 +450,7 @@ async fn read_head(
                 }
             }
             // The drain begins: what is on its way to us is still served.
-            Waited::Deadline if worker.is_draining() && clock::now() < worker.idle_until(due) => {}
+            Waited::Deadline if clock::now() < worker.idle_until(due) => {}
             Waited::Deadline => {
                 cancelled = true;
                 client.conn.cancel_read();
@@ -466,10 +462,6 @@ async fn read_head(
 /// Is this HTTP/2 with prior knowledge, where that is spoken? With TLS it is agreed on before.
 fn speaks_http2(settings: &Settings, client: &Client, buf: &Buf) -> bool {
     settings.http2.cleartext && client.is_new && client.conn.tls().is_none() && h2::is_preface(buf.bytes())
-}
-
-fn idle_or_closed(worker: &Worker) -> Head {
-    if worker.is_draining() { Head::Closed } else { Head::Idle }
 }
 
 enum Waited {

@@ -24,7 +24,7 @@ const WINDOW_BITS: u8 = 15;
 /// States that are kept for the next streams.
 const SPARE_MAX: usize = 4;
 
-/// Types that are compressed, beside `text/*` but event streams' own word on it: ingress-nginx's `gzip-types`.
+/// Types that are compressed, beside all of `text/*`: ingress-nginx's `gzip-types`.
 const TYPES: [&str; 14] = [
     "application/atom+xml",
     "application/javascript",
@@ -215,7 +215,9 @@ impl Gzip {
         };
         let class = if input.len() < Class::Small.bytes() / 2 { Class::Small } else { Class::Bulk };
         loop {
-            let mut buf = acquire(class, BODY_HEADROOM).ok_or(PumpError::Buffers)?;
+            // Where memory is short a small one will do, again and again.
+            let buf = acquire(class, BODY_HEADROOM).or_else(|| acquire(Class::Head, BODY_HEADROOM));
+            let mut buf = buf.ok_or(PumpError::Buffers)?;
             let room = buf.readroom();
             debug_assert!(buf.tailroom() - room == TAIL_RESERVE, "the framing has its place");
             let (taken, made) = (state.total_in(), state.total_out());
@@ -356,5 +358,20 @@ mod tests {
         }
         let held = streams.open(1);
         assert!(held.is_some() && streams.open(1).is_none(), "bounded");
+    }
+
+    #[test]
+    fn where_memory_is_short_small_buffers_will_do() {
+        let streams = Rc::new(Streams::default());
+        let noise: Vec<u8> =
+            (0..100_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[2]).collect();
+        crate::sys::buf::set_bytes_max(Class::Small.bytes());
+        let (mut gzip, mut coded) = (streams.open(1).unwrap(), Vec::new());
+        let pushed = gzip.push(&noise, Piece::Last, |buf| coded.extend_from_slice(buf.bytes()));
+        crate::sys::buf::set_bytes_max(usize::MAX);
+        assert_eq!(pushed, Ok(()));
+        let mut decoded = Vec::new();
+        GzDecoder::new(&coded[..]).read_to_end(&mut decoded).unwrap();
+        assert!(decoded == noise);
     }
 }

@@ -14,7 +14,7 @@ use super::Work;
 use super::attempt::{Blame, Complete, End, Failed, Fault, Flow, Upstream, backend_edits, edits};
 use super::gzip::{self, Coding, Gzip};
 use super::pace::Pace;
-use super::relay::copy_of;
+use super::relay::{PumpError, copy_of};
 use super::turn::{Event, Flushed, deadline, earlier, from_client, move_upload, next, send, set};
 use crate::net::Buf;
 use crate::observe::stats::Limit;
@@ -131,7 +131,9 @@ fn first_bytes(
     } else {
         match work.download.take(buf, |_| {}) {
             Ok(rest) => rest.is_some(),
-            Err(_) => return Err(End::Failed(bad_body(work))),
+            Err(PumpError::Wire(_)) => return Err(End::Failed(bad_body(work))),
+            // Of our own: no fault of the endpoint's.
+            Err(PumpError::Buffers) => return Err(End::ClientFault(Fault::Buffers)),
         }
     };
     // Head and body leave in one send: the head is put before the body, where the backend's head was.
@@ -177,6 +179,15 @@ fn compressed(
     Some(stream)
 }
 
+/// The response ends in the middle, and the client sees that.
+fn cut(flow: &Flow<'_>, error: PumpError) -> End {
+    match error {
+        PumpError::Wire(_) => {}
+        PumpError::Buffers => flow.worker.stats.hit(Limit::BuffersBytes),
+    }
+    End::Cut
+}
+
 fn bad_body(work: &Work) -> Failed {
     let failure = Failure {
         kind: FailureKind::Malformed,
@@ -208,17 +219,15 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
         }
         if flow.work.download.wants_read() && !up.conn.is_reading() {
             let client = &flow.client.conn;
-            let Some(buf) = flow.work.download.read_buffer(client.largest(), || client.send_room()) else {
-                flow.worker.stats.hit(Limit::BuffersBytes);
-                return Err(End::Cut);
-            };
+            let buf = flow.work.download.read_buffer(client.largest(), || client.send_room());
+            let buf = buf.ok_or_else(|| cut(flow, PumpError::Buffers))?;
             up.conn.start_read(buf);
         }
         move_upload(flow, up)?;
         match next(flow, Some(&mut *up), Flushed::Awaited).await {
             Event::UpRead((Ok(n), buf)) if n > 0 => {
                 flow.held.heard(flow.work.seen);
-                let behind = flow.work.download.take(buf, |_| {}).map_err(|_| End::Cut)?;
+                let behind = flow.work.download.take(buf, |_| {}).map_err(|error| cut(flow, error))?;
                 if behind.is_some() {
                     // Nobody asked for these bytes: the connection is not used again (SECURITY S30).
                     flow.work.answer.persistence = Persistence::Close;
@@ -228,7 +237,7 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
             Event::UpRead((Err(_), _)) => return Err(End::Cut),
             Event::UpRead((Ok(_), _)) => {
                 // Only a body that lasts until the connection closes is complete now.
-                flow.work.download.source_closed().map_err(|_| End::Cut)?;
+                flow.work.download.source_closed().map_err(|error| cut(flow, error))?;
                 flow.work.answer.persistence = Persistence::Close;
             }
             Event::UpFlushed(Ok(())) | Event::DownFlushed(Ok(())) => {}

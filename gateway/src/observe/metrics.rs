@@ -435,7 +435,7 @@ impl Scrape {
 }
 
 /// Every fault of a request's form.
-const FAULTS: [WireError; 21] = [
+const FAULTS: [WireError; WireError::Unexpected as usize + 1] = [
     WireError::StartLine,
     WireError::Version,
     WireError::Target,

@@ -435,9 +435,12 @@ impl WorkerStats {
         self.limits[limit as usize].get()
     }
 
-    /// Counts a request that was refused for its form.
+    /// Counts a request that was refused for its form, and the bound of heads that it was beyond, if that is why.
     pub fn refused(&self, error: WireError) {
         self.wire_errors[(error as usize).min(WIRE_ERRORS - 1)].inc();
+        if let Some(limit) = bound(error) {
+            self.hit(limit);
+        }
     }
 
     /// How many requests were refused for this fault.
@@ -462,5 +465,32 @@ impl WorkerStats {
     #[must_use]
     pub fn backend(&self, slot: StatSlot) -> &Tally {
         self.backends.get(slot.0 as usize).unwrap_or(&self.backends[0])
+    }
+}
+
+/// The bound of heads that was reached.
+fn bound(error: WireError) -> Option<Limit> {
+    match error {
+        WireError::HeadTooLong => Some(Limit::HeadBytes),
+        WireError::HeaderTooLong => Some(Limit::HeaderLineBytes),
+        WireError::TooManyHeaders => Some(Limit::Headers),
+        WireError::TargetTooLong => Some(Limit::UriBytes),
+        WireError::StartLine
+        | WireError::Version
+        | WireError::Target
+        | WireError::HeaderName
+        | WireError::HeaderValue
+        | WireError::LineEnding
+        | WireError::Host
+        | WireError::ContentLength
+        | WireError::TransferEncoding
+        | WireError::LengthConflict
+        | WireError::Chunk
+        | WireError::Trailer
+        | WireError::Expectation
+        | WireError::Method
+        | WireError::Protocol
+        | WireError::Truncated
+        | WireError::Unexpected => None,
     }
 }

@@ -127,6 +127,20 @@ impl Ended {
         (Self::NoProtocol, "no_protocol"),
         (Self::Refused, "refused"),
     ];
+
+    /// Is there a connection now?
+    #[must_use]
+    pub fn is_established(self) -> bool {
+        match self {
+            Self::Full | Self::Resumed => true,
+            Self::ClientGone
+            | Self::Timeout
+            | Self::Limit
+            | Self::UnknownName
+            | Self::NoProtocol
+            | Self::Refused => false,
+        }
+    }
 }
 
 /// What one worker needs to accept TLS.

@@ -87,7 +87,6 @@ impl Inbox {
             }
             if worker.is_draining() && !draining {
                 draining = true;
-                worker.drains_since.set(Some(clock::now()));
                 binds.close_all(worker);
                 worker.pool.clear();
                 worker.h2.clear();

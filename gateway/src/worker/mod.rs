@@ -92,7 +92,7 @@ pub struct Worker {
     pub replay_bytes: Cell<usize>,
     /// Did it panic? Then its connections are to end.
     lost: Cell<bool>,
-    /// When this worker saw that the process drains.
+    /// When a connection of this worker was first seen to wait in the drain.
     drains_since: Cell<Option<MonoTime>>,
     /// What is kept for the failure detector.
     pub detect: Detect,
@@ -290,13 +290,15 @@ impl Worker {
     /// Until when a client's connection may wait for its next request: `usual`, or `timeouts.drain_idle` into the drain.
     #[must_use]
     pub fn idle_until(&self, usual: MonoTime) -> MonoTime {
-        match self.drains_since.get() {
-            _ if !self.is_draining() => usual,
-            Some(since) if !self.is_stopping() => since + self.settings().drain_idle,
-            // Noticed here before the inbox did: that is when it begins.
-            None if !self.is_stopping() => clock::now() + self.settings().drain_idle,
-            Some(_) | None => MonoTime::ZERO,
+        if !self.is_draining() {
+            return usual;
         }
+        if self.is_stopping() {
+            return MonoTime::ZERO;
+        }
+        let since = self.drains_since.get().unwrap_or_else(clock::now);
+        self.drains_since.set(Some(since));
+        since + self.settings().drain_idle
     }
 
     /// Is everything to end now, whatever is in flight: past the drain's deadline, or after a panic?

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use super::PATIENCE;
+use super::{PATIENCE, until};
 
 /// What came on one connection.
 #[derive(Clone, Debug, Default)]
@@ -104,6 +104,19 @@ impl Backend {
     /// Answers everything 200 with `name` as the body.
     pub fn named(name: &'static str) -> Self {
         Self::start(move |_, stream| respond(stream, name.as_bytes()))
+    }
+
+    /// Answers 200 with `name` once the gate is open; `/free` at once.
+    pub fn gated(name: &'static str) -> (Self, Arc<AtomicBool>) {
+        let gate = Arc::<AtomicBool>::default();
+        let opened = Arc::clone(&gate);
+        let backend = Self::start(move |request, stream| {
+            if request.target() != "/free" {
+                until("the gate opens", || opened.load(Ordering::SeqCst));
+            }
+            respond(stream, name.as_bytes())
+        });
+        (backend, gate)
     }
 
     /// Answers every request with these bytes.

@@ -29,7 +29,6 @@ use wire::head::Method;
 
 pub(super) use self::stream::run;
 use self::stream::{Incoming, Piece};
-use super::count_limit;
 use super::h1::{self, Client, Facts};
 use crate::net::{Buf, Class, acquire};
 use crate::observe::stats::Limit;
@@ -184,7 +183,7 @@ async fn begin(worker: &Rc<Worker>, settings: &Settings, shared: &Shared) -> Opt
             Some(Ok(framed)) => return Some(framed),
             // Whatever it is, it is not HTTP/2 (SECURITY S26).
             Some(Err(_)) => return None,
-            None if worker.is_draining() => return None,
+            None if worker.is_stopping() => return None,
             None if clock::now() >= due => {
                 worker.stats.hit(Limit::HeaderTimeout);
                 return None;
@@ -326,6 +325,8 @@ impl<'a> Life<'a> {
             since + if self.rests { self.settings.idle_client } else { self.settings.buffer_idle }
         });
         match self.stand {
+            // It may have begun before there was anything to leave.
+            Stand::Serves if self.worker.is_draining() => Some(MonoTime::ZERO),
             Stand::Serves => [idle_at, self.old_at].into_iter().flatten().min(),
             Stand::Leaves { .. } => Some(clock::now() + LEAVING),
         }
@@ -486,7 +487,6 @@ impl Refusal {
             }
         };
         worker.stats.refused(error);
-        count_limit(worker, error);
         let mut response = http::Response::new(());
         match http::StatusCode::from_u16(error.status()) {
             Ok(status) if error != WireError::HeaderName && error != WireError::HeaderValue => {

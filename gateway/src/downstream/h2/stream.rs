@@ -158,7 +158,6 @@ async fn refuse(
     error: wire::error::WireError,
 ) -> After {
     worker.stats.refused(error);
-    crate::downstream::count_limit(worker, error);
     exchange.request.clear();
     exchange::refuse(worker, exchange, client, error.status(), error.name()).await;
     After::Close

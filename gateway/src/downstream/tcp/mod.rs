@@ -214,16 +214,8 @@ impl Session {
         let Self { worker, down, bind, deadline, .. } = self;
         let incoming = Incoming { conn: down, bind: *bind, deadline, first, offer: Offer::Nothing };
         let ended = accept::secure(worker, incoming).await;
-        match ended {
-            tls::Ended::Full | tls::Ended::Resumed => {}
-            tls::Ended::ClientGone
-            | tls::Ended::Timeout
-            | tls::Ended::Limit
-            | tls::Ended::UnknownName
-            | tls::Ended::NoProtocol
-            | tls::Ended::Refused => {
-                return Err(Failure::of(Ended::Handshake, tls::Ended::ALL[ended as usize].1));
-            }
+        if !ended.is_established() {
+            return Err(Failure::of(Ended::Handshake, tls::Ended::ALL[ended as usize].1));
         }
         let name = self.down.tls().map(|facts| facts.server_name.as_bytes()).filter(|name| !name.is_empty());
         self.sni = name.map(Box::from);

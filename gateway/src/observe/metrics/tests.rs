@@ -83,30 +83,6 @@ fn a_histogram_counts_each_value_once_below_a_bound_that_is_exact() {
 
 #[test]
 fn every_fault_is_listed() {
-    let listed = |fault: WireError| match fault {
-        WireError::StartLine
-        | WireError::Version
-        | WireError::Target
-        | WireError::TargetTooLong
-        | WireError::HeaderName
-        | WireError::HeaderValue
-        | WireError::HeaderTooLong
-        | WireError::TooManyHeaders
-        | WireError::HeadTooLong
-        | WireError::LineEnding
-        | WireError::Host
-        | WireError::ContentLength
-        | WireError::TransferEncoding
-        | WireError::LengthConflict
-        | WireError::Chunk
-        | WireError::Trailer
-        | WireError::Expectation
-        | WireError::Method
-        | WireError::Protocol
-        | WireError::Truncated
-        | WireError::Unexpected => FAULTS.contains(&fault),
-    };
-    assert!(FAULTS.into_iter().all(listed));
     for (number, fault) in FAULTS.into_iter().enumerate() {
         assert_eq!(fault as usize, number, "the list is in the order of the enum, so that none is missing");
     }
