@@ -8,10 +8,10 @@ use std::fmt::Write;
 use routing::delta::RouteTable;
 use routing::id::{BackendId, ClusterId};
 use routing::model::{
-    Application, Balance, COOKIE_ATTRIBUTES, CheckProbe, ClusterSpec, Detection, Filters, HashKey,
-    HeaderEdits, HostPattern, Layer4, ListenerTls, NameKind, PathMatch, PathRewrite, PinMatch, Policy,
-    Predicate, Protocol, RateKey, Rule, Security, SendProxy, Speech, Target, Transport, ValuePattern,
-    Verification, WeightedBackend, WildcardLabels,
+    Application, BackendSpec, Balance, COOKIE_ATTRIBUTES, CheckProbe, ClusterSpec, Detection, Filters,
+    HashKey, HeaderEdits, HostPattern, Layer4, ListenerSpec, ListenerTls, NameKind, PathMatch, PathRewrite,
+    PinMatch, Policy, Predicate, Protocol, RateKey, Rule, Security, SendProxy, Speech, Target, Transport,
+    ValuePattern, Verification, WeightedBackend, WildcardLabels,
 };
 
 /// A host pattern as people write it.
@@ -35,21 +35,42 @@ pub fn table(table: &RouteTable) -> String {
     out
 }
 
+/// Every cluster by its name: where it is, and what operators and policies say of it.
+#[must_use]
+pub fn clusters(table: &RouteTable) -> BTreeMap<String, String> {
+    table.clusters.values().map(|one| (one.name.to_string(), cluster(one).trim().to_owned())).collect()
+}
+
+/// Every listener by its name and address: what it speaks, to whom, with which certificates.
+#[must_use]
+pub fn listeners(table: &RouteTable) -> BTreeMap<String, String> {
+    table
+        .listeners
+        .values()
+        .map(|one| (listener_name(one), one_line(listener(one).trim_start_matches('/'))))
+        .collect()
+}
+
+/// Every backend by its name: how it is spoken to, and how its failures are found, where that is not the default.
+#[must_use]
+pub fn backends(table: &RouteTable) -> BTreeMap<String, String> {
+    table.backends.values().map(|one| (one.name.to_string(), backend(one, "").trim().to_owned())).collect()
+}
+
 /// Every rule by its listener, host and match; what it does, and whose it is, in one line.
 #[must_use]
 pub fn rules(table: &RouteTable) -> BTreeMap<(String, String, String), String> {
     let dump = Dump { table };
     let mut rules = BTreeMap::new();
     for (key, of_host) in &table.hosts {
-        let listener = table.listeners.get(&key.listener);
-        let listener = listener.map_or("?".to_owned(), |one| format!("{} {}", one.name, one.addr));
+        let listener = table.listeners.get(&key.listener).map_or("?".to_owned(), |one| listener_name(one));
         for rule in &of_host.rules {
             let mut text = String::new();
             // Writing to a String cannot fail.
             let _ = dump.rule(&mut text, rule);
             let (matched, does) = text.split_once("  <- ").unwrap_or((&text, ""));
             let name = (listener.clone(), host(&key.pattern), matched.trim().to_owned());
-            rules.insert(name, does.split_whitespace().collect::<Vec<_>>().join(" "));
+            rules.insert(name, one_line(does));
         }
     }
     rules
@@ -64,6 +85,51 @@ pub fn endpoints(table: &RouteTable) -> BTreeMap<(String, String, String), Strin
         ((backend, cluster, one.addr.to_string()), format!("{:?}", one.condition))
     };
     table.endpoints.values().map(endpoint).collect()
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn listener_name(listener: &ListenerSpec) -> String {
+    format!("{} {}", listener.name, listener.addr)
+}
+
+/// What a cluster is, behind its name.
+fn cluster(cluster: &ClusterSpec) -> String {
+    let region =
+        if cluster.region.is_empty() { String::new() } else { format!(" region={}", cluster.region) };
+    format!("{region}{}", standing(cluster))
+}
+
+/// What a listener is, behind its name and address; its certificates in lines of their own.
+fn listener(listener: &ListenerSpec) -> String {
+    let protocol = match listener.protocol {
+        Protocol::Http => "http",
+        Protocol::Https => "https",
+        Protocol::Tcp => "tcp",
+        Protocol::TlsPassthrough => "tls",
+        Protocol::TlsTerminate => "tls-ends",
+        Protocol::Udp => "udp",
+    };
+    let hosts = host(&listener.hostname);
+    let rules = listener.layer4.as_ref().map(|rules| layer4(rules)).unwrap_or_default();
+    let mut out = format!("/{protocol} hosts={hosts}{rules}\n");
+    if let Some(tls) = &listener.tls {
+        // Writing to a String cannot fail.
+        let _ = certificates(&mut out, tls);
+    }
+    out
+}
+
+/// What a backend is, behind its name.
+fn backend(backend: &BackendSpec, rings: &str) -> String {
+    let speech = match backend.speech {
+        Speech::Http => "",
+        Speech::Opaque => " opaque",
+        Speech::Datagrams => " datagrams",
+    };
+    format!("{speech}{}{rings}{}", transport(&backend.transport), detection(&backend.detection))
 }
 
 fn certificates(out: &mut String, tls: &ListenerTls) -> std::fmt::Result {
@@ -91,29 +157,12 @@ impl Dump<'_> {
         let mut clusters: Vec<_> = self.table.clusters.values().collect();
         clusters.sort_by(|a, b| a.name.cmp(&b.name));
         for cluster in clusters {
-            write!(out, "cluster {}", cluster.name)?;
-            if !cluster.region.is_empty() {
-                write!(out, " region={}", cluster.region)?;
-            }
-            writeln!(out, "{}", standing(cluster))?;
+            writeln!(out, "cluster {}{}", cluster.name, self::cluster(cluster))?;
         }
         let mut listeners: Vec<_> = self.table.listeners.iter().collect();
         listeners.sort_by(|a, b| (&a.1.name, a.1.addr).cmp(&(&b.1.name, b.1.addr)));
         for (id, listener) in listeners {
-            let protocol = match listener.protocol {
-                Protocol::Http => "http",
-                Protocol::Https => "https",
-                Protocol::Tcp => "tcp",
-                Protocol::TlsPassthrough => "tls",
-                Protocol::TlsTerminate => "tls-ends",
-                Protocol::Udp => "udp",
-            };
-            let hosts = host(&listener.hostname);
-            let rules = listener.layer4.as_ref().map(|rules| layer4(rules)).unwrap_or_default();
-            writeln!(out, "listener {} {}/{protocol} hosts={hosts}{rules}", listener.name, listener.addr)?;
-            if let Some(tls) = &listener.tls {
-                certificates(out, tls)?;
-            }
+            write!(out, "listener {}{}", listener_name(listener), self::listener(listener))?;
             for (key, rules) in self.table.hosts.iter().filter(|(key, _)| key.listener == *id) {
                 writeln!(out, "  host {}", host(&key.pattern))?;
                 for rule in &rules.rules {
@@ -318,14 +367,7 @@ impl Dump<'_> {
                 })
                 .collect();
             rings.sort();
-            let speech = match backend.speech {
-                Speech::Http => "",
-                Speech::Opaque => " opaque",
-                Speech::Datagrams => " datagrams",
-            };
-            let (rings, found) = (rings.concat(), detection(&backend.detection));
-            let spoken = transport(&backend.transport);
-            writeln!(out, "backend {}{speech}{spoken}{rings}{found}", backend.name)?;
+            writeln!(out, "backend {}{}", backend.name, self::backend(backend, &rings.concat()))?;
             let mut lines = by_backend.remove(id).unwrap_or_default();
             lines.sort();
             for line in lines {

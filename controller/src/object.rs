@@ -71,7 +71,89 @@ pub enum Kind {
     Other(Arc<str>),
 }
 
+/// What objects of a kind are to the compiler, and so what a change of one makes stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Compiled to rules, each for itself.
+    Route,
+    /// What all routes have in common: a change of it looks at everything.
+    Common,
+    /// Certificates and passwords, by name.
+    Secret,
+    /// A bundle of CA certificates.
+    Bundle,
+    /// Ports of a Service.
+    Service,
+    /// Endpoints of a Service.
+    Slice,
+    /// Addresses of node ports.
+    Node,
+    /// Nothing.
+    Unused,
+}
+
 impl Kind {
+    /// Every kind that is used.
+    pub const USED: [Self; 22] = [
+        Self::Ingress,
+        Self::IngressClass,
+        Self::Gateway,
+        Self::GatewayClass,
+        Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::TcpRoute,
+        Self::TlsRoute,
+        Self::UdpRoute,
+        Self::ReferenceGrant,
+        Self::BackendTlsPolicy,
+        Self::ConfigMap,
+        Self::MemberCluster,
+        Self::GatewayConfig,
+        Self::AlbConfig,
+        Self::MseIngressConfig,
+        Self::FailoverPolicy,
+        Self::Namespace,
+        Self::Secret,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Node,
+    ];
+
+    /// What its objects are to the compiler.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        match self {
+            Self::Ingress
+            | Self::HttpRoute
+            | Self::GrpcRoute
+            | Self::TcpRoute
+            | Self::TlsRoute
+            | Self::UdpRoute => Role::Route,
+            Self::IngressClass
+            | Self::Gateway
+            | Self::GatewayClass
+            | Self::ReferenceGrant
+            | Self::BackendTlsPolicy
+            | Self::MemberCluster
+            | Self::GatewayConfig
+            | Self::AlbConfig
+            | Self::MseIngressConfig
+            | Self::FailoverPolicy
+            | Self::Namespace => Role::Common,
+            Self::Secret => Role::Secret,
+            Self::ConfigMap => Role::Bundle,
+            Self::Service => Role::Service,
+            Self::EndpointSlice => Role::Slice,
+            Self::Node => Role::Node,
+            Self::Other(_) => Role::Unused,
+        }
+    }
+
+    /// The kinds of one role.
+    pub fn of_role(role: Role) -> impl Iterator<Item = Self> {
+        Self::USED.into_iter().filter(move |kind| kind.role() == role)
+    }
+
     /// The kind as it is written in YAML.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -164,6 +246,8 @@ pub struct Object {
     pub id: ObjectId,
     /// Seconds of `metadata.creationTimestamp`; `i64::MAX` when it has none, so that it counts as the newest.
     pub created: i64,
+    /// `metadata.generation`; 0 = it has none, or what members hold.
+    pub generation: i64,
     /// `metadata.annotations`.
     pub annotations: BTreeMap<String, String>,
     /// What it says.

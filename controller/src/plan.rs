@@ -1,9 +1,10 @@
 //! What a change would do before it is applied: `ringway plan`. Two tables, compared by names, never by numbers.
 //!
 //! Pure. A rule is told by its listener, host and match; an endpoint by its backend, cluster and address. An address
-//! that leaves one backend of its cluster for another has moved.
+//! that leaves one backend of its cluster for another has moved. What is compared is what [`dump`] says of each: of a
+//! certificate, the name of its Secret.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use routing::delta::RouteTable;
@@ -18,25 +19,68 @@ pub type RuleName = (String, String, String);
 /// Which endpoint: backend, cluster, address.
 pub type EndpointName = (String, String, String);
 
+/// What would be different of one kind of things.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes<K> {
+    /// What comes, and what it is.
+    pub added: BTreeMap<K, String>,
+    /// What goes.
+    pub removed: BTreeMap<K, String>,
+    /// What becomes something else: before and after.
+    pub changed: BTreeMap<K, (String, String)>,
+}
+
+impl<K> Default for Changes<K> {
+    fn default() -> Self {
+        Self { added: BTreeMap::new(), removed: BTreeMap::new(), changed: BTreeMap::new() }
+    }
+}
+
+impl<K: Ord> Changes<K> {
+    fn between(before: BTreeMap<K, String>, mut after: BTreeMap<K, String>) -> Self {
+        let (mut removed, mut changed) = (BTreeMap::new(), BTreeMap::new());
+        for (key, old) in before {
+            match after.remove(&key) {
+                None => drop(removed.insert(key, old)),
+                Some(new) if new == old => {}
+                Some(new) => drop(changed.insert(key, (old, new))),
+            }
+        }
+        Self { added: after, removed, changed }
+    }
+
+    fn print(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        what: &str,
+        name: impl Fn(&K) -> String,
+        gap: &str,
+    ) -> fmt::Result {
+        section(f, &format!("{what} added"), self.added.iter(), |f, (key, is)| {
+            writeln!(f, "{}", format!("  + {}{gap}{is}", name(key)).trim_end())
+        })?;
+        section(f, &format!("{what} removed"), self.removed.iter(), |f, (key, was)| {
+            writeln!(f, "{}", format!("  - {}{gap}{was}", name(key)).trim_end())
+        })?;
+        section(f, &format!("{what} changed"), self.changed.iter(), |f, (key, (old, new))| {
+            writeln!(f, "  ~ {}\n    - {old}\n    + {new}", name(key))
+        })
+    }
+}
+
 /// What would be different.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Listeners that come.
-    pub listeners_added: BTreeSet<String>,
-    /// Listeners that go.
-    pub listeners_removed: BTreeSet<String>,
-    /// Rules that come, with their route and what they do.
-    pub rules_added: BTreeMap<RuleName, String>,
-    /// Rules that go.
-    pub rules_removed: BTreeMap<RuleName, String>,
-    /// Rules that do something else, or belong to another route: before and after.
-    pub rules_changed: BTreeMap<RuleName, (String, String)>,
-    /// Endpoints that come, with their condition.
-    pub endpoints_added: BTreeMap<EndpointName, String>,
-    /// Endpoints that go.
-    pub endpoints_removed: BTreeMap<EndpointName, String>,
-    /// Endpoints whose condition differs: before and after.
-    pub endpoints_changed: BTreeMap<EndpointName, (String, String)>,
+    /// Clusters by name.
+    pub clusters: Changes<String>,
+    /// Listeners by name and address.
+    pub listeners: Changes<String>,
+    /// Rules; a rule is its route and what it does.
+    pub rules: Changes<RuleName>,
+    /// Backends by name: how they are spoken to.
+    pub backends: Changes<String>,
+    /// Endpoints; an endpoint is its condition.
+    pub endpoints: Changes<EndpointName>,
     /// Addresses that pass from one backend of their cluster to another: cluster and address → from, to.
     pub endpoints_moved: BTreeMap<(String, String), (String, String)>,
 }
@@ -45,27 +89,24 @@ impl Plan {
     /// From what is served to what would be.
     #[must_use]
     pub fn between(before: &RouteTable, after: &RouteTable) -> Self {
-        let (mut plan, rules) = (Self::default(), (dump::rules(before), dump::rules(after)));
-        let listeners = |table: &RouteTable| -> BTreeSet<String> {
-            table.listeners.values().map(|one| format!("{} {}", one.name, one.addr)).collect()
+        let mut plan = Self {
+            clusters: Changes::between(dump::clusters(before), dump::clusters(after)),
+            listeners: Changes::between(dump::listeners(before), dump::listeners(after)),
+            rules: Changes::between(dump::rules(before), dump::rules(after)),
+            backends: Changes::between(dump::backends(before), dump::backends(after)),
+            endpoints: Changes::between(dump::endpoints(before), dump::endpoints(after)),
+            endpoints_moved: BTreeMap::new(),
         };
-        let (old, new) = (listeners(before), listeners(after));
-        plan.listeners_added = new.difference(&old).cloned().collect();
-        plan.listeners_removed = old.difference(&new).cloned().collect();
-        (plan.rules_added, plan.rules_removed, plan.rules_changed) = diff(rules.0, rules.1);
-        let endpoints = (dump::endpoints(before), dump::endpoints(after));
-        (plan.endpoints_added, plan.endpoints_removed, plan.endpoints_changed) =
-            diff(endpoints.0, endpoints.1);
         plan.find_moved();
         plan
     }
 
     fn find_moved(&mut self) {
         let mut left: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
-        for (backend, cluster, address) in self.endpoints_removed.keys() {
+        for (backend, cluster, address) in self.endpoints.removed.keys() {
             left.entry((cluster.clone(), address.clone())).or_default().push(backend.clone());
         }
-        for (backend, cluster, address) in self.endpoints_added.keys() {
+        for (backend, cluster, address) in self.endpoints.added.keys() {
             let place = (cluster.clone(), address.clone());
             // One that stood in several backends has left them; which one it came from is not known.
             if let Some([from]) = left.get(&place).map(Vec::as_slice) {
@@ -73,8 +114,8 @@ impl Plan {
             }
         }
         for ((cluster, address), (from, to)) in &self.endpoints_moved {
-            self.endpoints_removed.remove(&(from.clone(), cluster.clone(), address.clone()));
-            self.endpoints_added.remove(&(to.clone(), cluster.clone(), address.clone()));
+            self.endpoints.removed.remove(&(from.clone(), cluster.clone(), address.clone()));
+            self.endpoints.added.remove(&(to.clone(), cluster.clone(), address.clone()));
         }
     }
 
@@ -83,21 +124,6 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
-}
-
-type Diff<K> = (BTreeMap<K, String>, BTreeMap<K, String>, BTreeMap<K, (String, String)>);
-
-/// What comes, what goes, what differs.
-fn diff<K: Ord + Clone>(before: BTreeMap<K, String>, mut after: BTreeMap<K, String>) -> Diff<K> {
-    let (mut removed, mut changed) = (BTreeMap::new(), BTreeMap::new());
-    for (key, old) in before {
-        match after.remove(&key) {
-            None => drop(removed.insert(key, old)),
-            Some(new) if new == old => {}
-            Some(new) => drop(changed.insert(key, (old, new))),
-        }
-    }
-    (after, removed, changed)
 }
 
 /// One kind of change, within the bound.
@@ -126,28 +152,12 @@ impl fmt::Display for Plan {
         if self.is_empty() {
             return writeln!(f, "nothing would change");
         }
-        section(f, "listeners added", self.listeners_added.iter(), |f, one| writeln!(f, "  + {one}"))?;
-        section(f, "listeners removed", self.listeners_removed.iter(), |f, one| writeln!(f, "  - {one}"))?;
-        let rule = |name: &RuleName| format!("{} {} {}", name.0, name.1, name.2);
-        section(f, "rules added", self.rules_added.iter(), |f, (name, does)| {
-            writeln!(f, "  + {}\n      {does}", rule(name))
-        })?;
-        section(f, "rules removed", self.rules_removed.iter(), |f, (name, did)| {
-            writeln!(f, "  - {}\n      {did}", rule(name))
-        })?;
-        section(f, "rules changed", self.rules_changed.iter(), |f, (name, (old, new))| {
-            writeln!(f, "  ~ {}\n    - {old}\n    + {new}", rule(name))
-        })?;
-        let endpoint = |name: &EndpointName| format!("{} {} {}", name.0, name.1, name.2);
-        section(f, "endpoints added", self.endpoints_added.iter(), |f, (name, is)| {
-            writeln!(f, "  + {} {is}", endpoint(name))
-        })?;
-        section(f, "endpoints removed", self.endpoints_removed.iter(), |f, (name, was)| {
-            writeln!(f, "  - {} {was}", endpoint(name))
-        })?;
-        section(f, "endpoints changed", self.endpoints_changed.iter(), |f, (name, (old, new))| {
-            writeln!(f, "  ~ {} {old} → {new}", endpoint(name))
-        })?;
+        let triple = |(a, b, c): &(String, String, String)| format!("{a} {b} {c}");
+        self.clusters.print(f, "clusters", String::clone, " ")?;
+        self.listeners.print(f, "listeners", String::clone, " ")?;
+        self.rules.print(f, "rules", triple, "\n      ")?;
+        self.backends.print(f, "backends", String::clone, " ")?;
+        self.endpoints.print(f, "endpoints", triple, " ")?;
         section(f, "endpoints moved", self.endpoints_moved.iter(), |f, ((cluster, address), (from, to))| {
             writeln!(f, "  > {cluster} {address}: {from} → {to}")
         })

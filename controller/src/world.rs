@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::object::{Kind, MemberNode, MemberService, MemberSlice, Object, ObjectId, Source};
+use crate::object::{Kind, MemberNode, MemberService, MemberSlice, Object, ObjectId, Role, Source};
 use crate::verdict::Notes;
 use crate::watch::{Observation, Presence, Problem};
 
@@ -35,7 +35,7 @@ pub struct Stored {
 pub struct Dirty {
     /// Classes, gateways, clusters, policies or grants changed: everything is looked at again.
     pub everything: bool,
-    /// Ingresses and `HTTPRoutes` that changed.
+    /// Routes of every kind that changed.
     pub routes: BTreeSet<ObjectId>,
     /// Services whose endpoints changed.
     pub endpoints: BTreeSet<ServiceName>,
@@ -138,43 +138,28 @@ impl World {
         if id.source != Source::Fleet {
             self.dirty.reviewed.insert(id.clone());
         }
-        match id.kind {
-            Kind::Ingress
-            | Kind::HttpRoute
-            | Kind::GrpcRoute
-            | Kind::TcpRoute
-            | Kind::TlsRoute
-            | Kind::UdpRoute => {
+        match id.kind.role() {
+            Role::Route => {
                 self.dirty.routes.insert(id.clone());
             }
-            Kind::IngressClass
-            | Kind::Gateway
-            | Kind::GatewayClass
-            | Kind::ReferenceGrant
-            | Kind::BackendTlsPolicy
-            | Kind::MemberCluster
-            | Kind::GatewayConfig
-            | Kind::AlbConfig
-            | Kind::MseIngressConfig
-            | Kind::FailoverPolicy
-            | Kind::Namespace => self.dirty.everything = true,
-            Kind::Secret => {
+            Role::Common => self.dirty.everything = true,
+            Role::Secret => {
                 self.dirty.secret_names.insert((id.namespace.clone(), id.name.clone()));
                 self.dirty.authorities = true;
             }
-            Kind::ConfigMap => self.dirty.authorities = true,
-            Kind::Service => {
+            Role::Bundle => self.dirty.authorities = true,
+            Role::Service => {
                 let name = ServiceName { namespace: id.namespace.clone(), name: id.name.clone() };
                 self.dirty.services.insert(name.clone());
                 self.dirty.endpoints.insert(name);
             }
-            Kind::EndpointSlice => self.mark_slice(id, before),
-            Kind::Node => {
+            Role::Slice => self.mark_slice(id, before),
+            Role::Node => {
                 if let Source::Member(cluster) = &id.source {
                     self.dirty.nodes.insert(cluster.clone());
                 }
             }
-            Kind::Other(_) => {}
+            Role::Unused => {}
         }
     }
 

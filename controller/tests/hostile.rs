@@ -5,11 +5,12 @@
 
 #[path = "support/hostile.rs"]
 mod made;
+#[path = "support/temp.rs"]
+mod temp;
 
 use std::collections::HashSet;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use controller::compile::{Compiler, CompilerSettings, Defaults};
 use controller::merge::Loopback;
@@ -22,6 +23,7 @@ use controller::world::World;
 use controller::{check_dir, dump};
 use made::{hostile_fleet, slice};
 use proptest::prelude::*;
+use temp::Temp;
 
 const GOOD: &str = r#"
 apiVersion: networking.k8s.io/v1
@@ -58,31 +60,20 @@ fn listen() -> Vec<controller::Listen> {
     vec!["[::]:8080".parse::<SocketAddr>().unwrap().into()]
 }
 
-fn dir(name: &str, files: &[(&str, &str)]) -> PathBuf {
-    let root = std::env::temp_dir().join(format!("ringway-hostile-{}-{name}", std::process::id()));
-    let _ = fs::remove_dir_all(&root);
-    for (path, text) in files {
-        let path = root.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-    root
-}
-
 #[test]
 fn hostile_fleet_objects_are_refused_and_change_nothing_else() {
-    let alone = dir("alone", &[("fleet/good.yaml", GOOD), ("clusters/alpha/web.yaml", MEMBER)]);
+    let alone = Temp::with(&[("fleet/good.yaml", GOOD), ("clusters/alpha/web.yaml", MEMBER)]);
     let mut good = Vec::new();
-    let (table, report) = controller::compile_dir(&alone, &listen(), &Defaults::default());
+    let (table, report) = controller::compile_dir(&alone.0, &listen(), &Defaults::default());
     assert!(!report.refused(), "{report}");
     good.extend(dump::table(&table).lines().map(str::to_owned));
     let all = hostile_fleet();
     assert!(all.len() >= 50);
-    for (index, bad) in all.iter().enumerate() {
+    for bad in &all {
         let files =
             [("fleet/good.yaml", GOOD), ("clusters/alpha/web.yaml", MEMBER), ("fleet/x-bad.yaml", bad)];
-        let root = dir(&format!("fleet-{index}"), &files);
-        let (table, report) = controller::compile_dir(&root, &listen(), &Defaults::default());
+        let root = Temp::with(&files);
+        let (table, report) = controller::compile_dir(&root.0, &listen(), &Defaults::default());
         assert!(report.refused(), "accepted:\n{bad}\n{report}");
         let refused: Vec<_> =
             report.verdicts.iter().filter(|v| v.outcome >= Outcome::PartlyRefused).collect();
@@ -97,9 +88,7 @@ fn hostile_fleet_objects_are_refused_and_change_nothing_else() {
         // What could not be read as a condition is not served without it.
         let caught_all = text.lines().any(|line| line.contains("prefix /  <- HTTPRoute default/bad"));
         assert!(!caught_all || text.contains("reply 500"), "{bad}\n{text}");
-        fs::remove_dir_all(root).unwrap();
     }
-    fs::remove_dir_all(alone).unwrap();
 }
 
 #[test]
@@ -127,7 +116,7 @@ fn addresses_that_a_member_must_not_point_at_are_never_endpoints() {
     ];
     let member = "apiVersion: ringway.dev/v1alpha1\nkind: MemberCluster\nmetadata: {name: alpha}\n\
                   spec: {allowedCIDRs: [10.1.0.0/16, 127.0.0.0/8, 169.254.0.0/16, '::/0']}\n";
-    for (index, (kind, address)) in refused.iter().enumerate() {
+    for (kind, address) in &refused {
         let bad = slice(kind, address);
         let files = [
             ("fleet/good.yaml", GOOD),
@@ -135,13 +124,12 @@ fn addresses_that_a_member_must_not_point_at_are_never_endpoints() {
             ("clusters/alpha/web.yaml", MEMBER),
             ("clusters/alpha/x-bad.yaml", &bad),
         ];
-        let root = dir(&format!("slice-{index}"), &files);
-        let (table, report) = controller::compile_dir(&root, &listen(), &Defaults::default());
+        let root = Temp::with(&files);
+        let (table, report) = controller::compile_dir(&root.0, &listen(), &Defaults::default());
         let mut found: Vec<String> = table.endpoints.values().map(|e| e.addr.ip().to_string()).collect();
         found.sort();
         assert_eq!(found, ["10.1.0.1", "127.0.0.1"], "{address}");
         assert!(report.refused(), "{address}\n{report}");
-        fs::remove_dir_all(root).unwrap();
     }
 }
 
@@ -169,7 +157,8 @@ fn loopback_of_a_real_member_is_refused() {
 
 #[test]
 fn folders_that_lead_nowhere_or_in_circles_are_reported() {
-    let root = dir("folders", &[("fleet/good.yaml", GOOD), ("clusters/alpha/web.yaml", MEMBER)]);
+    let temp = Temp::with(&[("fleet/good.yaml", GOOD), ("clusters/alpha/web.yaml", MEMBER)]);
+    let root = temp.0.clone();
     fs::create_dir_all(root.join("clusters/Not_A_Name")).unwrap();
     fs::write(root.join("clusters/stray.yaml"), MEMBER).unwrap();
     std::os::unix::fs::symlink("..", root.join("fleet/loop")).unwrap();
@@ -188,7 +177,8 @@ fn folders_that_lead_nowhere_or_in_circles_are_reported() {
 
 #[test]
 fn a_directory_that_vanishes_keeps_what_was_read_from_it() {
-    let root = dir("vanishing", &[("fleet/good.yaml", GOOD), ("clusters/alpha/web.yaml", MEMBER)]);
+    let temp = Temp::with(&[("fleet/good.yaml", GOOD), ("clusters/alpha/web.yaml", MEMBER)]);
+    let root = temp.0.clone();
     let mut directory = Directory::new(&root);
     assert!(directory.scan().len() > 4);
     fs::rename(&root, root.with_extension("away")).unwrap();

@@ -7,13 +7,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-
 use crate::compile::context::{GATEWAY_CONTROLLER, GatewayListener};
 use crate::compile::route::RouteOutput;
 use crate::compile::{Compiler, gateways, layer4};
 use crate::finding::{Finding, ListenerStanding, ParentStanding, Standing};
-use crate::object::{Kind, Object, ObjectId, Source, Spec};
+use crate::object::{Kind, Object, ObjectId, Role, Source, Spec};
 use crate::verdict::{Code, Notes};
 use crate::watch::Problem;
 use crate::world::World;
@@ -41,31 +39,25 @@ impl Findings {
     }
 
     /// A route is compiled anew, or gone.
-    pub(super) fn route(&mut self, id: &ObjectId, before: Option<&RouteOutput>, now: Option<&RouteOutput>) {
+    pub(super) fn route<'a>(
+        &mut self,
+        id: &ObjectId,
+        before: Option<&'a RouteOutput>,
+        now: Option<&'a RouteOutput>,
+    ) {
         if !self.wanted {
             return;
         }
-        let outcome = |output: Option<&RouteOutput>| {
-            output.map(|output| (output.generation, output.standing.clone(), output.notes.clone()))
-        };
-        if outcome(before) != outcome(now) {
-            self.stale.insert(id.clone());
+        let outcome = |output: &'a RouteOutput| (output.generation, &output.standing, &output.notes);
+        if before.map(outcome) == now.map(outcome) {
+            return;
         }
+        self.stale.insert(id.clone());
         let sections = |output: Option<&RouteOutput>| -> BTreeSet<Section> {
-            let standing = output.map(|output| &output.standing);
-            let parents: &[ParentStanding] = match standing {
+            let parents: &[ParentStanding] = match output.map(|output| &output.standing) {
                 Some(Standing::Route { parents, .. }) => parents,
-                None
-                | Some(
-                    Standing::Nothing
-                    | Standing::Remarks
-                    | Standing::Gateway { .. }
-                    | Standing::Class
-                    | Standing::Ingress(_)
-                    | Standing::Policy
-                    | Standing::Alb(_)
-                    | Standing::Mse,
-                ) => &[],
+                // Of routes only an Ingress has another, and it has no parents.
+                Some(_) | None => &[],
             };
             let of = |parent: &ParentStanding| {
                 let (namespace, name) = parent.gateway.clone();
@@ -100,19 +92,6 @@ fn gateway((namespace, name, _): &Section) -> ObjectId {
     let (namespace, name) = (namespace.clone(), name.clone());
     ObjectId { source: Source::Fleet, kind: Kind::Gateway, namespace, name }
 }
-
-/// Kinds that are looked at again with everything that routes have in common.
-const COMMON: [Kind; 9] = [
-    Kind::MemberCluster,
-    Kind::GatewayClass,
-    Kind::Gateway,
-    Kind::IngressClass,
-    Kind::GatewayConfig,
-    Kind::AlbConfig,
-    Kind::MseIngressConfig,
-    Kind::FailoverPolicy,
-    Kind::ReferenceGrant,
-];
 
 impl Compiler {
     /// From now on [`Compiler::take_findings`] says something.
@@ -165,12 +144,12 @@ impl Compiler {
         if !self.findings.wanted {
             return;
         }
-        for kind in COMMON {
+        for kind in Kind::of_role(Role::Common) {
             for object in world.fleet(kind) {
                 self.findings.stale.insert(object.id.clone());
             }
         }
-        let is_common = |id: &&ObjectId| COMMON.contains(&id.kind);
+        let is_common = |id: &&ObjectId| id.kind.role() == Role::Common;
         self.findings.stale.extend(self.findings.told.keys().filter(is_common).cloned());
     }
 
@@ -200,50 +179,39 @@ impl Compiler {
         let notes = self.remarks(id, stored, Some(&shadowed), judged).to_vec();
         let is_foreign = notes.iter().any(|note| note.code == Some(Code::Foreign));
         let standing = if is_foreign { Standing::Nothing } else { self.standing(&stored.object) };
-        Some(Finding { generation: generation(&stored.object.spec), notes, standing })
+        Some(Finding { generation: stored.object.generation, notes, standing })
     }
 
     /// Of an object that cannot be read something is said where it is known to be meant for us.
     fn of_problem(&self, id: &ObjectId, problem: &Problem) -> Finding {
-        let standing = match id.kind {
-            Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute | Kind::UdpRoute => {
-                let parents = problem.remains.parents.iter().filter_map(|reference| {
-                    let namespace =
-                        reference.namespace.as_deref().map_or_else(|| id.namespace.clone(), Arc::from);
-                    let gateway = (namespace, Arc::from(reference.name.as_str()));
-                    self.context.gateways.contains_key(&gateway).then(|| ParentStanding {
-                        reference: reference.clone(),
-                        gateway,
-                        sections: Vec::new(),
-                        refusal: Some((Code::UnsupportedValue, "the route cannot be read")),
-                    })
-                });
-                let parents: Vec<ParentStanding> = parents.collect();
-                match parents.is_empty() {
-                    true => Standing::Nothing,
-                    false => Standing::Route { parents, serves: false },
-                }
+        let standing = match id.kind.role() {
+            Role::Route if id.kind != Kind::Ingress => self.standing_of_unread(id, problem),
+            Role::Common if id.kind == Kind::FailoverPolicy => Standing::Policy,
+            Role::Route | Role::Common => Standing::Remarks,
+            Role::Secret | Role::Bundle | Role::Service | Role::Slice | Role::Node | Role::Unused => {
+                Standing::Nothing
             }
-            Kind::FailoverPolicy => Standing::Policy,
-            Kind::Ingress
-            | Kind::IngressClass
-            | Kind::Gateway
-            | Kind::GatewayClass
-            | Kind::ReferenceGrant
-            | Kind::BackendTlsPolicy
-            | Kind::MemberCluster
-            | Kind::GatewayConfig
-            | Kind::AlbConfig
-            | Kind::MseIngressConfig => Standing::Remarks,
-            Kind::Namespace
-            | Kind::ConfigMap
-            | Kind::Secret
-            | Kind::Service
-            | Kind::EndpointSlice
-            | Kind::Node
-            | Kind::Other(_) => Standing::Nothing,
         };
         Finding { generation: problem.remains.generation, notes: vec![problem.note.clone()], standing }
+    }
+
+    /// A route that cannot be read is told so at each parent of ours.
+    fn standing_of_unread(&self, id: &ObjectId, problem: &Problem) -> Standing {
+        let parents = problem.remains.parents.iter().filter_map(|reference| {
+            let namespace = reference.namespace.as_deref().map_or_else(|| id.namespace.clone(), Arc::from);
+            let gateway = (namespace, Arc::from(reference.name.as_str()));
+            self.context.gateways.contains_key(&gateway).then(|| ParentStanding {
+                reference: reference.clone(),
+                gateway,
+                sections: Vec::new(),
+                refusal: Some((Code::UnsupportedValue, "the route cannot be read")),
+            })
+        });
+        let parents: Vec<ParentStanding> = parents.collect();
+        match parents.is_empty() {
+            true => Standing::Nothing,
+            false => Standing::Route { parents, serves: false },
+        }
     }
 
     fn standing(&self, object: &Object) -> Standing {
@@ -314,35 +282,5 @@ impl Compiler {
         addresses.sort_unstable();
         addresses.dedup();
         addresses
-    }
-}
-
-/// `metadata.generation` of an object that keeps its API type; 0 = it has none.
-pub(super) fn generation(spec: &Spec) -> i64 {
-    let of = |metadata: &ObjectMeta| metadata.generation.unwrap_or(0);
-    match spec {
-        Spec::Ingress(object) => of(&object.metadata),
-        Spec::IngressClass(object) => of(&object.metadata),
-        Spec::Gateway(object) => of(&object.metadata),
-        Spec::GatewayClass(object) => of(&object.metadata),
-        Spec::HttpRoute(object) => of(&object.metadata),
-        Spec::GrpcRoute(object) => of(&object.metadata),
-        Spec::BackendTlsPolicy(object) => of(&object.metadata),
-        Spec::TcpRoute(object) => of(&object.metadata),
-        Spec::TlsRoute(object) => of(&object.metadata),
-        Spec::UdpRoute(object) => of(&object.metadata),
-        Spec::ReferenceGrant(object) => of(&object.metadata),
-        Spec::MemberCluster(object) => of(&object.metadata),
-        Spec::GatewayConfig(object) => of(&object.metadata),
-        Spec::FailoverPolicy(object) => of(&object.metadata),
-        Spec::AlbConfig(_)
-        | Spec::MseIngressConfig(_)
-        | Spec::ConfigMap(_)
-        | Spec::Namespace(_)
-        | Spec::Secret(_)
-        | Spec::Service(_)
-        | Spec::EndpointSlice(_)
-        | Spec::Node(_)
-        | Spec::Other => 0,
     }
 }

@@ -22,7 +22,7 @@ use crate::compile::listen::Listen;
 use crate::compile::route::{Env, RouteOutput};
 use crate::compile::secrets::Secrets;
 use crate::merge::{self, Loopback};
-use crate::object::{Kind, ObjectId, Source, Spec};
+use crate::object::{Kind, ObjectId, Role, Source, Spec};
 use crate::text::Regexes;
 use crate::verdict::{Notes, Verdict};
 use crate::world::{Dirty, ServiceName, Stored, World};
@@ -218,9 +218,7 @@ impl Compiler {
         self.policies.retain(|_, policy| Arc::strong_count(policy) > 1);
         self.backends.mark_policies();
         dirty.routes.extend(self.routes.keys().cloned());
-        let routes =
-            [Kind::Ingress, Kind::HttpRoute, Kind::GrpcRoute, Kind::TcpRoute, Kind::TlsRoute, Kind::UdpRoute];
-        for kind in routes {
+        for kind in Kind::of_role(Role::Route) {
             dirty.routes.extend(world.fleet(kind).map(|object| object.id.clone()));
         }
         let held = world.objects().map(|(id, _)| id).filter(|id| id.source != Source::Fleet);
@@ -287,8 +285,12 @@ impl Compiler {
             self.secrets.stale |= before.as_ref().is_some_and(|before| !before.tls.is_empty());
             return before;
         };
-        let tls = |output: &RouteOutput| (output.tls.clone(), output.secure.clone(), output.terms.clone());
-        self.secrets.stale |= self.routes.get(id).map(tls).unwrap_or_default() != tls(&output);
+        self.secrets.stale |= match self.routes.get(id) {
+            Some(before) => {
+                (&before.tls, &before.secure, &before.terms) != (&output.tls, &output.secure, &output.terms)
+            }
+            None => !output.tls.is_empty() || !output.secure.is_empty() || output.terms.is_some(),
+        };
         self.reports |= self.routes.get(id).is_none_or(|before| before.notes != output.notes);
         for key in &output.backends {
             if let Some(backend) = self.ids.backends.get(key) {

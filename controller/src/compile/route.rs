@@ -11,7 +11,6 @@ use routing::model::{
 
 use crate::compile::canary::CanaryRow;
 use crate::compile::context::{Context, SecretUse};
-use crate::compile::findings;
 use crate::compile::ids::{Ids, StatKey};
 use crate::compile::limits::Limits;
 use crate::compile::policy::detection::DetectionPart;
@@ -176,7 +175,7 @@ impl<'a, 'b> Builder<'a, 'b> {
         let out = RouteOutput {
             created: object.created,
             namespaced_name,
-            generation: findings::generation(&object.spec),
+            generation: object.generation,
             stat: Some(stat),
             ..RouteOutput::default()
         };

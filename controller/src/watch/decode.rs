@@ -18,10 +18,10 @@ use serde_json::Value;
 use crate::compile::context::MCS_GROUP;
 use crate::object::{
     AppProtocol, FleetConfigMap, FleetSecret, Kind, MemberNode, MemberService, MemberServicePort,
-    MemberSlice, Object, ObjectId, SliceEndpoint, Source, Spec,
+    MemberSlice, Object, ObjectId, Role, SliceEndpoint, Source, Spec,
 };
 use crate::verdict::{Note, Notes, Severity};
-use crate::watch::Remains;
+use crate::watch::{Remains, kinds};
 
 /// Documents of one file, and items of one List.
 pub const DOCUMENTS_MAX: usize = 100_000;
@@ -67,31 +67,8 @@ pub enum One {
 #[must_use]
 pub fn decode_one(value: Value, source: &Source) -> One {
     match decode_object(value, source) {
-        Ok((object, notes)) => match object.id.kind {
-            Kind::Other(_) => One::Unused(object.id),
-            Kind::Ingress
-            | Kind::IngressClass
-            | Kind::Gateway
-            | Kind::GatewayClass
-            | Kind::HttpRoute
-            | Kind::GrpcRoute
-            | Kind::TcpRoute
-            | Kind::TlsRoute
-            | Kind::UdpRoute
-            | Kind::ReferenceGrant
-            | Kind::BackendTlsPolicy
-            | Kind::ConfigMap
-            | Kind::MemberCluster
-            | Kind::GatewayConfig
-            | Kind::AlbConfig
-            | Kind::MseIngressConfig
-            | Kind::FailoverPolicy
-            | Kind::Namespace
-            | Kind::Secret
-            | Kind::Service
-            | Kind::EndpointSlice
-            | Kind::Node => One::Object(Box::new(object), notes),
-        },
+        Ok((Object { id: id @ ObjectId { kind: Kind::Other(_), .. }, .. }, _)) => One::Unused(id),
+        Ok((object, notes)) => One::Object(Box::new(object), notes),
         Err(refusal) => {
             let (id, note) = *refusal;
             One::Refused(id, note, Remains::default())
@@ -174,7 +151,7 @@ fn decode_object(value: Value, source: &Source) -> Result<(Object, Notes), Refus
         return Err(refusal(None, "kind", "", "missing: a Kubernetes object has apiVersion and kind"));
     };
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let kind = kind_of(group, version, kind_name);
+    let (kind, versions) = kind_of(group, version, kind_name);
     let name = text("/metadata/name").unwrap_or_default();
     let namespace = match (kind.is_cluster_scoped(), text("/metadata/namespace")) {
         (true, _) => "",
@@ -194,47 +171,18 @@ fn decode_object(value: Value, source: &Source) -> Result<(Object, Notes), Refus
             return Err(refusal(id, field, text, "1 to 253 letters, digits, '-', '.'"));
         }
     }
-    let versions = api_version_note(group, version);
     decode_spec(value, id, versions)
 }
 
-/// Known groups in a version that is not read.
-fn api_version_note(group: &str, version: &str) -> Option<String> {
-    let allowed = match group {
-        "networking.k8s.io" | "discovery.k8s.io" => "v1",
-        "gateway.networking.k8s.io" => "v1 or v1beta1",
-        "ringway.dev" | "mse.alibabacloud.com" => "v1alpha1",
-        "alibabacloud.com" => "v1",
-        _ => return None,
-    };
-    (!allowed.split(" or ").any(|known| known == version)).then(|| format!("{group}/{allowed}"))
-}
-
-fn kind_of(group: &str, version: &str, kind: &str) -> Kind {
-    match (group, version, kind) {
-        ("networking.k8s.io", "v1", "Ingress") => Kind::Ingress,
-        ("networking.k8s.io", "v1", "IngressClass") => Kind::IngressClass,
-        ("gateway.networking.k8s.io", "v1" | "v1beta1", "Gateway") => Kind::Gateway,
-        ("gateway.networking.k8s.io", "v1" | "v1beta1", "GatewayClass") => Kind::GatewayClass,
-        ("gateway.networking.k8s.io", "v1" | "v1beta1", "HTTPRoute") => Kind::HttpRoute,
-        ("gateway.networking.k8s.io", "v1" | "v1alpha2", "GRPCRoute") => Kind::GrpcRoute,
-        ("gateway.networking.k8s.io", "v1" | "v1alpha2", "TCPRoute") => Kind::TcpRoute,
-        ("gateway.networking.k8s.io", "v1" | "v1alpha2" | "v1alpha3", "TLSRoute") => Kind::TlsRoute,
-        ("gateway.networking.k8s.io", "v1" | "v1alpha2", "UDPRoute") => Kind::UdpRoute,
-        ("gateway.networking.k8s.io", "v1" | "v1beta1", "ReferenceGrant") => Kind::ReferenceGrant,
-        ("gateway.networking.k8s.io", "v1", "BackendTLSPolicy") => Kind::BackendTlsPolicy,
-        ("ringway.dev", "v1alpha1", "MemberCluster") => Kind::MemberCluster,
-        ("ringway.dev", "v1alpha1", "GatewayConfig") => Kind::GatewayConfig,
-        ("alibabacloud.com", "v1", "AlbConfig") => Kind::AlbConfig,
-        ("mse.alibabacloud.com", "v1alpha1", "MseIngressConfig") => Kind::MseIngressConfig,
-        ("ringway.dev", "v1alpha1", "FailoverPolicy") => Kind::FailoverPolicy,
-        ("", "v1", "Namespace") => Kind::Namespace,
-        ("", "v1", "ConfigMap") => Kind::ConfigMap,
-        ("", "v1", "Secret") => Kind::Secret,
-        ("", "v1", "Service") => Kind::Service,
-        ("", "v1", "Node") => Kind::Node,
-        ("discovery.k8s.io", "v1", "EndpointSlice") => Kind::EndpointSlice,
-        _ => Kind::Other(Arc::from(kind)),
+/// The kind, if it is read; else, of a kind that is read in other versions, those.
+fn kind_of(group: &str, version: &str, name: &str) -> (Kind, Option<String>) {
+    let other = || Kind::Other(Arc::from(name));
+    match kinds::find(group, name) {
+        None => (other(), None),
+        Some(resource) if !resource.versions.contains(&version) => {
+            (other(), Some(format!("{group}/{}", resource.versions.join(" or "))))
+        }
+        Some(_) => (Kind::USED.into_iter().find(|kind| kind.as_str() == name).unwrap_or_else(other), None),
     }
 }
 
@@ -288,31 +236,14 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
 
 /// Where objects of this kind are read from, if this one is elsewhere.
 fn misplaced(id: &ObjectId) -> Option<&'static str> {
-    match (&id.source, &id.kind) {
-        (Source::Fleet, Kind::Service | Kind::EndpointSlice | Kind::Node) => Some("clusters/NAME/"),
-        (
-            Source::Member(_),
-            Kind::Ingress
-            | Kind::IngressClass
-            | Kind::Gateway
-            | Kind::GatewayClass
-            | Kind::HttpRoute
-            | Kind::GrpcRoute
-            | Kind::TcpRoute
-            | Kind::TlsRoute
-            | Kind::UdpRoute
-            | Kind::ReferenceGrant
-            | Kind::BackendTlsPolicy
-            | Kind::ConfigMap
-            | Kind::MemberCluster
-            | Kind::GatewayConfig
-            | Kind::AlbConfig
-            | Kind::MseIngressConfig
-            | Kind::FailoverPolicy
-            | Kind::Namespace
-            | Kind::Secret,
-        ) => Some("fleet/"),
-        (Source::Fleet | Source::Member(_), _) => None,
+    if id.kind.role() == Role::Unused {
+        return None;
+    }
+    let is_of_members = kinds::MEMBER.iter().any(|resource| resource.kind == id.kind.as_str());
+    match (&id.source, is_of_members) {
+        (Source::Fleet, true) => Some("clusters/NAME/"),
+        (Source::Member(_), false) => Some("fleet/"),
+        (Source::Fleet, false) | (Source::Member(_), true) => None,
     }
 }
 
@@ -325,7 +256,7 @@ fn with_hostnames(mut value: Value) -> Value {
 }
 
 fn plain(id: ObjectId, spec: Spec, created: i64) -> Object {
-    Object { id, created, annotations: BTreeMap::new(), spec }
+    Object { id, created, generation: 0, annotations: BTreeMap::new(), spec }
 }
 
 fn typed<T: DeserializeOwned>(value: Value, id: &ObjectId) -> Result<T, Refusal> {
@@ -352,9 +283,7 @@ where
             notes.ignored(field, "", "unknown field");
         }
     }
-    let created = created(&meta);
-    let annotations = meta.annotations.unwrap_or_default();
-    Ok((Object { id, created, annotations, spec: wrap(Box::new(object)) }, notes))
+    Ok((with_meta(id, meta, wrap(Box::new(object))), notes))
 }
 
 /// An object of another product, kept as it is written: who compiles it names each field.
@@ -367,13 +296,13 @@ fn untyped(value: &Value, id: ObjectId, wrap: fn(Box<Value>) -> Spec) -> Result<
     if !spec.is_object() {
         return Err(refusal(Some(id), "spec", "", "missing: an object"));
     }
-    let created = created(&meta);
-    let annotations = meta.annotations.unwrap_or_default();
-    Ok((Object { id, created, annotations, spec: wrap(Box::new(spec)) }, Notes::default()))
+    Ok((with_meta(id, meta, wrap(Box::new(spec))), Notes::default()))
 }
 
-fn created(meta: &ObjectMeta) -> i64 {
-    meta.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second())
+fn with_meta(id: ObjectId, meta: ObjectMeta, spec: Spec) -> Object {
+    let created = meta.creation_timestamp.map_or(i64::MAX, |time| time.0.as_second());
+    let generation = meta.generation.unwrap_or(0);
+    Object { id, created, generation, annotations: meta.annotations.unwrap_or_default(), spec }
 }
 
 /// Fields of `given` that did not survive decoding: they are unknown to the type.

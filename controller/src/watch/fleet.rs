@@ -242,7 +242,8 @@ pub(super) struct Hub {
     asked: HashMap<SecretName, Instant>,
     /// What is known of Secrets that hold certificates.
     secrets_known: Known,
-    generations: status::Generations,
+    /// `metadata.generation` of each `MemberCluster`.
+    generations: BTreeMap<Arc<str>, i64>,
     /// Names that cannot be members: each is logged once.
     unfit: HashSet<Arc<str>>,
     published: BTreeMap<Arc<str>, SourceView>,
@@ -290,7 +291,7 @@ impl Hub {
             fetched: HashMap::new(),
             asked: HashMap::new(),
             secrets_known: Known::default(),
-            generations: status::Generations::default(),
+            generations: BTreeMap::new(),
             unfit: HashSet::new(),
             published: BTreeMap::new(),
             settled_at: None,
@@ -352,36 +353,14 @@ impl Hub {
 
     /// Takes note of what refers to Secrets.
     fn note(&mut self, object: &Object) -> bool {
-        self.generations.note(object);
-        let names = match &object.spec {
-            Spec::MemberCluster(member) => {
-                let reference = member.spec.kubeconfig_secret_ref.as_ref();
-                let secret =
-                    reference.map(|secret| (Rc::from(secret.namespace.as_str()), secret.name.clone()));
-                self.declared.insert(object.id.name.clone(), secret);
-                return true;
-            }
-            Spec::Ingress(_) | Spec::Gateway(_) | Spec::BackendTlsPolicy(_) => roster::certificates(object),
-            Spec::IngressClass(_)
-            | Spec::GatewayClass(_)
-            | Spec::HttpRoute(_)
-            | Spec::GrpcRoute(_)
-            | Spec::TcpRoute(_)
-            | Spec::TlsRoute(_)
-            | Spec::UdpRoute(_)
-            | Spec::ReferenceGrant(_)
-            | Spec::ConfigMap(_)
-            | Spec::GatewayConfig(_)
-            | Spec::AlbConfig(_)
-            | Spec::MseIngressConfig(_)
-            | Spec::FailoverPolicy(_)
-            | Spec::Namespace(_)
-            | Spec::Secret(_)
-            | Spec::Service(_)
-            | Spec::EndpointSlice(_)
-            | Spec::Node(_)
-            | Spec::Other => return false,
-        };
+        if let Spec::MemberCluster(member) = &object.spec {
+            let reference = member.spec.kubeconfig_secret_ref.as_ref();
+            let secret = reference.map(|secret| (Rc::from(secret.namespace.as_str()), secret.name.clone()));
+            self.declared.insert(object.id.name.clone(), secret);
+            self.generations.insert(object.id.name.clone(), object.generation);
+            return true;
+        }
+        let names = roster::certificates(object);
         let before = match names.is_empty() {
             true => self.certificates.remove(&object.id),
             false => self.certificates.insert(object.id.clone(), names.clone()),
@@ -390,8 +369,8 @@ impl Hub {
     }
 
     fn forget(&mut self, id: &ObjectId) -> bool {
-        self.generations.forget(id);
         if id.kind == Kind::MemberCluster {
+            self.generations.remove(&id.name);
             return self.declared.remove(&id.name).is_some();
         }
         self.certificates.remove(id).is_some()

@@ -1,4 +1,4 @@
-//! Which resources of an API server are watched, and how its raw objects become ours.
+//! Which resources are read, in which versions and from whom, and how raw objects of an API server become ours.
 
 use kube::api::{ApiResource, DynamicObject};
 use serde_json::Value;
@@ -37,7 +37,7 @@ const GATEWAY_API: &str = "gateway.networking.k8s.io";
 const OURS: &str = crate::crd::GROUP;
 
 /// What is watched on the Fleet, Secrets apart. Those that are resources of a CRD may be missing.
-pub const FLEET: [Resource; 19] = [
+pub static FLEET: [Resource; 19] = [
     resource("networking.k8s.io", &["v1"], "Ingress", "ingresses"),
     resource("networking.k8s.io", &["v1"], "IngressClass", "ingressclasses"),
     resource(GATEWAY_API, &["v1", "v1beta1"], "GatewayClass", "gatewayclasses"),
@@ -60,11 +60,21 @@ pub const FLEET: [Resource; 19] = [
 ];
 
 /// What is watched on a member.
-pub const MEMBER: [Resource; 3] = [
+pub static MEMBER: [Resource; 3] = [
     resource("", &["v1"], "Service", "services"),
     resource("discovery.k8s.io", &["v1"], "EndpointSlice", "endpointslices"),
     resource("", &["v1"], "Node", "nodes"),
 ];
+
+/// Read one by one, by name.
+static SECRET: Resource = resource("", &["v1"], "Secret", "secrets");
+
+/// The resource that has this group and kind, if it is read at all.
+#[must_use]
+pub fn find(group: &str, kind: &str) -> Option<&'static Resource> {
+    let mut all = FLEET.iter().chain(&MEMBER).chain(std::iter::once(&SECRET));
+    all.find(|resource| resource.group == group && resource.kind == kind)
+}
 
 impl Resource {
     /// One of its versions, as the client names it.

@@ -195,8 +195,13 @@ mod tests {
         };
         let endpoints = (0..endpoints).map(endpoint).collect();
         let slice = MemberSlice { service: Arc::from("web"), ports: Vec::new(), endpoints };
-        let object =
-            Object { id, created: 0, annotations: Default::default(), spec: Spec::EndpointSlice(slice) };
+        let object = Object {
+            id,
+            created: 0,
+            generation: 0,
+            annotations: Default::default(),
+            spec: Spec::EndpointSlice(slice),
+        };
         One::Object(Box::new(object), Notes::default())
     }
 

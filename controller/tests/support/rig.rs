@@ -9,8 +9,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -28,27 +27,12 @@ use serde_json::{Value, json};
 
 use super::apiserver::{ApiServer, OURS, base64};
 
+#[path = "temp.rs"]
+mod temp;
+pub use temp::Temp;
+
 /// How long anything may take before a test says that it never happens.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-
-pub struct Temp(pub PathBuf);
-
-impl Temp {
-    pub fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("ringway-rig-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Temp {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 pub struct Rig {
     pub view: SharedView,

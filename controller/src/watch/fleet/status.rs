@@ -49,6 +49,8 @@ const LAST_SEEN_STEP: i64 = 60;
 const MESSAGE_CHARS_MAX: usize = 256;
 /// What is said of a member that nothing is known of but its name.
 const NO_CREDENTIALS: &str = "no kubeconfig: spec.kubeconfigSecretRef names no Secret that can be read";
+/// A member that could not be written is tried again after this.
+const MEMBER_RETRY: Duration = Duration::from_secs(1);
 /// Failures that are logged in one round; the rest is counted.
 const LOGGED_PER_ROUND: usize = 3;
 
@@ -94,6 +96,8 @@ struct Writer {
     addresses: Vec<String>,
     holds: bool,
     members: HashMap<Arc<str>, MemberWritten>,
+    /// Members that could not be written, and when they are tried again.
+    members_again: HashMap<Arc<str>, Instant>,
     /// What the last Event about each object said.
     said: RefCell<HashMap<ObjectId, u64>>,
 }
@@ -116,6 +120,7 @@ impl Hub {
             addresses: Vec::new(),
             holds: false,
             members: HashMap::new(),
+            members_again: HashMap::new(),
             said: RefCell::default(),
             writing,
         };
@@ -291,29 +296,32 @@ impl Writer {
     async fn write_members(&mut self) {
         let wanted = self.hub.borrow().wanted(&self.writing.board);
         self.members.retain(|name, _| wanted.iter().any(|one| one.name == *name));
+        self.members_again.retain(|_, at| *at > Instant::now());
         let mut room = MEMBERS_PER_ROUND;
         for one in wanted {
-            let digest = digest::of(&(&one, &one.more));
+            let digest = digest::of(&one);
             let known = self.members.get(&one.name);
-            if room == 0 || known.is_some_and(|known| known.digest == digest) {
+            let is_there = known.is_some_and(|known| known.digest == digest);
+            if room == 0 || is_there || self.members_again.contains_key(&one.name) {
                 continue;
             }
             room -= 1;
             let live = known.map_or(Value::Null, |known| known.live.clone());
             let name = one.name.clone();
-            match tokio::time::timeout(WRITE_TIMEOUT, self.write_member(one, live)).await {
+            let error = match tokio::time::timeout(WRITE_TIMEOUT, self.write_member(one, live)).await {
                 Ok(Ok(Some(live))) => {
                     self.hub.borrow_mut().wrote(true);
                     self.members.insert(name, MemberWritten { digest, live });
+                    continue;
                 }
                 // It has just gone.
-                Ok(Ok(None)) => {}
-                Ok(Err(error)) => {
-                    self.hub.borrow_mut().wrote(false);
-                    warn!(member = &*name, error = chain(&error), "status not written");
-                }
-                Err(_) => self.hub.borrow_mut().wrote(false),
-            }
+                Ok(Ok(None)) => continue,
+                Ok(Err(error)) => chain(&error),
+                Err(_) => format!("no answer within {WRITE_TIMEOUT:?}"),
+            };
+            self.hub.borrow_mut().wrote(false);
+            warn!(member = &*name, error, "status not written; it is tried again");
+            self.members_again.insert(name, Instant::now() + MEMBER_RETRY);
         }
     }
 
@@ -388,7 +396,7 @@ impl Hub {
         let endpoints = self.view.read_endpoints();
         let mut wanted = Vec::new();
         let now = (Timestamp::now().as_second(), crate::clock::monotonic_ns());
-        for (name, generation) in &self.generations.members {
+        for (name, generation) in &self.generations {
             let view = match self.members.get(name) {
                 Some(member) => member.view(self.settings.tuning),
                 None => SourceView { reason: NO_CREDENTIALS.to_owned(), ..SourceView::default() },
@@ -415,27 +423,5 @@ impl Hub {
             wanted.push(Member { name, generation, holds, message, notes, more });
         }
         wanted
-    }
-}
-
-/// Generations of `MemberClusters`.
-#[derive(Debug, Default)]
-pub(super) struct Generations {
-    members: BTreeMap<Arc<str>, i64>,
-}
-
-impl Generations {
-    /// An object is there.
-    pub(super) fn note(&mut self, object: &Object) {
-        if let Spec::MemberCluster(member) = &object.spec {
-            self.members.insert(object.id.name.clone(), member.metadata.generation.unwrap_or(0));
-        }
-    }
-
-    /// An object is gone.
-    pub(super) fn forget(&mut self, id: &ObjectId) {
-        if id.kind == Kind::MemberCluster {
-            self.members.remove(&id.name);
-        }
     }
 }

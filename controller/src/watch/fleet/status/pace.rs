@@ -1,9 +1,10 @@
-//! What is written next, and how fast: a token bucket, and two queues.
+//! What is written next, and how fast: a token bucket, and three queues.
 //!
-//! What has just changed goes before what is only to be looked through after the Lease was won, so that a change is
-//! told at once in a world of any size. An object waits once, however often it changes. Pure: time is passed in.
+//! What has just changed goes before what could not be written and what is only to be looked through after the Lease
+//! was won, so that a change is told at once in a world of any size; these two take turns, so that what fails for ever
+//! keeps nothing else waiting. An object waits once, however often it changes. Pure: time is passed in.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::object::ObjectId;
@@ -20,6 +21,13 @@ pub struct Limits {
     pub per_second: u32,
 }
 
+/// Which of the two was served last.
+#[derive(Clone, Copy, Debug)]
+enum Turn {
+    Again,
+    Backlog,
+}
+
 /// What waits to be written, and how much may be.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -30,7 +38,9 @@ pub(super) struct Pace {
     news: BTreeSet<ObjectId>,
     /// Everything there was when the Lease was won; what changes meanwhile leaves it for `news`.
     backlog: BTreeSet<ObjectId>,
-    again: Vec<(Instant, ObjectId)>,
+    /// What could not be written, and when it is tried again: in the order in which it failed.
+    again: VecDeque<(Instant, ObjectId)>,
+    turn: Turn,
 }
 
 impl Pace {
@@ -42,7 +52,8 @@ impl Pace {
             filled: None,
             news: BTreeSet::new(),
             backlog: BTreeSet::new(),
-            again: Vec::new(),
+            again: VecDeque::new(),
+            turn: Turn::Backlog,
         }
     }
 
@@ -64,19 +75,16 @@ impl Pace {
             self.backlog.remove(&id);
             self.news.insert(id);
         }
+        self.again.retain(|(_, id)| !self.news.contains(id));
     }
 
     /// This one could not be written.
     pub(super) fn again(&mut self, id: ObjectId, now: Instant) {
-        self.again.push((now + RETRY, id));
+        self.again.push_back((now + RETRY, id));
     }
 
     /// What is written now. What waits behind it is what the second value counts.
     pub(super) fn take(&mut self, now: Instant) -> (Vec<ObjectId>, usize) {
-        let again = std::mem::take(&mut self.again);
-        let (due, later): (Vec<_>, Vec<_>) = again.into_iter().partition(|(at, _)| *at <= now);
-        self.again = later;
-        self.news.extend(due.into_iter().map(|(_, id)| id));
         self.fill(now);
         let room = usize::try_from(self.tokens / 1000).unwrap_or(usize::MAX);
         let mut batch: Vec<ObjectId> = Vec::new();
@@ -85,15 +93,29 @@ impl Pace {
         {
             batch.push(id);
         }
-        // Half of the burst stays for what changes while everything is looked through.
-        let spare = usize::try_from(self.limits.burst / 2).unwrap_or(usize::MAX);
-        while batch.len() + spare < room
-            && let Some(id) = self.backlog.pop_first()
+        // Half of the burst stays for what changes meanwhile.
+        let room = room.saturating_sub(usize::try_from(self.limits.burst / 2).unwrap_or(usize::MAX));
+        while batch.len() < room
+            && let Some(id) = self.next(now)
         {
             batch.push(id);
         }
         self.tokens -= 1000 * u64::try_from(batch.len()).unwrap_or(u64::MAX);
         (batch, self.news.len())
+    }
+
+    /// In turns, of what failed and is due, and of what is looked through.
+    fn next(&mut self, now: Instant) -> Option<ObjectId> {
+        let is_due = self.again.front().is_some_and(|(at, _)| *at <= now);
+        self.turn = match (self.turn, is_due, self.backlog.is_empty()) {
+            (_, false, true) => return None,
+            (_, true, true) | (Turn::Backlog, true, false) => Turn::Again,
+            (_, false, false) | (Turn::Again, true, false) => Turn::Backlog,
+        };
+        match self.turn {
+            Turn::Again => self.again.pop_front().map(|(_, id)| id),
+            Turn::Backlog => self.backlog.pop_first(),
+        }
     }
 
     fn fill(&mut self, now: Instant) {
@@ -158,5 +180,35 @@ mod tests {
         assert_eq!(batch.len(), 5, "what failed is not due yet");
         let (batch, _) = pace.take(start + Duration::from_millis(2500));
         assert_eq!(batch.len(), 1, "now it is");
+    }
+
+    #[test]
+    fn what_fails_for_ever_keeps_nothing_else_waiting() {
+        let mut pace = Pace::new(Limits { burst: 20, per_second: 20 });
+        let start = Instant::now();
+        // 500 that can never be written, and as many to be looked through: 10 a second for both, 10 for what changes.
+        ids(0..500).into_iter().for_each(|id| pace.again(id, start));
+        pace.look_through(ids(500..1000));
+        let (mut others, mut failed) = (BTreeSet::new(), BTreeSet::new());
+        for round in 0..1200 {
+            let now = start + Duration::from_millis(100 * round);
+            let changed = ids(2_000..2_001);
+            pace.news(changed.clone());
+            let (batch, waiting) = pace.take(now);
+            assert_eq!(waiting, 0, "round {round}: what has changed does not wait");
+            for id in batch.into_iter().filter(|id| !changed.contains(id)) {
+                match id < *ids(500..501).first().unwrap() {
+                    true => {
+                        failed.insert(id.clone());
+                        pace.again(id, now);
+                    }
+                    false => drop(others.insert(id)),
+                }
+            }
+            if round == 0 {
+                assert!(pace.again.len() == 500 && others.len() == 9, "{others:?}");
+            }
+        }
+        assert_eq!((failed.len(), others.len()), (500, 500), "each had its turn in 120 s");
     }
 }
