@@ -94,8 +94,8 @@ pub(crate) struct Options {
     /// The gateway's binary.
     #[arg(long, default_value = "target/release/ringway")]
     ringway: PathBuf,
-    /// Envoy's binary.
-    #[arg(long, default_value = "envoy")]
+    /// Envoy's binary: a path, or a name that is looked up on PATH.
+    #[arg(long, env = "ENVOY", default_value = "envoy")]
     envoy: PathBuf,
     /// Folder for report.md, runs.csv and a plot of each row.
     #[arg(long, default_value = "target/failover")]
