@@ -18,7 +18,7 @@ mod freeze;
 pub(crate) mod http;
 mod lab;
 mod load;
-pub(crate) mod manifests;
+mod manifests;
 mod measure;
 mod plot;
 pub(crate) mod pod;
