@@ -3,14 +3,14 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use gateway::observe::stats::Limit;
 use routing::id::ClusterId;
-use routing::model::{CheckProbe, HealthCheck, HostRules, PathMatch, WriteFence};
+use routing::model::{CheckProbe, HealthCheck, HostRules, PathMatch, Protocol, WriteFence};
 use support::backend::{Backend, respond};
 use support::client::Client;
 use support::table::World;
@@ -170,4 +170,30 @@ fn active_checks_take_an_endpoint_out_and_are_made_once_whatever_the_number_of_w
     until("it is left", || client.get("/").text() == "standby");
     is_well.store(true, Ordering::SeqCst);
     until("it is used again", || client.get("/").text() == "active");
+}
+
+/// It accepts, and says nothing to anybody: traffic of which the gateway knows nothing but its bytes cannot tell.
+#[test]
+fn checks_that_are_not_answered_count_while_connections_come_and_go() {
+    let active = Backend::raw(|peer| while peer.more().is_some() {});
+    let standby = Backend::raw(|peer| {
+        peer.send("standby");
+        while peer.more().is_some() {}
+    });
+    let mut world = World::new().cluster(0, &[active.addr]).cluster(1, &[standby.addr]);
+    world.detection.check = Some(Arc::new(HealthCheck {
+        probe: CheckProbe::Http { path: "/healthz".into(), host: "".into() },
+        interval: Duration::from_millis(20),
+        timeout: Duration::from_millis(40),
+        unhealthy_threshold: 2,
+        healthy_threshold: 3,
+    }));
+    let gateway = Gateway::start(config(), |on| world.layer4(Protocol::Tcp, |_| {}).on(on));
+    until("the standby takes over", || {
+        let mut client = Client::connect(gateway.addr);
+        // Between two connections the worker has nothing to look at: that is not to have stood still.
+        client.stream.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+        let mut answer = [0; 7];
+        client.stream.read_exact(&mut answer).is_ok_and(|()| answer == *b"standby")
+    });
 }

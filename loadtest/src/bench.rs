@@ -12,6 +12,7 @@ pub(crate) mod attack;
 mod case;
 mod charts;
 mod churn;
+mod ground;
 mod idle;
 pub(crate) mod machine;
 pub(crate) mod open;
@@ -28,9 +29,10 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use case::{CASES, Case, Group, Kind, Spec, Transport};
+use case::{CASES, Case, Group, Kind, Spec};
+use ground::{Ground, Stand};
 use machine::{Autogroup, CongestionControl, Facts, Stop, Turn};
-use process::{Cores, Running, WorkDir};
+use process::Running;
 use proxy::Proxy;
 use report::{IdleRow, Offered, Report, Row, Sample};
 
@@ -53,15 +55,8 @@ pub(crate) struct Options {
     /// Who is measured; repeatable or separated by commas. Default: all.
     #[arg(long, value_enum, value_delimiter = ',')]
     proxies: Vec<Proxy>,
-    /// The gateway's binary.
-    #[arg(long, default_value = "target/release/ringway")]
-    ringway: PathBuf,
-    /// Core of the proxy.
-    #[arg(long, default_value_t = 0)]
-    proxy_core: u32,
-    /// Core of the load generator and the backend.
-    #[arg(long, default_value_t = 1)]
-    load_core: u32,
+    #[command(flatten)]
+    stand: Stand,
     /// Connections of the case idle-memory.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=25_000))]
     idle_connections: u32,
@@ -165,8 +160,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let proxies = if options.proxies.is_empty() { Proxy::ALL.to_vec() } else { options.proxies.clone() };
     let stop = Stop::on_signals()?;
-    let cores = Cores { proxy: options.proxy_core, load: options.load_core };
-    cores.check()?;
+    let cores = options.stand.cores()?;
     for program in ["taskset", "setpriv"] {
         process::find(program, "apt-get install util-linux")?;
     }
@@ -178,11 +172,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     for (proxy, case) in proxies.iter().flat_map(|proxy| cases.iter().map(move |case| (proxy, case))) {
         if case.takes(*proxy) {
-            proxy.check(&options.ringway, case)?;
+            proxy.check(&options.stand.ringway, case)?;
         }
     }
-    let bench = Bench { options, cores, stop, dir: WorkDir::create()? };
-    let _turn = Turn::wait(&bench.stop)?;
+    let bench = Bench { options, ground: Ground::new(&options.stand, stop)? };
+    let _turn = Turn::wait(&bench.ground.stop)?;
     let _first = Autogroup::first();
     let _reno = CongestionControl::pin("reno")?;
     let facts = Facts::collect(&cores);
@@ -218,9 +212,7 @@ fn save(path: &Path, text: &str) -> Result<()> {
 
 struct Bench<'a> {
     options: &'a Options,
-    cores: Cores,
-    stop: Stop,
-    dir: WorkDir,
+    ground: Ground,
 }
 
 /// A proxy under test with what its measurements gave.
@@ -267,19 +259,21 @@ impl Bench<'_> {
         let _churn = churn::Running::start(case, contender.home.clone());
         match case.kind {
             Kind::Load { connections, reuse } => {
-                wrk::run(&self.cores, target, case, (connections, reuse), seconds, &self.stop)
+                wrk::run(&self.ground.cores, target, case, (connections, reuse), seconds, &self.ground.stop)
             }
-            Kind::Open { rate } => open::run(&self.cores, target, case, rate, seconds, &self.stop),
+            Kind::Open { rate } => {
+                open::run(&self.ground.cores, target, case, rate, seconds, &self.ground.stop)
+            }
             Kind::Idle => Err(BenchError::failed("bench", format!("{} has no load", case.name))),
         }
     }
 
     fn sample(&self, contender: &Contender, case: Case) -> Result<Sample> {
-        let (core_before, before) = (machine::busy(self.cores.proxy)?, contender.running.cpu()?);
+        let (core_before, before) = (machine::busy(self.ground.cores.proxy)?, contender.running.cpu()?);
         let begin = Instant::now();
         let result = self.offer(contender, case, self.options.seconds)?;
         let cpu = contender.running.cpu()?.saturating_sub(before);
-        let core = machine::busy(self.cores.proxy)?.saturating_sub(core_before);
+        let core = machine::busy(self.ground.cores.proxy)?.saturating_sub(core_before);
         if result.errors > 0 {
             let why =
                 format!("{} of {} requests failed in case {}", result.errors, result.requests, case.name);
@@ -291,7 +285,8 @@ impl Bench<'_> {
 
     /// System calls of the proxy per request, in a run of its own: counting slows the proxy down.
     fn count_syscalls(&self, contender: &Contender, case: Case) -> Result<f64> {
-        let counter = process::SyscallCounter::start(&contender.running, &self.dir, &self.stop)?;
+        let counter =
+            process::SyscallCounter::start(&contender.running, &self.ground.dir, &self.ground.stop)?;
         let result = self.offer(contender, case, self.options.seconds)?;
         #[expect(clippy::cast_precision_loss, reason = "counts of a few seconds are far below 2^52")]
         let per_request = counter.finish()? as f64 / result.requests.max(1) as f64;
@@ -305,9 +300,9 @@ impl Bench<'_> {
         let mut rows = Vec::new();
         for contender in &contenders {
             let before = contender.running.memory()?;
-            let connections = idle::open(contender.running.addr, count, &self.stop)?;
+            let connections = idle::open(contender.running.addr, count, &self.ground.stop)?;
             // Long enough for buffers of idle connections to be given back.
-            self.stop.pause(Duration::from_secs(2))?;
+            self.ground.stop.pause(Duration::from_secs(2))?;
             let after = contender.running.memory()?;
             drop(connections);
             rows.push(IdleRow::new(contender.proxy, count, before, after));
@@ -318,26 +313,10 @@ impl Bench<'_> {
 
     /// A backend for the case, and every proxy that takes part in it, ready to serve.
     fn start(&self, case: Case, proxies: &[Proxy]) -> Result<(Running, Vec<Contender>)> {
-        let addr = free_addr()?;
-        let body = case.body.to_string();
-        let own = std::env::current_exe().map_err(BenchError::io("find this program"))?;
-        let command =
-            [own.as_os_str().to_owned(), "backend".into(), "--listen".into(), addr.to_string().into()]
-                .into_iter()
-                .chain(["--body".into(), body.into()])
-                .collect::<Vec<_>>();
-        let backend = Running::start("backend", &command, self.cores.load, addr, &self.dir)?;
-        backend.wait_ready(case.body, &self.stop)?;
+        let backend = self.ground.backend(case.body)?;
         let mut contenders = Vec::new();
         for proxy in proxies.iter().copied().filter(|proxy| case.takes(*proxy)) {
-            let listen = free_addr()?;
-            let home = self.dir.fresh(proxy.name())?;
-            let command = proxy.prepare(case, &home, &self.options.ringway, listen, addr)?;
-            let running = Running::start(proxy.name(), &command, self.cores.proxy, listen, &self.dir)?;
-            match case.transport {
-                Transport::Plain => running.wait_ready(case.body, &self.stop)?,
-                Transport::Tls => open::wait_ready(listen, case, &self.stop)?,
-            }
+            let (running, home) = self.ground.proxy(proxy, case, &backend)?;
             contenders.push(Contender {
                 proxy,
                 running,

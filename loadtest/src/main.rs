@@ -11,6 +11,7 @@ mod cluster;
 mod failover;
 mod floor;
 mod hitless;
+mod manifests;
 mod page;
 mod picture;
 mod ring;

@@ -230,6 +230,7 @@ fn lines(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::picture::{Axis, Chart, Guide, Panel, Scale};
 
     fn folder(files: Vec<(&str, Content)>) -> Folder {
         let files = files.into_iter().map(|(name, content)| (name.to_owned(), content)).collect();
@@ -276,16 +277,16 @@ mod tests {
 
     #[test]
     fn own_charts_are_harmless() {
-        let axis = |label: &str| crate::picture::Axis {
-            label: label.to_owned(),
-            scale: crate::picture::Scale::Linear,
-        };
-        let chart = crate::picture::Chart {
+        let axis = |label: &str| Axis::new(label, Scale::Linear);
+        let mut panel = Panel::alone(Vec::new());
+        (panel.name, panel.note) = ("on two".into(), "on 3 = on 4".into());
+        let chart = Chart {
             title: "one".into(),
             about: "on".into(),
             x: axis("on a"),
             y: axis("b"),
-            series: Vec::new(),
+            guides: vec![Guide::Upright(0.0, "on a guide".into()), Guide::Level(1.0, "on".into())],
+            panels: vec![panel],
         };
         assert!(is_harmless(&chart.svg()));
     }

@@ -1,17 +1,21 @@
 //! Charts as SVG, readable in print: each series differs from the others in shape and dash as well as in colour.
 //!
 //! Pure: numbers in, text out. One kind of chart for all reports: points with spreads, joined or not, over an axis that
-//! is linear, logarithmic, or a row of names.
+//! is linear, logarithmic, or a row of names; in one panel, or in several with the same axes.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 900.0;
-const HEIGHT: f64 = 430.0;
 const LEFT: f64 = 98.0;
 const RIGHT: f64 = 24.0;
 const TOP: f64 = 92.0;
 const BOTTOM: f64 = 56.0;
+/// Height of a panel that is alone, and of one of several.
+const ALONE: f64 = 282.0;
+const SHARED: f64 = 190.0;
+/// Above a panel that has a name: for the name.
+const GAP: f64 = 30.0;
 /// The line of the legend.
 const LEGEND: f64 = 68.0;
 /// Fewer points than this are drawn large.
@@ -29,22 +33,58 @@ pub(crate) struct Chart {
     pub(crate) x: Axis,
     /// The axis on the left.
     pub(crate) y: Axis,
-    /// What is drawn, in the order of the legend.
+    /// What is marked in every panel.
+    pub(crate) guides: Vec<Guide>,
+    /// What is drawn, one below the other; all have the same kinds of series.
+    pub(crate) panels: Vec<Panel>,
+}
+
+/// A part of a chart.
+pub(crate) struct Panel {
+    /// Who is measured; empty where there is but one.
+    pub(crate) name: String,
+    /// What is told beside the name.
+    pub(crate) note: String,
+    /// What is drawn, in the order of the legend, which is made of the first panel's.
     pub(crate) series: Vec<Series>,
 }
 
-/// An axis; its range is that of the points.
+impl Panel {
+    /// The only one of its chart.
+    pub(crate) fn alone(series: Vec<Series>) -> Self {
+        Self { name: String::new(), note: String::new(), series }
+    }
+}
+
+/// A line across a panel.
+pub(crate) enum Guide {
+    /// Upright, at this place on the axis below, with its name beside it.
+    Upright(f64, String),
+    /// Level and dashed, at this place on the axis on the left; the legend has its name.
+    Level(f64, String),
+}
+
+/// An axis.
 pub(crate) struct Axis {
     /// What it measures, and in which unit.
     pub(crate) label: String,
     /// How it measures.
     pub(crate) scale: Scale,
+    /// Its ends, where they are not those of the points; what is beyond stands at the end.
+    pub(crate) span: Option<(f64, f64)>,
+}
+
+impl Axis {
+    /// One that ends where the points do.
+    pub(crate) fn new(label: impl Into<String>, scale: Scale) -> Self {
+        Self { label: label.into(), scale, span: None }
+    }
 }
 
 /// How an axis measures.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Scale {
-    /// From zero.
+    /// From zero, where no other span is given.
     Linear,
     /// Powers of ten; what is not above zero is drawn at the lowest of them.
     Log,
@@ -135,6 +175,7 @@ impl Look {
 }
 
 /// An axis with its range, along so many pixels.
+#[derive(Clone, Copy)]
 struct Ruler<'a> {
     axis: &'a Axis,
     low: f64,
@@ -147,17 +188,19 @@ impl<'a> Ruler<'a> {
     fn new(axis: &'a Axis, values: impl Iterator<Item = f64>, from: f64, to: f64) -> Self {
         let values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
         let max = values.iter().copied().fold(0.0, f64::max);
-        let (low, high) = match &axis.scale {
-            Scale::Linear if max > 0.0 => (0.0, ceil_to(max * 1.05, step(max))),
-            Scale::Linear => (0.0, 1.0),
-            Scale::Log => {
+        let (low, high) = match (&axis.scale, axis.span) {
+            (Scale::Linear | Scale::Names(_), Some(span)) => span,
+            (Scale::Log, Some((low, high))) => (low.log10(), high.log10()),
+            (Scale::Linear, None) if max > 0.0 => (0.0, ceil_to(max * 1.05, step(max))),
+            (Scale::Linear, None) => (0.0, 1.0),
+            (Scale::Log, None) => {
                 let positive = values.iter().copied().filter(|value| *value > 0.0);
                 let min = positive.fold(f64::INFINITY, f64::min);
                 let low = if min.is_finite() { min.log10().floor() } else { 0.0 };
                 (low, max.max(1e-9).log10().ceil().max(low + 1.0))
             }
             #[expect(clippy::cast_precision_loss, reason = "a handful of names")]
-            Scale::Names(names) => (-0.5, names.len() as f64 - 0.5),
+            (Scale::Names(names), None) => (-0.5, names.len() as f64 - 0.5),
         };
         Self { axis, low, high, from, to }
     }
@@ -177,11 +220,10 @@ impl<'a> Ruler<'a> {
     fn ticks(&self) -> Vec<(f64, String)> {
         match &self.axis.scale {
             Scale::Linear => {
-                let step = step(self.high);
-                let count = (self.high / step).round();
+                let step = step(self.high - self.low);
                 let mut ticks = Vec::new();
-                let mut nth = 0.0;
-                while nth <= count {
+                let mut nth = (self.low / step).ceil();
+                while nth <= (self.high / step).round() {
                     ticks.push((nth * step, number(nth * step)));
                     nth += 1.0;
                 }
@@ -224,7 +266,7 @@ fn number(value: f64) -> String {
         let text = format!("{value:.4}");
         text.trim_end_matches('0').trim_end_matches('.').to_owned()
     };
-    match text.len() {
+    match text.trim_start_matches('-').len() {
         4.. if !text.contains('.') => {
             let mut apart = String::new();
             for (at, digit) in text.chars().enumerate() {
@@ -242,77 +284,81 @@ fn number(value: f64) -> String {
 impl Chart {
     /// The picture.
     pub(crate) fn svg(&self) -> String {
-        let points = || self.series.iter().flat_map(|series| &series.points);
+        let series = || self.panels.iter().flat_map(|panel| &panel.series);
+        let points = || series().flat_map(|series| &series.points);
         let heights = points().flat_map(|point| {
             let (low, high) = point.spread.unwrap_or((point.y, point.y));
             [low, point.y, high]
         });
         let x = Ruler::new(&self.x, points().map(|point| point.x), LEFT, WIDTH - RIGHT);
-        let y = Ruler::new(&self.y, heights, HEIGHT - BOTTOM, TOP);
-        let mut out = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{HEIGHT}\" \
-             viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"13\" role=\"img\">\n\
-             <title>{title}</title>\n<rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n\
-             <text x=\"{LEFT}\" y=\"24\" font-size=\"17\" font-weight=\"bold\">{title}</text>\n\
-             <text x=\"{LEFT}\" y=\"44\" fill=\"#444\">{}</text>\n",
-            escape(&self.about),
-            title = escape(&self.title),
-        );
-        self.axes(&mut out, &x, &y);
-        self.legend(&mut out);
-        for series in &self.series {
-            draw(&mut out, series, &x, &y);
+        let y = Ruler::new(&self.y, heights, 0.0, 0.0);
+        let (mut body, mut bottom) = (String::new(), TOP);
+        self.legend(&mut body);
+        for panel in &self.panels {
+            let top = if panel.name.is_empty() { bottom } else { bottom + GAP };
+            bottom = top + if self.panels.len() == 1 { ALONE } else { SHARED };
+            let y = Ruler { from: bottom, to: top, ..y };
+            panel.name(&mut body, top);
+            self.frame(&mut body, x, y);
+            panel.series.iter().for_each(|series| draw(&mut body, series, x, y));
         }
-        out.push_str("</svg>\n");
-        out
+        self.foot(&mut body, x, bottom);
+        let height = bottom + BOTTOM;
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
+             viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"13\" role=\"img\">\n\
+             <title>{title}</title>\n<rect width=\"{WIDTH}\" height=\"{height}\" fill=\"white\"/>\n\
+             <text x=\"{LEFT}\" y=\"24\" font-size=\"17\" font-weight=\"bold\">{title}</text>\n\
+             <text x=\"{LEFT}\" y=\"44\" fill=\"#444\">{about}</text>\n{body}</svg>\n",
+            title = escape(&self.title),
+            about = escape(&self.about),
+        )
     }
 
-    fn axes(&self, out: &mut String, x: &Ruler<'_>, y: &Ruler<'_>) {
-        let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
+    /// A panel's lines, the guides, the frame, and what the axis on the left measures.
+    fn frame(&self, out: &mut String, x: Ruler<'_>, y: Ruler<'_>) {
+        let (right, top, bottom) = (WIDTH - RIGHT, y.to, y.from);
         for (value, text) in y.ticks() {
             let at = y.at(value);
-            line(
-                out,
-                &format!(
-                    "<path d=\"M{LEFT} {at:.1}H{right}\" stroke=\"#ddd\"/>\
-                     <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-                    LEFT - 7.0,
-                    at + 4.5,
-                    escape(&text)
-                ),
-            );
+            line(out, &format!("<path d=\"M{LEFT} {at:.1}H{right}\" stroke=\"#ddd\"/>"));
+            words(out, (LEFT - 7.0, at + 4.5), "text-anchor=\"end\"", &text);
         }
-        for (value, text) in x.ticks() {
-            let at = x.at(value);
-            line(
-                out,
-                &format!(
-                    "<path d=\"M{at:.1} {bottom}v5\" stroke=\"black\"/>\
-                     <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-                    bottom + 20.0,
-                    escape(&text)
-                ),
-            );
+        for guide in &self.guides {
+            match guide {
+                Guide::Upright(value, name) => {
+                    let at = x.at(*value);
+                    line(out, &format!("<path d=\"M{at:.1} {top}V{bottom}\" stroke=\"black\"/>"));
+                    words(out, (at + 4.0, top + 13.0), "", name);
+                }
+                Guide::Level(value, _) => level(out, LEFT, y.at(*value), right),
+            }
         }
-        let (across, up) = (f64::midpoint(LEFT, right), f64::midpoint(TOP, bottom));
+        let (wide, high, up) = (right - LEFT, bottom - top, f64::midpoint(top, bottom));
         line(
             out,
             &format!(
-                "<rect x=\"{LEFT}\" y=\"{TOP}\" width=\"{}\" height=\"{}\" fill=\"none\" stroke=\"black\"/>\
-                 <text x=\"{across}\" y=\"{}\" text-anchor=\"middle\">{}</text>\
-                 <text x=\"18\" y=\"{up}\" text-anchor=\"middle\" transform=\"rotate(-90 18 {up})\">{}</text>",
-                right - LEFT,
-                bottom - TOP,
-                HEIGHT - 14.0,
-                escape(&self.x.label),
-                escape(&self.y.label)
+                "<rect x=\"{LEFT}\" y=\"{top}\" width=\"{wide}\" height=\"{high}\" fill=\"none\" stroke=\"black\"/>"
             ),
         );
+        let upwards = format!("text-anchor=\"middle\" transform=\"rotate(-90 18 {up})\"");
+        words(out, (18.0, up), &upwards, &self.y.label);
+    }
+
+    /// The axis below the last panel.
+    fn foot(&self, out: &mut String, x: Ruler<'_>, bottom: f64) {
+        let middle = "text-anchor=\"middle\"";
+        for (value, text) in x.ticks() {
+            let at = x.at(value);
+            line(out, &format!("<path d=\"M{at:.1} {bottom}v5\" stroke=\"black\"/>"));
+            words(out, (at, bottom + 20.0), middle, &text);
+        }
+        let across = f64::midpoint(LEFT, WIDTH - RIGHT);
+        words(out, (across, bottom + BOTTOM - 14.0), middle, &self.x.label);
     }
 
     fn legend(&self, out: &mut String) {
         let mut x = LEFT;
-        for series in &self.series {
+        for series in self.panels.first().into_iter().flat_map(|panel| &panel.series) {
             if series.joined {
                 let (colour, dash) = (series.look.colour(), series.look.dash());
                 line(
@@ -323,18 +369,47 @@ impl Chart {
                 );
             }
             marks(out, series.look, &series.look.mark(x + 15.0, LEGEND, 4.0));
-            line(
-                out,
-                &format!("<text x=\"{}\" y=\"{}\">{}</text>", x + 36.0, LEGEND + 4.5, escape(&series.name)),
-            );
-            #[expect(clippy::cast_precision_loss, reason = "the length of a name")]
-            let wide = series.name.chars().count() as f64 * 7.2;
-            x += 60.0 + wide;
+            named(out, &mut x, &series.name);
+        }
+        for guide in &self.guides {
+            if let Guide::Level(_, name) = guide {
+                level(out, x, LEGEND, x + 30.0);
+                named(out, &mut x, name);
+            }
         }
     }
 }
 
-fn draw(out: &mut String, series: &Series, x: &Ruler<'_>, y: &Ruler<'_>) {
+impl Panel {
+    fn name(&self, out: &mut String, top: f64) {
+        if self.name.is_empty() {
+            return;
+        }
+        words(out, (LEFT, top - 6.0), "font-weight=\"bold\"", &self.name);
+        words(out, (WIDTH - RIGHT, top - 6.0), "text-anchor=\"end\" fill=\"#444\"", &self.note);
+    }
+}
+
+/// The name of what the legend shows at `x`, which goes on to the next.
+fn named(out: &mut String, x: &mut f64, name: &str) {
+    words(out, (*x + 36.0, LEGEND + 4.5), "", name);
+    #[expect(clippy::cast_precision_loss, reason = "the length of a name")]
+    let wide = name.chars().count() as f64 * 7.2;
+    *x += 60.0 + wide;
+}
+
+/// A level guide.
+fn level(out: &mut String, from: f64, y: f64, to: f64) {
+    line(out, &format!("<path d=\"M{from} {y:.1}H{to}\" stroke=\"#444\" stroke-dasharray=\"5 4\"/>"));
+}
+
+/// Text at a place, with these attributes.
+fn words(out: &mut String, (x, y): (f64, f64), how: &str, text: &str) {
+    let gap = if how.is_empty() { "" } else { " " };
+    line(out, &format!("<text x=\"{x:.1}\" y=\"{y:.1}\"{gap}{how}>{}</text>", escape(text)));
+}
+
+fn draw(out: &mut String, series: &Series, x: Ruler<'_>, y: Ruler<'_>) {
     let (colour, dash) = (series.look.colour(), series.look.dash());
     // A cloud of requests, or a handful of figures.
     let half = if series.joined || series.points.len() < FEW { 4.0 } else { 1.6 };
@@ -413,17 +488,24 @@ mod tests {
     }
 
     fn chart(x: Scale, y: Scale, points: Vec<Point>) -> Chart {
-        let axis = |scale| Axis { label: "a<b, ms".to_owned(), scale };
+        let axis = |scale| Axis::new("a<b, ms", scale);
         let series = Series { name: "one & two".to_owned(), look: Look::Square, joined: true, points };
-        Chart { title: "t".into(), about: String::new(), x: axis(x), y: axis(y), series: vec![series] }
+        Chart {
+            title: "t".into(),
+            about: String::new(),
+            x: axis(x),
+            y: axis(y),
+            guides: Vec::new(),
+            panels: vec![Panel::alone(vec![series])],
+        }
     }
 
     #[test]
     fn steps_are_round_and_numbers_short() {
         assert!((step(97.0) - 20.0).abs() < 1e-9 && (step(0.3) - 0.05).abs() < 1e-9);
         assert_eq!(
-            [0.0, 0.05, 2.5, 999.0, 1e4, 1e6].map(number),
-            ["0", "0.05", "2.5", "999", "10,000", "1,000,000"]
+            [0.0, 0.05, 2.5, -200.0, 999.0, 1e4, 1e6].map(number),
+            ["0", "0.05", "2.5", "-200", "999", "10,000", "1,000,000"]
         );
     }
 
@@ -449,6 +531,37 @@ mod tests {
     }
 
     #[test]
+    fn an_axis_with_a_span_has_those_ends_whatever_the_points_are() {
+        let span = |scale, low, high| Axis { span: Some((low, high)), ..Axis::new("", scale) };
+        let (x, y) = (span(Scale::Linear, -200.0, 1_000.0), span(Scale::Log, 1.0, 10_000.0));
+        let x = Ruler::new(&x, [5_000.0].into_iter(), 0.0, 120.0);
+        let texts: Vec<String> = x.ticks().into_iter().map(|(_, text)| text).collect();
+        assert_eq!(texts, ["-200", "0", "200", "400", "600", "800", "1,000"]);
+        assert_eq!([-200.0, 0.0, 1_000.0, 5_000.0].map(|value| x.at(value)), [0.0, 20.0, 120.0, 120.0]);
+        let y = Ruler::new(&y, [0.1].into_iter(), 100.0, 0.0);
+        assert_eq!([0.1, 1.0, 100.0, 1e9].map(|value| y.at(value)), [100.0, 100.0, 50.0, 0.0]);
+        assert_eq!(y.ticks().len(), 5);
+    }
+
+    #[test]
+    fn panels_stand_below_each_other_with_one_legend_and_the_guides_in_each() {
+        let mut chart = chart(Scale::Linear, Scale::Linear, vec![point(1.0, 1.0)]);
+        let mut lower = Panel::alone(Vec::new());
+        (lower.name, lower.note) = ("x<y".to_owned(), "1 & 2".to_owned());
+        chart.panels.push(lower);
+        chart.guides =
+            vec![Guide::Upright(0.5, "fault".to_owned()), Guide::Level(0.5, "slow & above".to_owned())];
+        let svg = chart.svg();
+        let count = |text: &str| svg.matches(text).count();
+        assert_eq!(count(">fault</text>"), 2, "one in each panel");
+        assert_eq!((count(">slow &amp; above</text>"), count("stroke-dasharray=\"5 4\"")), (1, 3));
+        assert_eq!((count(">one &amp; two</text>"), count("fill=\"none\" stroke=\"black\"")), (1, 2));
+        assert!(svg.contains(">x&lt;y</text>") && svg.contains(">1 &amp; 2</text>"));
+        let height = TOP + SHARED + GAP + SHARED + BOTTOM;
+        assert!(svg.contains(&format!("height=\"{height}\"")), "{svg}");
+    }
+
+    #[test]
     fn nothing_to_draw_is_an_empty_chart_and_no_panic() {
         assert!(chart(Scale::Linear, Scale::Log, Vec::new()).svg().contains("<svg "));
         assert!(chart(Scale::Log, Scale::Linear, vec![point(f64::NAN, f64::NAN)]).svg().contains("<svg "));
@@ -458,7 +571,7 @@ mod tests {
     fn points_on_one_pixel_are_drawn_once() {
         let points = vec![point(1.0, 1.0); 1_000];
         let mut chart = chart(Scale::Linear, Scale::Linear, points);
-        chart.series[0].joined = false;
+        chart.panels[0].series[0].joined = false;
         assert!(chart.svg().len() < 6_000);
     }
 }

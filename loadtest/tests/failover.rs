@@ -102,10 +102,8 @@ fn lab_or_reason(test: &str) -> Option<Vec<String>> {
             return arguments(&["--proxy", name]);
         }
     }
-    println!(
-        "SKIPPED: no proxy to test: {} is not built, haproxy and nginx are not installed",
-        ringway.display()
-    );
+    let gateway = ringway.display();
+    skip(&format!("no proxy to test: {gateway} is not built, haproxy and nginx are not installed"));
     None
 }
 

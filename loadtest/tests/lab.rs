@@ -35,6 +35,23 @@ fn the_lab_comes_up_serves_the_nearest_moves_on_and_leaves_nothing_behind() {
     assert!(!namespaces().contains(&lab.name), "{}", namespaces());
 }
 
+#[test]
+fn a_lab_that_does_not_come_up_says_why_and_leaves_nothing_behind() {
+    let loadtest = Path::new(env!("CARGO_BIN_EXE_loadtest"));
+    // What is no gateway is not missing either.
+    let gateway = Path::new("/bin/false");
+    if let Some(reason) = cannot(gateway) {
+        let _ = writeln!(std::io::stderr(), "SKIPPED lab: {reason}");
+        return;
+    }
+    let lab = Lab { name: format!("f{}", std::process::id()), loadtest, ringway: gateway };
+    let up = lab.run(&["up"]);
+    assert_eq!(up.status.code(), Some(1), "{}", said(&up));
+    assert!(said(&up).contains("scripts/lab: "), "{}", said(&up));
+    assert!(!namespaces().contains(&lab.name), "{}", namespaces());
+    assert!(!std::env::temp_dir().join(format!("rwlab{}", lab.name)).exists());
+}
+
 struct Lab<'a> {
     name: String,
     loadtest: &'a Path,
@@ -87,7 +104,9 @@ fn cannot(ringway: &Path) -> Option<String> {
             return Some(format!("{program} is missing"));
         }
     }
-    let name = format!("rwlab-probe-{}", std::process::id());
+    // Each test's thread probes for itself.
+    let name = format!("rwlab-probe-{:?}", std::thread::current().id()).replace(['(', ')'], "-")
+        + &std::process::id().to_string();
     let made = Command::new("ip").args(["netns", "add", &name]).output().unwrap();
     if !made.status.success() {
         return Some(format!("no network namespaces here: {}", String::from_utf8_lossy(&made.stderr)));

@@ -4,10 +4,8 @@
 //! One worker on one core; backend, attackers and the other client on the other core, the attackers as the least urgent
 //! there, so that what is measured is what the gateway makes the client wait, not what they take from it themselves.
 
-use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -16,10 +14,11 @@ use rustix::process::setpriority_process;
 use rustix::thread::{CpuSet, gettid, sched_setaffinity};
 
 use super::case::Spec;
+use super::ground::{Ground, Stand};
 use super::machine::Stop;
-use super::process::{Cores, Running, WorkDir};
+use super::process::Running;
 use super::proxy::Proxy;
-use super::{BenchError, Result, free_addr, idle};
+use super::{BenchError, Result, idle};
 
 /// Which attacks, for how long.
 #[derive(Args, Clone, Debug)]
@@ -39,15 +38,8 @@ pub(crate) struct Options {
     /// Attempts per second of an attack that makes them.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: u32,
-    /// The gateway's binary.
-    #[arg(long, default_value = "target/release/ringway")]
-    ringway: PathBuf,
-    /// Core of the gateway.
-    #[arg(long, default_value_t = 0)]
-    proxy_core: u32,
-    /// Core of everybody else.
-    #[arg(long, default_value_t = 1)]
-    load_core: u32,
+    #[command(flatten)]
+    stand: Stand,
 }
 
 /// An attack.
@@ -79,9 +71,6 @@ const ASKED_PER_SECOND: u32 = 500;
 const WITHIN: f64 = 1.2;
 /// How long an attack runs before its turn is measured.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// Bytes of a response's body.
-const BODY: usize = 128;
-
 /// One turn.
 struct Turn {
     p50: Duration,
@@ -94,10 +83,9 @@ struct Turn {
 /// # Errors
 /// A program cannot be started, the other client is not answered, or a signal came.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let cores = Cores { proxy: options.proxy_core, load: options.load_core };
-    cores.check()?;
-    Proxy::Ringway.check(&options.ringway, case()?)?;
-    let (stop, dir) = (Stop::on_signals()?, WorkDir::create()?);
+    let case = case()?;
+    Proxy::Ringway.check(&options.stand.ringway, case)?;
+    let ground = Ground::new(&options.stand, Stop::on_signals()?)?;
     let attacks = if options.attacks.is_empty() { Attack::ALL.to_vec() } else { options.attacks.clone() };
     println!(
         "| attack | p50 in peace | under attack | p99 in peace | under attack | p99, times | memory, MiB |"
@@ -105,11 +93,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("|---|---|---|---|---|---|---|");
     for attack in attacks {
         // A gateway of its own for each: what one left in memory is not the next one's.
-        let (_backend, gateway) = start(options, cores, &dir, &stop)?;
+        let backend = ground.backend(case.body)?;
+        let (gateway, _home) = ground.proxy(Proxy::Ringway, case, &backend)?;
         let mut pairs = Vec::new();
         for _ in 0..options.rounds {
-            let peace = turn(options, None, &gateway, cores, &stop)?;
-            pairs.push((peace, turn(options, Some(attack), &gateway, cores, &stop)?));
+            let peace = turn(options, None, &gateway, &ground)?;
+            pairs.push((peace, turn(options, Some(attack), &gateway, &ground)?));
         }
         row(attack, &pairs);
     }
@@ -148,35 +137,9 @@ fn case() -> Result<&'static Spec> {
     Spec::named("h1-64").first().copied().ok_or_else(|| BenchError::failed("attack", "no case h1-64"))
 }
 
-fn start(options: &Options, cores: Cores, dir: &WorkDir, stop: &Stop) -> Result<(Running, Running)> {
-    let own = std::env::current_exe().map_err(BenchError::io("find this program"))?;
-    let at = free_addr()?;
-    let command: Vec<OsString> = vec![
-        own.into(),
-        "backend".into(),
-        "--listen".into(),
-        at.to_string().into(),
-        "--body".into(),
-        BODY.to_string().into(),
-    ];
-    let backend = Running::start("backend", &command, cores.load, at, dir)?;
-    backend.wait_ready(BODY, stop)?;
-    let listen = free_addr()?;
-    let home = dir.fresh("ringway")?;
-    let command = Proxy::Ringway.prepare(case()?, &home, &options.ringway, listen, at)?;
-    let gateway = Running::start("ringway", &command, cores.proxy, listen, dir)?;
-    gateway.wait_ready(BODY, stop)?;
-    Ok((backend, gateway))
-}
-
 /// Measures the other client, beside an attack if there is one.
-fn turn(
-    options: &Options,
-    attack: Option<Attack>,
-    gateway: &Running,
-    cores: Cores,
-    stop: &Stop,
-) -> Result<Turn> {
+fn turn(options: &Options, attack: Option<Attack>, gateway: &Running, ground: &Ground) -> Result<Turn> {
+    let Ground { cores, stop, .. } = ground;
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         if let Some(attack) = attack {

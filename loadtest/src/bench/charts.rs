@@ -3,7 +3,7 @@
 use super::case::{Group, Kind};
 use super::proxy::Proxy;
 use super::report::{Report, Row, Spread};
-use crate::picture::{Axis, Chart, Look, Point, Scale, Series};
+use crate::picture::{Axis, Chart, Look, Panel, Point, Scale, Series};
 
 /// The charts that the report has figures for, each with the name of its file.
 pub(crate) fn all(report: &Report) -> Vec<(&'static str, Chart)> {
@@ -67,8 +67,9 @@ fn chart(report: &Report, title: &str, x: Axis, y: (&str, Scale), series: Vec<Se
         title: title.to_owned(),
         about: report.conditions(),
         x,
-        y: Axis { label: y.0.to_owned(), scale: y.1 },
-        series,
+        y: Axis::new(y.0, y.1),
+        guides: Vec::new(),
+        panels: vec![Panel::alone(series)],
     })
 }
 
@@ -79,7 +80,7 @@ fn by_scale(report: &Report, group: Group, title: &str, x: &str) -> Option<Chart
             .filter_map(|(case, rows)| Some(point(case.scale()?, row_of(rows, proxy)?.cpu_us())))
             .collect::<Vec<_>>()
     };
-    let x = Axis { label: x.to_owned(), scale: Scale::Log };
+    let x = Axis::new(x, Scale::Log);
     chart(report, title, x, ("CPU per request, microseconds", Scale::Log), series(points, true))
 }
 
@@ -98,7 +99,7 @@ fn costs(report: &Report) -> Option<Chart> {
         })
         .collect()
     };
-    let x = Axis { label: "case".to_owned(), scale: Scale::Names(names) };
+    let x = Axis::new("case", Scale::Names(names));
     let y = ("CPU per request, microseconds", Scale::Log);
     chart(report, "CPU per request of each case", x, y, series(points, false))
 }
@@ -111,9 +112,6 @@ fn percentiles(report: &Report) -> Option<Chart> {
         spreads.into_iter().flatten().enumerate().map(|(at, spread)| point(of(at), spread)).collect()
     };
     let names = ["p50", "p99", "p99.9", "p99.99"].map(str::to_owned).to_vec();
-    let x = Axis {
-        label: "percentile of latency, counted from when a request was due".to_owned(),
-        scale: Scale::Names(names),
-    };
+    let x = Axis::new("percentile of latency, counted from when a request was due", Scale::Names(names));
     chart(report, case.about, x, ("latency, microseconds", Scale::Log), series(points, true))
 }

@@ -1,5 +1,6 @@
 //! Changes of Ringway's manifests while it is measured.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::case::{Case, Churn};
-use crate::failover::manifests::replace;
+use crate::manifests::{Condition, replace, service, slice};
 
 /// A thread that writes; stopped and joined when dropped.
 pub(crate) struct Running {
@@ -56,16 +57,7 @@ impl Drop for Running {
 
 /// A Service with ten endpoints, one of which takes turns to be absent. No route leads to it.
 fn other_service(nth: u32) -> String {
-    let mut text = "apiVersion: v1\nkind: Service\nmetadata: {name: other, namespace: bench}\nspec:\n  \
-         ports: [{name: http, port: 80, protocol: TCP, targetPort: 8080}]\n---\n\
-         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-         metadata: {name: other-1, namespace: bench, labels: {kubernetes.io/service-name: other}}\n\
-         addressType: IPv4\nports: [{name: http, port: 8080, protocol: TCP}]\nendpoints:\n"
-        .to_owned();
-    for host in (1..=10).filter(|host| *host != nth % 10 + 1) {
-        text.push_str(&format!(
-            "- {{addresses: [\"192.0.2.{host}\"], conditions: {{ready: true, serving: true, terminating: false}}}}\n"
-        ));
-    }
-    text
+    let there = (1..=10_u8).filter(|host| u32::from(*host) != nth % 10 + 1);
+    let endpoints: Vec<_> = there.map(|host| SocketAddr::from(([192, 0, 2, host], 8080))).collect();
+    service("bench", "other", 8080) + &slice("bench", "other", 1, &endpoints, Condition::Ready)
 }

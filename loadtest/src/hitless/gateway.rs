@@ -8,7 +8,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use loadgen::{Backend, BackendOptions, Latency, Tls};
-use rcgen::{CertificateParams, KeyPair};
 use rustix::process::Signal;
 
 use super::Options;
@@ -17,7 +16,7 @@ use crate::bench::machine::Stop;
 use crate::bench::process::{Child, WorkDir};
 use crate::bench::{BenchError, Result, free_addr};
 use crate::failover::http::{Answer, ask};
-use crate::failover::manifests::replace;
+use crate::manifests::{self, Certificate, Condition, replace};
 
 /// Host of every request of the load.
 pub(super) const HOST: &str = "shop.example";
@@ -132,35 +131,16 @@ impl Gateway {
     /// Endpoints: all but one, which takes turns. So no request ever finds none.
     pub(super) fn write_endpoints(&self, nth: u32) -> Result<()> {
         let absent = nth as usize % self.backends.len();
-        let mut text = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec:\n  \
-             ports: [{name: http, port: 80, protocol: TCP, targetPort: http}]\n"
-            .to_owned();
+        let mut text = manifests::service("shop", "web", "http");
         for (n, addr) in self.backends.iter().enumerate().filter(|(n, _)| *n != absent || nth == 0) {
-            text.push_str(&format!(
-                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-                 metadata: {{name: web-{n}, namespace: shop, labels: {{kubernetes.io/service-name: web}}}}\n\
-                 addressType: IPv4\nports: [{{name: http, port: {}, protocol: TCP}}]\n\
-                 endpoints: [{{addresses: [\"{}\"], conditions: {{ready: true, serving: true, terminating: false}}}}]\n",
-                addr.port(),
-                addr.ip()
-            ));
+            text.push_str(&manifests::slice("shop", "web", n, &[*addr], Condition::Ready));
         }
         replace(&self.home.join("manifests/clusters/alpha/web.yaml"), &text)
     }
 
     /// A new certificate for the load's host.
     pub(super) fn write_certificate(&self) -> Result<()> {
-        let failed = |why: rcgen::Error| BenchError::failed("certificate", why.to_string());
-        let key = KeyPair::generate().map_err(failed)?;
-        let params = CertificateParams::new(vec![HOST.to_owned()]).map_err(failed)?;
-        let certificate = params.self_signed(&key).map_err(failed)?;
-        let block = |pem: &str| pem.lines().map(|line| format!("\n    {line}")).collect::<String>();
-        let text = format!(
-            "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/tls\nmetadata: {{name: shop, namespace: shop}}\n\
-             stringData:\n  tls.crt: |{}\n  tls.key: |{}\n",
-            block(&certificate.pem()),
-            block(&key.serialize_pem())
-        );
+        let text = Certificate::of(HOST)?.secret("shop", "shop");
         replace(&self.home.join("manifests/fleet/secret.yaml"), &text)
     }
 

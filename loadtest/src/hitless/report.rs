@@ -11,7 +11,7 @@ use super::flow::Flow;
 use super::row::Row;
 use crate::bench::machine::Facts;
 use crate::bench::{BenchError, Result};
-use crate::picture::{Axis, Chart, Look, Point, Scale, Series};
+use crate::picture::{Axis, Chart, Look, Panel, Point, Scale, Series};
 
 /// Failed requests that are told one by one.
 const NOTES_MAX: usize = 8;
@@ -172,13 +172,14 @@ pub(super) fn plot(out: &Path, row: Row, line: &Line, flow: &Flow) -> Result<()>
     let chart = Chart {
         title: format!("{}: {}", row.name(), row.about()),
         about: format!("{} requests, {} failed; done {} times", line.requests, line.failed, line.done),
-        x: Axis { label: "time at which the request was due, seconds".to_owned(), scale: Scale::Linear },
-        y: Axis { label: "latency, milliseconds".to_owned(), scale: Scale::Log },
-        series: vec![
+        x: Axis::new("time at which the request was due, seconds", Scale::Linear),
+        y: Axis::new("latency, milliseconds", Scale::Log),
+        guides: Vec::new(),
+        panels: vec![Panel::alone(vec![
             series("on keep-alive connections", Look::Disc, of(&flow.kept, true)),
             series("on a new connection", Look::Square, of(&flow.fresh, true)),
             series("failed", Look::Cross, failed),
-        ],
+        ])],
     };
     save(&out.join(format!("hitless-{}.svg", row.name())), &chart.svg())
 }
