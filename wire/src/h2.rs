@@ -235,11 +235,10 @@ pub fn request_fields<'a>(view: &RequestView<'a>) -> impl Iterator<Item = (&'a [
     let bytes = view.bytes;
     let fields = view.head.headers.iter().map(move |field| (field, field.name.of(bytes)));
     fields
-        .filter(|(field, name)| {
-            let stays = field.known == Known::Host
+        .filter(|(field, _)| {
+            let stays = matches!(field.known, Known::Host | Known::Te)
                 || field.hop_by_hop
-                || is_of_a_connection(name)
-                || name.eq_ignore_ascii_case(b"te");
+                || is_of_a_connection(field.known);
             field.known == Known::ContentLength || !stays
         })
         .map(move |(field, name)| (name, field.value.of(bytes)))
@@ -265,8 +264,12 @@ pub fn response<'a>(
     sink.put(encode::reason(status).as_bytes());
     sink.put(chunked::CRLF);
     let mut length = None;
-    for (name, value) in fields.filter(|(name, _)| !is_of_a_connection(name)) {
-        if hop::known(name) == Known::ContentLength {
+    for (name, value) in fields {
+        let known = hop::known(name);
+        if is_of_a_connection(known) {
+            continue;
+        }
+        if known == Known::ContentLength {
             length = Some(decimal(value).ok_or(WireError::ContentLength)?);
         }
         sink.field(name, value);
