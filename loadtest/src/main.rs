@@ -16,6 +16,7 @@ mod page;
 mod picture;
 mod ring;
 mod socket;
+mod streams;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -52,6 +53,12 @@ enum Command {
         /// Milliseconds between a request and its response.
         #[arg(long, default_value_t = 0)]
         latency_ms: u64,
+        /// Speak HTTP/2 in clear instead (bodies up to 16,384 bytes); requests may have bodies.
+        #[arg(long)]
+        http2: bool,
+        /// Answer as a unary call of gRPC, `grpc-status: 0`; implies --http2.
+        #[arg(long)]
+        grpc: bool,
     },
     /// Endpoints of one cluster that say who they are, until SIGTERM or SIGINT.
     Cluster(cluster::Options),
@@ -82,9 +89,14 @@ fn main() -> ExitCode {
         Command::Floor { listen, upstream } => {
             floor::run(listen, upstream).map_err(|why| format!("floor: {why}"))
         }
-        Command::Backend { listen, body, latency_ms } => {
-            backend::run(listen, body, Duration::from_millis(latency_ms))
-                .map_err(|why| format!("backend: {why}"))
+        Command::Backend { listen, body, latency_ms, http2, grpc } => {
+            let latency = Duration::from_millis(latency_ms);
+            let answer = if grpc { streams::Answer::Grpc } else { streams::Answer::Plain };
+            let result = match http2 || grpc {
+                true => streams::run(listen, body, latency, answer),
+                false => backend::run(listen, body, latency),
+            };
+            result.map_err(|why| format!("backend: {why}"))
         }
         Command::Cluster(options) => cluster::run(&options).map_err(|why| format!("cluster: {why}")),
         Command::Page(options) => page::run(&options).map_err(|why| format!("page: {why}")),

@@ -128,6 +128,8 @@ pub(crate) enum Look {
     Cross,
     /// A grey ring, joined by a thin line: a yardstick.
     Ring,
+    /// A purple diamond, joined by dashes and dots.
+    Diamond,
 }
 
 impl Look {
@@ -138,6 +140,7 @@ impl Look {
             Self::Triangle => "#2a9d6a",
             Self::Cross => "#c00000",
             Self::Ring => "#777777",
+            Self::Diamond => "#8a3a9b",
         }
     }
 
@@ -147,6 +150,7 @@ impl Look {
             Self::Square => "9 4",
             Self::Triangle => "4 3",
             Self::Cross => "2 3",
+            Self::Diamond => "8 3 2 3",
         }
     }
 
@@ -159,6 +163,9 @@ impl Look {
                 x - half
             ),
             Self::Square => format!("M{:.1} {:.1}h{twice}v{twice}h-{twice}z", x - half, y - half),
+            Self::Diamond => {
+                format!("M{x:.1} {:.1}l{half} {half}l-{half} {half}l-{half} -{half}z", y - half)
+            }
             Self::Triangle => format!("M{x:.1} {:.1}l{half} {twice}h-{twice}z", y - half),
             Self::Cross => {
                 format!("M{:.1} {:.1}l{twice} {twice}m0 -{twice}l-{twice} {twice}", x - half, y - half)
@@ -168,7 +175,7 @@ impl Look {
 
     fn is_filled(self) -> bool {
         match self {
-            Self::Disc | Self::Square | Self::Triangle => true,
+            Self::Disc | Self::Square | Self::Triangle | Self::Diamond => true,
             Self::Cross | Self::Ring => false,
         }
     }

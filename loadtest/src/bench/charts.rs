@@ -15,6 +15,7 @@ pub(crate) fn all(report: &Report) -> Vec<(&'static str, Chart)> {
             "bytes of the body (0 stands at the left end)",
         ),
         (Group::Routes, "CPU per request by routes", "hosts with a rule"),
+        (Group::Workers, "CPU per request by workers", "workers, each with a core"),
     ];
     let mut charts: Vec<(&str, Chart)> = by
         .into_iter()
@@ -31,6 +32,7 @@ fn look(proxy: Proxy) -> Look {
         Proxy::Ringway => Look::Disc,
         Proxy::Nginx => Look::Triangle,
         Proxy::Haproxy => Look::Square,
+        Proxy::Envoy => Look::Diamond,
     }
 }
 
@@ -86,7 +88,7 @@ fn by_scale(report: &Report, group: Group, title: &str, x: &str) -> Option<Chart
 
 /// The cases of the comparison side by side.
 fn costs(report: &Report) -> Option<Chart> {
-    let is_shown = |group| matches!(group, Group::Main | Group::Tls | Group::Layer4 | Group::Churn);
+    let is_shown = |group| matches!(group, Group::Main | Group::Tls | Group::Http2 | Group::Layer4 | Group::Churn);
     let cases: Vec<_> = report.load().filter(|(case, _)| is_shown(case.group)).collect();
     let names = cases.iter().map(|(case, _)| case.name.to_owned()).collect();
     let points = |proxy: Proxy| {
