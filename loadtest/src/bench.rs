@@ -8,6 +8,7 @@
 //! Everything that is started is stopped by its process id, and the kernel setting that is changed is put back, also
 //! on SIGINT and SIGTERM.
 
+pub(crate) mod agree;
 pub(crate) mod attack;
 mod case;
 mod cases;
@@ -291,7 +292,8 @@ impl Bench<'_> {
                 h2load::run(&ground.cores, target, case, shape, seconds, (&ground.dir, &ground.stop))
             }
             Kind::Open { rate } => {
-                open::run(&self.ground.cores, target, case, rate, seconds, &self.ground.stop)
+                let shape = open::Shape::of(case, rate);
+                open::run(&self.ground.cores, target, case, shape, seconds, &self.ground.stop)
             }
             Kind::Idle => Err(BenchError::failed("bench", format!("{} has no load", case.name))),
         }

@@ -3,7 +3,7 @@
 //! Sees only what a client sees: it knows the gateway's command line and HTTP, nothing else of it.
 //! `floor` and `backend` are the two programs that a comparison needs and nobody ships; `bench` runs the comparison;
 //! `failover` breaks clusters and tells what the clients saw; `hitless` changes everything and wants nobody to notice;
-//! `attack` tells what attackers cost another client.
+//! `attack` tells what attackers cost another client; `agree` compares our generator with those of others.
 
 mod backend;
 mod bench;
@@ -66,6 +66,8 @@ enum Command {
     Open(bench::open::Options),
     /// Compare proxies by CPU per request, interleaved in rounds; prints a table.
     Bench(bench::Options),
+    /// See that `open` measures what wrk and h2load measure, where they can measure the same; prints a table.
+    Agree(bench::agree::Options),
     /// Attack the gateway and see what another client notices: latency and memory, in peace and under attack.
     Attack(bench::attack::Options),
     /// Break a cluster under load, with Ringway and its peers in network namespaces; prints a table (needs root).
@@ -85,6 +87,11 @@ fn main() -> ExitCode {
             Ok(true) => Ok(()),
             Ok(false) => Err("hitless: a claim does not hold".to_owned()),
             Err(why) => Err(format!("hitless: {why}")),
+        },
+        Command::Agree(options) => match bench::agree::run(&options) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("agree: the generators do not".to_owned()),
+            Err(why) => Err(format!("agree: {why}")),
         },
         Command::Floor { listen, upstream } => {
             floor::run(listen, upstream).map_err(|why| format!("floor: {why}"))

@@ -150,12 +150,28 @@ fn summary(records: &[Record], took: Duration) -> Offered {
     }
 }
 
+/// How much is sent, on how many connections of how many streams at most.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) rate: u32,
+    pub(crate) connections: u32,
+    pub(crate) streams: u32,
+}
+
+impl Shape {
+    /// Of a case with that rate: as much at once as it takes.
+    pub(crate) fn of(case: Case, rate: u32) -> Self {
+        let connections = if case.speech == Speech::Http1 { CONNECTIONS_MAX } else { HTTP2_CONNECTIONS };
+        Self { rate, connections, streams: HTTP2_STREAMS }
+    }
+}
+
 /// Runs it as a child on the load's core.
 pub(crate) fn run(
     cores: &Cores,
     target: SocketAddr,
     case: Case,
-    rate: u32,
+    shape: Shape,
     seconds: u32,
     stop: &Stop,
 ) -> Result<Offered> {
@@ -163,13 +179,13 @@ pub(crate) fn run(
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).args(first_on(&cores.loads(case.workers))).arg(own).arg("open");
     command.args(["--target", &target.to_string(), "--host", &case.host()]);
-    command.args(["--rate", &rate.to_string(), "--seconds", &seconds.to_string()]);
+    command.args(["--rate", &shape.rate.to_string(), "--seconds", &seconds.to_string()]);
+    command.args(["--connections", &shape.connections.to_string()]);
     if case.transport == Transport::Tls {
         command.arg("--tls");
     }
     if case.speech != Speech::Http1 {
-        let (connections, streams) = (HTTP2_CONNECTIONS.to_string(), HTTP2_STREAMS.to_string());
-        command.args(["--http2", "--connections", &connections, "--streams", &streams]);
+        command.args(["--http2", "--streams", &shape.streams.to_string()]);
     }
     if case.speech == Speech::Grpc {
         command.args(["--grpc", &case.body.to_string()]);
