@@ -140,9 +140,12 @@ impl Worker {
         if let Some(next) = next
             && next.0 < self.detect.armed.get()
         {
-            self.detect.armed.set(next.0);
+            let now = clock::now();
+            // Nothing is due before it is asked for: a worker that had nothing to look at until now, and whose last look is
+            // long ago, has not stood still since.
+            self.detect.armed.set(next.max(now).0);
             // Cannot fail for a valid time; if it did, the next call would arm it again.
-            let _ = self.detect.timer.arm(next.since(clock::now()));
+            let _ = self.detect.timer.arm(next.since(now));
         }
     }
 
