@@ -32,7 +32,7 @@ use routing::table::Table;
 use routing::time::MonoTime;
 
 use crate::downstream::h1::Runner;
-use crate::downstream::tcp::Door;
+use crate::downstream::tcp::{Door, Usual};
 use crate::downstream::udp::Flows;
 use crate::exchange::gzip::Streams;
 use crate::exchange::scratch::Scratch;
@@ -86,6 +86,8 @@ pub struct Worker {
     pub door: Door,
     /// Flows of datagrams.
     pub flows: Flows,
+    /// What is usual on connections of layer 4.
+    pub usual: Usual,
     /// Layer-4 connections that are established.
     pub established: EstablishedList,
     /// Bytes of request bodies kept for a retry.
@@ -167,6 +169,7 @@ impl Worker {
             scratch: RefCell::default(),
             door: Door::default(),
             flows: Flows::default(),
+            usual: Usual::default(),
             established: EstablishedList::default(),
             replay_bytes: Cell::new(0),
             lost: Cell::new(false),
