@@ -285,6 +285,7 @@ impl Scrape {
                     row([("result", *name)], self.workers.iter().map(of).sum())
                 })
                 .collect(),
+            "ringway_table_apply_turn_seconds" => self.summed(|stats| &stats.apply_turn),
             "ringway_client_aborts_total" => sum(|stats| &stats.client_aborts_total),
             "ringway_upstream_connects_total" => sum(|stats| &stats.connects_total),
             "ringway_upstream_connect_failures_total" => sum(|stats| &stats.connect_failures_total),
@@ -327,15 +328,13 @@ impl Scrape {
             "ringway_table_generation" => |stats| &stats.generation,
             "ringway_table_updates_total" => |stats| &stats.updates_total,
             "ringway_table_apply_seconds_total" => |stats| &stats.apply_ns_total,
+            "ringway_table_apply_longest_seconds" => |stats| &stats.apply_longest_ns,
             _ => return None,
         };
         let rows = self.workers.iter().enumerate().map(|(worker, stats)| {
             let count = counter(stats).get();
-            let value = if name.ends_with("_seconds_total") {
-                Value::Seconds(seconds(count))
-            } else {
-                Value::Count(count)
-            };
+            let value =
+                if name.contains("_seconds") { Value::Seconds(seconds(count)) } else { Value::Count(count) };
             Row { labels: vec![("worker", worker.to_string().into())], value }
         });
         Some(rows.collect())

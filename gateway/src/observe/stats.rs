@@ -150,11 +150,13 @@ pub enum Limit {
     Http2Connections,
     /// `pool.http2_ping`
     Http2Ping,
+    /// `limits.apply_turn`
+    ApplyTurn,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 50] = [
+    pub const ALL: [(Self, &'static str); 51] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -205,6 +207,7 @@ impl Limit {
         (Self::ClientCertificate, "rule_client_certificate"),
         (Self::Http2Connections, "upstream_http2_connections"),
         (Self::Http2Ping, "upstream_http2_ping"),
+        (Self::ApplyTurn, "apply_turn"),
     ];
 }
 
@@ -330,6 +333,10 @@ pub struct WorkerStats {
     pub updates_total: Counter,
     /// Nanoseconds spent applying updates.
     pub apply_ns_total: Counter,
+    /// Processor time of the turns of its loop that were spent on updates.
+    pub apply_turn: Histogram,
+    /// The longest of them, nanoseconds.
+    pub apply_longest_ns: Counter,
     /// Addresses that are listened on.
     pub listeners_open: Counter,
     /// Addresses that cannot be listened on.
@@ -406,6 +413,8 @@ impl WorkerStats {
             generation: Counter::default(),
             updates_total: Counter::default(),
             apply_ns_total: Counter::default(),
+            apply_turn: Histogram::default(),
+            apply_longest_ns: Counter::default(),
             listeners_open: Counter::default(),
             listeners_failing: Counter::default(),
             ring_flags_refused: Counter::default(),

@@ -3,6 +3,7 @@
 //! Shares nothing on the request path. Mail comes through [`inbox`], time through [`clock`] and [`wheel`], the
 //! other workers' load through [`peers`]. [`supervise::run`] is its thread; it restarts a worker that panicked.
 
+mod apply;
 pub mod binds;
 pub mod clock;
 pub mod detect;

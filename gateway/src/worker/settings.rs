@@ -65,6 +65,8 @@ pub struct Settings {
     pub connection_sources_max: usize,
     /// `limits.flows_max`
     pub flows_max: usize,
+    /// `limits.apply_turn`
+    pub apply_turn: Duration,
     /// `timeouts.body_rate_min`, bytes per second; 0 = none.
     pub body_rate_min: u64,
     /// `timeouts.body_rate_grace`
@@ -144,6 +146,7 @@ impl Settings {
             udp_idle: timeouts.udp_idle.get(),
             connection_sources_max: limits.connection_sources_max as usize,
             flows_max: limits.flows_max as usize,
+            apply_turn: limits.apply_turn.get(),
             body_rate_min: timeouts.body_rate_min.get(),
             body_rate_grace: timeouts.body_rate_grace.get(),
             half_close: config.http.half_close,

@@ -160,6 +160,12 @@ pub const METRICS: &[Metric] = &[
     gauge("ringway_table_generation", "worker", "The table that a worker runs"),
     counter("ringway_table_updates_total", "worker", "Table updates applied"),
     counter("ringway_table_apply_seconds_total", "worker", "Time spent applying table updates"),
+    histogram(
+        "ringway_table_apply_turn_seconds",
+        "",
+        "Processor time of each turn of a worker's loop that was spent on table updates: how long it kept requests waiting",
+    ),
+    gauge("ringway_table_apply_longest_seconds", "worker", "The longest of these turns since the start"),
     counter(
         "ringway_cluster_responses_total",
         "cluster, class",
