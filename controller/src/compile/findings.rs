@@ -259,6 +259,7 @@ impl Compiler {
             | Spec::ReferenceGrant(_)
             | Spec::BackendTlsPolicy(_)
             | Spec::GatewayConfig(_)
+            | Spec::ClusterProfile(_)
             // Its status is the watches' to write, and they look its remarks up here.
             | Spec::MemberCluster(_) => Standing::Remarks,
             Spec::AlbConfig(_)

@@ -266,6 +266,7 @@ impl Compiler {
                 | Spec::ReferenceGrant(_)
                 | Spec::BackendTlsPolicy(_)
                 | Spec::ConfigMap(_)
+                | Spec::ClusterProfile(_)
                 | Spec::MemberCluster(_)
                 | Spec::GatewayConfig(_)
                 | Spec::AlbConfig(_)
