@@ -106,6 +106,8 @@ pub struct GatewayInfo {
     pub permitted: Permitted,
     /// The policy that `GatewayConfig` names.
     pub default: Part,
+    /// The addresses that it asks for and has, or that the pool gives it; `None` = those of the node.
+    pub addresses: Option<Vec<IpAddr>>,
 }
 
 /// A listener of a Gateway.

@@ -92,10 +92,23 @@ impl Resource {
         }
     }
 
+    /// What of a Fleet object's status is read: all of a `ClusterProfile`'s, and which addresses a Gateway has.
+    fn keep_of_status(&self, object: &mut serde_json::Map<String, Value>) {
+        let kept = match (self.kind, object.remove("status")) {
+            ("ClusterProfile", Some(status)) => status,
+            ("Gateway", Some(status)) if status["addresses"].is_array() => {
+                serde_json::json!({"addresses": status["addresses"]})
+            }
+            _ => return,
+        };
+        object.insert("status".to_owned(), kept);
+    }
+
     /// Decodes one object that the API server sent.
     ///
     /// What changes without a change of what is asked for is left out: `managedFields`, `resourceVersion` and, on the
-    /// Fleet, where it is ours to write, `status`. That of a `ClusterProfile` is its manager's, and says how it is reached.
+    /// Fleet, where it is ours to write, `status`. That of a `ClusterProfile` is its manager's, and says how it is reached; a Gateway's
+    /// addresses are kept, too: they are where it is known which it has.
     #[must_use]
     pub fn decode(&self, version: &str, object: DynamicObject, source: &Source) -> One {
         let DynamicObject { types: _, mut metadata, data } = object;
@@ -108,8 +121,8 @@ impl Resource {
                 serde_json::Map::new()
             }
         };
-        if *source == Source::Fleet && self.kind != "ClusterProfile" {
-            map.remove("status");
+        if *source == Source::Fleet {
+            self.keep_of_status(&mut map);
         }
         map.insert("apiVersion".to_owned(), self.api(version).api_version.into());
         map.insert("kind".to_owned(), self.kind.into());
