@@ -180,6 +180,9 @@ pub const KEYS: &[Key] = &[
     word("node.name"),
     word("node.region"),
     word("node.zone"),
+    Key { name: "gateway.address_pool", range: Range::List(0, 64), reload: Live, limit: None },
+    // 15: what the kernel allows (IFNAMSIZ).
+    Key { name: "gateway.interface", range: Range::Word(0, 15), reload: Restart, limit: None },
     typed("admin.listen", Restart),
     typed("admin.socket", Restart),
     typed("admin.state_dir", Restart),

@@ -9,6 +9,7 @@
 mod controller;
 mod error;
 mod forward;
+mod gateway;
 mod http;
 mod http2;
 mod key;
@@ -29,6 +30,7 @@ use toml::Table;
 pub use controller::{Fleet, ManifestsDir};
 pub use error::{ConfigError, Invalid};
 pub use forward::{EncodedSlashPolicy, Forward, RequestIdPolicy, UnderscorePolicy, ViaPolicy};
+pub use gateway::{AddressRange, Gateway, RangeError};
 pub use http::{HalfClose, Http};
 pub use http2::Http2;
 pub use key::{KEYS, Key, Range, Reload};
@@ -69,6 +71,8 @@ pub struct Config {
     pub forward: Forward,
     /// Name and place of this node.
     pub node: Node,
+    /// Addresses of Gateways.
+    pub gateway: Gateway,
     /// Where the admin thread listens.
     pub admin: Admin,
     /// Logs and metrics.
@@ -118,6 +122,7 @@ impl Default for Config {
             http2: Http2::default(),
             forward: Forward::default(),
             node: Node::default(),
+            gateway: Gateway::default(),
             admin: Admin::default(),
             observe: Observe::default(),
         }
@@ -291,6 +296,12 @@ impl Config {
                 format!("{address:?}"),
                 "an IP address or a DNS name".to_owned(),
             );
+        }
+        let pool = &self.gateway.address_pool;
+        for (index, range) in pool.iter().enumerate() {
+            let overlaps = pool[..index].iter().any(|other| other.overlaps(range));
+            let value = format!("\"{range}\"");
+            need(!overlaps, "gateway.address_pool", value, "ranges that do not overlap".to_owned());
         }
         let limits = &self.limits;
         let head = limits.head_bytes_max;

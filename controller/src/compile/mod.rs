@@ -13,6 +13,7 @@ use routing::delta::{RouteTable, TableDelta};
 use routing::id::{BackendId, ClusterId, ListenerId};
 use routing::model::{BackendLimits, HostKey, Policy, Rule, Timeouts};
 
+pub use crate::compile::addresses::AddressPool;
 use crate::compile::backends::{Backends, Use};
 use crate::compile::context::Context;
 use crate::compile::findings::Findings;
@@ -27,6 +28,7 @@ use crate::text::Regexes;
 use crate::verdict::{Notes, Verdict};
 use crate::world::{Dirty, ServiceName, Stored, World};
 
+mod addresses;
 pub mod annotations;
 mod attach;
 pub mod backends;
@@ -75,7 +77,8 @@ pub struct Place {
     pub zone: Arc<str>,
 }
 
-/// What gateway.toml says that policies build on: `[timeouts]`, `[limits]`, `[pool]`, `[node]`.
+/// What gateway.toml says that policies build on: `[timeouts]`, `[limits]`, `[pool]`, `[node]`,
+/// `[gateway]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Defaults {
     /// `timeouts.{connect,attempt,request,idle}`
@@ -86,6 +89,8 @@ pub struct Defaults {
     pub limits: BackendLimits,
     /// Where "nearest" is counted from.
     pub place: Place,
+    /// `gateway.address_pool`
+    pub pool: AddressPool,
 }
 
 impl Default for Defaults {
@@ -96,6 +101,7 @@ impl Default for Defaults {
             retry_body_bytes_max: policy.retry.body_bytes_max,
             limits: BackendLimits::default(),
             place: Place::default(),
+            pool: AddressPool::default(),
         }
     }
 }
@@ -266,6 +272,7 @@ impl Compiler {
                 | Spec::ReferenceGrant(_)
                 | Spec::BackendTlsPolicy(_)
                 | Spec::ConfigMap(_)
+                | Spec::ClusterProfile(_)
                 | Spec::MemberCluster(_)
                 | Spec::GatewayConfig(_)
                 | Spec::AlbConfig(_)

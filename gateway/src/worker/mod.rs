@@ -208,9 +208,16 @@ impl Worker {
 
     /// Tells the controller something. A hint: dropped and counted when it does not listen.
     pub fn report(&self, report: Report) {
-        if self.reports.try_send(report).is_err() {
+        self.try_report(report);
+    }
+
+    /// The same; returns whether it was heard.
+    fn try_report(&self, report: Report) -> bool {
+        let is_heard = self.reports.try_send(report).is_ok();
+        if !is_heard {
             self.stats.hit(Limit::Reports);
         }
+        is_heard
     }
 
     /// Tells the admin thread what was found out. Dropped and counted when it does not listen.

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use wire::h1::limits::{HeadLimits, Underscores};
 use wire::path::{EncodedSlashes, PathPolicy};
 
+use crate::net::listen::Presence;
 /// Live settings of one worker: replaced as a whole when the configuration is read again.
 pub struct Settings {
     /// Bounds of heads, and what becomes of odd names and paths.
@@ -85,6 +86,8 @@ pub struct Settings {
     pub rebalance: bool,
     /// `[http2]`
     pub http2: Http2Settings,
+    /// `gateway.address_pool`
+    pub address_pool: Box<[config::AddressRange]>,
 }
 
 /// HTTP/2 towards clients.
@@ -156,6 +159,16 @@ impl Settings {
             request_id: config.forward.x_request_id,
             rebalance: config.worker.rebalance,
             http2: http2(&config.http2),
+            address_pool: config.gateway.address_pool.clone().into_boxed_slice(),
+        }
+    }
+
+    /// May this address come to this machine later?
+    #[must_use]
+    pub fn presence(&self, ip: std::net::IpAddr) -> Presence {
+        match self.address_pool.iter().any(|range| range.contains(ip)) {
+            true => Presence::Awaited,
+            false => Presence::Required,
         }
     }
 

@@ -243,6 +243,12 @@ pub const METRICS: &[Metric] = &[
         "Whole tables sent: at the start, to restarted workers, to this API",
     ),
     counter("ringway_controller_restarts_total", "", "Restarts of the controller after a panic"),
+    gauge("ringway_gateway_addresses", "", "Addresses of gateway.address_pool that Gateways have"),
+    gauge(
+        "ringway_gateways_without_address",
+        "",
+        "Gateways without an address: gateway.address_pool has none for them",
+    ),
     gauge("ringway_fleet_ready", "cluster", "1 while all is well with a cluster's API: `fleet` is the hub"),
     gauge("ringway_fleet_answered_age_seconds", "cluster", "Since a cluster's API last answered anything"),
     gauge("ringway_fleet_event_age_seconds", "cluster", "Since a cluster's API last said something new"),
