@@ -153,6 +153,12 @@ fn a_gateway_s_listener_has_versions_and_ciphers_of_its_own_and_resumes() {
     let suite = client.stream.conn.negotiated_cipher_suite().unwrap().suite();
     assert_eq!(suite.as_str(), Some("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"));
     resumes(&port, &only12);
+    // Of several the listener's order counts; this client's own begins with AES.
+    let (_fleet, ordered) =
+        node(&ca, &backend, &options.replace("POLY1305", "POLY1305:ECDHE-ECDSA-AES128-GCM-SHA256"));
+    let client = connect(ordered.addr, "shop.example", &only12).unwrap();
+    let suite = client.stream.conn.negotiated_cipher_suite().unwrap().suite();
+    assert_eq!(suite.as_str(), Some("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"));
     // A session of a suite that is allowed no more is none.
     let other = options.replace("CHACHA20-POLY1305", "AES128-GCM-SHA256");
     fleet.write("fleet/g.yaml", &gateway_of(port.addr.port(), "shop.example", &other));

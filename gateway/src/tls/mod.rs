@@ -216,6 +216,7 @@ impl Terminator {
             let later = provider.cipher_suites.iter().filter(|suite| suite.tls13().is_some()).copied();
             provider.cipher_suites = later.chain(terms.ciphers.iter().filter_map(known)).collect();
         }
+        let has_order = !terms.ciphers.is_empty();
         let spoken: Vec<_> = [(TlsVersion::V13, &TLS13), (TlsVersion::V12, &TLS12)]
             .into_iter()
             .filter(|(version, _)| *version >= terms.min && terms.max.is_none_or(|max| *version <= max))
@@ -231,6 +232,8 @@ impl Terminator {
         let mut own = builder.with_cert_resolver(Arc::clone(&config.cert_resolver));
         own.session_storage = Arc::new(NoServerSessionStorage {});
         own.send_tls13_tickets = 0;
+        // Who names suites means their order. Else the client's counts: all are strong, and it knows its own hardware.
+        own.ignore_client_order = has_order;
         if terms.client.is_none() {
             // The library resumes only what has the version and the suite that are agreed on here.
             own.ticketer = Arc::clone(&config.ticketer);
