@@ -18,6 +18,7 @@ mod listen;
 mod node;
 mod observe;
 mod timeouts;
+mod tls;
 mod unit;
 mod worker;
 
@@ -39,6 +40,7 @@ pub use listen::{ListenAddr, ListenError, Protocol};
 pub use node::Node;
 pub use observe::{AccessLog, AccessLogError, Admin, LogLevel, Observe};
 pub use timeouts::Timeouts;
+pub use tls::Tls;
 pub use unit::{ByteSize, Period, UnitError};
 pub use worker::{RingFlags, Worker};
 
@@ -67,6 +69,8 @@ pub struct Config {
     pub http: Http,
     /// HTTP/2 towards clients.
     pub http2: Http2,
+    /// TLS towards clients.
+    pub tls: Tls,
     /// What is added to, kept in and dropped from requests.
     pub forward: Forward,
     /// Name and place of this node.
@@ -120,6 +124,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             http: Http::default(),
             http2: Http2::default(),
+            tls: Tls::default(),
             forward: Forward::default(),
             node: Node::default(),
             gateway: Gateway::default(),
@@ -259,6 +264,7 @@ impl Config {
             ("admin.socket", &self.admin.socket),
             ("admin.state_dir", &self.admin.state_dir),
             ("observe.recorder_dir", &self.observe.recorder_dir),
+            ("tls.ticket_secrets", &self.tls.ticket_secrets),
         ] {
             if path.to_str().is_none_or(|path| path.is_empty() && !may_be_empty(key)) {
                 let empty = if may_be_empty(key) { "or empty: none" } else { "not empty" };

@@ -311,6 +311,8 @@ pub struct WorkerStats {
     pub handshakes: [Counter; Ended::ALL.len()],
     /// From accept to the end of a TLS handshake that came to one.
     pub handshake_latency: Histogram,
+    /// Handshakes with a certificate whose OCSP response has expired: it was left out.
+    pub staples_expired_total: Counter,
     /// TLS handshakes with backends by how they ended.
     pub upstream_handshakes: [Counter; connect::Ended::ALL.len()],
     /// Requests that were sent as streams of HTTP/2.
@@ -402,6 +404,7 @@ impl WorkerStats {
             drill_faults_total: Counter::default(),
             handshakes: Default::default(),
             handshake_latency: Histogram::default(),
+            staples_expired_total: Counter::default(),
             upstream_handshakes: Default::default(),
             http2_upstream_streams_total: Counter::default(),
             http2_upstream_connections: Counter::default(),

@@ -72,6 +72,16 @@ pub const METRICS: &[Metric] = &[
         "secret",
         "When a certificate in use expires, seconds since 1970",
     ),
+    gauge(
+        "ringway_tls_staple_expiry_seconds",
+        "secret",
+        "When the OCSP response of a certificate in use expires, seconds since 1970",
+    ),
+    counter(
+        "ringway_tls_staples_expired_total",
+        "",
+        "TLS handshakes without the OCSP response that the certificate has, because it has expired",
+    ),
     counter("ringway_received_bytes_total", "", "Bytes received from clients"),
     counter("ringway_sent_bytes_total", "", "Bytes sent to clients"),
     counter("ringway_http2_connections_total", "", "Connections of clients that speak HTTP/2"),
