@@ -9,6 +9,7 @@
 mod controller;
 mod error;
 mod forward;
+mod grpc;
 mod http;
 mod http2;
 mod key;
@@ -29,6 +30,7 @@ use toml::Table;
 pub use controller::{Fleet, ManifestsDir};
 pub use error::{ConfigError, Invalid};
 pub use forward::{EncodedSlashPolicy, Forward, RequestIdPolicy, UnderscorePolicy, ViaPolicy};
+pub use grpc::Grpc;
 pub use http::{HalfClose, Http};
 pub use http2::Http2;
 pub use key::{KEYS, Key, Range, Reload};
@@ -65,6 +67,8 @@ pub struct Config {
     pub http: Http,
     /// HTTP/2 towards clients.
     pub http2: Http2,
+    /// Calls of gRPC.
+    pub grpc: Grpc,
     /// What is added to, kept in and dropped from requests.
     pub forward: Forward,
     /// Name and place of this node.
@@ -116,6 +120,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             http: Http::default(),
             http2: Http2::default(),
+            grpc: Grpc::default(),
             forward: Forward::default(),
             node: Node::default(),
             admin: Admin::default(),

@@ -8,6 +8,7 @@ mod answers;
 mod attempt;
 mod filter;
 mod forward;
+mod grpc;
 pub mod gzip;
 mod keep;
 mod next;
@@ -29,7 +30,7 @@ use routing::model::{Fallback, Target};
 use routing::subject::{Subject, SubjectKind};
 use routing::table::{NoEndpoint, Pick, RuleRef};
 use routing::time::MonoTime;
-use wire::head::{Persistence, RequestHead, RequestView};
+use wire::head::{Method, Persistence, RequestHead, RequestView};
 
 use crate::downstream::h1::Client;
 use crate::net::Buf;
@@ -144,11 +145,15 @@ pub async fn refuse(
 impl Request<'_> {
     async fn serve(&mut self, behind: &[u8]) -> After {
         self.worker.stats.requests_total.inc();
+        let wrong = if self.view.head.method == Method::Post { self.hear() } else { None };
         if self.worker.stats.in_flight.get() > self.settings.exchanges_max {
             self.worker.stats.hit(Limit::Exchanges);
             return self.reply(Reply::shed("exchanges_max")).await;
         }
         if let Err(reply) = self.take_behind(behind) {
+            return self.reply(reply).await;
+        }
+        if let Some(reply) = wrong {
             return self.reply(reply).await;
         }
         if self.is_misdirected() {

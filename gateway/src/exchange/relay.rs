@@ -162,6 +162,12 @@ impl Pump {
         !self.ended
     }
 
+    /// The trailers that came behind the body, as lines.
+    #[must_use]
+    pub(super) fn trailers(&self) -> &[u8] {
+        self.decoder.trailers()
+    }
+
     /// Should a read be started? Not while something waits: that is the back-pressure.
     #[must_use]
     pub(super) fn wants_read(&self) -> bool {
@@ -382,6 +388,16 @@ impl Pump {
     pub(super) fn put_back(&mut self, buf: Buf) {
         debug_assert!(self.ready.is_none(), "only what was handed out last");
         self.ready = Some(buf);
+    }
+
+    /// Ends the body here, whatever was to come, with these trailer lines. `false` where its framing has no trailers.
+    pub(super) fn end_with(&mut self, lines: &[u8]) -> Result<bool, PumpError> {
+        if self.framing != BodyLength::Chunked || self.gzip.is_some() || self.ended {
+            return Ok(false);
+        }
+        self.behind = Some(copy_of(&[b"0\r\n", lines, CRLF].concat())?);
+        self.ended = true;
+        Ok(true)
     }
 
     /// Gives up what waits.

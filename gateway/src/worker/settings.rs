@@ -83,6 +83,15 @@ pub struct Settings {
     pub rebalance: bool,
     /// `[http2]`
     pub http2: Http2Settings,
+    /// `[grpc]`
+    pub grpc: GrpcSettings,
+}
+
+/// Calls of gRPC.
+#[derive(Clone, Copy)]
+pub struct GrpcSettings {
+    /// `grpc.timeout_max`; zero = as clients ask.
+    pub timeout_max: Duration,
 }
 
 /// HTTP/2 towards clients.
@@ -153,6 +162,7 @@ impl Settings {
             request_id: config.forward.x_request_id,
             rebalance: config.worker.rebalance,
             http2: http2(&config.http2),
+            grpc: GrpcSettings { timeout_max: config.grpc.timeout_max.get() },
         }
     }
 
