@@ -3,7 +3,11 @@
 //! Called by the gateway for requests that are calls; nothing here knows messages. Source: "gRPC over HTTP2" and "gRPC Web"
 //! of gRPC's documentation.
 
+pub mod web;
+
 use std::time::Duration;
+
+use self::web::Form;
 
 /// What a Content-Type says of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +35,16 @@ impl Content {
             },
         };
         matches!(rest.first(), None | Some(b'+' | b';' | b' ')).then_some((content, rest))
+    }
+
+    /// How bodies of gRPC-Web are written; `None` = it is gRPC itself.
+    #[must_use]
+    pub fn form(self) -> Option<Form> {
+        match self {
+            Self::Grpc => None,
+            Self::Web => Some(Form::Binary),
+            Self::WebText => Some(Form::Text),
+        }
     }
 
     /// The type without what follows it.

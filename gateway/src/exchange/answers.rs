@@ -54,6 +54,7 @@ impl Request<'_> {
         if self.work.call.is_call() && reply.status >= 400 {
             let code = reply.grpc.unwrap_or_else(|| GrpcCode::of_http(reply.status));
             reply.grpc = Some(code);
+            reply.web = self.work.call.content.filter(|content| content.form().is_some());
             self.work.call.ended = Some((code, reply.reason));
         }
         let head = self.view.head;

@@ -332,8 +332,10 @@ pub(super) fn request_bytes(flow: &Flow<'_>, pick: &Pick) -> Result<Buf, End> {
     let filters = flow.rule.action().filters.as_deref();
     // What is left of it, for this attempt.
     let timeout = flow.work.call.due.map(|due| TimeoutText::new(due.since(clock::now())));
+    let content_type = flow.work.call.upstream_type(&flow.view);
     let mut failed = String::new();
     let mut own: filter::Told<'_> = own.into_iter().collect();
+    own.extend(content_type.as_ref().map(|content_type| ("content-type", &content_type[..])));
     own.extend(timeout.as_ref().map(|timeout| ("grpc-timeout", timeout.as_bytes())));
     if let Some(wanted) = filters.and_then(|filters| filters.client.as_ref()) {
         own.extend(filter::shown_fields(wanted, flow.client, &mut failed));
@@ -341,7 +343,7 @@ pub(super) fn request_bytes(flow: &Flow<'_>, pick: &Pick) -> Result<Buf, End> {
     let edit = RequestEdit {
         authority: rewrite.hostname.as_ref().map(|host| host.as_bytes()),
         path,
-        body: flow.view.head.body,
+        body: if flow.work.call.is_web() { flow.work.upload.framing() } else { flow.view.head.body },
         headers: [
             edits(&flow.rule.action().request_headers),
             backend.map_or_else(Edits::default, |b| edits(&b.request_headers)),

@@ -153,9 +153,6 @@ impl Request<'_> {
         if let Err(reply) = self.take_behind(behind) {
             return self.reply(reply).await;
         }
-        if let Some(reply) = wrong {
-            return self.reply(reply).await;
-        }
         if self.is_misdirected() {
             return self.reply(Reply::new(421, "misdirected")).await;
         }
@@ -173,6 +170,14 @@ impl Request<'_> {
             }
         };
         self.entry.rule = Some(rule.clone());
+        if self.work.call.is_web()
+            && let Err(reply) = self.begin_web(&rule, behind)
+        {
+            return self.reply(reply).await;
+        }
+        if let Some(reply) = wrong.filter(|_| self.work.call.is_call()) {
+            return self.reply(reply).await;
+        }
         if let Some(filters) = &rule.action().filters {
             let mut stop = filter::judge(self, &rule, filters);
             if let (None, Some(basic)) = (&stop, &filters.basic) {

@@ -5,11 +5,13 @@ use std::io;
 use routing::model::GrpcCode;
 use routing::retry::FailureKind;
 use smallvec::SmallVec;
+use wire::grpc::Content;
 use wire::h1::encode::{SimpleResponse, simple_response};
 use wire::head::{Persistence, RequestView};
 
 use super::attempt::{Blame, Failed};
 use crate::downstream::h1::Client;
+use crate::exchange::grpc;
 use crate::exchange::relay::copy_of;
 use crate::worker::clock;
 
@@ -30,6 +32,8 @@ pub struct Reply<'a> {
     pub persistence: Persistence,
     /// The status that a client of gRPC gets instead; `None` = it is none, or what gRPC calls `status`.
     pub grpc: Option<GrpcCode>,
+    /// And what it speaks, where that is gRPC-Web.
+    pub web: Option<Content>,
     /// Type and content of the body, when it is not one line for people; no type = none is sent.
     pub content: Option<(&'a str, &'a [u8])>,
 }
@@ -44,6 +48,7 @@ impl Default for Reply<'_> {
             retry_after: 0,
             persistence: Persistence::KeepAlive,
             grpc: None,
+            web: None,
             content: None,
         }
     }
@@ -103,17 +108,22 @@ pub async fn send(
     let (mut retry_after, mut code) = (itoa::Buffer::new(), itoa::Buffer::new());
     let challenge = reply.realm.map(|realm| format!("Basic realm=\"{realm}\""));
     let (content_type, content) = reply.content.unwrap_or(("text/plain; charset=utf-8", &body[..body_len]));
-    let (content_type, content) =
-        if reply.grpc.is_some() { ("application/grpc", &[][..]) } else { (content_type, content) };
+    let message = body[..body_len].trim_ascii_end();
+    let frame = reply.web.zip(reply.grpc).map(|(web, code)| (web, grpc::frame(web, code, message)));
+    let (content_type, content) = match (reply.grpc, &frame) {
+        (_, Some((web, frame))) => (web.media_type(), &frame[..]),
+        (Some(_), None) => (Content::Grpc.media_type(), &[][..]),
+        (None, None) => (content_type, content),
+    };
     let mut headers: SmallVec<[(&str, &[u8]); 10]> = SmallVec::new();
     let mut add = |name, value| headers.push((name, value));
     if !content_type.is_empty() {
         add("Content-Type", content_type.as_bytes());
     }
-    if let Some(grpc) = reply.grpc {
+    if let (Some(grpc), None) = (reply.grpc, &frame) {
         // One of our own words: nothing in it is to be escaped.
         add("grpc-status", code.format(grpc.number()).as_bytes());
-        add("grpc-message", body[..body_len].trim_ascii_end());
+        add("grpc-message", message);
     }
     add("x-ringway-reason", reply.reason.as_bytes());
     if reply.retry_after > 0 {

@@ -96,6 +96,7 @@ fn first_bytes(
     let mut scratch = flow.worker.scratch.borrow_mut();
     let (limits, method) = (&flow.settings.head, flow.view.head.method);
     let (head, head_out, cookie_out) = scratch.fields(&work.answer, buf.bytes(), limits, method);
+    let web = grpc::for_web(&work.call, head, buf.bytes());
     let backend = backend_edits(flow.rule, &flow.held.pick);
     let cookie = super::affinity::set_cookie(flow.rule.policy(), &flow.held.pick, cookie_out);
     let filters = flow.rule.action().filters.as_deref();
@@ -105,7 +106,8 @@ fn first_bytes(
     let etag = if asks { gzip::weak_etag(&response) } else { None };
     let mut own = cors.map(|cors| super::filter::cors_fields(cors, &flow.view)).unwrap_or_default();
     let gzip = compressed(flow.worker, flow.settings, filters, &flow.view, &response, &mut own);
-    let framing = if gzip.is_some() { BodyLength::Chunked } else { framing };
+    let framing = if gzip.is_some() || web.is_some() { BodyLength::Chunked } else { framing };
+    own.extend(web.as_ref().map(|web| ("Content-Type", &web.content_type[..])));
     own.extend(etag.as_ref().filter(|_| gzip.is_some()).map(|etag| ("ETag", &**etag)));
     let edit = ResponseEdit {
         version: flow.view.head.version,
@@ -126,6 +128,9 @@ fn first_bytes(
     work.download.reset(work.answer.body, framing);
     if let Some(gzip) = gzip {
         work.download.compress(gzip);
+    }
+    if let Some(web) = web {
+        web.begin(&mut work.download).map_err(|_| End::ClientFault(Fault::Buffers))?;
     }
     let rest = if work.answer.body.is_empty() {
         !buf.is_empty()

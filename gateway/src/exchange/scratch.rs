@@ -92,13 +92,13 @@ impl Scratch {
         bytes: &[u8],
         limits: &HeadLimits,
         method: Method,
-    ) -> (&ResponseHead, &mut Vec<u8>, &mut Vec<u8>) {
+    ) -> (&mut ResponseHead, &mut Vec<u8>, &mut Vec<u8>) {
         if self.holds != answer.number {
             self.holds += 1;
             // It was decoded before: the same bytes give the same head.
             let _ = decode::response(bytes, limits, method, &mut self.response);
         }
         self.head_out.clear();
-        (&self.response, &mut self.head_out, &mut self.cookie)
+        (&mut self.response, &mut self.head_out, &mut self.cookie)
     }
 }

@@ -507,6 +507,7 @@ fn bound(error: WireError) -> Option<Limit> {
         | WireError::Expectation
         | WireError::Method
         | WireError::Protocol
+        | WireError::Base64
         | WireError::Truncated
         | WireError::Unexpected => None,
     }

@@ -92,6 +92,8 @@ pub struct Settings {
 pub struct GrpcSettings {
     /// `grpc.timeout_max`; zero = as clients ask.
     pub timeout_max: Duration,
+    /// `grpc.web`
+    pub web: bool,
 }
 
 /// HTTP/2 towards clients.
@@ -162,7 +164,7 @@ impl Settings {
             request_id: config.forward.x_request_id,
             rebalance: config.worker.rebalance,
             http2: http2(&config.http2),
-            grpc: GrpcSettings { timeout_max: config.grpc.timeout_max.get() },
+            grpc: GrpcSettings { timeout_max: config.grpc.timeout_max.get(), web: config.grpc.web },
         }
     }
 
