@@ -173,6 +173,8 @@ pub const KEYS: &[Key] = &[
     number("http2.requests_max", 1, 1_000_000_000, Live, Some("http2_requests")),
     time("http2.age", 0, 30 * DAY, None),
     typed("tls.ticket_secrets", Live),
+    time("grpc.timeout_max", 0, 30 * DAY, Some("grpc_timeout")),
+    typed("grpc.web", Live),
     Key { name: "forward.trusted_cidrs", range: Range::List(0, 1_024), reload: Live, limit: None },
     typed("forward.via", Live),
     typed("forward.x_request_id", Live),

@@ -10,6 +10,7 @@ mod controller;
 mod error;
 mod forward;
 mod gateway;
+mod grpc;
 mod http;
 mod http2;
 mod key;
@@ -32,6 +33,7 @@ pub use controller::{Fleet, ManifestsDir};
 pub use error::{ConfigError, Invalid};
 pub use forward::{EncodedSlashPolicy, Forward, RequestIdPolicy, UnderscorePolicy, ViaPolicy};
 pub use gateway::{AddressRange, Gateway, RangeError};
+pub use grpc::Grpc;
 pub use http::{HalfClose, Http};
 pub use http2::Http2;
 pub use key::{KEYS, Key, Range, Reload};
@@ -71,6 +73,8 @@ pub struct Config {
     pub http2: Http2,
     /// TLS towards clients.
     pub tls: Tls,
+    /// Calls of gRPC.
+    pub grpc: Grpc,
     /// What is added to, kept in and dropped from requests.
     pub forward: Forward,
     /// Name and place of this node.
@@ -125,6 +129,7 @@ impl Default for Config {
             http: Http::default(),
             http2: Http2::default(),
             tls: Tls::default(),
+            grpc: Grpc::default(),
             forward: Forward::default(),
             node: Node::default(),
             gateway: Gateway::default(),

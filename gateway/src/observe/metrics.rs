@@ -453,6 +453,7 @@ const FAULTS: [WireError; WireError::Unexpected as usize + 1] = [
     WireError::Expectation,
     WireError::Method,
     WireError::Protocol,
+    WireError::Base64,
     WireError::Truncated,
     WireError::Unexpected,
 ];

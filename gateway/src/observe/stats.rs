@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use routing::id::ClusterId;
-use routing::model::StatSlot;
+use routing::model::{GRPC_CODES, GrpcCode, StatSlot};
 use wire::error::WireError;
 
 use super::histogram::{Histogram, add};
@@ -152,11 +152,13 @@ pub enum Limit {
     Http2Ping,
     /// `limits.apply_turn`
     ApplyTurn,
+    /// `grpc.timeout_max`
+    GrpcTimeout,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 51] = [
+    pub const ALL: [(Self, &'static str); 52] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -208,6 +210,7 @@ impl Limit {
         (Self::Http2Connections, "upstream_http2_connections"),
         (Self::Http2Ping, "upstream_http2_ping"),
         (Self::ApplyTurn, "apply_turn"),
+        (Self::GrpcTimeout, "grpc_timeout"),
     ];
 }
 
@@ -357,6 +360,8 @@ pub struct WorkerStats {
     pub http2_resets_total: Counter,
     /// Connections of HTTP/2 that were asked to end for their age or their number of requests.
     pub http2_retired_total: Counter,
+    /// Calls of gRPC by the code that their client got; the last: none.
+    grpc_codes: [Counter; GRPC_CODES + 1],
     /// Layer-4 connections.
     pub layer4: Layer4Stats,
     limits: [Counter; Limit::ALL.len()],
@@ -427,6 +432,7 @@ impl WorkerStats {
             http2_streams_open: Counter::default(),
             http2_resets_total: Counter::default(),
             http2_retired_total: Counter::default(),
+            grpc_codes: Default::default(),
             layer4: Layer4Stats::default(),
             limits: std::array::from_fn(|_| Counter::default()),
             wire_errors: Default::default(),
@@ -434,6 +440,17 @@ impl WorkerStats {
             routes: (0..series).map(|_| Tally::default()).collect(),
             backends: (0..series).map(|_| Tally::default()).collect(),
         }
+    }
+
+    /// Counts a call of gRPC that is over.
+    pub fn call(&self, code: Option<GrpcCode>) {
+        self.grpc_codes[code.map_or(GRPC_CODES, |code| code.number().into())].inc();
+    }
+
+    /// How many calls of gRPC ended with this code.
+    #[must_use]
+    pub fn calls(&self, code: Option<GrpcCode>) -> u64 {
+        self.grpc_codes[code.map_or(GRPC_CODES, |code| code.number().into())].get()
     }
 
     /// Counts a bound that was hit.
@@ -502,6 +519,7 @@ fn bound(error: WireError) -> Option<Limit> {
         | WireError::Expectation
         | WireError::Method
         | WireError::Protocol
+        | WireError::Base64
         | WireError::Truncated
         | WireError::Unexpected => None,
     }

@@ -88,6 +88,17 @@ pub struct Settings {
     pub http2: Http2Settings,
     /// `gateway.address_pool`
     pub address_pool: Box<[config::AddressRange]>,
+    /// `[grpc]`
+    pub grpc: GrpcSettings,
+}
+
+/// Calls of gRPC.
+#[derive(Clone, Copy)]
+pub struct GrpcSettings {
+    /// `grpc.timeout_max`; zero = as clients ask.
+    pub timeout_max: Duration,
+    /// `grpc.web`
+    pub web: bool,
 }
 
 /// HTTP/2 towards clients.
@@ -159,6 +170,7 @@ impl Settings {
             request_id: config.forward.x_request_id,
             rebalance: config.worker.rebalance,
             http2: http2(&config.http2),
+            grpc: GrpcSettings { timeout_max: config.grpc.timeout_max.get(), web: config.grpc.web },
             address_pool: config.gateway.address_pool.clone().into_boxed_slice(),
         }
     }

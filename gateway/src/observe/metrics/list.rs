@@ -92,6 +92,7 @@ pub const METRICS: &[Metric] = &[
         "",
         "Connections of HTTP/2 asked to end for their age or number of requests",
     ),
+    counter("ringway_grpc_calls_total", "code", "Calls of gRPC by the status that their client got"),
     gauge("ringway_tunnels_open", "", "Upgraded connections (WebSocket) open now"),
     counter("ringway_layer4_connections_total", "", "Layer-4 connections accepted"),
     gauge("ringway_layer4_connections_open", "", "Layer-4 connections open now"),
