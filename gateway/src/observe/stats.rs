@@ -150,11 +150,17 @@ pub enum Limit {
     Http2Connections,
     /// `pool.http2_ping`
     Http2Ping,
+    /// External authentication of a rule (401, 403, or 302 to sign in).
+    External,
+    /// `limits.auth_requests_max`
+    AuthRequests,
+    /// `timeouts.auth_request`
+    AuthRequestTimeout,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 50] = [
+    pub const ALL: [(Self, &'static str); 53] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -205,6 +211,9 @@ impl Limit {
         (Self::ClientCertificate, "rule_client_certificate"),
         (Self::Http2Connections, "upstream_http2_connections"),
         (Self::Http2Ping, "upstream_http2_ping"),
+        (Self::External, "rule_external_auth"),
+        (Self::AuthRequests, "auth_requests"),
+        (Self::AuthRequestTimeout, "auth_request_timeout"),
     ];
 }
 
@@ -288,6 +297,8 @@ pub struct WorkerStats {
     pub hedges_won_total: Counter,
     /// Copies of requests sent to mirrors.
     pub mirrored_total: Counter,
+    /// Questions to external authentication that were answered yes, no, or not at all.
+    pub auth_requests_total: [Counter; 3],
     /// Suspicions raised by this worker.
     pub suspicions_total: Counter,
     /// Verdicts (down) by this worker.
@@ -385,6 +396,7 @@ impl WorkerStats {
             hedges_total: Counter::default(),
             hedges_won_total: Counter::default(),
             mirrored_total: Counter::default(),
+            auth_requests_total: Default::default(),
             suspicions_total: Counter::default(),
             verdicts_total: Counter::default(),
             probes_total: Counter::default(),
