@@ -281,6 +281,10 @@ impl Dump<'_> {
         if let Some(basic) = &filters.basic {
             write!(out, "\n      basic realm={:?} {:?}", basic.realm, basic.users)?;
         }
+        if let Some(external) = &filters.external {
+            write!(out, "\n      ask {:?} {:?} {:?}", external.method, external.asked, external.target)?;
+            write!(out, " passes={:?} signin={:?}", external.passes, external.signin)?;
+        }
         if filters.gzip {
             write!(out, "\n      gzip")?;
         }

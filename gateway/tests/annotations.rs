@@ -5,7 +5,6 @@
 mod support;
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,58 +12,8 @@ use gateway::observe::stats::Limit;
 use support::backend::{Backend, Then, respond};
 use support::client::{Client, Response, To};
 use support::fleet::Fleet;
+use support::manifests::{A, M, N, get, ingress, one, send, services, with};
 use support::{config, until};
-
-const N: &str = "nginx.ingress.kubernetes.io/";
-const M: &str = "mse.ingress.kubernetes.io/";
-const A: &str = "alb.ingress.kubernetes.io/";
-
-fn services(all: &[(&str, &[SocketAddr])]) -> String {
-    let mut text = String::new();
-    for (name, endpoints) in all {
-        text += &format!(
-            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{name: http, port: 80}}]}}\n"
-        );
-        for (index, endpoint) in endpoints.iter().enumerate() {
-            text += &format!(
-                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}-{index}, labels: \
-                 {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\nports: [{{name: http, port: {}}}]\n\
-                 endpoints:\n- {{addresses: [\"{}\"]}}\n",
-                endpoint.port(),
-                endpoint.ip()
-            );
-        }
-    }
-    text
-}
-
-fn ingress(name: &str, path: &str, service: &str, annotations: &[(&str, &str, &str)]) -> String {
-    let lines: String =
-        annotations.iter().map(|(of, name, value)| format!("    {of}{name}: {value:?}\n")).collect();
-    format!(
-        "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata:\n  name: {name}\n  annotations:\n    x: y\n{lines}\
-         spec:\n  rules:\n  - host: shop.example\n    http:\n      paths:\n      - {{path: {path:?}, pathType: Prefix, \
-         backend: {{service: {{name: {service}, port: {{number: 80}}}}}}}}\n"
-    )
-}
-
-/// One Ingress for everything, one backend.
-fn one(path: &str, annotations: &[(&str, &str, &str)], web: &Backend) -> Fleet {
-    with(&ingress("web", path, "web", annotations), &[("web", &[web.addr])])
-}
-
-fn with(fleet: &str, all: &[(&str, &[SocketAddr])]) -> Fleet {
-    Fleet::start(config(), &[("fleet/web.yaml", fleet), ("clusters/one/all.yaml", &services(all))])
-}
-
-fn send(fleet: &Fleet, request: &str) -> Response {
-    let mut client = Client::connect(fleet.addr);
-    client.send(request.replace('\n', "\r\n")).response()
-}
-
-fn get(fleet: &Fleet, path: &str, fields: &str) -> Response {
-    send(fleet, &format!("GET {path} HTTP/1.1\nHost: shop.example\n{fields}\n"))
-}
 
 fn hits(fleet: &Fleet, limit: Limit) -> u64 {
     fleet.node().stats.iter().map(|stats| stats.hits(limit)).sum()

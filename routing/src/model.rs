@@ -4,6 +4,7 @@
 //! [`HashRing`]) travel as `Arc` and are immutable; everything mutable lives in a worker's `Table`.
 
 mod edit;
+mod external;
 mod failover;
 mod filter;
 mod grpc;
@@ -22,6 +23,7 @@ use regex::bytes::Regex;
 pub use wire::head::Method;
 
 pub use self::edit::{FixedResponse, HeaderEdits, PathRewrite, Redirect, Rewrite};
+pub use self::external::{Authoriser, ExternalAuth, UrlPart, UrlTemplate};
 pub use self::failover::{
     CheckProbe, Condition, Detection, ErrorRatio, Failback, HealthCheck, HedgeMode, WriteFence,
 };

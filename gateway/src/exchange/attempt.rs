@@ -340,6 +340,9 @@ pub(super) fn request_bytes(flow: &Flow<'_>, pick: &Pick) -> Result<Buf, End> {
     if let Some(wanted) = filters.and_then(|filters| filters.client.as_ref()) {
         own.extend(filter::shown_fields(wanted, flow.client, &mut failed));
     }
+    if let Some(granted) = &flow.work.granted {
+        own.extend(granted.of_request());
+    }
     let edit = RequestEdit {
         authority: rewrite.hostname.as_ref().map(|host| host.as_bytes()),
         path,

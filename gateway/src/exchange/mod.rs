@@ -183,6 +183,10 @@ impl Request<'_> {
             if let (None, Some(basic)) = (&stop, &filters.basic) {
                 stop = filter::authenticate(self, &rule, basic).await;
             }
+            if let (None, Some(external)) = (&stop, &filters.external) {
+                // Boxed: few rules ask, and every exchange's memory would be larger.
+                stop = Box::pin(filter::ask(self, &rule, external)).await;
+            }
             if let Some(stop) = stop {
                 return self.stopped(stop).await;
             }

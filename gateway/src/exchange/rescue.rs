@@ -199,23 +199,23 @@ fn request_in_full(flow: &mut Flow<'_>, pick: &Pick) -> Result<Vec<Buf>, ()> {
     Ok(bufs)
 }
 
-/// What a lane needs: all its own.
-struct Flight {
-    worker: Rc<Worker>,
-    held: Held,
-    request: Vec<Buf>,
-    limits: HeadLimits,
-    method: Method,
+/// What an attempt needs that borrows nothing of its exchange: a lane, a mirror's copy, a question to external authentication.
+pub(super) struct Flight {
+    pub worker: Rc<Worker>,
+    pub held: Held,
+    pub request: Vec<Buf>,
+    pub limits: HeadLimits,
+    pub method: Method,
     /// Is it a call of gRPC?
-    is_call: bool,
-    pending_max: u32,
+    pub is_call: bool,
+    pub pending_max: u32,
     /// How long a connect may take; zero: as long as it likes.
-    connect: Duration,
+    pub connect: Duration,
     /// When the response head must be there.
-    due: Option<MonoTime>,
+    pub due: Option<MonoTime>,
 }
 
-async fn fly(mut flight: Flight) -> Landed {
+pub(super) async fn fly(mut flight: Flight) -> Landed {
     let (worker, due) = (Rc::clone(&flight.worker), flight.due);
     let result = match within(&worker, due, pin!(attempt(&mut flight))).await {
         Some(result) => result,

@@ -8,6 +8,7 @@ use routing::retry::Body;
 use routing::time::MonoTime;
 use wire::head::BodyLength;
 
+use super::filter::Granted;
 use super::forward::RequestId;
 use super::grpc::Call;
 use super::relay::Pump;
@@ -45,6 +46,8 @@ pub(super) struct Work {
     pub(super) call: Call,
     /// Why the rule's fallback is asked instead of its own backends.
     pub(super) fallen: Option<Fallen>,
+    /// What external authentication said, where the rule asks for it.
+    pub(super) granted: Option<Box<Granted>>,
     /// The request id that was made here, with the first attempt: all attempts carry the same.
     pub(super) request_id: Cell<Option<RequestId>>,
 }
@@ -74,6 +77,7 @@ impl Work {
         self.raced = false;
         self.call = Call::default();
         self.fallen = None;
+        self.granted = None;
         self.request_id.set(None);
         self.upload.reset(BodyLength::None, BodyLength::None);
         self.download.reset(BodyLength::None, BodyLength::None);

@@ -107,6 +107,8 @@ pub struct Worker {
     pub gzip: Rc<Streams>,
     /// Passwords that it has proven, and requests that wait for a proof.
     pub passwords: Desk,
+    /// Questions to external authentication in flight.
+    pub auth_requests: Cell<u32>,
     settings: RefCell<Rc<Settings>>,
     runners: RefCell<Vec<Runner>>,
     /// Least number of free runners since the last trim: those were never needed.
@@ -180,6 +182,7 @@ impl Worker {
             tls: Terminator::default(),
             gzip: Rc::default(),
             passwords: Desk::default(),
+            auth_requests: Cell::new(0),
             settings: RefCell::new(Rc::new(parts.settings)),
             runners: RefCell::default(),
             runners_low: Cell::new(0),
