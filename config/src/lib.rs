@@ -10,6 +10,7 @@ mod controller;
 mod error;
 mod forward;
 mod gateway;
+mod grpc;
 mod http;
 mod http2;
 mod key;
@@ -18,6 +19,7 @@ mod listen;
 mod node;
 mod observe;
 mod timeouts;
+mod tls;
 mod unit;
 mod worker;
 
@@ -31,6 +33,7 @@ pub use controller::{Fleet, ManifestsDir};
 pub use error::{ConfigError, Invalid};
 pub use forward::{EncodedSlashPolicy, Forward, RequestIdPolicy, UnderscorePolicy, ViaPolicy};
 pub use gateway::{AddressRange, Gateway, RangeError};
+pub use grpc::Grpc;
 pub use http::{HalfClose, Http};
 pub use http2::Http2;
 pub use key::{KEYS, Key, Range, Reload};
@@ -39,6 +42,7 @@ pub use listen::{ListenAddr, ListenError, Protocol};
 pub use node::Node;
 pub use observe::{AccessLog, AccessLogError, Admin, LogLevel, Observe};
 pub use timeouts::Timeouts;
+pub use tls::Tls;
 pub use unit::{ByteSize, Period, UnitError};
 pub use worker::{RingFlags, Worker};
 
@@ -67,6 +71,10 @@ pub struct Config {
     pub http: Http,
     /// HTTP/2 towards clients.
     pub http2: Http2,
+    /// TLS towards clients.
+    pub tls: Tls,
+    /// Calls of gRPC.
+    pub grpc: Grpc,
     /// What is added to, kept in and dropped from requests.
     pub forward: Forward,
     /// Name and place of this node.
@@ -120,6 +128,8 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             http: Http::default(),
             http2: Http2::default(),
+            tls: Tls::default(),
+            grpc: Grpc::default(),
             forward: Forward::default(),
             node: Node::default(),
             gateway: Gateway::default(),
@@ -259,6 +269,7 @@ impl Config {
             ("admin.socket", &self.admin.socket),
             ("admin.state_dir", &self.admin.state_dir),
             ("observe.recorder_dir", &self.observe.recorder_dir),
+            ("tls.ticket_secrets", &self.tls.ticket_secrets),
         ] {
             if path.to_str().is_none_or(|path| path.is_empty() && !may_be_empty(key)) {
                 let empty = if may_be_empty(key) { "or empty: none" } else { "not empty" };

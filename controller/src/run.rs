@@ -270,6 +270,9 @@ impl<'a> Life<'a> {
                 }
                 recv(retry) -> _ => broadcaster.flush(self.compiler.table()),
                 recv(publish) -> _ => {
+                    if self.compiler.is_due() {
+                        self.recompile(clock::monotonic_ns(), broadcaster);
+                    }
                     self.publish_progress(broadcaster);
                     self.publish_verdicts();
                     // A manifest may have made a word superfluous.

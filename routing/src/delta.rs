@@ -37,8 +37,8 @@ pub struct RouteTable {
 
 /// What differs between two tables. `None` removes, `Some` adds or replaces. At most one entry for each key.
 ///
-/// The fields are applied in the order in which they are declared, so that what is referred to exists first;
-/// the worker keeps routing while it applies.
+/// In [`Change::Snapshot`] each list is in the order of its keys. In which order entries are applied, so that a worker
+/// can serve in between, is said at [`Table::advance`](crate::table::Table::advance).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableDelta {
     /// Member clusters.

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use routing::id::{ClusterId, ListenerId};
-use routing::model::{Access, Carrier, ClusterSpec, HostPattern, Layer4, ListenerSpec, Protocol};
+use routing::model::{Access, Carrier, ClusterSpec, HostPattern, Layer4, ListenerSpec, Protocol, Terms};
 
 use crate::compile::attach::RouteKind;
 use crate::compile::capacity::{self, Capacity};
@@ -138,8 +138,8 @@ pub struct GatewayListener {
 pub(super) enum Wanted {
     /// From `spec.tls` of the Ingresses that are served there.
     Ingress,
-    /// From these Secrets, whatever names they are for.
-    Gateway(Arc<[SecretUse]>),
+    /// From these Secrets, whatever names they are for, under these terms.
+    Gateway(Arc<[SecretUse]>, Option<Arc<Terms>>),
 }
 
 /// A Secret that an object refers to.

@@ -16,6 +16,7 @@ use crate::compile::context::{
     Context, GATEWAY_CONTROLLER, GatewayInfo, GatewayListener, RoutesFrom, SecretUse, Wanted,
 };
 use crate::compile::gateway_api::GROUP;
+use crate::compile::handshake;
 use crate::compile::ids::Ids;
 use crate::compile::layer4::{self, Rules};
 use crate::compile::listen::{Conflict, Taken};
@@ -146,7 +147,10 @@ impl Context {
             let secrets = match listener.protocol {
                 Protocol::Http | Protocol::Tcp | Protocol::TlsPassthrough | Protocol::Udp => None,
                 Protocol::Https | Protocol::TlsTerminate => {
-                    Some(self.certificate_refs(object, spec, &field, &listener.hostname, notes))
+                    let options = spec.tls.as_ref().and_then(|tls| tls.options.as_ref());
+                    let terms = handshake::options(options, listener.protocol, &field, notes);
+                    let secrets = self.certificate_refs(object, spec, &field, &listener.hostname, notes);
+                    Some(Wanted::Gateway(secrets, terms))
                 }
             };
             let key = (listener.port, listener.protocol.carrier());
@@ -172,7 +176,7 @@ impl Context {
                     let asked = (listener.protocol, rules.and_then(|rules| rules.as_ref().ok()).cloned());
                     let id = self.add_listener(key, listener.hostname.clone(), asked, ids);
                     if let (Some(id), Some(secrets)) = (id, &secrets) {
-                        self.secure.insert(id, Wanted::Gateway(Arc::clone(secrets)));
+                        self.secure.insert(id, secrets.clone());
                     }
                     listener.ids.extend(id);
                 }

@@ -42,6 +42,7 @@ mod findings;
 pub mod gateway_api;
 mod gateways;
 pub mod grpc_route;
+mod handshake;
 mod htpasswd;
 pub mod ids;
 pub mod ingress;
@@ -49,6 +50,7 @@ mod layer4;
 mod limits;
 pub mod listen;
 pub mod namespaces;
+mod ocsp;
 pub mod order;
 pub mod policy;
 pub mod route;
@@ -159,6 +161,12 @@ impl Compiler {
         self.settings.defaults = defaults;
     }
 
+    /// Is there something to compile although the world has not changed: did a certificate expire?
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.secrets.is_due()
+    }
+
     /// Brings the table up to date with the world, and says what changed.
     pub fn compile(&mut self, world: &mut World) -> TableDelta {
         let mut dirty = world.take_dirty();
@@ -166,7 +174,7 @@ impl Compiler {
         let mut delta = TableDelta::default();
         self.reports |= dirty.reports;
         dirty.remarked.iter().for_each(|id| self.findings.stale(id));
-        self.secrets.stale |= !dirty.secret_names.is_empty() || dirty.everything;
+        self.secrets.stale |= !dirty.secret_names.is_empty() || dirty.everything || self.secrets.is_due();
         let before =
             if dirty.everything { Some(self.rebuild_context(world, &mut dirty, &mut delta)) } else { None };
         for service in &dirty.services {

@@ -169,7 +169,7 @@ fn from_client_while_waiting(
 /// another attempt may have a better one.
 fn first_answered(flow: &mut Flow<'_>, wait: &mut Wait, buf: Buf) -> Option<(Upstream, Buf)> {
     let status = flow.work.answer.status;
-    let outcome = Outcome::of_status(status, &flow.rule.policy().retry);
+    let outcome = flow.work.answer.outcome(&flow.rule.policy().retry);
     flow.held.answered(status, outcome, flow.work.seen);
     if !flow.lanes.is_empty() && outcome != Outcome::Success {
         wait.first = None;
@@ -204,7 +204,7 @@ async fn landed_first(
     match result {
         Ok(ready) => {
             let status = ready.answer.status;
-            let outcome = Outcome::of_status(status, &flow.rule.policy().retry);
+            let outcome = ready.answer.outcome(&flow.rule.policy().retry);
             held.answered(status, outcome, now);
             let others = wait.first.is_some() || !flow.lanes.is_empty();
             if others && outcome != Outcome::Success {
@@ -241,13 +241,14 @@ async fn landed_first(
 /// the request is complete.
 fn head_due(flow: &Flow<'_>, wait: &Wait) -> Option<MonoTime> {
     let timeouts = &flow.rule.policy().timeouts;
+    let call = flow.work.call.due;
     if flow.work.upload.wants_more() {
-        return earlier(deadline(wait.pace.moved, timeouts.idle), wait.pace.due(flow));
+        return earlier(earlier(deadline(wait.pace.moved, timeouts.idle), wait.pace.due(flow)), call);
     }
     // Attempts beside the first have deadlines of their own.
     let attempt = deadline(wait.begun, timeouts.attempt).filter(|_| !wait.first_over);
     let watch = (!flow.work.watches_client).then(|| wait.begun + WATCH_CLIENT_AFTER);
-    earlier(earlier(flow.work.response_by, attempt), watch)
+    earlier(earlier(flow.work.response_by, attempt), earlier(watch, call))
 }
 
 /// The deadline fired: for whom?
@@ -256,6 +257,9 @@ fn late(flow: &mut Flow<'_>, wait: &mut Wait) -> Result<(), End> {
         return Err(End::ClientGone);
     }
     let now = clock::now();
+    if flow.work.call.due.is_some_and(|due| now >= due) {
+        return Err(End::Expired);
+    }
     if now >= wait.begun + WATCH_CLIENT_AFTER {
         flow.work.watches_client = true;
     }
@@ -316,6 +320,9 @@ async fn read_head(
         }
         let status = flow.work.answer.status;
         if status >= 200 {
+            if flow.work.call.is_call() {
+                flow.work.answer.grpc = flow.worker.scratch.borrow().grpc_code(buf.bytes());
+            }
             return Ok(Some(buf));
         }
         if status == 101 {

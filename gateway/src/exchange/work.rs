@@ -9,6 +9,7 @@ use routing::time::MonoTime;
 use wire::head::BodyLength;
 
 use super::forward::RequestId;
+use super::grpc::Call;
 use super::relay::Pump;
 use super::scratch::Answer;
 use crate::net::Buf;
@@ -40,6 +41,8 @@ pub(super) struct Work {
     pub(super) response_by: Option<MonoTime>,
     /// Was an idle connection closed under this request? Then no other idle one is tried.
     pub(super) raced: bool,
+    /// What is known of it as a call of gRPC.
+    pub(super) call: Call,
     /// Why the rule's fallback is asked instead of its own backends.
     pub(super) fallen: Option<Fallen>,
     /// The request id that was made here, with the first attempt: all attempts carry the same.
@@ -69,6 +72,7 @@ impl Work {
         self.watches_client = false;
         self.response_by = None;
         self.raced = false;
+        self.call = Call::default();
         self.fallen = None;
         self.request_id.set(None);
         self.upload.reset(BodyLength::None, BodyLength::None);

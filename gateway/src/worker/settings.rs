@@ -66,6 +66,8 @@ pub struct Settings {
     pub connection_sources_max: usize,
     /// `limits.flows_max`
     pub flows_max: usize,
+    /// `limits.apply_turn`
+    pub apply_turn: Duration,
     /// `timeouts.body_rate_min`, bytes per second; 0 = none.
     pub body_rate_min: u64,
     /// `timeouts.body_rate_grace`
@@ -86,6 +88,17 @@ pub struct Settings {
     pub http2: Http2Settings,
     /// `gateway.address_pool`
     pub address_pool: Box<[config::AddressRange]>,
+    /// `[grpc]`
+    pub grpc: GrpcSettings,
+}
+
+/// Calls of gRPC.
+#[derive(Clone, Copy)]
+pub struct GrpcSettings {
+    /// `grpc.timeout_max`; zero = as clients ask.
+    pub timeout_max: Duration,
+    /// `grpc.web`
+    pub web: bool,
 }
 
 /// HTTP/2 towards clients.
@@ -147,6 +160,7 @@ impl Settings {
             udp_idle: timeouts.udp_idle.get(),
             connection_sources_max: limits.connection_sources_max as usize,
             flows_max: limits.flows_max as usize,
+            apply_turn: limits.apply_turn.get(),
             body_rate_min: timeouts.body_rate_min.get(),
             body_rate_grace: timeouts.body_rate_grace.get(),
             half_close: config.http.half_close,
@@ -156,6 +170,7 @@ impl Settings {
             request_id: config.forward.x_request_id,
             rebalance: config.worker.rebalance,
             http2: http2(&config.http2),
+            grpc: GrpcSettings { timeout_max: config.grpc.timeout_max.get(), web: config.grpc.web },
             address_pool: config.gateway.address_pool.clone().into_boxed_slice(),
         }
     }

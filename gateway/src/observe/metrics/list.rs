@@ -72,6 +72,16 @@ pub const METRICS: &[Metric] = &[
         "secret",
         "When a certificate in use expires, seconds since 1970",
     ),
+    gauge(
+        "ringway_tls_staple_expiry_seconds",
+        "secret",
+        "When the OCSP response of a certificate in use expires, seconds since 1970",
+    ),
+    counter(
+        "ringway_tls_staples_expired_total",
+        "",
+        "TLS handshakes without the OCSP response that the certificate has, because it has expired",
+    ),
     counter("ringway_received_bytes_total", "", "Bytes received from clients"),
     counter("ringway_sent_bytes_total", "", "Bytes sent to clients"),
     counter("ringway_http2_connections_total", "", "Connections of clients that speak HTTP/2"),
@@ -82,6 +92,7 @@ pub const METRICS: &[Metric] = &[
         "",
         "Connections of HTTP/2 asked to end for their age or number of requests",
     ),
+    counter("ringway_grpc_calls_total", "code", "Calls of gRPC by the status that their client got"),
     gauge("ringway_tunnels_open", "", "Upgraded connections (WebSocket) open now"),
     counter("ringway_layer4_connections_total", "", "Layer-4 connections accepted"),
     gauge("ringway_layer4_connections_open", "", "Layer-4 connections open now"),
@@ -160,6 +171,12 @@ pub const METRICS: &[Metric] = &[
     gauge("ringway_table_generation", "worker", "The table that a worker runs"),
     counter("ringway_table_updates_total", "worker", "Table updates applied"),
     counter("ringway_table_apply_seconds_total", "worker", "Time spent applying table updates"),
+    histogram(
+        "ringway_table_apply_turn_seconds",
+        "",
+        "Processor time of each turn of a worker's loop that was spent on table updates: how long it kept requests waiting",
+    ),
+    gauge("ringway_table_apply_longest_seconds", "worker", "The longest of these turns since the start"),
     counter(
         "ringway_cluster_responses_total",
         "cluster, class",
