@@ -221,9 +221,9 @@ fn an_update_that_does_not_fit_is_reported_so_that_a_snapshot_comes() {
         Report::Applied { .. }
         | Report::Ejected { .. }
         | Report::Restored { .. }
-        | Report::Spent(_)
         | Report::Listening { .. }
-        | Report::Address { .. } => None,
+        | Report::Address { .. }
+        | Report::Spent(_) => None,
     };
     let reports = std::iter::from_fn(|| gateway.node.as_ref()?.reports.recv_timeout(DEADLINE).ok());
     assert_eq!(reports.into_iter().find_map(out), Some((1, Generation(0))));
