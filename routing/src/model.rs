@@ -34,7 +34,7 @@ pub use self::layer4::{Established, Layer4, SendProxy, Speech};
 pub use self::password::{BasicAuth, PasswordHash, ShaCrypt, Users};
 pub use self::predicate::Predicate;
 pub use self::tls::{
-    Authorities, Certificate, CertificateSet, ClientAuth, ListenerTls, NameKind, SigningKey, Terms,
+    Authorities, Certificate, CertificateSet, ClientAuth, ListenerTls, NameKind, SigningKey, Staple, Terms,
     TlsVersion,
 };
 pub use self::transport::{Application, BackendTls, Security, TlsSettings, Transport, Verification};

@@ -212,6 +212,22 @@ impl Held {
         self.worker.heed();
     }
 
+    /// A connect was accepted, where that is not yet what is waited for: nothing was learned but that.
+    pub(crate) fn accepted(&mut self, now: MonoTime) {
+        debug_assert!(!self.told, "one outcome for each attempt");
+        self.told = true;
+        self.waits_no_more();
+        let what = What::Outcome { outcome: Outcome::Success, took_us: micros(now.since(self.since)) };
+        self.worker.recorder.note(now, Whom::from(&self.pick), what);
+        let table = self.worker.table.borrow();
+        let event = table.on_accepted(self.pick.endpoint, self.since, now, &self.outlier);
+        drop(table);
+        if let Some(event) = event {
+            note_health(&self.worker, event);
+        }
+        self.worker.heed();
+    }
+
     /// How long the endpoint took for this outcome, as evidence; `None` when it is none.
     ///
     /// An outcome before the request is complete says nothing of how fast the endpoint is: of such, only failures count.

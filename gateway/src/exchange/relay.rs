@@ -26,12 +26,7 @@ const STREAMS_FROM: u64 = 8 * 1024;
 /// has stopped reading leaves in our hands are small buffers, two at most (SECURITY S20: 64 KiB for a stream); what was
 /// read into large ones lies in its socket. Only where the kernel takes socket memory away from all connections at once
 /// (`net.ipv4.tcp_mem`) may large ones be left, within `limits.buffers_bytes_max`.
-const BULK_ROOM: usize = 2 * counted(Class::Bulk);
-
-/// What a buffer takes of a socket's room, with the kernel's overhead.
-const fn counted(class: Class) -> usize {
-    class.bytes() + class.bytes() / 4
-}
+const BULK_ROOM: usize = 2 * Class::Bulk.bytes() + Class::Bulk.bytes() / 2;
 
 /// Kept bytes that are sent again in one piece: less than a large buffer holds with its framing.
 const RESEND_BYTES: usize = 96 * 1024;
@@ -54,38 +49,6 @@ pub(super) enum PumpError {
 impl From<WireError> for PumpError {
     fn from(error: WireError) -> Self {
         Self::Wire(error)
-    }
-}
-
-/// What is known of the room in the destination's socket: how many bytes may be read, as the kernel counts them, until
-/// it is asked again. It only grows meanwhile, but for what we put into it.
-#[derive(Clone, Copy)]
-enum Room {
-    /// It had so much.
-    Ample(usize),
-    /// It had too little for large buffers.
-    Scarce(usize),
-}
-
-impl Room {
-    const UNKNOWN: Self = Self::Ample(0);
-
-    /// Does it take a large buffer beside the one that is on its way?
-    fn takes_large(&mut self, ask: impl FnOnce() -> usize) -> bool {
-        let is_known = match self {
-            Self::Ample(left) => *left >= BULK_ROOM,
-            Self::Scarce(left) => *left > 0,
-        };
-        if !is_known {
-            let room = ask();
-            *self = if room >= BULK_ROOM { Self::Ample(room) } else { Self::Scarce(counted(Class::Bulk)) };
-        }
-        matches!(self, Self::Ample(_))
-    }
-
-    fn uses(&mut self, class: Class) {
-        let (Self::Ample(left) | Self::Scarce(left)) = self;
-        *left = left.saturating_sub(counted(class));
     }
 }
 
@@ -121,7 +84,6 @@ pub(super) struct Pump {
     taken: u64,
     /// What the next read is likely to fill.
     class: Class,
-    room: Room,
     /// Was the last buffer handed out by [`Pump::read_buffer`], so that what came into it says something of the next?
     asked: bool,
     /// Has anything been handed out to the present destination?
@@ -145,7 +107,6 @@ impl Pump {
             ended: true,
             taken: 0,
             class: Class::Small,
-            room: Room::UNKNOWN,
             asked: false,
             given: false,
             resend: None,
@@ -163,7 +124,6 @@ impl Pump {
         self.behind = None;
         self.taken = 0;
         self.class = Class::Small;
-        self.room = Room::UNKNOWN;
         self.asked = false;
         self.given = false;
         self.resend = None;
@@ -237,17 +197,15 @@ impl Pump {
     }
 
     /// A buffer for the next read of this body: large while it streams, small when little comes at a time, because a
-    /// source that is silent holds it for as long, and never larger than `largest`. `room` tells what the destination's
-    /// socket takes at once, in bytes; it is asked only where what it said last does not tell. `None` when the bound on
-    /// buffer memory is reached.
+    /// source that is silent holds it for as long, and never larger than `largest`. `room` tells what the destination's socket takes at once, in bytes; it
+    /// is asked only before a large read. `None` when the bound on buffer memory is reached.
     #[must_use]
     pub(super) fn read_buffer(&mut self, largest: Class, room: impl FnOnce() -> usize) -> Option<Buf> {
         self.asked = true;
         let class = match self.class {
-            Class::Bulk if largest != Class::Bulk || !self.room.takes_large(room) => Class::Small,
+            Class::Bulk if largest != Class::Bulk || room() < BULK_ROOM => Class::Small,
             class @ (Class::Head | Class::Small | Class::Bulk) => class,
         };
-        self.room.uses(class);
         acquire(class, BODY_HEADROOM).or_else(|| acquire(Class::Head, BODY_HEADROOM))
     }
 
@@ -302,7 +260,6 @@ impl Pump {
     /// Starts over towards another destination. What was handed out comes again, from the kept bytes, by
     /// [`Pump::resend`]; what was not waits as before.
     pub(super) fn replay(&mut self) {
-        self.room = Room::UNKNOWN;
         if self.given {
             self.clear();
             self.given = false;
@@ -531,56 +488,4 @@ pub(super) fn copy_of(bytes: &[u8]) -> Result<Buf, PumpError> {
     let mut buf = acquire(class, BODY_HEADROOM).ok_or(PumpError::Buffers)?;
     buf.append(bytes);
     Ok(buf)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: usize = 1 << 20;
-
-    /// Reads a body of `bytes` into buffers that it fills; how often the socket was asked, and in how many buffers it came.
-    fn streamed(bytes: usize, room: usize) -> (usize, usize) {
-        let mut pump = Pump::new();
-        pump.reset(BodyLength::Exact(bytes as u64), BodyLength::Exact(bytes as u64));
-        let (mut left, mut asked, mut reads) = (bytes, 0, 0);
-        while left > 0 {
-            let ask = || {
-                asked += 1;
-                room
-            };
-            let mut buf = pump.read_buffer(Class::Bulk, ask).unwrap();
-            let n = left.min(buf.readroom());
-            buf.append(&vec![b'x'; n]);
-            left -= n;
-            reads += 1;
-            assert!(pump.take(buf, |_| {}).unwrap().is_none());
-            assert!(pump.hand_out().is_some());
-        }
-        (asked, reads)
-    }
-
-    #[test]
-    fn the_socket_is_asked_once_for_what_it_has_room_for() {
-        assert_eq!(streamed(10_000, 4 * MIB).0, 0, "a small body asks nothing");
-        assert_eq!(streamed(MIB, 4 * MIB), (1, 9), "a small buffer, then large ones");
-        assert_eq!(streamed(MIB, MIB), (2, 9), "five large ones, and asked again");
-        assert_eq!(
-            streamed(MIB, BULK_ROOM - 1),
-            (8, 65),
-            "small ones only, and asked again after eight of them"
-        );
-    }
-
-    /// Another destination is another socket.
-    #[test]
-    fn the_socket_of_another_destination_is_asked_anew() {
-        let mut pump = Pump::new();
-        pump.reset(BodyLength::Exact(4 * MIB as u64), BodyLength::Exact(4 * MIB as u64));
-        pump.class = Class::Bulk;
-        assert_eq!(pump.read_buffer(Class::Bulk, || 4 * MIB).unwrap().class(), Class::Bulk);
-        pump.replay();
-        pump.class = Class::Bulk;
-        assert_eq!(pump.read_buffer(Class::Bulk, || 0).unwrap().class(), Class::Small);
-    }
 }

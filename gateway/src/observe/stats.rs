@@ -150,13 +150,15 @@ pub enum Limit {
     Http2Connections,
     /// `pool.http2_ping`
     Http2Ping,
+    /// `limits.apply_turn`
+    ApplyTurn,
     /// `grpc.timeout_max`
     GrpcTimeout,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 51] = [
+    pub const ALL: [(Self, &'static str); 52] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -207,6 +209,7 @@ impl Limit {
         (Self::ClientCertificate, "rule_client_certificate"),
         (Self::Http2Connections, "upstream_http2_connections"),
         (Self::Http2Ping, "upstream_http2_ping"),
+        (Self::ApplyTurn, "apply_turn"),
         (Self::GrpcTimeout, "grpc_timeout"),
     ];
 }
@@ -311,6 +314,8 @@ pub struct WorkerStats {
     pub handshakes: [Counter; Ended::ALL.len()],
     /// From accept to the end of a TLS handshake that came to one.
     pub handshake_latency: Histogram,
+    /// Handshakes with a certificate whose OCSP response has expired: it was left out.
+    pub staples_expired_total: Counter,
     /// TLS handshakes with backends by how they ended.
     pub upstream_handshakes: [Counter; connect::Ended::ALL.len()],
     /// Requests that were sent as streams of HTTP/2.
@@ -333,6 +338,10 @@ pub struct WorkerStats {
     pub updates_total: Counter,
     /// Nanoseconds spent applying updates.
     pub apply_ns_total: Counter,
+    /// Processor time of the turns of its loop that were spent on updates.
+    pub apply_turn: Histogram,
+    /// The longest of them, nanoseconds.
+    pub apply_longest_ns: Counter,
     /// Addresses that are listened on.
     pub listeners_open: Counter,
     /// Addresses that cannot be listened on.
@@ -400,6 +409,7 @@ impl WorkerStats {
             drill_faults_total: Counter::default(),
             handshakes: Default::default(),
             handshake_latency: Histogram::default(),
+            staples_expired_total: Counter::default(),
             upstream_handshakes: Default::default(),
             http2_upstream_streams_total: Counter::default(),
             http2_upstream_connections: Counter::default(),
@@ -411,6 +421,8 @@ impl WorkerStats {
             generation: Counter::default(),
             updates_total: Counter::default(),
             apply_ns_total: Counter::default(),
+            apply_turn: Histogram::default(),
+            apply_longest_ns: Counter::default(),
             listeners_open: Counter::default(),
             listeners_failing: Counter::default(),
             ring_flags_refused: Counter::default(),

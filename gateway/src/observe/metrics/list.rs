@@ -72,6 +72,16 @@ pub const METRICS: &[Metric] = &[
         "secret",
         "When a certificate in use expires, seconds since 1970",
     ),
+    gauge(
+        "ringway_tls_staple_expiry_seconds",
+        "secret",
+        "When the OCSP response of a certificate in use expires, seconds since 1970",
+    ),
+    counter(
+        "ringway_tls_staples_expired_total",
+        "",
+        "TLS handshakes without the OCSP response that the certificate has, because it has expired",
+    ),
     counter("ringway_received_bytes_total", "", "Bytes received from clients"),
     counter("ringway_sent_bytes_total", "", "Bytes sent to clients"),
     counter("ringway_http2_connections_total", "", "Connections of clients that speak HTTP/2"),
@@ -161,6 +171,12 @@ pub const METRICS: &[Metric] = &[
     gauge("ringway_table_generation", "worker", "The table that a worker runs"),
     counter("ringway_table_updates_total", "worker", "Table updates applied"),
     counter("ringway_table_apply_seconds_total", "worker", "Time spent applying table updates"),
+    histogram(
+        "ringway_table_apply_turn_seconds",
+        "",
+        "Processor time of each turn of a worker's loop that was spent on table updates: how long it kept requests waiting",
+    ),
+    gauge("ringway_table_apply_longest_seconds", "worker", "The longest of these turns since the start"),
     counter(
         "ringway_cluster_responses_total",
         "cluster, class",
@@ -238,6 +254,12 @@ pub const METRICS: &[Metric] = &[
         "Whole tables sent: at the start, to restarted workers, to this API",
     ),
     counter("ringway_controller_restarts_total", "", "Restarts of the controller after a panic"),
+    gauge("ringway_gateway_addresses", "", "Addresses of gateway.address_pool that Gateways have"),
+    gauge(
+        "ringway_gateways_without_address",
+        "",
+        "Gateways without an address: gateway.address_pool has none for them",
+    ),
     gauge("ringway_fleet_ready", "cluster", "1 while all is well with a cluster's API: `fleet` is the hub"),
     gauge("ringway_fleet_answered_age_seconds", "cluster", "Since a cluster's API last answered anything"),
     gauge("ringway_fleet_event_age_seconds", "cluster", "Since a cluster's API last said something new"),
