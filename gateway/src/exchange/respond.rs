@@ -265,6 +265,9 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
             Event::DownRead(done) => from_client(flow, done)?,
             // Whoever won let the others go.
             Event::Landed(_) => {}
+            Event::Deadline if flow.work.call.is_call() && flow.worker.is_stopping() => {
+                return end_call(flow, GrpcCode::UNAVAILABLE, grpc::DRAINED).await;
+            }
             Event::Deadline if flow.work.call.has_expired() => {
                 return end_call(flow, GrpcCode::DEADLINE_EXCEEDED, grpc::EXPIRED).await;
             }

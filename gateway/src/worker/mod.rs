@@ -315,6 +315,14 @@ impl Worker {
         since + self.settings().drain_idle
     }
 
+    /// When a connection of HTTP/2 that has drawn `lot`, from 0 to 1, is asked to leave: spread over `timeouts.drain_idle`, so
+    /// that all clients of a node do not come to the others at once.
+    #[must_use]
+    pub fn leaves_at(&self, lot: f64) -> MonoTime {
+        let begun = self.idle_until(MonoTime::ZERO);
+        begun - self.settings().drain_idle.mul_f64(1.0 - lot)
+    }
+
     /// Is everything to end now, whatever is in flight: past the drain's deadline, or after a panic?
     #[must_use]
     pub fn is_stopping(&self) -> bool {
