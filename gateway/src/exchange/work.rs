@@ -1,6 +1,7 @@
 //! What the attempts of one request work with, and what one leaves to the next.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use routing::failover::Tried;
@@ -41,6 +42,8 @@ pub(super) struct Work {
     pub(super) response_by: Option<MonoTime>,
     /// Was an idle connection closed under this request? Then no other idle one is tried.
     pub(super) raced: bool,
+    /// Whose request it is, where a trusted peer speaks for somebody else.
+    pub(super) source: Option<SocketAddr>,
     /// Why the rule's fallback is asked instead of its own backends.
     pub(super) fallen: Option<Fallen>,
     /// What external authentication said, where the rule asks for it.
@@ -74,6 +77,7 @@ impl Work {
         self.raced = false;
         self.fallen = None;
         self.granted = None;
+        self.source = None;
         self.request_id.set(None);
         self.upload.reset(BodyLength::None, BodyLength::None);
         self.download.reset(BodyLength::None, BodyLength::None);
