@@ -155,7 +155,7 @@ fn may_be_sent_again(flow: &Flow<'_>) -> bool {
 /// Starts an attempt elsewhere, for the recorder's `what`. `false` when there is nothing better than what is under way.
 fn start(flow: &mut Flow<'_>, beside: &Pick, what: What, now: MonoTime) -> bool {
     flow.work.tried.note(beside);
-    let subject = super::subject(flow.client, flow.view);
+    let subject = super::subject(flow.client, flow.view, flow.work);
     let picked = {
         let (table, mut rng) = (flow.worker.table.borrow(), flow.worker.rng.borrow_mut());
         table.pick(flow.rule, &subject, &flow.work.tried, now, &mut rng)

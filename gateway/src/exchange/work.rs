@@ -1,6 +1,7 @@
 //! What the attempts of one request work with, and what one leaves to the next.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use routing::failover::Tried;
@@ -44,6 +45,8 @@ pub(super) struct Work {
     pub(super) raced: bool,
     /// What is known of it as a call of gRPC.
     pub(super) call: Call,
+    /// Whose request it is, where a trusted peer speaks for somebody else.
+    pub(super) source: Option<SocketAddr>,
     /// Why the rule's fallback is asked instead of its own backends.
     pub(super) fallen: Option<Fallen>,
     /// What external authentication said, where the rule asks for it.
@@ -78,6 +81,7 @@ impl Work {
         self.call = Call::default();
         self.fallen = None;
         self.granted = None;
+        self.source = None;
         self.request_id.set(None);
         self.upload.reset(BodyLength::None, BodyLength::None);
         self.download.reset(BodyLength::None, BodyLength::None);

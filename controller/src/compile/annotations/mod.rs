@@ -182,6 +182,8 @@ pub struct Canary {
     pub weight: u32,
     /// …of so many.
     pub total: u32,
+    /// `affinity-canary-behavior: legacy`: sessions of the other Ingress decide nothing between the two.
+    pub legacy_sessions: bool,
 }
 
 /// Reads annotations. One that is wrong is reported and says nothing.

@@ -200,7 +200,7 @@ impl<'a> Question<'a> {
         let routed = request.worker.table.borrow().route(&self.subject(request));
         let rule = routed.map_err(|_no_route| "auth_no_route")?;
         let filters = rule.action().filters.as_deref();
-        let peer = request.client.conn.peer().ip().to_canonical();
+        let peer = request.subject().peer.ip().to_canonical();
         let is_guarded = |filters: &Filters| {
             filters.client.is_some() || filters.basic.is_some() || filters.external.is_some()
         };
@@ -218,7 +218,7 @@ impl<'a> Question<'a> {
     }
 
     fn subject<'s>(&'s self, request: &Request<'_>) -> Subject<'s> {
-        let (bind, peer) = (request.client.bind, request.client.conn.peer());
+        let Subject { bind, peer, .. } = request.subject();
         Subject { bind, peer, kind: SubjectKind::Http(self.view()) }
     }
 

@@ -41,7 +41,7 @@ pub(super) enum Stop<'r> {
 /// Runs the filters that come before forwarding. `None` = the request may go on.
 pub(super) fn judge<'r>(request: &mut Request<'_>, rule: &RuleRef, filters: &'r Filters) -> Option<Stop<'r>> {
     let stats = &request.worker.stats;
-    let peer = request.client.conn.peer().ip().to_canonical();
+    let peer = request.subject().peer.ip().to_canonical();
     if filters.access.as_ref().is_some_and(|access| !admits(access, peer)) {
         stats.hit(Limit::Access);
         return Some(Stop::Reply(Reply::new(403, "source_not_allowed")));
