@@ -6,6 +6,7 @@
 //!
 //! Routes, clusters and policies are not here: they are Kubernetes objects, read by the controller.
 
+mod canary;
 mod controller;
 mod error;
 mod forward;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
+pub use canary::Canary;
 pub use controller::{Fleet, ManifestsDir};
 pub use error::{ConfigError, Invalid};
 pub use forward::{EncodedSlashPolicy, Forward, RequestIdPolicy, UnderscorePolicy, ViaPolicy};
@@ -53,6 +55,8 @@ pub struct Config {
     pub manifests: ManifestsDir,
     /// The hub cluster, in place of the directory.
     pub fleet: Fleet,
+    /// How changes are tried before they go to all workers.
+    pub canary: Canary,
     /// Workers and their rings.
     pub worker: Worker,
     /// Bounds of memory, connections and heads.
@@ -110,6 +114,7 @@ impl Default for Config {
             }],
             manifests: ManifestsDir::default(),
             fleet: Fleet::default(),
+            canary: Canary::default(),
             worker: Worker::default(),
             limits: Limits::default(),
             pool: Pool::default(),
@@ -292,6 +297,9 @@ impl Config {
                 "an IP address or a DNS name".to_owned(),
             );
         }
+        let Canary { watch, longest, .. } = self.canary;
+        let allowed = format!("at least canary.watch (\"{watch}\")");
+        need(longest >= watch, "canary.longest", format!("\"{longest}\""), allowed);
         let limits = &self.limits;
         let head = limits.head_bytes_max;
         for (key, value) in [

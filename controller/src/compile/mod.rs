@@ -49,6 +49,7 @@ pub mod listen;
 pub mod namespaces;
 pub mod order;
 pub mod policy;
+mod release;
 pub mod route;
 mod secrets;
 pub mod transport;
@@ -121,6 +122,10 @@ pub struct Compiler {
     limits: Limits,
     reports: bool,
     findings: Findings,
+    keeps: bool,
+    before: TableDelta,
+    /// Routes that stay as they were on the workers, and why.
+    refused: HashMap<ObjectId, Notes>,
 }
 
 impl Compiler {
@@ -145,6 +150,9 @@ impl Compiler {
             limits: Limits::default(),
             reports: true,
             findings: Findings::default(),
+            keeps: false,
+            before: TableDelta::default(),
+            refused: HashMap::new(),
         }
     }
 
@@ -205,7 +213,10 @@ impl Compiler {
             self.release_context(before);
         }
         self.review(world, &dirty);
-        self.ids.settle();
+        if !self.keeps {
+            self.ids.settle();
+        }
+        self.note_before(&delta);
         self.table.apply(&delta);
         delta
     }
@@ -294,7 +305,10 @@ impl Compiler {
         self.reports |= self.routes.get(id).is_none_or(|before| before.notes != output.notes);
         for key in &output.backends {
             if let Some(backend) = self.ids.backends.get(key) {
-                self.backends.refer(key, BackendId(backend), (used(&output, key), output.speech));
+                if self.backends.refer(key, BackendId(backend), (used(&output, key), output.speech)) {
+                    // Its number is its own for as long as it is known, with or without a route.
+                    self.ids.backends.acquire(key);
+                }
                 self.backends.say(key, id, output.detections.get(key));
                 self.backends.say_transport(key, id, output.transport.as_ref());
             }
@@ -519,6 +533,7 @@ impl Compiler {
             self.context.notes.get(id),
             self.routes.get(id).map(|route| &route.notes),
             self.reviewed.get(id),
+            self.refused.get(id),
             shadowed,
             judged,
             self.secrets.notes().get(id),
