@@ -170,12 +170,18 @@ async fn serve(socket: tokio::net::TcpStream, behaviour: Behaviour, stalled: Arc
         count += 1;
         match behaviour {
             Behaviour::Retire { after } if count == after => connection.graceful_shutdown(),
-            Behaviour::Stall(length) if stalled.swap(1, Ordering::Relaxed) == 0 => std::thread::sleep(length),
+            Behaviour::Stall(length) if stalled.swap(1, Ordering::Relaxed) == 0 => {
+                // The whole thread stands still, which is what is tested.
+                let end = Instant::now() + length;
+                while let Some(left) = end.checked_duration_since(Instant::now()) {
+                    std::thread::park_timeout(left);
+                }
+            }
             Behaviour::Silent => {
                 kept.push((request, answer));
                 continue;
             }
-            _ => {}
+            Behaviour::Echo | Behaviour::Grpc { .. } | Behaviour::Retire { .. } | Behaviour::Stall(_) => {}
         }
         tokio::task::spawn_local(answer_to(request, answer, behaviour));
     }
@@ -206,7 +212,7 @@ async fn answer_to(
             let trailers = [("grpc-status".parse().unwrap(), status.parse().unwrap())];
             stream.send_trailers(HeaderMap::from_iter(trailers)).unwrap();
         }
-        _ => {
+        Behaviour::Echo | Behaviour::Retire { .. } | Behaviour::Stall(_) | Behaviour::Silent => {
             bytes.extend(head.headers.get("x-number").map_or(&b""[..], |value| value.as_bytes()));
             let mut stream = answer.send_response(response.body(()).unwrap(), false).unwrap();
             stream.send_data(bytes.into(), true).unwrap();
