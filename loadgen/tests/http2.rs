@@ -23,7 +23,11 @@ fn every_request_is_answered_as_a_stream_of_few_connections_with_its_number_and_
     let (records, summary) = send(&load, &asks, Call::Http);
     assert_eq!((records.len(), summary.total.ok, summary.connections), (200, 200, 2));
     for record in &records {
-        assert_eq!(record.outcome, Outcome::Answered { status: 200, body: 5 + 20 }, "body and number come back");
+        assert_eq!(
+            record.outcome,
+            Outcome::Answered { status: 200, body: 5 + 20 },
+            "body and number come back"
+        );
         let path = if record.number % 2 == 0 { "/a" } else { "/b" };
         assert_eq!(record.value.as_deref(), Some(path));
     }
@@ -166,12 +170,18 @@ async fn serve(socket: tokio::net::TcpStream, behaviour: Behaviour, stalled: Arc
         count += 1;
         match behaviour {
             Behaviour::Retire { after } if count == after => connection.graceful_shutdown(),
-            Behaviour::Stall(length) if stalled.swap(1, Ordering::Relaxed) == 0 => std::thread::sleep(length),
+            Behaviour::Stall(length) if stalled.swap(1, Ordering::Relaxed) == 0 => {
+                // The whole thread stands still, which is what is tested.
+                let end = Instant::now() + length;
+                while let Some(left) = end.checked_duration_since(Instant::now()) {
+                    std::thread::park_timeout(left);
+                }
+            }
             Behaviour::Silent => {
                 kept.push((request, answer));
                 continue;
             }
-            _ => {}
+            Behaviour::Echo | Behaviour::Grpc { .. } | Behaviour::Retire { .. } | Behaviour::Stall(_) => {}
         }
         tokio::task::spawn_local(answer_to(request, answer, behaviour));
     }
@@ -202,7 +212,7 @@ async fn answer_to(
             let trailers = [("grpc-status".parse().unwrap(), status.parse().unwrap())];
             stream.send_trailers(HeaderMap::from_iter(trailers)).unwrap();
         }
-        _ => {
+        Behaviour::Echo | Behaviour::Retire { .. } | Behaviour::Stall(_) | Behaviour::Silent => {
             bytes.extend(head.headers.get("x-number").map_or(&b""[..], |value| value.as_bytes()));
             let mut stream = answer.send_response(response.body(()).unwrap(), false).unwrap();
             stream.send_data(bytes.into(), true).unwrap();

@@ -4,7 +4,10 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use loadgen::{Asks, Call, Http2, Load, Outcome};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -24,6 +27,43 @@ fn the_backend_answers_keep_alive_pipelined_and_close_with_the_body_asked_for() 
         50 * 10_001,
         "the bodies and text/plain's x"
     );
+}
+
+#[test]
+fn the_backend_answers_http2_and_grpc_within_the_peers_window() {
+    for (flag, call, bytes) in [("--http2", Call::Http, 10_000), ("--grpc", Call::Grpc, 10_005)] {
+        let backend = Server::start(&[
+            "backend",
+            "--listen",
+            "127.0.0.1:0",
+            "--body",
+            "10000",
+            "--latency-ms",
+            "2",
+            flag,
+        ]);
+        let load = Load {
+            target: backend.addr,
+            host: "bench.example".to_owned(),
+            path: "/".to_owned(),
+            // 64 answers at once are ten times the window that a connection begins with.
+            rate_per_s: 20_000,
+            connections_max: 1,
+            duration: Duration::from_millis(200),
+            timeout: DEADLINE,
+            headers: Vec::new(),
+            count_header: None,
+        };
+        let (stop, mut outcomes, http2) =
+            (AtomicBool::new(false), Vec::new(), Http2 { streams_max: 64, call });
+        // Calls carry so much that the backend must give the connection's window back.
+        let asks = Asks { body: vec![b'x'; if flag == "--grpc" { 1_000 } else { 0 }], ..Asks::default() };
+        let keep = |record: loadgen::Record| outcomes.push(record.outcome);
+        loadgen::run_http2(&load, &asks, http2, None, Instant::now(), &stop, keep).unwrap();
+        assert_eq!(outcomes.len(), 4_000);
+        let good = Outcome::Answered { status: 200, body: bytes };
+        assert!(outcomes.iter().all(|outcome| *outcome == good), "{flag}: {:?}", outcomes.last());
+    }
 }
 
 #[test]
