@@ -58,6 +58,9 @@ pub struct Limits {
     /// Comparisons of passwords that wait for the one thread that makes them, the whole node's. Default 64. Beyond it a
     /// request is answered 503 with Retry-After. Counted as `password_checks`.
     pub password_checks_max: u32,
+    /// Questions to external authentication (`auth-url`) in flight, per worker. Default 4,096. Beyond it a request is
+    /// answered 503 with Retry-After. Counted as `auth_requests`.
+    pub auth_requests_max: u32,
     /// Sources (IPv4 addresses, IPv6 /64 networks) whose layer-4 connections are counted at once, per worker, where a
     /// listener bounds them. Default 65,536. Beyond it a new source is served uncounted. Counted as
     /// `connection_sources`.
@@ -65,6 +68,9 @@ pub struct Limits {
     /// Flows of datagrams (UDP listeners) of one worker; each has a descriptor. Default 16,384. Beyond it the flow that is
     /// quiet longest ends, if it has been quiet for a second; otherwise the datagram is dropped. Counted as `flows`.
     pub flows_max: u32,
+    /// How long one turn of a worker's loop may be spent on updates of its table. Default 100 µs; the rest waits for the
+    /// next turn, and requests are served in between. Shorter makes a large update take longer. Counted as `apply_turn`.
+    pub apply_turn: crate::Period,
 }
 
 /// `[pool]`: connections to endpoints, and how many requests may be on their way to one endpoint or backend.
@@ -114,8 +120,10 @@ impl Default for Limits {
             handshakes_max: 8_192,
             gzip_streams_max: 256,
             password_checks_max: 64,
+            auth_requests_max: 4_096,
             connection_sources_max: 65_536,
             flows_max: 16_384,
+            apply_turn: crate::Period::new(std::time::Duration::from_micros(100)),
         }
     }
 }

@@ -32,6 +32,13 @@ impl Request<'_> {
         if let Some(rule) = &self.entry.rule {
             stats.route(rule.action().stat).response(self.entry.status);
         }
+        if work.call.is_call() {
+            self.entry.grpc = work.grpc_code();
+            stats.call(self.entry.grpc);
+            if let Some((_, reason)) = work.call.ended {
+                self.entry.reason = reason;
+            }
+        }
         self.entry.took = took;
         self.entry.first_byte = work.first_byte;
         self.entry.request_id = work.request_id.get();
@@ -157,6 +164,8 @@ impl Held {
             | End::TunnelEnded
             | End::ClientGone
             | End::ClientFault(_)
+            | End::Expired
+            | End::Stopped
             | End::Diverted(_) => {}
         }
     }
@@ -172,6 +181,7 @@ impl Held {
             FailureKind::Closed | FailureKind::Malformed => Outcome::Closed,
             FailureKind::Timeout => Outcome::Timeout,
             FailureKind::Status(status) => Outcome::ServerError(status),
+            FailureKind::Grpc(code) => Outcome::ServerError(code.http_status()),
         };
         self.count_failure();
         self.tell(outcome, now);
