@@ -127,6 +127,7 @@ pub const KEYS: &[Key] = &[
     number("limits.handshakes_max", 1, 1_000_000, Live, Some("handshakes")),
     number("limits.gzip_streams_max", 0, 65_536, Live, Some("gzip_streams")),
     number("limits.password_checks_max", 1, 65_536, Restart, Some("password_checks")),
+    number("limits.auth_requests_max", 1, 1_000_000, Live, Some("auth_requests")),
     number("limits.connection_sources_max", 1, 10_000_000, Live, Some("connection_sources")),
     number("limits.flows_max", 1, 1_000_000, Live, Some("flows")),
     Key {
@@ -151,6 +152,7 @@ pub const KEYS: &[Key] = &[
     time("timeouts.attempt", 0, DAY, None),
     time("timeouts.request", 0, DAY, None),
     time("timeouts.idle", 0, DAY, None),
+    time("timeouts.auth_request", 1, HOUR, Some("auth_request_timeout")),
     time("timeouts.write_stall", 100, HOUR, Some("write_stall")),
     time("timeouts.tunnel_idle", 0, 7 * DAY, None),
     time("timeouts.tcp_idle", 0, 7 * DAY, None),

@@ -268,3 +268,64 @@ fn what_is_no_call_has_no_deadline() {
     assert!(passed, "{:?}", backend.asked());
     assert_eq!(gateway.sum(|stats| GrpcCode::all().map(|code| stats.calls(Some(code))).sum::<u64>() + stats.calls(None)), 0);
 }
+
+#[test]
+fn calls_that_a_drain_waits_for_no_longer_end_unavailable() {
+    let backend = H2Backend::start(|asked| if asked.uri.ends_with("/Hang") { Do::Hang } else { Do::Echo });
+    let gateway = gateway(&[backend.addr], |_| {});
+    run(async {
+        let mut client = client_h2::Client::connect(gateway.addr).await;
+        let (talk, mut send) = client.start(call("/shop.Web/Talk", None), false).await;
+        send.send_data(Bytes::from_static(b"one"), false).unwrap();
+        let mut body = talk.await.unwrap().into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), "one");
+        let (hanging, _) = client.start(call("/shop.Web/Hang", None), true).await;
+        client_h2::until(|| backend.asked().len() == 2).await;
+        gateway.drain();
+        // What there is goes on.
+        send.send_data(Bytes::from_static(b"two"), false).unwrap();
+        assert_eq!(body.data().await.unwrap().unwrap(), "two");
+        gateway.node().peers.stop();
+        assert!(body.data().await.is_none());
+        let trailers = body.trailers().await.unwrap().unwrap();
+        assert_eq!(
+            (&trailers["grpc-status"], &trailers["grpc-message"]),
+            (&"14".parse().unwrap(), &"drained".parse().unwrap())
+        );
+        let answer = client_h2::answer(hanging.await.unwrap()).await.unwrap();
+        assert_eq!((code(&answer), answer.one("x-ringway-reason")), (Some(14), Some("drained")));
+        assert!(client.ended.await.unwrap().is_ok(), "and the connection ends without an error");
+    });
+    assert_eq!(counted(&gateway, GrpcCode::UNAVAILABLE), 2);
+    gateway.ended();
+}
+
+#[test]
+fn a_drain_asks_connections_to_leave_one_by_one() {
+    let backend = H2Backend::start(|_| Do::Sized("served"));
+    let mut config = config();
+    config.timeouts.drain_idle = config::Period::millis(400);
+    let world = world(&[backend.addr]).undetected().http2();
+    let gateway = Gateway::start(config, |addr| world.on(addr));
+    let mut left = run(async {
+        let mut ended = Vec::new();
+        for _ in 0..20 {
+            let mut client = client_h2::Client::connect(gateway.addr).await;
+            assert_eq!(client.get("/").await.status, 200);
+            ended.push(tokio::spawn(async move {
+                assert!(client.ended.await.unwrap().is_ok());
+                Instant::now()
+            }));
+        }
+        gateway.drain();
+        let mut left = Vec::new();
+        for ended in ended {
+            left.push(ended.await.unwrap());
+        }
+        left
+    });
+    left.sort();
+    let spread = left[19] - left[0];
+    assert!(spread > Duration::from_millis(100), "all left within {spread:?}");
+    gateway.ended();
+}

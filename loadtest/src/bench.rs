@@ -66,6 +66,10 @@ pub(crate) struct Options {
     /// Connections of the case idle-memory.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=25_000))]
     idle_connections: u32,
+    /// Connections and streams on each of the cases h2-32, h2c-32 and grpc-32, such as 16x4; what is known of peers holds
+    /// for their own, 2x32.
+    #[arg(long, value_name = "CONNECTIONSxSTREAMS", value_parser = shape)]
+    streams: Option<(u32, u32)>,
     /// Count system calls per request in an extra run of each case (needs perf).
     #[arg(long)]
     syscalls: bool,
@@ -87,6 +91,12 @@ fn cases_named(word: &str) -> std::result::Result<Named, String> {
         return Err(format!("neither a case (--list tells them) nor a group of cases ({groups}, scaling, all)"));
     }
     Ok(cases.into())
+}
+
+fn shape(word: &str) -> std::result::Result<(u32, u32), String> {
+    let of = |text: &str, max| text.parse().ok().filter(|number| (1..=max).contains(number));
+    let both = word.split_once('x').and_then(|(left, right)| Some((of(left, 10_000)?, of(right, 100)?)));
+    both.ok_or_else(|| "1 to 10000 connections, an x, 1 to 100 streams".to_owned())
 }
 
 /// Why there is no result.
@@ -288,7 +298,7 @@ impl Bench<'_> {
                 wrk::run(&self.ground.cores, target, case, (connections, reuse), seconds, &self.ground.stop)
             }
             Kind::Streams { connections, streams } => {
-                let (ground, shape) = (&self.ground, (connections, streams));
+                let (ground, shape) = (&self.ground, self.options.streams.unwrap_or((connections, streams)));
                 h2load::run(&ground.cores, target, case, shape, seconds, (&ground.dir, &ground.stop))
             }
             Kind::Open { rate } => {

@@ -4,6 +4,7 @@
 //! [`HashRing`]) travel as `Arc` and are immutable; everything mutable lives in a worker's `Table`.
 
 mod edit;
+mod external;
 mod failover;
 mod filter;
 mod grpc;
@@ -22,6 +23,7 @@ use regex::bytes::Regex;
 pub use wire::head::Method;
 
 pub use self::edit::{FixedResponse, HeaderEdits, PathRewrite, Redirect, Rewrite};
+pub use self::external::{Authoriser, ExternalAuth, UrlPart, UrlTemplate};
 pub use self::failover::{
     CheckProbe, Condition, Detection, ErrorRatio, Failback, HealthCheck, HedgeMode, WriteFence,
 };
@@ -432,6 +434,18 @@ pub struct CookieAffinity {
     pub max_age: Option<Duration>,
     /// Its further attributes as they are sent, the first `; ` included. Default [`COOKIE_ATTRIBUTES`].
     pub attributes: Arc<str>,
+    /// Does a session stay with its backend, too, where a rule has several?
+    pub across: AcrossBackends,
+}
+
+/// What a session means for the choice between the backends of a rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AcrossBackends {
+    /// It stays with the backend that it has, whatever the weights.
+    #[default]
+    Stay,
+    /// The backend is chosen by weight for each request; the session holds within it.
+    Anew,
 }
 
 /// What an affinity cookie carries unless it is told otherwise.

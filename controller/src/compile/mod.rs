@@ -311,7 +311,8 @@ impl Compiler {
             if let Some(backend) = self.ids.backends.get(key) {
                 self.backends.refer(key, BackendId(backend), (used(&output, key), output.speech));
                 self.backends.say(key, id, output.detections.get(key));
-                self.backends.say_transport(key, id, output.transport.as_ref());
+                let apart = output.apart.get(key).map(Option::as_ref);
+                self.backends.say_transport(key, id, apart.unwrap_or(output.transport.as_ref()));
             }
         }
         for row in &output.rows {

@@ -165,6 +165,7 @@ impl Held {
             | End::ClientGone
             | End::ClientFault(_)
             | End::Expired
+            | End::Stopped
             | End::Diverted(_) => {}
         }
     }

@@ -28,6 +28,9 @@ impl Request<'_> {
     pub(super) async fn stopped(&mut self, stop: filter::Stop<'_>) -> After {
         match stop {
             filter::Stop::Reply(reply) => self.reply(reply).await,
+            filter::Stop::ToSignIn(location) => {
+                self.reply(Reply { location: Some(&location), ..Reply::new(302, "auth_signin") }).await
+            }
             filter::Stop::ToHttps(HttpsRedirect { status, port }) => {
                 let scheme = Some("https".into());
                 let port = Some(port);
@@ -66,8 +69,13 @@ impl Request<'_> {
         let cors = self.entry.rule.clone().filter(|rule| rule.action().filters.is_some());
         let filters = cors.as_ref().and_then(|rule| rule.action().filters.as_deref());
         let more = filters.and_then(|filters| filters.cors.as_ref());
-        let more = more.map(|cors| filter::cors_fields(cors, &self.view)).unwrap_or_default();
-        match reply::send(self.client, &self.view, &reply, &more).await {
+        let mut more = more.map(|cors| filter::cors_fields(cors, &self.view)).unwrap_or_default();
+        if let Some(granted) = &self.work.granted {
+            more.extend(granted.of_reply(reply.status));
+        }
+        let sent = reply::send(self.client, &self.view, &reply, &more).await;
+        drop(more);
+        match sent {
             Ok(bytes) => self.work.sent += bytes,
             Err(_gone) => return After::Abort,
         }

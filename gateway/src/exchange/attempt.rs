@@ -52,6 +52,8 @@ pub(super) enum End {
     ClientFault(Fault),
     /// The time is over that the client gave its call: nobody's fault.
     Expired,
+    /// The worker stops, and the call of gRPC is told so.
+    Stopped,
     /// An upgraded connection that has ended.
     TunnelEnded,
     /// The response has this status, which the rule's fallback answers instead.
@@ -238,7 +240,7 @@ async fn connect(flow: &mut Flow<'_>, protocol: Application, begun: MonoTime) ->
                 return Ok((stream, reused));
             }
             Some(Err(none)) => return Err(no_connection(flow, none)),
-            None if flow.worker.is_stopping() => return Err(End::ClientGone),
+            None if flow.worker.is_stopping() => return Err(stopped(flow)),
             None if flow.work.call.has_expired() => return Err(End::Expired),
             None if has_passed(due) => return Err(failed_connect(flow, "connect_timeout")),
             None => again = advised(flow, clock::now())?,
@@ -340,6 +342,9 @@ pub(super) fn request_bytes(flow: &Flow<'_>, pick: &Pick) -> Result<Buf, End> {
     if let Some(wanted) = filters.and_then(|filters| filters.client.as_ref()) {
         own.extend(filter::shown_fields(wanted, flow.client, &mut failed));
     }
+    if let Some(granted) = &flow.work.granted {
+        own.extend(granted.of_request());
+    }
     let edit = RequestEdit {
         authority: rewrite.hostname.as_ref().map(|host| host.as_bytes()),
         path,
@@ -396,6 +401,11 @@ fn retryable(flow: &Flow<'_>) -> Option<Failed> {
     }
     let failure = Failure { kind, sent: Sent::Head, response: Response::NotBegun, body };
     Some(Failed { blame: Blame::Endpoint, failure, reason })
+}
+
+/// The worker ends now, and the request has no response yet.
+pub(super) fn stopped(flow: &Flow<'_>) -> End {
+    if flow.work.call.is_call() { End::Stopped } else { End::ClientGone }
 }
 
 /// The connection ended before the response head was complete; `buf` holds what came of it.

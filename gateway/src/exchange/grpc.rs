@@ -26,6 +26,9 @@ const DEADLINE_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
 /// The reason of calls whose own time is over.
 pub(super) const EXPIRED: &str = "grpc_timeout";
 
+/// The reason of calls that a drain did not wait for any longer.
+pub(super) const DRAINED: &str = "drained";
+
 /// What is known of a request that is a call.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Call {

@@ -19,6 +19,7 @@ mod rescue;
 mod respond;
 mod rewrite;
 pub mod scratch;
+mod source;
 mod tunnel;
 mod turn;
 mod wait;
@@ -117,6 +118,7 @@ pub async fn run(
         entered: None,
     };
     request.work.seen = began;
+    request.work.source = source::forwarded_by(settings, request.client, &request.view);
     // Looking costs nothing there, and a client of HTTP/2 may take any number of requests back in no time.
     request.work.watches_client = request.client.conn.is_piped();
     let mut after = request.serve(&buf.bytes()[head.head_len..]).await;
@@ -183,6 +185,10 @@ impl Request<'_> {
             if let (None, Some(basic)) = (&stop, &filters.basic) {
                 stop = filter::authenticate(self, &rule, basic).await;
             }
+            if let (None, Some(external)) = (&stop, &filters.external) {
+                // Boxed: few rules ask, and every exchange's memory would be larger.
+                stop = Box::pin(filter::ask(self, &rule, external)).await;
+            }
             if let Some(stop) = stop {
                 return self.stopped(stop).await;
             }
@@ -205,7 +211,7 @@ impl Request<'_> {
     }
 
     fn subject(&self) -> Subject<'_> {
-        subject(self.client, self.view)
+        subject(self.client, self.view, self.work)
     }
 
     /// Attempts until one has an answer, or none may follow.
@@ -287,8 +293,9 @@ impl Request<'_> {
     }
 }
 
-fn subject<'a>(client: &Client, view: RequestView<'a>) -> Subject<'a> {
-    Subject { bind: client.bind, peer: client.conn.peer(), kind: SubjectKind::Http(view) }
+fn subject<'a>(client: &Client, view: RequestView<'a>, work: &Work) -> Subject<'a> {
+    let peer = work.source.unwrap_or_else(|| client.conn.peer());
+    Subject { bind: client.bind, peer, kind: SubjectKind::Http(view) }
 }
 
 /// Where a rule's requests go that its own backends fail.

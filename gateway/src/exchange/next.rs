@@ -42,6 +42,7 @@ impl Request<'_> {
                 self.work.tried = Tried::new();
                 return Next::Anew;
             }
+            End::Stopped => return Next::Done(self.reply(Reply::shed(grpc::DRAINED)).await),
             End::Expired => return Next::Done(self.reply(grpc::expired()).await),
             End::Failed(failed) => failed,
         };

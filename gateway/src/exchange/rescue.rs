@@ -155,7 +155,7 @@ fn may_be_sent_again(flow: &Flow<'_>) -> bool {
 /// Starts an attempt elsewhere, for the recorder's `what`. `false` when there is nothing better than what is under way.
 fn start(flow: &mut Flow<'_>, beside: &Pick, what: What, now: MonoTime) -> bool {
     flow.work.tried.note(beside);
-    let subject = super::subject(flow.client, flow.view);
+    let subject = super::subject(flow.client, flow.view, flow.work);
     let picked = {
         let (table, mut rng) = (flow.worker.table.borrow(), flow.worker.rng.borrow_mut());
         table.pick(flow.rule, &subject, &flow.work.tried, now, &mut rng)
@@ -199,23 +199,23 @@ fn request_in_full(flow: &mut Flow<'_>, pick: &Pick) -> Result<Vec<Buf>, ()> {
     Ok(bufs)
 }
 
-/// What a lane needs: all its own.
-struct Flight {
-    worker: Rc<Worker>,
-    held: Held,
-    request: Vec<Buf>,
-    limits: HeadLimits,
-    method: Method,
+/// What an attempt needs that borrows nothing of its exchange: a lane, a mirror's copy, a question to external authentication.
+pub(super) struct Flight {
+    pub worker: Rc<Worker>,
+    pub held: Held,
+    pub request: Vec<Buf>,
+    pub limits: HeadLimits,
+    pub method: Method,
     /// Is it a call of gRPC?
-    is_call: bool,
-    pending_max: u32,
+    pub is_call: bool,
+    pub pending_max: u32,
     /// How long a connect may take; zero: as long as it likes.
-    connect: Duration,
+    pub connect: Duration,
     /// When the response head must be there.
-    due: Option<MonoTime>,
+    pub due: Option<MonoTime>,
 }
 
-async fn fly(mut flight: Flight) -> Landed {
+pub(super) async fn fly(mut flight: Flight) -> Landed {
     let (worker, due) = (Rc::clone(&flight.worker), flight.due);
     let result = match within(&worker, due, pin!(attempt(&mut flight))).await {
         Some(result) => result,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use routing::model::{Filters, GrpcCode};
 use routing::retry::{Failure, FailureKind, Response, Sent};
+use routing::table::EndpointKey;
 use routing::time::MonoTime;
 use wire::h1::encode::{self, Edits, ResponseEdit};
 use wire::head::{BodyLength, Persistence, RequestView, ResponseView};
@@ -15,10 +16,12 @@ use super::attempt::{Blame, Complete, End, Failed, Fault, Flow, Upstream, backen
 use super::grpc;
 use super::gzip::{self, Coding, Gzip};
 use super::pace::Pace;
-use super::relay::{PumpError, copy_of};
+use super::relay::{Pump, PumpError, copy_of};
+use super::scratch::Answer;
 use super::turn::{Event, Flushed, deadline, earlier, from_client, move_upload, next, send, set};
 use crate::net::Buf;
 use crate::observe::stats::Limit;
+use crate::tls::Stream;
 use crate::upstream::pool::Kept;
 use crate::worker::settings::Settings;
 use crate::worker::{Worker, clock};
@@ -46,23 +49,27 @@ pub(super) async fn respond(flow: &mut Flow<'_>, mut up: Upstream, buf: Buf) -> 
 
 /// Keeps the connection of an answer that the client does not get, where all of that answer is in `buf` already: a storm of
 /// failures must not become one of connects, each of which holds a port for a minute after it was closed.
-pub(super) fn keep_unused(flow: &mut Flow<'_>, up: Upstream, mut buf: Buf) {
+pub(super) fn keep_unused(flow: &mut Flow<'_>, up: Upstream, buf: Buf) {
     let answer = flow.work.answer;
     let uploaded = flow.work.upload.is_finished() && !up.write_failed;
-    if !uploaded || answer.persistence != Persistence::KeepAlive {
-        return;
+    if uploaded && is_whole(&mut flow.work.download, &answer, buf) {
+        keep(flow, up);
+    }
+}
+
+/// Is all of an answer in `buf`, nothing behind it, and may its connection carry another request?
+pub(super) fn is_whole(download: &mut Pump, answer: &Answer, mut buf: Buf) -> bool {
+    if answer.persistence != Persistence::KeepAlive {
+        return false;
     }
     buf.consume(answer.head_len);
-    let download = &mut flow.work.download;
     download.reset(answer.body, answer.body);
     let is_whole = match answer.body.is_empty() {
         true => buf.is_empty(),
         false => matches!(download.take(buf, |_| {}), Ok(None)) && !download.wants_more(),
     };
     download.reset(BodyLength::None, BodyLength::None);
-    if is_whole {
-        keep(flow, up);
-    }
+    is_whole
 }
 
 fn client_closes(flow: &Flow<'_>) -> bool {
@@ -109,6 +116,9 @@ fn first_bytes(
     let framing = if gzip.is_some() || web.is_some() { BodyLength::Chunked } else { framing };
     own.extend(web.as_ref().map(|web| ("Content-Type", &web.content_type[..])));
     own.extend(etag.as_ref().filter(|_| gzip.is_some()).map(|etag| ("ETag", &**etag)));
+    if let Some(granted) = &work.granted {
+        own.extend(granted.cookies(work.answer.status));
+    }
     let edit = ResponseEdit {
         version: flow.view.head.version,
         body: framing,
@@ -255,6 +265,9 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
             Event::DownRead(done) => from_client(flow, done)?,
             // Whoever won let the others go.
             Event::Landed(_) => {}
+            Event::Deadline if flow.work.call.is_call() && flow.worker.is_stopping() => {
+                return end_call(flow, GrpcCode::UNAVAILABLE, grpc::DRAINED).await;
+            }
             Event::Deadline if flow.work.call.has_expired() => {
                 return end_call(flow, GrpcCode::DEADLINE_EXCEEDED, grpc::EXPIRED).await;
             }
@@ -322,23 +335,41 @@ fn stream_due(flow: &mut Flow<'_>, idle: Duration) -> Option<MonoTime> {
 }
 
 fn keep(flow: &Flow<'_>, up: Upstream) {
-    let mut conn = up.conn;
-    if conn.is_piped() {
-        // Its stream ends with it; the connection is kept elsewhere.
-        return;
-    }
-    // The request went out long ago; what is left is to collect its buffer.
-    let noop = &mut Context::from_waker(std::task::Waker::noop());
-    if conn.is_writing() && !matches!(conn.poll_write(noop), Poll::Ready((Ok(()), _))) {
-        return;
-    }
-    let bound = flow.rule.policy().connections.requests_max;
-    if bound > 0 && conn.count_request() >= bound {
-        return;
-    }
-    let max = flow.settings.pool_idle_max;
-    match flow.worker.pool.put(flow.held.pick.endpoint, conn, max, flow.work.seen) {
-        Kept::Yes | Kept::Gone => {}
-        Kept::Full => flow.worker.stats.hit(Limit::PoolIdle),
+    let keeping = Keeping {
+        worker: flow.worker,
+        requests_max: flow.rule.policy().connections.requests_max,
+        idle_max: flow.settings.pool_idle_max,
+    };
+    keeping.keep(flow.held.pick.endpoint, up.conn, flow.work.seen);
+}
+
+/// What decides whether a connection is kept.
+pub(super) struct Keeping<'a> {
+    pub worker: &'a Worker,
+    /// Requests of one connection; 0 = any number.
+    pub requests_max: u32,
+    /// Idle connections of one endpoint.
+    pub idle_max: u32,
+}
+
+impl Keeping<'_> {
+    /// Puts a connection whose exchange ended cleanly among the idle ones.
+    pub(super) fn keep(&self, endpoint: EndpointKey, mut conn: Stream, now: MonoTime) {
+        if conn.is_piped() {
+            // Its stream ends with it; the connection is kept elsewhere.
+            return;
+        }
+        // The request went out long ago; what is left is to collect its buffer.
+        let noop = &mut Context::from_waker(std::task::Waker::noop());
+        if conn.is_writing() && !matches!(conn.poll_write(noop), Poll::Ready((Ok(()), _))) {
+            return;
+        }
+        if self.requests_max > 0 && conn.count_request() >= self.requests_max {
+            return;
+        }
+        match self.worker.pool.put(endpoint, conn, self.idle_max, now) {
+            Kept::Yes | Kept::Gone => {}
+            Kept::Full => self.worker.stats.hit(Limit::PoolIdle),
+        }
     }
 }

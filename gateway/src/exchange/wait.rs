@@ -9,7 +9,9 @@ use routing::time::MonoTime;
 use wire::h1::encode::{self, ResponseEdit};
 use wire::head::ResponseView;
 
-use super::attempt::{End, Failed, Fault, Flow, Upstream, closed, malformed, not_processed, timed_out};
+use super::attempt::{
+    End, Failed, Fault, Flow, Upstream, closed, malformed, not_processed, stopped, timed_out,
+};
 use super::pace::Pace;
 use super::relay::copy_of;
 use super::reply;
@@ -254,7 +256,7 @@ fn head_due(flow: &Flow<'_>, wait: &Wait) -> Option<MonoTime> {
 /// The deadline fired: for whom?
 fn late(flow: &mut Flow<'_>, wait: &mut Wait) -> Result<(), End> {
     if flow.worker.is_stopping() {
-        return Err(End::ClientGone);
+        return Err(stopped(flow));
     }
     let now = clock::now();
     if flow.work.call.due.is_some_and(|due| now >= due) {

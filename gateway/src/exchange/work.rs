@@ -1,6 +1,7 @@
 //! What the attempts of one request work with, and what one leaves to the next.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use routing::failover::Tried;
@@ -8,6 +9,7 @@ use routing::retry::Body;
 use routing::time::MonoTime;
 use wire::head::BodyLength;
 
+use super::filter::Granted;
 use super::forward::RequestId;
 use super::grpc::Call;
 use super::relay::Pump;
@@ -43,8 +45,12 @@ pub(super) struct Work {
     pub(super) raced: bool,
     /// What is known of it as a call of gRPC.
     pub(super) call: Call,
+    /// Whose request it is, where a trusted peer speaks for somebody else.
+    pub(super) source: Option<SocketAddr>,
     /// Why the rule's fallback is asked instead of its own backends.
     pub(super) fallen: Option<Fallen>,
+    /// What external authentication said, where the rule asks for it.
+    pub(super) granted: Option<Box<Granted>>,
     /// The request id that was made here, with the first attempt: all attempts carry the same.
     pub(super) request_id: Cell<Option<RequestId>>,
 }
@@ -74,6 +80,8 @@ impl Work {
         self.raced = false;
         self.call = Call::default();
         self.fallen = None;
+        self.granted = None;
+        self.source = None;
         self.request_id.set(None);
         self.upload.reset(BodyLength::None, BodyLength::None);
         self.download.reset(BodyLength::None, BodyLength::None);

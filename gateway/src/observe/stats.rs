@@ -154,11 +154,17 @@ pub enum Limit {
     ApplyTurn,
     /// `grpc.timeout_max`
     GrpcTimeout,
+    /// External authentication of a rule (401, 403, or 302 to sign in).
+    External,
+    /// `limits.auth_requests_max`
+    AuthRequests,
+    /// `timeouts.auth_request`
+    AuthRequestTimeout,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 52] = [
+    pub const ALL: [(Self, &'static str); 55] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -211,6 +217,9 @@ impl Limit {
         (Self::Http2Ping, "upstream_http2_ping"),
         (Self::ApplyTurn, "apply_turn"),
         (Self::GrpcTimeout, "grpc_timeout"),
+        (Self::External, "rule_external_auth"),
+        (Self::AuthRequests, "auth_requests"),
+        (Self::AuthRequestTimeout, "auth_request_timeout"),
     ];
 }
 
@@ -294,6 +303,8 @@ pub struct WorkerStats {
     pub hedges_won_total: Counter,
     /// Copies of requests sent to mirrors.
     pub mirrored_total: Counter,
+    /// Questions to external authentication that were answered yes, no, or not at all.
+    pub auth_requests_total: [Counter; 3],
     /// Suspicions raised by this worker.
     pub suspicions_total: Counter,
     /// Verdicts (down) by this worker.
@@ -399,6 +410,7 @@ impl WorkerStats {
             hedges_total: Counter::default(),
             hedges_won_total: Counter::default(),
             mirrored_total: Counter::default(),
+            auth_requests_total: Default::default(),
             suspicions_total: Counter::default(),
             verdicts_total: Counter::default(),
             probes_total: Counter::default(),

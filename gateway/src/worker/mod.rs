@@ -107,6 +107,8 @@ pub struct Worker {
     pub gzip: Rc<Streams>,
     /// Passwords that it has proven, and requests that wait for a proof.
     pub passwords: Desk,
+    /// Questions to external authentication in flight.
+    pub auth_requests: Cell<u32>,
     settings: RefCell<Rc<Settings>>,
     runners: RefCell<Vec<Runner>>,
     /// Least number of free runners since the last trim: those were never needed.
@@ -180,6 +182,7 @@ impl Worker {
             tls: Terminator::default(),
             gzip: Rc::default(),
             passwords: Desk::default(),
+            auth_requests: Cell::new(0),
             settings: RefCell::new(Rc::new(parts.settings)),
             runners: RefCell::default(),
             runners_low: Cell::new(0),
@@ -310,6 +313,14 @@ impl Worker {
         let since = self.drains_since.get().unwrap_or_else(clock::now);
         self.drains_since.set(Some(since));
         since + self.settings().drain_idle
+    }
+
+    /// When a connection of HTTP/2 that has drawn `lot`, from 0 to 1, is asked to leave: spread over `timeouts.drain_idle`, so
+    /// that all clients of a node do not come to the others at once.
+    #[must_use]
+    pub fn leaves_at(&self, lot: f64) -> MonoTime {
+        let begun = self.idle_until(MonoTime::ZERO);
+        begun - self.settings().drain_idle.mul_f64(1.0 - lot)
     }
 
     /// Is everything to end now, whatever is in flight: past the drain's deadline, or after a panic?

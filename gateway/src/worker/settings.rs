@@ -32,6 +32,10 @@ pub struct Settings {
     pub handshakes_max: u64,
     /// `limits.gzip_streams_max`
     pub gzip_streams_max: u32,
+    /// `limits.auth_requests_max`
+    pub auth_requests_max: u32,
+    /// `timeouts.auth_request`
+    pub auth_request: Duration,
     /// `pool.idle_per_endpoint_max`
     pub pool_idle_max: u32,
     /// `pool.pending_per_endpoint_max`
@@ -143,6 +147,8 @@ impl Settings {
             detached_max: limits.detached_max,
             handshakes_max: u64::from(limits.handshakes_max),
             gzip_streams_max: limits.gzip_streams_max,
+            auth_requests_max: limits.auth_requests_max,
+            auth_request: timeouts.auth_request.get(),
             pool_idle_max: pool.idle_per_endpoint_max,
             pending_connects_max: pool.pending_per_endpoint_max,
             http2_connections_max: pool.http2_connections_max,

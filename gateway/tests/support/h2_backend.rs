@@ -39,6 +39,8 @@ pub enum Do {
     Echo,
     /// The same as a server of gRPC, with these trailers.
     Call(Vec<(&'static str, &'static str)>),
+    /// 100 and 103 with a link, and then as `Sized`.
+    Early(&'static str),
     /// Reset with this code.
     Reset(Reason),
     /// The response begins, and is reset.
@@ -181,8 +183,14 @@ async fn serve(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, d
                 stream.send_trailers(map(&trailers)).unwrap();
             }
         }
-        Do::Sized(text) | Do::Last(text) => {
+        Do::Sized(text) | Do::Last(text) | Do::Early(text) => {
             drain(&mut body).await;
+            if let Do::Early(_) = does {
+                for status in [100, 103] {
+                    let early = Response::builder().status(status).header("link", "</a.css>");
+                    respond.send_informational(early.body(()).unwrap()).unwrap();
+                }
+            }
             let response = Response::builder().header("content-length", text.len()).body(()).unwrap();
             let mut stream = respond.send_response(response, false).unwrap();
             stream.send_data(Bytes::from_static(text.as_bytes()), true).unwrap();

@@ -8,6 +8,7 @@
 mod access;
 mod address;
 mod alb;
+mod external;
 pub mod given;
 mod heads;
 mod ours;
@@ -37,6 +38,7 @@ use crate::world::ServiceName;
 pub(crate) use self::access::ranges;
 pub use self::address::{Address, Matching, escaped};
 pub use self::alb::{Forward, ServiceRule};
+pub use self::external::{Asked, ExternalSpec};
 pub(crate) use self::heads::{origins, tokens};
 pub(crate) use self::protect::secret_name;
 pub use self::protect::{BasicSpec, ClientSpec, SecretForm, TermsSpec};
@@ -122,6 +124,8 @@ pub struct Checks {
     pub gzip: Option<bool>,
     /// `auth-type` and its kin.
     pub basic: Option<BasicSpec>,
+    /// `auth-url` and its kin.
+    pub external: Option<ExternalSpec>,
 }
 
 /// One rate limit.
@@ -178,6 +182,8 @@ pub struct Canary {
     pub weight: u32,
     /// …of so many.
     pub total: u32,
+    /// `affinity-canary-behavior: legacy`: sessions of the other Ingress decide nothing between the two.
+    pub legacy_sessions: bool,
 }
 
 /// Reads annotations. One that is wrong is reported and says nothing.
@@ -200,6 +206,7 @@ pub fn read(
     spoken::read(&mut given, reading, &mut out);
     access::read(&mut given, reading, &mut out);
     protect::read(&mut given, reading, &mut out);
+    external::read(&mut given, &mut out);
     given.finish(&mut out);
     out
 }

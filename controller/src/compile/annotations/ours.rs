@@ -71,7 +71,8 @@ fn read_one(
     } else if name == "affinity-cookie" {
         let cookie = text::cookie_name(value)?;
         let (path, attributes) = (Arc::from("/"), Arc::from(COOKIE_ATTRIBUTES));
-        out.part.affinity = Some(CookieAffinity { cookie, path, max_age: None, attributes });
+        out.part.affinity =
+            Some(CookieAffinity { cookie, path, max_age: None, attributes, across: Default::default() });
     } else if name == "alpn" {
         out.checks.alpn = handshake::alpn(value)?;
     } else if name == "retry-grpc-codes" {

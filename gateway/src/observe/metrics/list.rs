@@ -132,6 +132,11 @@ pub const METRICS: &[Metric] = &[
     counter("ringway_hedges_total", "", "Second attempts started beside a first that waited"),
     counter("ringway_hedges_won_total", "", "Requests that a second attempt answered"),
     counter("ringway_mirrored_total", "", "Copies of requests sent to mirrors"),
+    counter(
+        "ringway_auth_requests_total",
+        "verdict",
+        "Questions to external authentication by what was said: granted, refused, or nothing (failed)",
+    ),
     counter("ringway_attempts_detached_total", "", "Attempts given up and listened to for their late answer"),
     counter("ringway_probes_total", "", "Probes sent to endpoints"),
     counter("ringway_suspicions_total", "worker", "Suspicions that a worker's traffic raised"),

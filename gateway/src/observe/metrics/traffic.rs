@@ -28,6 +28,14 @@ impl Scrape {
             "ringway_tunnels_open" => sum(|stats| &stats.tunnels_open),
             "ringway_tunnels_evacuated_total" => sum(|stats| &stats.tunnels_evacuated_total),
             "ringway_mirrored_total" => sum(|stats| &stats.mirrored_total),
+            "ringway_auth_requests_total" => ["granted", "refused", "failed"]
+                .into_iter()
+                .enumerate()
+                .map(|(at, verdict)| {
+                    let of = |stats: &std::sync::Arc<WorkerStats>| stats.auth_requests_total[at].get();
+                    row([("verdict", verdict)], self.workers.iter().map(of).sum())
+                })
+                .collect(),
             "ringway_probes_total" => sum(|stats| &stats.probes_total),
             "ringway_drill_faults_total" => sum(|stats| &stats.drill_faults_total),
             _ => return None,
