@@ -63,7 +63,7 @@ pub(crate) struct Options {
     proxies: Vec<Proxy>,
     #[command(flatten)]
     stand: Stand,
-    /// Connections of the case idle-memory.
+    /// Connections of the cases idle-memory, l4-idle, tls-idle and h2-idle.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=25_000))]
     idle_connections: u32,
     /// Connections and streams on each of the cases h2-32, h2c-32 and grpc-32, such as 16x4; what is known of peers holds
@@ -88,7 +88,9 @@ fn cases_named(word: &str) -> std::result::Result<Named, String> {
     let cases = Spec::named(word);
     if cases.is_empty() {
         let groups = Group::ALL.map(Group::name).join(", ");
-        return Err(format!("neither a case (--list tells them) nor a group of cases ({groups}, scaling, all)"));
+        return Err(format!(
+            "neither a case (--list tells them) nor a group of cases ({groups}, scaling, all)"
+        ));
     }
     Ok(cases.into())
 }
@@ -174,7 +176,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if cases.is_empty() {
         cases = Spec::usual();
     }
-    let proxies = if options.proxies.is_empty() { everybody(&options.stand) } else { options.proxies.clone() };
+    let proxies =
+        if options.proxies.is_empty() { everybody(&options.stand) } else { options.proxies.clone() };
     let stop = Stop::on_signals()?;
     let cores = options.stand.cores()?;
     for program in ["taskset", "setpriv"] {
@@ -206,7 +209,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             continue;
         }
         match case.kind {
-            Kind::Load { .. } | Kind::Streams { .. } | Kind::Open { .. } => bench.load(case, &proxies, &mut report)?,
+            Kind::Load { .. } | Kind::Streams { .. } | Kind::Open { .. } => {
+                bench.load(case, &proxies, &mut report)?
+            }
             Kind::Idle => bench.idle(case, &proxies, &mut report)?,
         }
     }
@@ -258,7 +263,8 @@ impl Bench<'_> {
     fn load(&self, case: Case, proxies: &[Proxy], report: &mut Report) -> Result<()> {
         if let Some((asked, given)) = connections(case).filter(|(asked, given)| given < asked) {
             let files = process::files_max();
-            let note = format!("{given} connections, not {asked}: a proxy may have {files} descriptors (ulimit -n)");
+            let note =
+                format!("{given} connections, not {asked}: a proxy may have {files} descriptors (ulimit -n)");
             println!("\n{}", report.add_note(case, &note));
         }
         let (_backend, mut contenders) = self.start(case, proxies)?;
@@ -321,7 +327,8 @@ impl Bench<'_> {
                 format!("{} of {} requests failed in case {}", result.errors, result.requests, case.name);
             return Err(BenchError::failed(contender.proxy.name(), why));
         }
-        let foreign = core.saturating_sub(cpu).as_secs_f64() / begin.elapsed().as_secs_f64() / f64::from(case.workers);
+        let foreign =
+            core.saturating_sub(cpu).as_secs_f64() / begin.elapsed().as_secs_f64() / f64::from(case.workers);
         Ok(Sample::new(cpu, foreign, &result))
     }
 
@@ -342,7 +349,7 @@ impl Bench<'_> {
         let mut rows = Vec::new();
         for contender in &contenders {
             let before = contender.running.memory()?;
-            let connections = idle::open(contender.running.addr, count, &self.ground.stop)?;
+            let connections = idle::open(case, contender.running.addr, count, &self.ground.stop)?;
             // Long enough for buffers of idle connections to be given back.
             self.ground.stop.pause(Duration::from_secs(2))?;
             let after = contender.running.memory()?;
