@@ -2,6 +2,7 @@
 //! validation, SIGHUP and the comments of `gateway.toml` (through a test) are held together.
 
 use std::fmt;
+use std::time::Duration;
 
 use toml::{Table, Value};
 
@@ -129,6 +130,12 @@ pub const KEYS: &[Key] = &[
     number("limits.auth_requests_max", 1, 1_000_000, Live, Some("auth_requests")),
     number("limits.connection_sources_max", 1, 10_000_000, Live, Some("connection_sources")),
     number("limits.flows_max", 1, 1_000_000, Live, Some("flows")),
+    Key {
+        name: "limits.apply_turn",
+        range: Range::Time(Period::new(Duration::from_micros(10)), Period::millis(10)),
+        reload: Live,
+        limit: Some("apply_turn"),
+    },
     number("pool.idle_per_endpoint_max", 0, 65_535, Live, Some("pool_idle")),
     number("pool.http2_connections_max", 1, 1_000, Live, Some("upstream_http2_connections")),
     time("pool.http2_ping", 10, HOUR, Some("upstream_http2_ping")),
@@ -167,6 +174,9 @@ pub const KEYS: &[Key] = &[
     number("http2.cancels_max", 1, 1_000_000, Live, Some("http2_cancels")),
     number("http2.requests_max", 1, 1_000_000_000, Live, Some("http2_requests")),
     time("http2.age", 0, 30 * DAY, None),
+    typed("tls.ticket_secrets", Live),
+    time("grpc.timeout_max", 0, 30 * DAY, Some("grpc_timeout")),
+    typed("grpc.web", Live),
     Key { name: "forward.trusted_cidrs", range: Range::List(0, 1_024), reload: Live, limit: None },
     typed("forward.via", Live),
     typed("forward.x_request_id", Live),
@@ -175,6 +185,9 @@ pub const KEYS: &[Key] = &[
     word("node.name"),
     word("node.region"),
     word("node.zone"),
+    Key { name: "gateway.address_pool", range: Range::List(0, 64), reload: Live, limit: None },
+    // 15: what the kernel allows (IFNAMSIZ).
+    Key { name: "gateway.interface", range: Range::Word(0, 15), reload: Restart, limit: None },
     typed("admin.listen", Restart),
     typed("admin.socket", Restart),
     typed("admin.state_dir", Restart),

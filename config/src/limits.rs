@@ -68,6 +68,9 @@ pub struct Limits {
     /// Flows of datagrams (UDP listeners) of one worker; each has a descriptor. Default 16,384. Beyond it the flow that is
     /// quiet longest ends, if it has been quiet for a second; otherwise the datagram is dropped. Counted as `flows`.
     pub flows_max: u32,
+    /// How long one turn of a worker's loop may be spent on updates of its table. Default 100 µs; the rest waits for the
+    /// next turn, and requests are served in between. Shorter makes a large update take longer. Counted as `apply_turn`.
+    pub apply_turn: crate::Period,
 }
 
 /// `[pool]`: connections to endpoints, and how many requests may be on their way to one endpoint or backend.
@@ -120,6 +123,7 @@ impl Default for Limits {
             auth_requests_max: 4_096,
             connection_sources_max: 65_536,
             flows_max: 16_384,
+            apply_turn: crate::Period::new(std::time::Duration::from_micros(100)),
         }
     }
 }

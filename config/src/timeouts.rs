@@ -50,7 +50,7 @@ pub struct Timeouts {
     pub drain: Period,
     /// How long a drain leaves idle client connections open. Default 500 ms; 0 = closed at once. One that is used in that time
     /// gets its answer with `Connection: close`; one that is closed at once may have a request on its way, which is lost
-    /// then (RFC 9112 §9.6).
+    /// then (RFC 9112 §9.6). Connections of HTTP/2 get their GOAWAY at a moment within it, by lot.
     pub drain_idle: Period,
     /// How long a connection is idle before its buffer goes back to the pool. Default 100 ms; 0 = at once.
     /// Shorter saves memory, longer saves a system call per request on slow connections.

@@ -31,10 +31,11 @@ use controller::world::World;
 use controller::{Inputs, Mailbox, Reader, SharedView, dump, run};
 use crossbeam_channel::{Receiver, Sender, bounded, never, tick};
 use rig::{Temp, declared, writing};
-use routing::delta::{Change, Mail, Report, RouteTable};
+use routing::delta::{Change, Mail, Report, RouteTable, Update};
 use routing::model::Protocol;
-use routing::table::{Table, TableSettings};
+use routing::table::{Applied, OutOfStep, Progress, Table, TableSettings};
 use routing::time::MonoTime;
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 const CLUSTERS: [&str; 2] = ["alpha", "beta"];
@@ -44,23 +45,31 @@ const WORKERS: u16 = 2;
 /// Of ten changes so many are of endpoints; the others are of routes.
 const OF_ENDPOINTS: u32 = 9;
 const CHANGES_PER_TICK: u32 = 10;
+/// `limits.apply_turn`
+const APPLY_TURN_NS: u64 = 100_000;
+/// What no turn of a worker's loop may exceed.
+const STALL_MAX: Duration = Duration::from_micros(200);
+/// What the allocator may keep without need, and the tasks of connections.
+const MEMORY_NOISE: u64 = 16 << 20;
 const TICK: Duration = Duration::from_millis(10);
 
 struct Size {
     routes: u32,
     seconds: u64,
     patience: Duration,
+    is_measured: bool,
 }
 
 fn size() -> Size {
     let Ok(given) = std::env::var("RINGWAY_SOAK") else {
-        return Size { routes: 200, seconds: 1, patience: Duration::from_secs(30) };
+        return Size { routes: 200, seconds: 1, patience: Duration::from_secs(30), is_measured: false };
     };
     let (routes, seconds) = given.split_once(',').expect("RINGWAY_SOAK=routes,seconds");
     Size {
         routes: routes.parse().expect("routes"),
         seconds: seconds.parse().expect("seconds"),
         patience: Duration::from_secs(120),
+        is_measured: true,
     }
 }
 
@@ -94,7 +103,111 @@ struct Worker {
     generation: Arc<AtomicU64>,
 }
 
-fn worker(id: u16, mail: Receiver<Mail>, reports: Sender<Report>, slowest: Arc<AtomicU64>) -> Worker {
+/// What applying cost one worker, nanoseconds.
+#[derive(Default)]
+struct Cost {
+    /// Updates.
+    count: AtomicU64,
+    /// Processor time of all of them.
+    cpu: AtomicU64,
+    /// Processor time of the longest slice.
+    longest_cpu: AtomicU64,
+    /// The same by the clock on the wall, with what others did on this core meanwhile.
+    longest_wall: AtomicU64,
+    slices: AtomicU64,
+}
+
+impl Cost {
+    fn reset(&self) {
+        let all = [&self.count, &self.cpu, &self.longest_cpu, &self.longest_wall, &self.slices];
+        all.iter().for_each(|figure| figure.store(0, Ordering::Relaxed));
+    }
+
+    /// Applies as a worker of the gateway does, whose turns are of `limits.apply_turn`.
+    fn apply(&self, table: &mut Table, update: &Update, now: u64) -> Result<Applied, OutOfStep> {
+        let mut applying = table.begin(update, MonoTime(now))?;
+        loop {
+            let (began, cpu) = (rig::monotonic_ns(), thread_cpu_ns());
+            let more = || rig::monotonic_ns() - began < APPLY_TURN_NS;
+            let progress = table.advance(&mut applying, update, MonoTime(now), more);
+            let cpu = thread_cpu_ns() - cpu;
+            self.cpu.fetch_add(cpu, Ordering::Relaxed);
+            self.slices.fetch_add(1, Ordering::Relaxed);
+            self.longest_cpu.fetch_max(cpu, Ordering::Relaxed);
+            self.longest_wall.fetch_max(rig::monotonic_ns() - began, Ordering::Relaxed);
+            if progress == Progress::Whole {
+                self.count.fetch_add(1, Ordering::Relaxed);
+                return Ok(applying.into_applied());
+            }
+        }
+    }
+
+    fn longest_cpu(&self) -> Duration {
+        Duration::from_nanos(self.longest_cpu.load(Ordering::Relaxed))
+    }
+
+    fn say(&self, what: &str) {
+        let of = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        println!(
+            "{what}: {} updates in {} slices; longest slice {:?} of processor time, {:?} on the wall; {:?} each",
+            of(&self.count),
+            of(&self.slices),
+            self.longest_cpu(),
+            Duration::from_nanos(of(&self.longest_wall)),
+            Duration::from_nanos(of(&self.cpu) / of(&self.count).max(1)),
+        );
+    }
+}
+
+fn thread_cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    u64::try_from(time.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap()
+}
+
+/// Processor time of the threads of this name so far: the controller's loop, the fleet's watches.
+fn cpu_of(name: &str) -> Duration {
+    let mut sum = 0;
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let read = |file| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        if read("comm").trim() == name {
+            sum += read("schedstat").split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
+        }
+    }
+    Duration::from_nanos(sum)
+}
+
+/// Changes made so far, and ticks that took longer than they may.
+#[derive(Default)]
+struct Churn {
+    changes: u32,
+    late: u32,
+    took: Duration,
+}
+
+impl Churn {
+    fn run(&mut self, time: Duration, routes: u32, hub: &ApiServer, members: &[ApiServer]) {
+        let ticks = tick(TICK);
+        let began = Instant::now();
+        while began.elapsed() < time {
+            ticks.recv().unwrap();
+            let behind = Instant::now();
+            for _ in 0..CHANGES_PER_TICK {
+                let n = self.changes.wrapping_mul(7919) % routes;
+                if self.changes % 10 < OF_ENDPOINTS {
+                    let cluster = (self.changes / 10 % 2) as usize;
+                    members[cluster].put(slice(cluster, n, 1 + self.changes % 7));
+                } else {
+                    hub.put(ingress(n, self.changes));
+                }
+                self.changes += 1;
+            }
+            self.late += u32::from(behind.elapsed() > TICK);
+        }
+        self.took += began.elapsed();
+    }
+}
+
+fn worker(id: u16, mail: Receiver<Mail>, reports: Sender<Report>, cost: Arc<Cost>) -> Worker {
     let generation = Arc::new(AtomicU64::new(0));
     let seen = generation.clone();
     let thread = std::thread::spawn(move || {
@@ -103,13 +216,8 @@ fn worker(id: u16, mail: Receiver<Mail>, reports: Sender<Report>, slowest: Arc<A
         let mut canonical = RouteTable::default();
         while let Ok(mail) = mail.recv() {
             let Mail::Update(update) = mail else { continue };
-            let started = rig::monotonic_ns();
-            let applied = table.apply(&update, MonoTime(started));
+            let applied = cost.apply(&mut table, &update, rig::monotonic_ns());
             let at_ns = rig::monotonic_ns();
-            // The first table is no change of one.
-            if update.base_generation.0 > 0 {
-                slowest.fetch_max(at_ns - started, Ordering::Relaxed);
-            }
             let report = match &applied {
                 Ok(_) => Report::Applied { worker: id, generation: update.generation, at_ns },
                 Err(out) => Report::OutOfStep { worker: id, generation: out.have },
@@ -234,19 +342,20 @@ fn a_world_in_churn_loses_no_update_and_all_workers_end_with_the_table_of_a_fres
     let settings = writing(&hub, &temp.0, "soak");
     let (reports, heard) = bounded(1024);
     let (stop, stopped) = bounded(1);
-    let slowest = Arc::new(AtomicU64::new(0));
+    let costs: Vec<Arc<Cost>> = (0..WORKERS).map(|_| Arc::default()).collect();
     let mut mailboxes = Vec::new();
     let mut workers = Vec::new();
     for id in 0..WORKERS {
         let (tx, mail) = bounded(256);
         let wake = std::fs::File::options().write(true).open("/dev/null").unwrap();
         mailboxes.push(Mailbox { tx, wake, reader: Reader::Worker });
-        workers.push(worker(id, mail, reports.clone(), slowest.clone()));
+        workers.push(worker(id, mail, reports.clone(), costs[usize::from(id)].clone()));
     }
     let view = SharedView::new();
     let (seen, inputs) =
         (view.clone(), Inputs { reports: heard, orders: never(), defaults: never(), stop: stopped });
-    let controller = std::thread::spawn(move || run(&settings, mailboxes, &inputs, &seen));
+    let controller = std::thread::Builder::new().name("controller".into());
+    let controller = controller.spawn(move || run(&settings, mailboxes, &inputs, &seen)).unwrap();
     let poll = tick(Duration::from_millis(5));
     let until = |what: &str, holds: &dyn Fn() -> bool| {
         let deadline = Instant::now() + size.patience;
@@ -266,47 +375,37 @@ fn a_world_in_churn_loses_no_update_and_all_workers_end_with_the_table_of_a_fres
     });
     let synced = began.elapsed();
     let settled = view.read().lags;
-    slowest.store(0, Ordering::Relaxed);
+    let first_longest = costs.iter().map(|cost| cost.longest_cpu()).max().unwrap();
+    costs.iter().enumerate().for_each(|(id, cost)| cost.say(&format!("first sync, worker {id}")));
+    costs.iter().for_each(|cost| cost.reset());
 
-    let ticks = tick(TICK);
-    let (mut changes, mut late) = (0u32, 0u32);
-    let began = Instant::now();
-    let end = Duration::from_secs(size.seconds);
-    let mut peak = resident();
-    while began.elapsed() < end {
-        ticks.recv().unwrap();
-        let behind = Instant::now();
-        for _ in 0..CHANGES_PER_TICK {
-            let n = changes.wrapping_mul(7919) % size.routes;
-            if changes % 10 < OF_ENDPOINTS {
-                let cluster = (changes / 10 % 2) as usize;
-                members[cluster].put(slice(cluster, n, 1 + changes % 7));
-            } else {
-                hub.put(ingress(n, changes));
+    let threads = ["controller", "fleet"];
+    let cpu_before = threads.map(cpu_of);
+    let mut churn = Churn::default();
+    let leg = Duration::from_secs(size.seconds) / 2;
+    let quiet = |what: &str| {
+        let mut newest = (view.read().generation.0, Instant::now());
+        while newest.1.elapsed() < Duration::from_millis(300) {
+            poll.recv().unwrap();
+            let now = view.read().generation.0;
+            if now != newest.0 {
+                newest = (now, Instant::now());
             }
-            changes += 1;
         }
-        late += u32::from(behind.elapsed() > TICK);
-        if changes % 1000 == 0 {
-            peak = peak.max(resident());
-        }
-    }
-    let took = began.elapsed();
+        until(what, &|| workers.iter().all(|worker| worker.generation.load(Ordering::Acquire) == newest.0));
+        // What the API servers of the test remember of the changes is none of the controller's memory.
+        [&hub].into_iter().chain(&members).for_each(ApiServer::forget_events);
+        resident()
+    };
+    churn.run(leg, size.routes, &hub, &members);
+    let halfway = quiet("every worker runs the table of the first half");
+    churn.run(leg, size.routes, &hub, &members);
+    let after = quiet("every worker runs the last table");
+    let cpu = threads.map(cpu_of);
     let expected = fresh(&hub, &members);
     let endpoints = expected.endpoints.len();
     until("all endpoints are told", &|| view.read().endpoints.values().sum::<usize>() == endpoints);
-    let quiet = Duration::from_millis(300);
-    let mut newest = (view.read().generation.0, Instant::now());
-    while newest.1.elapsed() < quiet {
-        poll.recv().unwrap();
-        let now = view.read().generation.0;
-        if now != newest.0 {
-            newest = (now, Instant::now());
-        }
-    }
-    until("every worker runs the last table", &|| {
-        workers.iter().all(|worker| worker.generation.load(Ordering::Acquire) == newest.0)
-    });
+    quiet("every worker runs the last table");
     let lags = view.read().lags;
     stop.send(()).unwrap();
     controller.join().expect("the controller's thread panicked");
@@ -315,14 +414,21 @@ fn a_world_in_churn_loses_no_update_and_all_workers_end_with_the_table_of_a_fres
         workers.into_iter().map(|worker| digest(&worker.thread.join().unwrap())).collect();
 
     println!(
-        "{} routes, {} endpoints: first sync {synced:?}; {changes} changes in {took:?} ({late} ticks late); \
-         memory {} MiB above the API servers' {} MiB; slowest apply {:?}",
+        "{} routes, {} endpoints: first sync {synced:?}; {} changes in {:?} ({} ticks late); memory above the API servers' {} MiB: \
+         {} MiB halfway, {} MiB at the end",
         size.routes,
         all * CLUSTERS.len(),
-        (peak - before) >> 20,
+        churn.changes,
+        churn.took,
+        churn.late,
         before >> 20,
-        Duration::from_nanos(slowest.load(Ordering::Relaxed)),
+        halfway.saturating_sub(before) >> 20,
+        after.saturating_sub(before) >> 20,
     );
+    for ((name, before), after) in threads.into_iter().zip(cpu_before).zip(cpu) {
+        println!("{name}: {:?} of processor time for a change", (after - before) / churn.changes);
+    }
+    costs.iter().enumerate().for_each(|(id, cost)| cost.say(&format!("churn, worker {id}")));
     for name in CLUSTERS {
         let zero = LagHistogram::default();
         let lag = minus(&lags[name], settled.get(name).unwrap_or(&zero));
@@ -340,4 +446,12 @@ fn a_world_in_churn_loses_no_update_and_all_workers_end_with_the_table_of_a_fres
         vec![digest(&expected); usize::from(WORKERS)],
         "a worker's table is not that of a fresh compile"
     );
+    assert!(
+        after <= halfway + (halfway - before) / 8 + MEMORY_NOISE,
+        "memory grows with the changes: {halfway} bytes halfway, {after} at the end"
+    );
+    if size.is_measured && !cfg!(debug_assertions) {
+        let longest = costs.iter().map(|cost| cost.longest_cpu()).max().unwrap().max(first_longest);
+        assert!(longest <= STALL_MAX, "a worker's loop stood for {longest:?}");
+    }
 }

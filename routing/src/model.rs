@@ -7,6 +7,7 @@ mod edit;
 mod external;
 mod failover;
 mod filter;
+mod grpc;
 mod layer4;
 mod password;
 mod predicate;
@@ -30,11 +31,12 @@ pub use self::filter::{
     Access, ClientCertificate, ConcurrencyLimit, Cors, Demand, Fallback, Filters, HttpsRedirect, Mirror,
     Origins, RateKey, RateLimit,
 };
+pub use self::grpc::{GRPC_CODES, GrpcCode, GrpcCodes};
 pub use self::layer4::{Established, Layer4, SendProxy, Speech};
 pub use self::password::{BasicAuth, PasswordHash, ShaCrypt, Users};
 pub use self::predicate::Predicate;
 pub use self::tls::{
-    Authorities, Certificate, CertificateSet, ClientAuth, ListenerTls, NameKind, SigningKey, Terms,
+    Authorities, Certificate, CertificateSet, ClientAuth, ListenerTls, NameKind, SigningKey, Staple, Terms,
     TlsVersion,
 };
 pub use self::transport::{Application, BackendTls, Security, TlsSettings, Transport, Verification};
@@ -463,6 +465,8 @@ pub struct RetryPolicy {
     pub statuses: Box<[u16]>,
     /// Also replay requests that are not idempotent. Default: never (RFC 9110 §9.2.2).
     pub non_idempotent: bool,
+    /// Codes of gRPC that a call is tried again for which was answered by nothing else, whatever its method. Default: none.
+    pub grpc: GrpcCodes,
     /// How long after the request's beginning another try may begin. Default zero = as long as the request may take.
     pub time_max: Duration,
 }
@@ -516,6 +520,7 @@ impl Default for Policy {
                 body_bytes_max: 64 * 1024,
                 statuses: Box::default(),
                 non_idempotent: false,
+                grpc: GrpcCodes::default(),
                 time_max: Duration::ZERO,
             },
             connections: ConnectionBounds::default(),

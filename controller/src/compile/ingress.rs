@@ -151,6 +151,7 @@ fn terms(
         min: wanted.min.unwrap_or_default(),
         max: wanted.max,
         ciphers: wanted.ciphers.into(),
+        alpn: read.checks.alpn.clone(),
         client,
     };
     if terms == Terms::default() {

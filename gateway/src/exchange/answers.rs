@@ -1,6 +1,6 @@
 //! Requests that no endpoint answers: by a rule's own word, or because none can.
 
-use routing::model::{HttpsRedirect, Redirect};
+use routing::model::{GrpcCode, HttpsRedirect, Redirect};
 use routing::table::{NoEndpoint, OverloadBound};
 use wire::head::Persistence;
 
@@ -54,6 +54,12 @@ impl Request<'_> {
     pub(super) async fn reply(&mut self, mut reply: Reply<'_>) -> After {
         self.entry.status = reply.status;
         self.entry.reason = reply.reason;
+        if self.work.call.is_call() && reply.status >= 400 {
+            let code = reply.grpc.unwrap_or_else(|| GrpcCode::of_http(reply.status));
+            reply.grpc = Some(code);
+            reply.web = self.work.call.content.filter(|content| content.form().is_some());
+            self.work.call.ended = Some((code, reply.reason));
+        }
         let head = self.view.head;
         // A body that was not read to its end would be taken for the next request.
         let unread = self.work.upload.wants_more() || head.upgrade.is_some();

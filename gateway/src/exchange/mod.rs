@@ -8,6 +8,7 @@ mod answers;
 mod attempt;
 mod filter;
 mod forward;
+mod grpc;
 pub mod gzip;
 mod keep;
 mod next;
@@ -30,7 +31,7 @@ use routing::model::{Fallback, Target};
 use routing::subject::{Subject, SubjectKind};
 use routing::table::{NoEndpoint, Pick, RuleRef};
 use routing::time::MonoTime;
-use wire::head::{Persistence, RequestHead, RequestView};
+use wire::head::{Method, Persistence, RequestHead, RequestView};
 
 use crate::downstream::h1::Client;
 use crate::net::Buf;
@@ -146,6 +147,7 @@ pub async fn refuse(
 impl Request<'_> {
     async fn serve(&mut self, behind: &[u8]) -> After {
         self.worker.stats.requests_total.inc();
+        let wrong = if self.view.head.method == Method::Post { self.hear() } else { None };
         if self.worker.stats.in_flight.get() > self.settings.exchanges_max {
             self.worker.stats.hit(Limit::Exchanges);
             return self.reply(Reply::shed("exchanges_max")).await;
@@ -170,6 +172,14 @@ impl Request<'_> {
             }
         };
         self.entry.rule = Some(rule.clone());
+        if self.work.call.is_web()
+            && let Err(reply) = self.begin_web(&rule, behind)
+        {
+            return self.reply(reply).await;
+        }
+        if let Some(reply) = wrong.filter(|_| self.work.call.is_call()) {
+            return self.reply(reply).await;
+        }
         if let Some(filters) = &rule.action().filters {
             let mut stop = filter::judge(self, &rule, filters);
             if let (None, Some(basic)) = (&stop, &filters.basic) {

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use routing::model::Filters;
+use routing::model::{Filters, GrpcCode};
 use routing::retry::{Failure, FailureKind, Response, Sent};
 use routing::table::EndpointKey;
 use routing::time::MonoTime;
@@ -13,6 +13,7 @@ use wire::head::{BodyLength, Persistence, RequestView, ResponseView};
 use super::Fields;
 use super::Work;
 use super::attempt::{Blame, Complete, End, Failed, Fault, Flow, Upstream, backend_edits, edits};
+use super::grpc;
 use super::gzip::{self, Coding, Gzip};
 use super::pace::Pace;
 use super::relay::{Pump, PumpError, copy_of};
@@ -102,6 +103,7 @@ fn first_bytes(
     let mut scratch = flow.worker.scratch.borrow_mut();
     let (limits, method) = (&flow.settings.head, flow.view.head.method);
     let (head, head_out, cookie_out) = scratch.fields(&work.answer, buf.bytes(), limits, method);
+    let web = grpc::for_web(&work.call, head, buf.bytes());
     let backend = backend_edits(flow.rule, &flow.held.pick);
     let cookie = super::affinity::set_cookie(flow.rule.policy(), &flow.held.pick, cookie_out);
     let filters = flow.rule.action().filters.as_deref();
@@ -111,7 +113,8 @@ fn first_bytes(
     let etag = if asks { gzip::weak_etag(&response) } else { None };
     let mut own = cors.map(|cors| super::filter::cors_fields(cors, &flow.view)).unwrap_or_default();
     let gzip = compressed(flow.worker, flow.settings, filters, &flow.view, &response, &mut own);
-    let framing = if gzip.is_some() { BodyLength::Chunked } else { framing };
+    let framing = if gzip.is_some() || web.is_some() { BodyLength::Chunked } else { framing };
+    own.extend(web.as_ref().map(|web| ("Content-Type", &web.content_type[..])));
     own.extend(etag.as_ref().filter(|_| gzip.is_some()).map(|etag| ("ETag", &**etag)));
     if let Some(granted) = &work.granted {
         own.extend(granted.cookies(work.answer.status));
@@ -135,6 +138,9 @@ fn first_bytes(
     work.download.reset(work.answer.body, framing);
     if let Some(gzip) = gzip {
         work.download.compress(gzip);
+    }
+    if let Some(web) = web {
+        web.begin(&mut work.download).map_err(|_| End::ClientFault(Fault::Buffers))?;
     }
     let rest = if work.answer.body.is_empty() {
         !buf.is_empty()
@@ -217,7 +223,7 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
     let idle = flow.rule.policy().timeouts.idle;
     let mut due = stream_due(flow, idle);
     let mut pace = Pace::new(flow.work.seen, flow.work.upload.taken());
-    set(flow.client, earlier(due, pace_due(flow, up, &pace)));
+    set(flow.client, look_at(flow, up, due, &pace));
     loop {
         if !flow.client.conn.is_writing()
             && let Some(buf) = flow.work.download.hand_out()
@@ -259,15 +265,42 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
             Event::DownRead(done) => from_client(flow, done)?,
             // Whoever won let the others go.
             Event::Landed(_) => {}
+            Event::Deadline if flow.work.call.is_call() && flow.worker.is_stopping() => {
+                return end_call(flow, GrpcCode::UNAVAILABLE, grpc::DRAINED).await;
+            }
+            Event::Deadline if flow.work.call.has_expired() => {
+                return end_call(flow, GrpcCode::DEADLINE_EXCEEDED, grpc::EXPIRED).await;
+            }
             Event::Deadline => {
                 late(flow, up, due, &mut pace)?;
-                set(flow.client, earlier(due, pace_due(flow, up, &pace)));
+                set(flow.client, look_at(flow, up, due, &pace));
                 continue;
             }
         }
         due = stream_due(flow, idle);
-        set(flow.client, earlier(due, pace_due(flow, up, &pace)));
+        set(flow.client, look_at(flow, up, due, &pace));
     }
+}
+
+/// Ends a call of gRPC whose response has begun: its trailers say why, where they can.
+async fn end_call(flow: &mut Flow<'_>, code: GrpcCode, reason: &'static str) -> Result<(), End> {
+    let lines = format!("grpc-status: {}\r\ngrpc-message: {reason}\r\n", code.number());
+    if !flow.work.download.end_with(lines.as_bytes()).map_err(|error| cut(flow, error))? {
+        return Err(End::Cut);
+    }
+    flow.work.call.ended = Some((code, reason));
+    // What the endpoint still says is for nobody.
+    flow.work.answer.persistence = Persistence::Close;
+    while let Some(buf) = flow.work.download.hand_out() {
+        flow.client.flush().await.map_err(|_| End::ClientGone)?;
+        send(flow, buf);
+    }
+    Ok(())
+}
+
+/// When both bodies and the call's time are looked at again.
+fn look_at(flow: &Flow<'_>, up: &Upstream, due: Option<MonoTime>, pace: &Pace) -> Option<MonoTime> {
+    earlier(earlier(due, pace_due(flow, up, pace)), flow.work.call.due)
 }
 
 /// When the request's body is looked at again. A body that the backend does not take any more may come as it likes.

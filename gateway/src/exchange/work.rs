@@ -11,6 +11,7 @@ use wire::head::BodyLength;
 
 use super::filter::Granted;
 use super::forward::RequestId;
+use super::grpc::Call;
 use super::relay::Pump;
 use super::scratch::Answer;
 use crate::net::Buf;
@@ -42,6 +43,8 @@ pub(super) struct Work {
     pub(super) response_by: Option<MonoTime>,
     /// Was an idle connection closed under this request? Then no other idle one is tried.
     pub(super) raced: bool,
+    /// What is known of it as a call of gRPC.
+    pub(super) call: Call,
     /// Whose request it is, where a trusted peer speaks for somebody else.
     pub(super) source: Option<SocketAddr>,
     /// Why the rule's fallback is asked instead of its own backends.
@@ -75,6 +78,7 @@ impl Work {
         self.watches_client = false;
         self.response_by = None;
         self.raced = false;
+        self.call = Call::default();
         self.fallen = None;
         self.granted = None;
         self.source = None;

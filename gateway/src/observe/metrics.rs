@@ -148,6 +148,8 @@ pub struct Scrape {
     pub backends: Vec<(Arc<str>, Arc<str>, TallySum)>,
     /// Certificates in use, and when they expire, seconds since 1970.
     pub certificates: Vec<(Arc<str>, i64)>,
+    /// The same of their OCSP responses.
+    pub staples: Vec<(Arc<str>, i64)>,
     /// What the controller says.
     pub controller: Facts,
 }
@@ -254,6 +256,7 @@ impl Scrape {
                 classes(&[], &tally).collect()
             }
             "ringway_request_duration_seconds" => self.summed(|stats| &stats.latency),
+            "ringway_tls_staples_expired_total" => sum(|stats| &stats.staples_expired_total),
             "ringway_requests_unmatched_total" => sum(|stats| &stats.unmatched_total),
             "ringway_requests_refused_total" => FAULTS
                 .iter()
@@ -285,6 +288,7 @@ impl Scrape {
                     row([("result", *name)], self.workers.iter().map(of).sum())
                 })
                 .collect(),
+            "ringway_table_apply_turn_seconds" => self.summed(|stats| &stats.apply_turn),
             "ringway_client_aborts_total" => sum(|stats| &stats.client_aborts_total),
             "ringway_upstream_connects_total" => sum(|stats| &stats.connects_total),
             "ringway_upstream_connect_failures_total" => sum(|stats| &stats.connect_failures_total),
@@ -327,15 +331,13 @@ impl Scrape {
             "ringway_table_generation" => |stats| &stats.generation,
             "ringway_table_updates_total" => |stats| &stats.updates_total,
             "ringway_table_apply_seconds_total" => |stats| &stats.apply_ns_total,
+            "ringway_table_apply_longest_seconds" => |stats| &stats.apply_longest_ns,
             _ => return None,
         };
         let rows = self.workers.iter().enumerate().map(|(worker, stats)| {
             let count = counter(stats).get();
-            let value = if name.ends_with("_seconds_total") {
-                Value::Seconds(seconds(count))
-            } else {
-                Value::Count(count)
-            };
+            let value =
+                if name.contains("_seconds") { Value::Seconds(seconds(count)) } else { Value::Count(count) };
             Row { labels: vec![("worker", worker.to_string().into())], value }
         });
         Some(rows.collect())
@@ -394,12 +396,8 @@ impl Scrape {
                 });
                 rows.collect()
             }
-            "ringway_tls_certificate_expiry_seconds" => {
-                let rows = self.certificates.iter().map(|(secret, not_after)| {
-                    row([("secret", &**secret)], u64::try_from(*not_after).unwrap_or(0))
-                });
-                rows.collect()
-            }
+            "ringway_tls_certificate_expiry_seconds" => expiries(&self.certificates),
+            "ringway_tls_staple_expiry_seconds" => expiries(&self.staples),
             "ringway_backend_failures_total" => {
                 let rows = self.backends.iter().map(|(backend, cluster, tally)| {
                     row([("backend", &**backend), ("cluster", &**cluster)], tally.failures)
@@ -455,12 +453,19 @@ const FAULTS: [WireError; WireError::Unexpected as usize + 1] = [
     WireError::Expectation,
     WireError::Method,
     WireError::Protocol,
+    WireError::Base64,
     WireError::Truncated,
     WireError::Unexpected,
 ];
 
 fn one<'a>(value: u64) -> Vec<Row<'a>> {
     vec![Row { labels: Vec::new(), value: Value::Count(value) }]
+}
+
+/// When what Secrets hold expires.
+fn expiries(all: &[(Arc<str>, i64)]) -> Vec<Row<'_>> {
+    let seconds = |at: i64| u64::try_from(at).unwrap_or(0);
+    all.iter().map(|(secret, at)| row([("secret", &**secret)], seconds(*at))).collect()
 }
 
 fn row<'a, const N: usize>(labels: [(&'static str, &'a str); N], value: u64) -> Row<'a> {

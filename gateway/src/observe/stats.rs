@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use routing::id::ClusterId;
-use routing::model::StatSlot;
+use routing::model::{GRPC_CODES, GrpcCode, StatSlot};
 use wire::error::WireError;
 
 use super::histogram::{Histogram, add};
@@ -150,6 +150,10 @@ pub enum Limit {
     Http2Connections,
     /// `pool.http2_ping`
     Http2Ping,
+    /// `limits.apply_turn`
+    ApplyTurn,
+    /// `grpc.timeout_max`
+    GrpcTimeout,
     /// External authentication of a rule (401, 403, or 302 to sign in).
     External,
     /// `limits.auth_requests_max`
@@ -160,7 +164,7 @@ pub enum Limit {
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 53] = [
+    pub const ALL: [(Self, &'static str); 55] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -211,6 +215,8 @@ impl Limit {
         (Self::ClientCertificate, "rule_client_certificate"),
         (Self::Http2Connections, "upstream_http2_connections"),
         (Self::Http2Ping, "upstream_http2_ping"),
+        (Self::ApplyTurn, "apply_turn"),
+        (Self::GrpcTimeout, "grpc_timeout"),
         (Self::External, "rule_external_auth"),
         (Self::AuthRequests, "auth_requests"),
         (Self::AuthRequestTimeout, "auth_request_timeout"),
@@ -319,6 +325,8 @@ pub struct WorkerStats {
     pub handshakes: [Counter; Ended::ALL.len()],
     /// From accept to the end of a TLS handshake that came to one.
     pub handshake_latency: Histogram,
+    /// Handshakes with a certificate whose OCSP response has expired: it was left out.
+    pub staples_expired_total: Counter,
     /// TLS handshakes with backends by how they ended.
     pub upstream_handshakes: [Counter; connect::Ended::ALL.len()],
     /// Requests that were sent as streams of HTTP/2.
@@ -341,6 +349,10 @@ pub struct WorkerStats {
     pub updates_total: Counter,
     /// Nanoseconds spent applying updates.
     pub apply_ns_total: Counter,
+    /// Processor time of the turns of its loop that were spent on updates.
+    pub apply_turn: Histogram,
+    /// The longest of them, nanoseconds.
+    pub apply_longest_ns: Counter,
     /// Addresses that are listened on.
     pub listeners_open: Counter,
     /// Addresses that cannot be listened on.
@@ -359,6 +371,8 @@ pub struct WorkerStats {
     pub http2_resets_total: Counter,
     /// Connections of HTTP/2 that were asked to end for their age or their number of requests.
     pub http2_retired_total: Counter,
+    /// Calls of gRPC by the code that their client got; the last: none.
+    grpc_codes: [Counter; GRPC_CODES + 1],
     /// Layer-4 connections.
     pub layer4: Layer4Stats,
     limits: [Counter; Limit::ALL.len()],
@@ -407,6 +421,7 @@ impl WorkerStats {
             drill_faults_total: Counter::default(),
             handshakes: Default::default(),
             handshake_latency: Histogram::default(),
+            staples_expired_total: Counter::default(),
             upstream_handshakes: Default::default(),
             http2_upstream_streams_total: Counter::default(),
             http2_upstream_connections: Counter::default(),
@@ -418,6 +433,8 @@ impl WorkerStats {
             generation: Counter::default(),
             updates_total: Counter::default(),
             apply_ns_total: Counter::default(),
+            apply_turn: Histogram::default(),
+            apply_longest_ns: Counter::default(),
             listeners_open: Counter::default(),
             listeners_failing: Counter::default(),
             ring_flags_refused: Counter::default(),
@@ -427,6 +444,7 @@ impl WorkerStats {
             http2_streams_open: Counter::default(),
             http2_resets_total: Counter::default(),
             http2_retired_total: Counter::default(),
+            grpc_codes: Default::default(),
             layer4: Layer4Stats::default(),
             limits: std::array::from_fn(|_| Counter::default()),
             wire_errors: Default::default(),
@@ -434,6 +452,17 @@ impl WorkerStats {
             routes: (0..series).map(|_| Tally::default()).collect(),
             backends: (0..series).map(|_| Tally::default()).collect(),
         }
+    }
+
+    /// Counts a call of gRPC that is over.
+    pub fn call(&self, code: Option<GrpcCode>) {
+        self.grpc_codes[code.map_or(GRPC_CODES, |code| code.number().into())].inc();
+    }
+
+    /// How many calls of gRPC ended with this code.
+    #[must_use]
+    pub fn calls(&self, code: Option<GrpcCode>) -> u64 {
+        self.grpc_codes[code.map_or(GRPC_CODES, |code| code.number().into())].get()
     }
 
     /// Counts a bound that was hit.
@@ -502,6 +531,7 @@ fn bound(error: WireError) -> Option<Limit> {
         | WireError::Expectation
         | WireError::Method
         | WireError::Protocol
+        | WireError::Base64
         | WireError::Truncated
         | WireError::Unexpected => None,
     }

@@ -34,6 +34,8 @@ struct PerEndpoint {
 #[derive(Default)]
 pub struct Pool {
     endpoints: RefCell<Vec<PerEndpoint>>,
+    /// Of endpoints that are gone.
+    leaving: RefCell<Vec<Idle>>,
 }
 
 /// What became of a connection that was to be kept.
@@ -114,17 +116,28 @@ impl Pool {
         }
     }
 
-    /// Drops the idle connections of an endpoint that was removed.
+    /// Nobody gets the idle connections of an endpoint that was removed any more; [`Pool::let_go`] closes them.
     pub fn forget(&self, endpoint: EndpointKey) {
         let mut endpoints = self.endpoints.borrow_mut();
         if let Some(entry) = endpoints.get_mut(endpoint.slot as usize) {
-            entry.idle.clear();
+            self.leaving.borrow_mut().append(&mut entry.idle);
         }
+    }
+
+    /// Closes up to `max` of those that nobody gets any more. `false`: there are none.
+    #[must_use]
+    pub fn let_go(&self, max: usize) -> bool {
+        let mut leaving = self.leaving.borrow_mut();
+        let kept = leaving.len().saturating_sub(max);
+        let closed = leaving.split_off(kept);
+        drop(leaving);
+        !closed.is_empty()
     }
 
     /// Drops all idle connections.
     pub fn clear(&self) {
         self.endpoints.borrow_mut().iter_mut().for_each(|entry| entry.idle.clear());
+        self.leaving.borrow_mut().clear();
     }
 
     /// Drops what has been idle for longer than `timeout` and what was closed meanwhile. Returns how many are left.

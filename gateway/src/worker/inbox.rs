@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use config::Config;
 use crossbeam_channel::Receiver;
-use routing::delta::{Handoff, Mail, Report, Update};
+use routing::delta::{Handoff, Mail};
 
+use super::apply::{Turn, Updates};
 use super::binds::Binds;
 use super::drill::Drill;
 use super::settings::Settings;
@@ -64,6 +65,7 @@ impl Inbox {
     /// When the doorbell cannot be listened to.
     pub async fn serve(&self, worker: &Rc<Worker>, binds: &Binds, bell: &Doorbell) -> std::io::Result<()> {
         let (mut draining, mut retried) = (false, None);
+        let mut updates = Updates::default();
         worker.drill.set(self.drill.get());
         loop {
             if let Some(drill) = self.drills.try_iter().last() {
@@ -73,14 +75,9 @@ impl Inbox {
             if let Some(config) = self.fresh_config() {
                 worker.set_settings(Settings::new(&config));
             }
-            let mut more = false;
-            for (count, mail) in self.mail.try_iter().enumerate() {
-                deliver(worker, binds, mail);
-                more = count + 1 == BATCH_MAX;
-                if more {
-                    break;
-                }
-            }
+            let mut turn = Turn::new(worker.settings().apply_turn);
+            let more = self.read(worker, binds, &mut updates, &mut turn);
+            turn.end(worker, more == More::Update);
             if retried.is_none_or(|last| clock::now().since(last) >= RETRY_PAUSE) {
                 retried = Some(clock::now());
                 binds.retry(worker);
@@ -96,7 +93,7 @@ impl Inbox {
             if worker.peers.is_stopping() || (draining && idle) {
                 return Ok(());
             }
-            if more {
+            if more != More::Nothing {
                 // What is left is read after everybody else had a turn: the bell is rung by ourselves.
                 worker.peers.boxes[usize::from(worker.id)].ring();
             }
@@ -105,47 +102,32 @@ impl Inbox {
             worker.look_at_peers();
         }
     }
-}
 
-fn deliver(worker: &Rc<Worker>, binds: &Binds, mail: Mail) {
-    match mail {
-        Mail::Update(update) => apply(worker, binds, update),
-        Mail::Adopt(handoff) => adopt(worker, handoff),
-        Mail::Wake => {}
-    }
-}
-
-fn apply(worker: &Rc<Worker>, binds: &Binds, update: Arc<Update>) {
-    let started = clock::now();
-    let applied = worker.table.borrow_mut().apply(&update, started);
-    let now = clock::now();
-    worker.stats.updates_total.inc();
-    worker.stats.apply_ns_total.add(u64::try_from(now.since(started).as_nanos()).unwrap_or(u64::MAX));
-    match applied {
-        Ok(changes) => {
-            changes.removed.iter().for_each(|endpoint| {
-                worker.pool.forget(*endpoint);
-                worker.h2.forget(*endpoint);
-            });
-            changes.closed.iter().for_each(|bind| binds.close(worker, *bind));
-            changes.opened.iter().for_each(|bind| binds.open(worker, *bind));
-            binds.settle(worker);
-            worker.stats.generation.set(update.generation.0);
-            // Checks of what came are due, and a worker without traffic has nobody else who would say so.
-            worker.heed();
-            worker.report(Report::Applied {
-                worker: worker.id,
-                generation: update.generation,
-                at_ns: clock::now().0,
-            });
+    /// Delivers letters in their order: what comes behind an update waits until that is whole.
+    fn read(&self, worker: &Rc<Worker>, binds: &Binds, updates: &mut Updates, turn: &mut Turn) -> More {
+        for _ in 0..BATCH_MAX {
+            if !updates.go_on(worker, binds, turn) {
+                return More::Update;
+            }
+            match self.mail.try_recv() {
+                Ok(Mail::Update(update)) => updates.begin(worker, update),
+                Ok(Mail::Adopt(handoff)) => adopt(worker, handoff),
+                Ok(Mail::Wake) => {}
+                Err(_) => return More::Nothing,
+            }
         }
-        Err(out) => worker.report(Report::OutOfStep { worker: worker.id, generation: out.have }),
+        if updates.go_on(worker, binds, turn) { More::Mail } else { More::Update }
     }
-    worker.report(Report::Spent(update));
-    // What the table let go of travels home, too: its destructors never run here.
-    if let Some(spent) = worker.table.borrow().take_spent() {
-        worker.report(Report::Spent(spent));
-    }
+}
+
+/// What a turn leaves for the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum More {
+    Nothing,
+    /// Letters, perhaps.
+    Mail,
+    /// An update that is not whole, or what follows from one.
+    Update,
 }
 
 fn adopt(worker: &Rc<Worker>, handoff: Handoff) {

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use wire::h1::limits::{HeadLimits, Underscores};
 use wire::path::{EncodedSlashes, PathPolicy};
 
+use crate::net::listen::Presence;
 /// Live settings of one worker: replaced as a whole when the configuration is read again.
 pub struct Settings {
     /// Bounds of heads, and what becomes of odd names and paths.
@@ -69,6 +70,8 @@ pub struct Settings {
     pub connection_sources_max: usize,
     /// `limits.flows_max`
     pub flows_max: usize,
+    /// `limits.apply_turn`
+    pub apply_turn: Duration,
     /// `timeouts.body_rate_min`, bytes per second; 0 = none.
     pub body_rate_min: u64,
     /// `timeouts.body_rate_grace`
@@ -87,6 +90,19 @@ pub struct Settings {
     pub rebalance: bool,
     /// `[http2]`
     pub http2: Http2Settings,
+    /// `gateway.address_pool`
+    pub address_pool: Box<[config::AddressRange]>,
+    /// `[grpc]`
+    pub grpc: GrpcSettings,
+}
+
+/// Calls of gRPC.
+#[derive(Clone, Copy)]
+pub struct GrpcSettings {
+    /// `grpc.timeout_max`; zero = as clients ask.
+    pub timeout_max: Duration,
+    /// `grpc.web`
+    pub web: bool,
 }
 
 /// HTTP/2 towards clients.
@@ -150,6 +166,7 @@ impl Settings {
             udp_idle: timeouts.udp_idle.get(),
             connection_sources_max: limits.connection_sources_max as usize,
             flows_max: limits.flows_max as usize,
+            apply_turn: limits.apply_turn.get(),
             body_rate_min: timeouts.body_rate_min.get(),
             body_rate_grace: timeouts.body_rate_grace.get(),
             half_close: config.http.half_close,
@@ -159,6 +176,17 @@ impl Settings {
             request_id: config.forward.x_request_id,
             rebalance: config.worker.rebalance,
             http2: http2(&config.http2),
+            grpc: GrpcSettings { timeout_max: config.grpc.timeout_max.get(), web: config.grpc.web },
+            address_pool: config.gateway.address_pool.clone().into_boxed_slice(),
+        }
+    }
+
+    /// May this address come to this machine later?
+    #[must_use]
+    pub fn presence(&self, ip: std::net::IpAddr) -> Presence {
+        match self.address_pool.iter().any(|range| range.contains(ip)) {
+            true => Presence::Awaited,
+            false => Presence::Required,
         }
     }
 

@@ -1,16 +1,18 @@
-//! Applying an update: what changes is touched, nothing else is looked at.
+//! One entry of an update: what changes is touched, nothing else is looked at. In which order is said in `slice`.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use regex::bytes::Regex;
+
 use super::hosts::HostEntry;
-use super::live::Life;
+use super::slice::Applying;
 use super::world::{ClusterEntry, stat};
 use super::{EndpointKey, Table};
-use crate::delta::{Change, HealthDelta, TableDelta, Update};
+use crate::delta::{HealthDelta, TableDelta};
 use crate::health::board::Subject;
-use crate::id::{BackendId, BindId, ClusterId, EndpointId, Generation, ListenerId};
+use crate::id::{BackendId, BindId, ClusterId, Generation, ListenerId};
 use crate::model::{BackendSpec, ClusterSpec, HashRing, HostKey, HostRules, ListenerSpec, Protocol};
 use crate::retry::Budget;
 use crate::time::MonoTime;
@@ -76,62 +78,7 @@ impl Retired {
 }
 
 impl Table {
-    pub(super) fn apply_update(&mut self, update: &Update, now: MonoTime) -> Result<Applied, OutOfStep> {
-        match &update.change {
-            Change::Table(delta) => {
-                if update.base_generation != self.generation {
-                    return Err(OutOfStep { have: self.generation, base: update.base_generation });
-                }
-                self.generation = update.generation;
-                Ok(self.apply_delta(delta, now))
-            }
-            Change::Snapshot(delta) => {
-                self.generation = update.generation;
-                Ok(self.apply_snapshot(delta, now))
-            }
-            Change::Health(delta) => {
-                // Evidence is absolute: it counts whatever table we run. Only in step does the number follow.
-                if update.base_generation == self.generation {
-                    self.generation = update.generation;
-                }
-                self.apply_health(delta);
-                Ok(Applied::default())
-            }
-        }
-    }
-
-    fn apply_delta(&mut self, delta: &TableDelta, now: MonoTime) -> Applied {
-        let mut applied = Applied::default();
-        for (id, spec) in &delta.clusters {
-            self.set_cluster(*id, spec.as_ref(), now);
-        }
-        for (id, spec) in &delta.backends {
-            self.set_backend(*id, spec.as_ref(), now);
-        }
-        for (id, spec) in &delta.endpoints {
-            let live = self.live.get_mut();
-            let removed = match spec {
-                None => live.remove_endpoint(*id),
-                Some(spec) => {
-                    let name = self.world.cluster_name(spec.cluster);
-                    live.set_endpoint(*id, spec, name, self.world.stat(spec.backend, spec.cluster), now)
-                }
-            };
-            applied.removed.extend(removed);
-        }
-        for ((backend, cluster), ring) in &delta.rings {
-            let stat = self.world.stat(*backend, *cluster);
-            let old = self.live.get_mut().set_ring(*backend, *cluster, ring.clone(), stat);
-            self.retired.get_mut().rings.extend(old.map(|ring| ((*backend, *cluster), ring)));
-        }
-        self.apply_listeners(&delta.listeners, &mut applied);
-        for (key, rules) in &delta.hosts {
-            self.set_host(key, rules.as_ref());
-        }
-        applied
-    }
-
-    fn set_cluster(&mut self, id: ClusterId, spec: Option<&Arc<ClusterSpec>>, now: MonoTime) {
+    pub(super) fn set_cluster(&mut self, id: ClusterId, spec: Option<&Arc<ClusterSpec>>, now: MonoTime) {
         if self.world.clusters.len() <= id.index() {
             self.world.clusters.resize_with(id.index() + 1, || None);
         }
@@ -146,7 +93,7 @@ impl Table {
         live.copy(Subject::Cluster(id), now);
     }
 
-    fn set_backend(&mut self, id: BackendId, spec: Option<&Arc<BackendSpec>>, now: MonoTime) {
+    pub(super) fn set_backend(&mut self, id: BackendId, spec: Option<&Arc<BackendSpec>>, now: MonoTime) {
         if self.world.backends.len() <= id.index() {
             self.world.backends.resize_with(id.index() + 1, || None);
         }
@@ -162,42 +109,52 @@ impl Table {
         }
     }
 
-    fn set_host(&mut self, key: &HostKey, rules: Option<&Arc<HostRules>>) {
-        let old = self.world.hosts.set(key, rules.map(Arc::clone));
+    pub(super) fn set_ring(&mut self, key: (BackendId, ClusterId), ring: Option<Arc<HashRing>>) {
+        let stat = self.world.stat(key.0, key.1);
+        let old = self.live.get_mut().set_ring(key.0, key.1, ring, stat);
+        self.retired.get_mut().rings.extend(old.map(|ring| (key, ring)));
+    }
+
+    /// With the worker's own regexes of the rules: see [`HostEntry`].
+    pub(super) fn set_host(&mut self, key: &HostKey, rules: Option<(&Arc<HostRules>, Box<[Regex]>)>) {
+        let old = self.world.hosts.set(key, rules.map(|(rules, own)| (Arc::clone(rules), own)));
         // Never dropped here: this may be the last reference to 100,000 rules.
         self.retired.get_mut().hosts.extend(old);
     }
 
-    fn apply_listeners(
+    pub(super) fn set_listener(
         &mut self,
-        listeners: &[(ListenerId, Option<Arc<ListenerSpec>>)],
-        applied: &mut Applied,
+        id: ListenerId,
+        spec: Option<&Arc<ListenerSpec>>,
+        applying: &mut Applying,
     ) {
-        let mut before: Vec<(BindId, Option<(SocketAddr, Protocol)>)> = Vec::new();
-        for (id, spec) in listeners {
-            let old = self.world.hosts.listener(*id).map(|spec| spec.bind);
-            for bind in old.into_iter().chain(spec.as_ref().map(|spec| spec.bind)) {
-                if before.iter().all(|(seen, _)| *seen != bind) {
-                    before.push((bind, self.world.hosts.served(bind)));
-                }
+        let old = self.world.hosts.listener(id).map(|spec| spec.bind);
+        for bind in old.into_iter().chain(spec.map(|spec| spec.bind)) {
+            if applying.binds.iter().all(|(seen, _)| *seen != bind) {
+                applying.binds.push((bind, self.world.hosts.served(bind)));
             }
-            let old = self.world.hosts.set_listener(*id, spec.clone());
-            // Never dropped here: this may be the last reference to 10,000 certificates.
-            self.retired.get_mut().listeners.extend(old.map(|old| (*id, old)));
         }
-        for (bind, before) in before {
+        let old = self.world.hosts.set_listener(id, spec.cloned());
+        // Never dropped here: this may be the last reference to 10,000 certificates.
+        self.retired.get_mut().listeners.extend(old.map(|old| (id, old)));
+    }
+
+    /// Which sockets follow from the listeners that changed.
+    pub(super) fn settle_binds(&self, applying: &mut Applying) {
+        for (bind, before) in std::mem::take(&mut applying.binds) {
             let after = self.world.hosts.served(bind);
             if before == after {
                 continue;
             }
             if before.is_some() {
-                applied.closed.push(bind);
+                applying.applied.closed.push(bind);
             }
-            applied.opened.extend(after.map(|(addr, protocol)| OpenedBind { bind, addr, protocol }));
+            let opened = after.map(|(addr, protocol)| OpenedBind { bind, addr, protocol });
+            applying.applied.opened.extend(opened);
         }
     }
 
-    fn apply_health(&mut self, delta: &HealthDelta) {
+    pub(super) fn apply_health(&mut self, delta: &HealthDelta) {
         for (id, percent) in &delta.drained {
             if let Some(Some(entry)) = self.world.clusters.get_mut(id.index()) {
                 entry.drain_percent = *percent;
@@ -210,47 +167,4 @@ impl Table {
             }
         }
     }
-
-    /// The whole world at once: what it does not list goes, what it lists and is here already stays as it is.
-    fn apply_snapshot(&mut self, snapshot: &TableDelta, now: MonoTime) -> Applied {
-        let mut whole = self.removals(snapshot);
-        whole.clusters.extend_from_slice(&snapshot.clusters);
-        whole.backends.extend_from_slice(&snapshot.backends);
-        whole.endpoints.extend_from_slice(&snapshot.endpoints);
-        whole.rings.extend_from_slice(&snapshot.rings);
-        whole.listeners.extend_from_slice(&snapshot.listeners);
-        whole.hosts.extend_from_slice(&snapshot.hosts);
-        self.apply_delta(&whole, now)
-    }
-
-    /// Removes everything that is here and not in `snapshot`. Used once per snapshot: it looks at everything.
-    fn removals(&mut self, snapshot: &TableDelta) -> TableDelta {
-        let live = self.live.get_mut();
-        let used = live.slots.iter().filter(|slot| slot.life == Life::Live);
-        let endpoints: Vec<EndpointId> = used.map(|slot| slot.id).collect();
-        let clusters = (0u16..).zip(&self.world.clusters).filter(|(_, spec)| spec.is_some());
-        let backends = (0u32..).zip(&self.world.backends).filter(|(_, spec)| spec.is_some());
-        let mut rings = Vec::new();
-        for (id, entry) in (0u32..).zip(live.backends.iter()) {
-            let with_ring = entry.groups.iter().filter(|group| group.ring.is_some());
-            rings.extend(with_ring.map(|group| (BackendId(id), group.cluster)));
-        }
-        TableDelta {
-            clusters: absent(clusters.map(|(id, _)| ClusterId(id)), &snapshot.clusters),
-            backends: absent(backends.map(|(id, _)| BackendId(id)), &snapshot.backends),
-            endpoints: absent(endpoints, &snapshot.endpoints),
-            rings: absent(rings, &snapshot.rings),
-            listeners: absent(self.world.hosts.listeners().map(|(id, _)| id), &snapshot.listeners),
-            hosts: absent(self.world.hosts.hosts().map(|entry| entry.key.clone()), &snapshot.hosts),
-        }
-    }
-}
-
-/// A removal for each of `here` that `there` does not hold.
-fn absent<K: Ord + Clone, V>(
-    here: impl IntoIterator<Item = K>,
-    there: &[(K, Option<V>)],
-) -> Vec<(K, Option<V>)> {
-    let there: std::collections::BTreeSet<&K> = there.iter().map(|(key, _)| key).collect();
-    here.into_iter().filter(|key| !there.contains(key)).map(|key| (key, None)).collect()
 }

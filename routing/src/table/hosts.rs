@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use crate::chunks::{ChainIndex, Chunks};
 use crate::id::{BindId, ListenerId};
 use crate::matcher::host::{HOST_BYTES_MAX, suffixes};
-use crate::matcher::path::{PathIndex, Query, all_regexes};
+use crate::matcher::path::{PathIndex, Query};
 use crate::model::{HostKey, HostPattern, HostRules, Layer4, ListenerSpec, Protocol, WildcardLabels};
 use crate::subject::Subject;
 
@@ -36,18 +36,14 @@ pub(crate) struct HostEntry {
 }
 
 impl HostEntry {
-    fn new(key: &HostKey, rules: Arc<HostRules>) -> Self {
+    fn new(key: &HostKey, rules: Arc<HostRules>, own: Box<[Regex]>) -> Self {
         let (kind, text) = kind_and_text(&key.pattern);
         Self {
             text: SmallVec::from_slice(text),
             listener: key.listener,
             kind,
             index: rules.index.clone(),
-            own: if rules.index.has_regexes() {
-                all_regexes(&rules.rules).cloned().collect()
-            } else {
-                Box::default()
-            },
+            own,
             rules,
             key: key.clone(),
         }
@@ -124,12 +120,16 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
-    /// Sets or removes the rules of one host pattern; what they replace comes back.
-    pub(crate) fn set(&mut self, key: &HostKey, rules: Option<Arc<HostRules>>) -> Option<Rc<HostEntry>> {
+    /// Sets or removes the rules of one host pattern, with the worker's own regexes of them; what they replace comes back.
+    pub(crate) fn set(
+        &mut self,
+        key: &HostKey,
+        rules: Option<(Arc<HostRules>, Box<[Regex]>)>,
+    ) -> Option<Rc<HostEntry>> {
         let (kind, text) = kind_and_text(&key.pattern);
         let hash = hash(key.listener, kind, text);
         let found = self.find_hashed(hash, key.listener, kind, text);
-        let entry = rules.map(|rules| Rc::new(HostEntry::new(key, rules)));
+        let entry = rules.map(|(rules, own)| Rc::new(HostEntry::new(key, rules, own)));
         match (found, entry) {
             (Some(index), Some(entry)) => self.entries[index as usize].replace(entry),
             (Some(index), None) => {
@@ -284,6 +284,16 @@ impl Hosts {
     pub(crate) fn listeners(&self) -> impl Iterator<Item = (ListenerId, &Arc<ListenerSpec>)> {
         let specs = (0u32..).zip(self.listeners.iter());
         specs.filter_map(|(id, entry)| Some((ListenerId(id), entry.spec.as_ref()?)))
+    }
+
+    /// The listener at a place; `None` behind the last place.
+    pub(crate) fn listener_at(&self, at: usize) -> Option<Option<&Arc<ListenerSpec>>> {
+        self.listeners.get(at).map(|entry| entry.spec.as_ref())
+    }
+
+    /// The key of the rules at a place; `None` behind the last place.
+    pub(crate) fn key_at(&self, at: usize) -> Option<Option<HostKey>> {
+        self.entries.get(at).map(|entry| entry.as_ref().map(|entry| entry.key.clone()))
     }
 
     pub(crate) fn hosts(&self) -> impl Iterator<Item = &Rc<HostEntry>> {

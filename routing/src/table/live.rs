@@ -257,6 +257,7 @@ impl Live {
     pub(crate) fn remove_endpoint(&mut self, id: EndpointId) -> Option<EndpointKey> {
         let index = self.slot_of(id)?;
         let state = self.slots[index as usize].state;
+        self.forget_owed(index);
         self.by_id[id.index()] = 0;
         let key = self.key(index);
         let slot = &mut self.slots[index as usize];
@@ -338,7 +339,9 @@ impl Live {
                 (group.word, group.local) = (Word::default(), false);
             }
         }
-        if spec.is_some_and(|spec| spec.detection.check.is_some()) {
+        // Those of a check that there was before are planned.
+        let was_checked = old.as_ref().is_some_and(|old| old.detection.check.is_some());
+        if !was_checked && spec.is_some_and(|spec| spec.detection.check.is_some()) {
             for nth in 0..self.backends[id.index()].groups.len() {
                 for at in 0..self.backends[id.index()].groups[nth].members.len() {
                     self.plan_check(self.backends[id.index()].groups[nth].members[at], now);

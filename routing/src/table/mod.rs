@@ -16,6 +16,7 @@ mod hosts;
 mod live;
 mod pick;
 mod shed;
+mod slice;
 mod view;
 mod world;
 
@@ -30,10 +31,12 @@ use rand::rngs::SmallRng;
 use wire::head::Method;
 
 pub use self::apply::{Applied, OpenedBind, OutOfStep};
+pub use self::detect::Unanswered;
 pub use self::explain::{
     BackendCandidate, ClusterCandidate, EXPLAIN_ITEMS_MAX, EndpointCandidate, Explanation, RuleCandidate,
     Strictness, Why,
 };
+pub use self::slice::{Applying, ENTRIES_PER_LOOK, Progress};
 pub use self::view::{
     BackendView, ClusterView, EndpointView, HealthCounts, HostView, ListenerView, VerdictView,
 };
@@ -297,10 +300,11 @@ impl Table {
     ///
     /// Endpoints that survive keep health, load and slot. `now` ends ejections that are over. Fails, and changes
     /// nothing, when a [`Change::Table`] was computed against another generation; [`Change::Snapshot`] and
-    /// [`Change::Health`] are always accepted.
+    /// [`Change::Health`] are always accepted. In one piece: a worker uses [`Table::begin`] and [`Table::advance`].
     pub fn apply(&mut self, update: &Update, now: MonoTime) -> Result<Applied, OutOfStep> {
-        self.live.get_mut().restore_due(now);
-        self.apply_update(update, now)
+        let mut applying = self.begin(update, now)?;
+        let _whole = self.advance(&mut applying, update, now, || true);
+        Ok(applying.into_applied())
     }
 
     /// Payloads that this table has let go of and no request holds any more, as an update to be sent home with

@@ -22,7 +22,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use routing::limit::Rate;
-use routing::model::{Access, Cors, FixedResponse, HeaderEdits, HttpsRedirect, Method, Predicate, RateKey};
+use routing::model::{
+    Access, Application, Cors, FixedResponse, HeaderEdits, HttpsRedirect, Method, Predicate, RateKey,
+};
 
 use self::given::Given;
 use crate::compile::policy::Part;
@@ -116,6 +118,8 @@ pub struct Checks {
     pub client: Option<ClientSpec>,
     /// `tls-min-protocol-version` and its kin.
     pub terms: Option<TermsSpec>,
+    /// `ringway.dev/alpn`; empty = the node's own choice.
+    pub alpn: Box<[Application]>,
     /// `enable-gzip`.
     pub gzip: Option<bool>,
     /// `auth-type` and its kin.
@@ -215,6 +219,10 @@ pub fn read_of_route(
 ) -> Annotations {
     let mut out = Annotations::default();
     ours::read(annotations, reading.members, &mut out, notes);
+    if !std::mem::take(&mut out.checks.alpn).is_empty() {
+        let reason = "ignored: on the Gateway's listener, as tls.options[ringway.dev/alpn]";
+        notes.ignored(given::field("ringway.dev/alpn"), "", reason);
+    }
     for (name, value) in annotations {
         let is_known = registry::Family::PREFIXES.iter().any(|(prefix, _)| name.starts_with(prefix));
         if is_known {

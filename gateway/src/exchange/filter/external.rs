@@ -260,6 +260,7 @@ impl<'a> Question<'a> {
                 request: vec![copy_of(&self.head_for(rule)).map_err(|_| "buffers_bytes_max")?],
                 limits: request.settings.head,
                 method: self.auth.method,
+                is_call: false,
                 pending_max: request.settings.pending_connects_max,
                 connect: policy.timeouts.connect,
                 due,

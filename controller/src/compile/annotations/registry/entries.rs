@@ -46,8 +46,7 @@ const ENDPOINT_SHARE: &str =
     "connections in use are counted; every worker of a node has its share, at least one";
 const OWN_HOST: &str = "for every rule of the Ingress's hosts, where the host's oldest route is of its namespace; else for its own";
 const CIPHERS: &str = "OpenSSL's names by colon; those of TLS 1.2 with ECDHE and GCM or ChaCha20 are used";
-const HANDSHAKES: &str =
-    "for the Ingress's hosts; older versions and weak ciphers are not spoken; such hosts resume no sessions";
+const HANDSHAKES: &str = "for the Ingress's hosts; older versions and weak ciphers are not spoken";
 const ON_OFF: &str = "on, off";
 const PLUGIN: &str = "plugins are not supported";
 
