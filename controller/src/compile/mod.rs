@@ -440,7 +440,10 @@ impl Compiler {
             self.shadowed.insert(key.clone(), named);
         }
         if rules.is_empty() {
-            self.hosts.remove(key);
+            // Canaries that wait for their Ingress are remembered.
+            if ids.is_empty() {
+                self.hosts.remove(key);
+            }
             if self.table.hosts.contains_key(key) {
                 delta.hosts.push((key.clone(), None));
             }
