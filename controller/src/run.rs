@@ -439,7 +439,7 @@ impl<'a> Life<'a> {
         if let Some(board) = &self.board {
             board.post(self.compiler.take_findings(&self.world));
         }
-        self.publish_progress(broadcaster);
+        self.publish(broadcaster);
     }
 
     /// Saves the world if it has changed; a writer that is busy is asked again at the next tick.
