@@ -42,10 +42,10 @@ pub struct Fleet {
     /// The hub's kubeconfig: a path, or `in-cluster` for the service account of the pod that this runs in. Default
     /// empty: no hub, the directory of manifests is served.
     pub kubeconfig: PathBuf,
-    /// The namespace of the Lease, and of kubeconfig Secrets that make members by their label. Default
+    /// The namespace of the Lease, and of kubeconfig Secrets (by their label) and `ClusterProfiles` that make members. Default
     /// `ringway-system`; 1 to 63 bytes.
     pub namespace: String,
-    /// More namespaces whose labelled kubeconfig Secrets make members (`istio-system`, `argocd`). Whoever can write a
+    /// More namespaces whose labelled kubeconfig Secrets and `ClusterProfiles` make members (`istio-system`, `argocd`). Whoever can write a
     /// Secret there can add a member cluster. Default none; at most 32.
     pub secret_namespaces: Vec<String>,
     /// How long an empty or much smaller list from an API server is doubted before it is asked for again, and believed

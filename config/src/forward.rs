@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 pub struct Forward {
     /// Peers whose `X-Forwarded-*`, `Forwarded`, `X-Real-IP` and `X-Request-Id` are believed and extended. From
-    /// everybody else they are replaced. Default none; at most 1,024.
+    /// everybody else they are replaced. Lists of sources, limits by source and hashes of it then go by the last address
+    /// in `X-Forwarded-For` that is none of these. Default none; at most 1,024.
     pub trusted_cidrs: Vec<IpNet>,
     /// Which messages get a `Via` entry. Default [`ViaPolicy::Request`].
     pub via: ViaPolicy,

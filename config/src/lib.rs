@@ -10,6 +10,8 @@ mod canary;
 mod controller;
 mod error;
 mod forward;
+mod gateway;
+mod grpc;
 mod http;
 mod http2;
 mod key;
@@ -18,6 +20,7 @@ mod listen;
 mod node;
 mod observe;
 mod timeouts;
+mod tls;
 mod unit;
 mod worker;
 
@@ -31,6 +34,8 @@ pub use canary::Canary;
 pub use controller::{Fleet, ManifestsDir};
 pub use error::{ConfigError, Invalid};
 pub use forward::{EncodedSlashPolicy, Forward, RequestIdPolicy, UnderscorePolicy, ViaPolicy};
+pub use gateway::{AddressRange, Gateway, RangeError};
+pub use grpc::Grpc;
 pub use http::{HalfClose, Http};
 pub use http2::Http2;
 pub use key::{KEYS, Key, Range, Reload};
@@ -39,6 +44,7 @@ pub use listen::{ListenAddr, ListenError, Protocol};
 pub use node::Node;
 pub use observe::{AccessLog, AccessLogError, Admin, LogLevel, Observe};
 pub use timeouts::Timeouts;
+pub use tls::Tls;
 pub use unit::{ByteSize, Period, UnitError};
 pub use worker::{RingFlags, Worker};
 
@@ -69,10 +75,16 @@ pub struct Config {
     pub http: Http,
     /// HTTP/2 towards clients.
     pub http2: Http2,
+    /// TLS towards clients.
+    pub tls: Tls,
+    /// Calls of gRPC.
+    pub grpc: Grpc,
     /// What is added to, kept in and dropped from requests.
     pub forward: Forward,
     /// Name and place of this node.
     pub node: Node,
+    /// Addresses of Gateways.
+    pub gateway: Gateway,
     /// Where the admin thread listens.
     pub admin: Admin,
     /// Logs and metrics.
@@ -121,8 +133,11 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             http: Http::default(),
             http2: Http2::default(),
+            tls: Tls::default(),
+            grpc: Grpc::default(),
             forward: Forward::default(),
             node: Node::default(),
+            gateway: Gateway::default(),
             admin: Admin::default(),
             observe: Observe::default(),
         }
@@ -259,6 +274,7 @@ impl Config {
             ("admin.socket", &self.admin.socket),
             ("admin.state_dir", &self.admin.state_dir),
             ("observe.recorder_dir", &self.observe.recorder_dir),
+            ("tls.ticket_secrets", &self.tls.ticket_secrets),
         ] {
             if path.to_str().is_none_or(|path| path.is_empty() && !may_be_empty(key)) {
                 let empty = if may_be_empty(key) { "or empty: none" } else { "not empty" };
@@ -300,6 +316,12 @@ impl Config {
         let Canary { watch, longest, .. } = self.canary;
         let allowed = format!("at least canary.watch (\"{watch}\")");
         need(longest >= watch, "canary.longest", format!("\"{longest}\""), allowed);
+        let pool = &self.gateway.address_pool;
+        for (index, range) in pool.iter().enumerate() {
+            let overlaps = pool[..index].iter().any(|other| other.overlaps(range));
+            let value = format!("\"{range}\"");
+            need(!overlaps, "gateway.address_pool", value, "ranges that do not overlap".to_owned());
+        }
         let limits = &self.limits;
         let head = limits.head_bytes_max;
         for (key, value) in [

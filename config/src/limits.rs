@@ -58,6 +58,9 @@ pub struct Limits {
     /// Comparisons of passwords that wait for the one thread that makes them, the whole node's. Default 64. Beyond it a
     /// request is answered 503 with Retry-After. Counted as `password_checks`.
     pub password_checks_max: u32,
+    /// Questions to external authentication (`auth-url`) in flight, per worker. Default 4,096. Beyond it a request is
+    /// answered 503 with Retry-After. Counted as `auth_requests`.
+    pub auth_requests_max: u32,
     /// Sources (IPv4 addresses, IPv6 /64 networks) whose layer-4 connections are counted at once, per worker, where a
     /// listener bounds them. Default 65,536. Beyond it a new source is served uncounted. Counted as
     /// `connection_sources`.
@@ -117,6 +120,7 @@ impl Default for Limits {
             handshakes_max: 8_192,
             gzip_streams_max: 256,
             password_checks_max: 64,
+            auth_requests_max: 4_096,
             connection_sources_max: 65_536,
             flows_max: 16_384,
             apply_turn: crate::Period::new(std::time::Duration::from_micros(100)),

@@ -31,6 +31,9 @@ pub struct Timeouts {
     pub request: Period,
     /// No byte in either direction of a streaming body, where no policy says otherwise. Default 60 s; 0 = none.
     pub idle: Period,
+    /// What external authentication (`auth-url`) may take to answer for one request, tries again included. Default 10 s;
+    /// never zero. Expiry: 500, counted as `auth_request_timeout`.
+    pub auth_request: Period,
     /// How long a peer may take no byte that we have to send (zero window, slow read). Default 30 s; never zero.
     /// Expiry: close, counted as `write_stall`.
     pub write_stall: Period,
@@ -47,7 +50,7 @@ pub struct Timeouts {
     pub drain: Period,
     /// How long a drain leaves idle client connections open. Default 500 ms; 0 = closed at once. One that is used in that time
     /// gets its answer with `Connection: close`; one that is closed at once may have a request on its way, which is lost
-    /// then (RFC 9112 §9.6).
+    /// then (RFC 9112 §9.6). Connections of HTTP/2 get their GOAWAY at a moment within it, by lot.
     pub drain_idle: Period,
     /// How long a connection is idle before its buffer goes back to the pool. Default 100 ms; 0 = at once.
     /// Shorter saves memory, longer saves a system call per request on slow connections.
@@ -66,6 +69,7 @@ impl Default for Timeouts {
             attempt: Period::secs(0),
             request: Period::secs(30),
             idle: Period::secs(60),
+            auth_request: Period::secs(10),
             write_stall: Period::secs(30),
             tunnel_idle: Period::secs(3_600),
             tcp_idle: Period::secs(3_600),

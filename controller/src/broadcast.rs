@@ -409,7 +409,8 @@ impl Broadcaster {
                 }
             }
             Report::Ejected { .. } => self.ejections_total += 1,
-            Report::Restored { .. } => {}
+            // What cannot be listened on is the loop's to keep.
+            Report::Restored { .. } | Report::Listening { .. } | Report::Address { .. } => {}
             Report::Spent(update) => drop(update),
         }
         self.flush(table);

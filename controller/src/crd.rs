@@ -421,6 +421,11 @@ pub struct Retry {
     /// Statuses that are tried again when the method is idempotent, 400–599. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statuses: Option<Vec<i64>>,
+    /// Codes of gRPC that a call is tried again for: `cancelled`, `deadline-exceeded`, `internal`, `resource-exhausted`,
+    /// `unavailable`. Only where the endpoint answered nothing else, and whatever the method: every call is a POST.
+    /// Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpc_codes: Option<Vec<String>>,
     /// Also replay requests that are not idempotent (RFC 9110 §9.2.2). Default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub non_idempotent: Option<bool>,

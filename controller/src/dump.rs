@@ -8,10 +8,10 @@ use std::fmt::Write;
 use routing::delta::RouteTable;
 use routing::id::{BackendId, ClusterId};
 use routing::model::{
-    Application, BackendSpec, Balance, COOKIE_ATTRIBUTES, CheckProbe, ClusterSpec, Detection, Filters,
-    HashKey, HeaderEdits, HostPattern, Layer4, ListenerSpec, ListenerTls, NameKind, PathMatch, PathRewrite,
-    PinMatch, Policy, Predicate, Protocol, RateKey, Rule, Security, SendProxy, Speech, Target, Transport,
-    ValuePattern, Verification, WeightedBackend, WildcardLabels,
+    AcrossBackends, Application, BackendSpec, Balance, COOKIE_ATTRIBUTES, CheckProbe, ClusterSpec, Detection,
+    Filters, HashKey, HeaderEdits, HostPattern, Layer4, ListenerSpec, ListenerTls, NameKind, PathMatch,
+    PathRewrite, PinMatch, Policy, Predicate, Protocol, RateKey, Rule, Security, SendProxy, Speech, Target,
+    Transport, ValuePattern, Verification, WeightedBackend, WildcardLabels,
 };
 
 /// A host pattern as people write it.
@@ -281,6 +281,10 @@ impl Dump<'_> {
         if let Some(basic) = &filters.basic {
             write!(out, "\n      basic realm={:?} {:?}", basic.realm, basic.users)?;
         }
+        if let Some(external) = &filters.external {
+            write!(out, "\n      ask {:?} {:?} {:?}", external.method, external.asked, external.target)?;
+            write!(out, " passes={:?} signin={:?}", external.passes, external.signin)?;
+        }
         if filters.gzip {
             write!(out, "\n      gzip")?;
         }
@@ -331,6 +335,9 @@ impl Dump<'_> {
                 || *affinity.attributes != *COOKIE_ATTRIBUTES
             {
                 write!(out, "[{} {:?}{}]", affinity.path, affinity.max_age, affinity.attributes)?;
+            }
+            if affinity.across == AcrossBackends::Anew {
+                write!(out, " anew")?;
             }
         }
         if policy.connections != default.connections {

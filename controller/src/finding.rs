@@ -44,8 +44,8 @@ pub enum Standing {
     Gateway {
         /// In its own order; of two listeners with one name the first.
         listeners: Vec<ListenerStanding>,
-        /// The addresses that it asks for and has; empty = those of the node.
-        addresses: Vec<IpAddr>,
+        /// Those that it asks for and has, or that the pool gives it; `None` = those of the node.
+        addresses: Option<Vec<IpAddr>>,
     },
     /// A `GatewayClass` of ours.
     Class,
@@ -108,6 +108,8 @@ pub struct ListenerStanding {
     pub attached: u32,
     /// It is part of the table.
     pub serves: bool,
+    /// Why this node cannot listen on one of its addresses.
+    pub unbound: Option<crate::unbound::Why>,
 }
 
 /// The newest finding of each object. Clones share it; it is never locked by a worker.

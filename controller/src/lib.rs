@@ -2,7 +2,7 @@
 //!
 //! In the order an update meets them: [`watch`] (the only input) → [`object`] → [`world`] → [`merge`] →
 //! [`compile`] → [`broadcast`] → workers, and back as reports → [`view`]. What an [`operator`] says goes straight to
-//! the broadcast. [`mod@run`] is the loop; [`snapshot`] keeps the world for a start without the hub; [`check`] is the same
+//! the broadcast. [`mod@run`] is the loop; [`unbound`] is what workers cannot listen on; [`snapshot`] keeps the world for a start without the hub; [`check`] is the same
 //! road without workers. [`verdict`] is what is said about objects on the way, [`finding`] what the hub is told of it; [`dump`] is what a table
 //! looks like, [`plan`] how two of them differ. [`canary`] tries a changed table on one worker first.
 //!
@@ -28,6 +28,7 @@ pub mod rbac;
 pub mod run;
 pub mod snapshot;
 pub mod text;
+pub mod unbound;
 pub mod verdict;
 pub mod view;
 pub mod watch;

@@ -57,6 +57,7 @@ pub enum Kind {
     ReferenceGrant,
     BackendTlsPolicy,
     ConfigMap,
+    ClusterProfile,
     MemberCluster,
     GatewayConfig,
     AlbConfig,
@@ -94,7 +95,7 @@ pub enum Role {
 
 impl Kind {
     /// Every kind that is used.
-    pub const USED: [Self; 22] = [
+    pub const USED: [Self; 23] = [
         Self::Ingress,
         Self::IngressClass,
         Self::Gateway,
@@ -107,6 +108,7 @@ impl Kind {
         Self::ReferenceGrant,
         Self::BackendTlsPolicy,
         Self::ConfigMap,
+        Self::ClusterProfile,
         Self::MemberCluster,
         Self::GatewayConfig,
         Self::AlbConfig,
@@ -134,6 +136,7 @@ impl Kind {
             | Self::GatewayClass
             | Self::ReferenceGrant
             | Self::BackendTlsPolicy
+            | Self::ClusterProfile
             | Self::MemberCluster
             | Self::GatewayConfig
             | Self::AlbConfig
@@ -170,6 +173,7 @@ impl Kind {
             Self::ReferenceGrant => "ReferenceGrant",
             Self::BackendTlsPolicy => "BackendTLSPolicy",
             Self::ConfigMap => "ConfigMap",
+            Self::ClusterProfile => "ClusterProfile",
             Self::MemberCluster => "MemberCluster",
             Self::GatewayConfig => "GatewayConfig",
             Self::AlbConfig => "AlbConfig",
@@ -206,6 +210,7 @@ impl Kind {
             | Self::ReferenceGrant
             | Self::BackendTlsPolicy
             | Self::ConfigMap
+            | Self::ClusterProfile
             | Self::FailoverPolicy
             | Self::Secret
             | Self::Service
@@ -270,6 +275,7 @@ pub enum Spec {
     ReferenceGrant(Box<ReferenceGrant>),
     BackendTlsPolicy(Box<BackendTlsPolicy>),
     ConfigMap(FleetConfigMap),
+    ClusterProfile(Box<FleetProfile>),
     MemberCluster(Box<MemberCluster>),
     GatewayConfig(Box<GatewayConfig>),
     /// Its `spec`, as it is written: most of it is the cloud's.
@@ -318,6 +324,12 @@ impl Spec {
         if let Self::ConfigMap(map) = self { Some(map) } else { None }
     }
 
+    /// What is used, of a `ClusterProfile`.
+    #[must_use]
+    pub fn profile(&self) -> Option<&FleetProfile> {
+        if let Self::ClusterProfile(profile) = self { Some(profile) } else { None }
+    }
+
     /// The settings, of a `MemberCluster`.
     #[must_use]
     pub fn member(&self) -> Option<&MemberCluster> {
@@ -330,6 +342,54 @@ impl Spec {
 pub struct FleetConfigMap {
     /// `ca.crt`: a bundle of CA certificates, PEM. `None` = it has none.
     pub authorities: Option<String>,
+}
+
+/// What is used of a `ClusterProfile` (KEP-4322): where a cluster is, and how its API is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FleetProfile {
+    /// Property `topology.kubernetes.io/region`, or `location`; empty = unknown.
+    pub region: Arc<str>,
+    /// Property `topology.kubernetes.io/zone`; empty = unknown.
+    pub zone: Arc<str>,
+    /// The first provider whose credentials are in a Secret.
+    pub access: Option<ProfileAccess>,
+    /// What is wrong with the providers, where none can be followed.
+    pub refused: Vec<crate::verdict::Note>,
+    /// It stands for the member of its name. Not so where another one does, or where it may not.
+    pub is_member: bool,
+}
+
+/// How a `ClusterProfile` says that its API is reached, as far as that takes no program.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProfileAccess {
+    /// Where it says so: `status.accessProviders[0]`.
+    pub field: String,
+    /// The Secret's namespace; that of the fleet when absent.
+    pub namespace: Option<String>,
+    /// The Secret's name.
+    pub secret: String,
+    /// What the Secret holds.
+    pub holds: ProfileSecret,
+    /// `cluster.server`; empty = as the kubeconfig says.
+    pub server: String,
+    /// `cluster.certificate-authority-data`, base64; empty = none.
+    pub authority: String,
+    /// `cluster.tls-server-name`; empty = the server's.
+    pub server_name: String,
+}
+
+/// What the Secret of a `ClusterProfile` holds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ProfileSecret {
+    /// A kubeconfig.
+    Kubeconfig {
+        /// Under this key.
+        key: String,
+        /// Its context that is meant; empty = the current one.
+        context: String,
+    },
+    /// A bearer token, under `token`.
+    Token,
 }
 
 /// What a Secret holds that something refers to. Prints nothing of it.

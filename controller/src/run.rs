@@ -27,6 +27,7 @@ use crate::object::Source;
 use crate::operator::Command;
 use crate::operator::store::Store;
 use crate::snapshot::{self, Writer};
+use crate::unbound::Unbound;
 use crate::verdict::Outcome;
 use crate::view::SharedView;
 use crate::watch::Observation;
@@ -102,9 +103,11 @@ pub fn run(settings: &ControllerSettings, mailboxes: Vec<Mailbox>, inputs: &Inpu
     broadcaster.resume(store.load(clock::monotonic_ns()));
     // Outlives a panic, as the workers' settings do.
     let mut defaults = settings.defaults.clone();
+    let mut unbound = Unbound::default();
     loop {
+        let kept = (&mut defaults, &mut unbound);
         let one_life = || {
-            let mut life = Life::new(settings, &mut defaults, view);
+            let mut life = Life::new(settings, kept, view);
             life.desk = Desk::new(inputs.canary.as_ref(), broadcaster.worker_count(), &mut life.compiler);
             life.run(&mut broadcaster, &mut store, inputs)
         };
@@ -140,6 +143,8 @@ struct Life<'a> {
     /// Tables on trial.
     desk: Desk<'a>,
     defaults: &'a mut Defaults,
+    /// What workers cannot listen on.
+    unbound: &'a mut Unbound,
     view: &'a SharedView,
     /// A table has gone out.
     is_serving: bool,
@@ -162,7 +167,11 @@ enum End {
 }
 
 impl<'a> Life<'a> {
-    fn new(settings: &ControllerSettings, defaults: &'a mut Defaults, view: &'a SharedView) -> Self {
+    fn new(
+        settings: &ControllerSettings,
+        (defaults, unbound): (&'a mut Defaults, &'a mut Unbound),
+        view: &'a SharedView,
+    ) -> Self {
         let mut resumed = Vec::new();
         let (feed, loopback) = match &settings.source {
             ManifestSource::Manifests(root) => (Feed::Directory(Directory::new(root)), Loopback::Allowed),
@@ -191,6 +200,7 @@ impl<'a> Life<'a> {
             Feed::Fleet(_) => settings.state_dir.clone().and_then(|dir| Writer::start(dir).ok()),
         };
         let mut compiler = Compiler::new(compiler);
+        compiler.set_unbound(unbound);
         if let Some(board) = &board {
             board.clear();
             compiler.want_findings();
@@ -203,6 +213,7 @@ impl<'a> Life<'a> {
             compiler,
             desk,
             defaults,
+            unbound,
             view,
             is_serving,
             resumed,
@@ -257,6 +268,7 @@ impl<'a> Life<'a> {
                 }
                 recv(inputs.reports) -> report => {
                     let Ok(report) = report else { return End::Stopped };
+                    self.hear(&report);
                     broadcaster.report(report, self.compiler.table());
                 }
                 recv(settle) -> _ => {
@@ -272,6 +284,9 @@ impl<'a> Life<'a> {
                 recv(retry) -> _ => broadcaster.flush(self.compiler.table()),
                 recv(judge) -> _ => self.judge(broadcaster),
                 recv(publish) -> _ => {
+                    if self.compiler.is_due() {
+                        self.recompile(clock::monotonic_ns(), broadcaster);
+                    }
                     self.publish_progress(broadcaster);
                     self.publish_verdicts();
                     // A manifest may have made a word superfluous.
@@ -314,6 +329,20 @@ impl<'a> Life<'a> {
         }
         self.publish_progress(broadcaster);
         done(result);
+    }
+
+    /// A worker may have said that it cannot listen.
+    fn hear(&mut self, report: &Report) {
+        if self.unbound.note(report) {
+            self.compiler.set_unbound(self.unbound);
+            self.post();
+        }
+    }
+
+    fn post(&mut self) {
+        if let Some(board) = &self.board {
+            board.post(self.compiler.take_findings(&self.world));
+        }
     }
 
     fn take_defaults(&mut self, fresh: Defaults, broadcaster: &mut Broadcaster) {
@@ -428,17 +457,13 @@ impl<'a> Life<'a> {
         } else {
             self.desk.send(delta, observed_ns, &mut self.compiler, broadcaster);
         }
-        if let Some(board) = &self.board {
-            board.post(self.compiler.take_findings(&self.world));
-        }
+        self.post();
         self.publish(broadcaster);
     }
 
     fn judge(&mut self, broadcaster: &mut Broadcaster) {
         self.desk.judge(&mut self.compiler, broadcaster);
-        if let Some(board) = &self.board {
-            board.post(self.compiler.take_findings(&self.world));
-        }
+        self.post();
         self.publish(broadcaster);
     }
 
@@ -459,6 +484,7 @@ impl<'a> Life<'a> {
             view.backends = self.compiler.backend_count();
             view.endpoints = self.compiler.endpoint_counts();
             view.synced = self.world.is_synced();
+            (view.gateway_addresses, view.gateways_without_address) = self.compiler.pool_addresses();
         });
         self.publish_progress(broadcaster);
     }

@@ -24,6 +24,7 @@ use crate::object::{Object, ObjectId, Source, Spec};
 use crate::verdict::Notes;
 use crate::watch::decode::{One, decode_one};
 use crate::watch::fleet::Before;
+use crate::watch::profile;
 use crate::world::World;
 
 /// How often a changed world is written at most.
@@ -240,6 +241,7 @@ fn manifest(object: &Object) -> Option<Value> {
                 json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}),
             );
         }
+        Spec::ClusterProfile(it) => return it.is_member.then(|| profile::manifest(object, it)),
         Spec::MemberCluster(it) => serde_json::to_value(it),
         Spec::GatewayConfig(it) => serde_json::to_value(it),
         Spec::AlbConfig(spec) => return Some(cloud("alibabacloud.com/v1", object, spec)),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use regex::bytes::{Regex, RegexBuilder};
-use routing::model::{Balance, HashKey, HostPattern, WildcardLabels};
+use routing::model::{Balance, GrpcCode, GrpcCodes, HashKey, HostPattern, WildcardLabels};
 
 /// Characters of a path (Gateway API).
 pub const PATH_CHARS_MAX: usize = 1024;
@@ -236,6 +236,15 @@ pub fn grpc_service(text: &str) -> Result<Arc<str>, String> {
         return Err("the name of a gRPC service, 1 to 120 letters, digits, '.', '_', '-', '/'".to_owned());
     }
     Ok(Arc::from(text))
+}
+
+/// A code of gRPC that a call may be tried again for.
+///
+/// # Errors
+/// What is allowed.
+pub fn grpc_code(text: &str) -> Result<GrpcCode, String> {
+    let found = GrpcCodes::RETRYABLE.into_iter().find(|(name, _)| *name == text);
+    found.map(|(_, code)| code).ok_or_else(|| GrpcCodes::RETRYABLE.map(|(name, _)| name).join(", "))
 }
 
 /// `least_request`, `round_robin`, `random` or `hash(…)`.

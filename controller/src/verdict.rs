@@ -42,6 +42,8 @@ pub enum Code {
     HostnameConflict,
     ProtocolConflict,
     UnsupportedAddress,
+    AddressNotUsable,
+    AddressNotAssigned,
     /// A value that is not served; the Gateway API's reason of that name.
     UnsupportedValue,
     /// Another controller's object: nothing is written about it.
@@ -66,6 +68,8 @@ impl Code {
             Self::HostnameConflict => "HostnameConflict",
             Self::ProtocolConflict => "ProtocolConflict",
             Self::UnsupportedAddress => "UnsupportedAddress",
+            Self::AddressNotUsable => "AddressNotUsable",
+            Self::AddressNotAssigned => "AddressNotAssigned",
             Self::UnsupportedValue => "UnsupportedValue",
             Self::Foreign => "Foreign",
         }

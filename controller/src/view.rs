@@ -91,6 +91,10 @@ pub struct ControllerView {
     pub status_deferred_total: u64,
     /// From an event of a cluster to its application on the last worker, by cluster.
     pub lags: BTreeMap<Arc<str>, LagHistogram>,
+    /// Addresses of the pool that Gateways have.
+    pub gateway_addresses: std::collections::BTreeSet<std::net::IpAddr>,
+    /// Gateways that the pool has no address for.
+    pub gateways_without_address: usize,
     /// Where every member cluster stands with operators, by name.
     pub standings: Vec<Standing>,
     /// Tables on trial.

@@ -374,3 +374,241 @@ fn one_of_many_certificates_is_swapped_without_looking_at_the_others_keys() {
     assert!(Arc::ptr_eq(&before, &other));
     println!("{count}: all {loaded:?}, without certificates {without:?}, one more {:?}", begun.elapsed());
 }
+
+/// One element of DER.
+fn der(tag: u8, contents: &[u8]) -> Vec<u8> {
+    let mut out = vec![tag];
+    match contents.len() {
+        length @ 0..0x80 => out.push(u8::try_from(length).unwrap()),
+        length => {
+            out.extend([0x82, u8::try_from(length >> 8).unwrap(), u8::try_from(length & 0xff).unwrap()])
+        }
+    }
+    out.extend(contents);
+    out
+}
+
+fn seq(parts: &[Vec<u8>]) -> Vec<u8> {
+    der(0x30, &parts.concat())
+}
+
+/// What an OCSP response says (RFC 6960 §4.2.1).
+#[derive(Clone)]
+struct Response {
+    /// Of the whole answer: 0 = successful.
+    outcome: u8,
+    /// Of the certificate: `[0]` good, `[1]` revoked, `[2]` unknown.
+    status: Vec<u8>,
+    this_update: String,
+    next_update: Option<String>,
+    /// The serial number that it is about; `None` = the certificate's.
+    serial: Option<Vec<u8>>,
+    issuer: Option<Vec<u8>>,
+}
+
+impl Default for Response {
+    fn default() -> Self {
+        Self {
+            outcome: 0,
+            status: vec![0x80, 0],
+            this_update: "20200101000000Z".into(),
+            next_update: Some("20960101000000Z".into()),
+            serial: None,
+            issuer: None,
+        }
+    }
+}
+
+impl Response {
+    /// About the certificate of this PEM; nobody signs it, which is for clients to look at.
+    fn about(&self, pem: &str) -> Vec<u8> {
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
+        let leaf = pem.parse_x509().unwrap();
+        let sha1 = &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY;
+        let issuer = aws_lc_rs::digest::digest(sha1, leaf.issuer().as_raw()).as_ref().to_vec();
+        let time = |text: &str| der(0x18, text.as_bytes());
+        let id = seq(&[
+            seq(&[der(0x06, &[0x2b, 0x0e, 0x03, 0x02, 0x1a]), vec![5, 0]]),
+            der(0x04, self.issuer.as_ref().unwrap_or(&issuer)),
+            der(0x04, &[7; 20]),
+            der(0x02, self.serial.as_deref().unwrap_or(leaf.raw_serial())),
+        ]);
+        let next = self.next_update.iter().map(|text| der(0xa0, &time(text))).collect::<Vec<_>>().concat();
+        let single = seq(&[id, self.status.clone(), time(&self.this_update), next]);
+        let data = seq(&[der(0xa2, &der(0x04, &[7; 20])), time("20200101000000Z"), seq(&[single])]);
+        let basic = seq(&[data, seq(&[der(0x06, &[0x2a, 3])]), der(0x03, &[0, 1, 2, 3])]);
+        let kind = der(0x06, &[0x2b, 6, 1, 5, 5, 7, 0x30, 1, 1]);
+        let bytes = der(0xa0, &seq(&[kind, der(0x04, &basic)]));
+        seq(&[der(0x0a, &[self.outcome]), if self.outcome == 0 { bytes } else { Vec::new() }])
+    }
+}
+
+/// A Secret with an OCSP response.
+fn stapled(name: &str, contents: &(String, String), response: &[u8]) -> String {
+    let response = serde_json::to_string(&ByteString(response.to_vec())).unwrap();
+    secret(name, contents).replace("data: {", &format!("data: {{tls.ocsp-staple: {response}, "))
+}
+
+#[test]
+fn an_ocsp_response_is_kept_only_where_it_calls_this_certificate_good() {
+    let good = Response::default();
+    let contents = certificate(&["a.example"]);
+    let host = ingress("default", "a", "a.example", "{hosts: [a.example], secretName: a}");
+    let whole = good.about(&contents.0);
+    let mut fleet = Fleet::new("staple", &[("i.yaml", &host), ("s.yaml", &stapled("a", &contents, &whole))]);
+    let staple = |fleet: &Fleet| {
+        fleet.tls().find(Some("a.example")).unwrap().certificates[0].staple.as_ref().map(|it| it.not_after)
+    };
+    assert_eq!(staple(&fleet), Some(3_976_214_400));
+    assert!(!fleet.remarks().iter().any(|remark| remark.contains("ocsp")), "{:#?}", fleet.remarks());
+    let cut = whole[..whole.len() - 1].to_vec();
+    let longer = [&whole[..], &[0]].concat();
+    let wrong: [(&str, Vec<u8>); 11] = [
+        ("no OCSP response in DER", b"hello".to_vec()),
+        ("no OCSP response in DER", cut),
+        ("no OCSP response in DER", longer),
+        ("PEM; allowed: DER", b"-----BEGIN OCSP RESPONSE-----".to_vec()),
+        ("20000 bytes; allowed: up to 16384", vec![0x30; 20_000]),
+        ("the responder's answer was error 6", Response { outcome: 6, ..good.clone() }.about(&contents.0)),
+        (
+            "it is not about the certificate in tls.crt",
+            Response { serial: Some(vec![9]), ..good.clone() }.about(&contents.0),
+        ),
+        (
+            "it is not about the certificate in tls.crt",
+            Response { issuer: Some(vec![9; 20]), ..good.clone() }.about(&contents.0),
+        ),
+        (
+            "revoked",
+            Response { status: der(0xa1, &der(0x18, b"20200101000000Z")), ..good.clone() }.about(&contents.0),
+        ),
+        ("not known to the responder", Response { status: vec![0x82, 0], ..good.clone() }.about(&contents.0)),
+        ("no nextUpdate", Response { next_update: None, ..good.clone() }.about(&contents.0)),
+    ];
+    for (reason, response) in &wrong {
+        fleet.edit("s.yaml", &stapled("a", &contents, response));
+        assert_eq!(staple(&fleet), None, "{reason}");
+        fleet.remarks_on("Secret default/a: data[tls.ocsp-staple]: ", reason);
+        fleet.remarks_on("Secret default/a: data[tls.ocsp-staple]: ", "the certificate is served without it");
+        assert_eq!(fleet.certificates(), ["a.example: default/a"], "the certificate itself is good");
+    }
+    let future = Response { this_update: "20950101000000Z".into(), ..good.clone() };
+    fleet.edit("s.yaml", &stapled("a", &contents, &future.about(&contents.0)));
+    fleet.remarks_on("Secret default/a: data[tls.ocsp-staple]: ", "is yet to come");
+    // One that has expired stays for the metrics; workers leave it out.
+    let old = Response { next_update: Some("20200102000000Z".into()), ..good };
+    assert_eq!(
+        fleet.edit("s.yaml", &stapled("a", &contents, &old.about(&contents.0))),
+        1,
+        "workers are told"
+    );
+    assert_eq!(staple(&fleet), Some(1_577_923_200));
+    fleet.remarks_on(
+        "Secret default/a: data[tls.ocsp-staple]",
+        "expired: the certificate is served without it",
+    );
+}
+
+#[test]
+fn what_expires_while_it_is_in_use_is_remarked_on_by_itself() {
+    let contents = certificate(&["a.example"]);
+    let host = ingress("default", "a", "a.example", "{hosts: [a.example], secretName: a}");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let soon = i64::try_from(now).unwrap() + 2;
+    let shown = x509_parser::time::ASN1Time::from_timestamp(soon).unwrap().to_datetime();
+    let next = format!(
+        "{:04}{:02}{:02}{:02}{:02}{:02}Z",
+        shown.year(),
+        u8::from(shown.month()),
+        shown.day(),
+        shown.hour(),
+        shown.minute(),
+        shown.second()
+    );
+    let response = Response { next_update: Some(next), ..Response::default() }.about(&contents.0);
+    let mut fleet = Fleet::new("due", &[("i.yaml", &host), ("s.yaml", &stapled("a", &contents, &response))]);
+    let expired = |fleet: &Fleet| fleet.remarks().iter().any(|remark| remark.contains("expired"));
+    assert!(!expired(&fleet));
+    let end = Instant::now() + std::time::Duration::from_secs(10);
+    while !fleet.compiler.is_due() {
+        assert!(Instant::now() < end, "it never becomes due");
+        std::thread::park_timeout(std::time::Duration::from_millis(20));
+    }
+    let delta = fleet.compiler.compile(&mut fleet.world);
+    assert!(delta.is_empty(), "nothing changes for workers, who look at the clock themselves");
+    assert!(expired(&fleet), "{:#?}", fleet.remarks());
+    assert!(!fleet.compiler.is_due(), "said once");
+}
+
+#[test]
+fn the_options_of_a_gateway_s_listener_are_named_where_they_are_wrong() {
+    let a = secret("a", &certificate(&["a.example"]));
+    let with = |port: u16, protocol: &str, options: &str| {
+        format!(
+            "- {{name: l{port}, port: {port}, protocol: {protocol}, hostname: a.example, \
+             tls: {{certificateRefs: [{{name: a}}], options: {{{options}}}}}}}\n"
+        )
+    };
+    let ours = |name: &str, value: &str| format!("ringway.dev/{name}: '{value}'");
+    let listeners = [
+        with(
+            443,
+            "HTTPS",
+            &[ours("alpn", "http/1.1"), ours("tls-min-protocol-version", "TLSv1.3")].join(", "),
+        ),
+        with(444, "HTTPS", &[ours("alpn", "h3"), ours("tls-min-protocol-version", "TLSv1.1")].join(", ")),
+        with(
+            445,
+            "HTTPS",
+            &[ours("ssl-ciphers", "RC4-SHA"), ours("speed", "9"), "other.example/x: y".into()].join(", "),
+        ),
+        with(446, "TLS", &ours("alpn", "h2")),
+        with(
+            447,
+            "HTTPS",
+            &[ours("tls-max-protocol-version", "TLSv1.2"), ours("tls-min-protocol-version", "TLSv1.3")]
+                .join(", "),
+        ),
+        with(448, "HTTPS", &ours("alpn", "h2, h2")),
+    ];
+    let gateway = format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {{name: ringway}}\n\
+         spec: {{controllerName: ringway.dev/gateway}}\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: g}}\n\
+         spec:\n  gatewayClassName: ringway\n  listeners:\n  {}",
+        listeners.join("  ")
+    );
+    let fleet = Fleet::new("options", &[("g.yaml", &gateway), ("s.yaml", &a)]);
+    let field =
+        |index: usize, name: &str| format!("Gateway default/g: spec.listeners[{index}].tls.options[{name}]");
+    for (index, name, reason) in [
+        (1, "ringway.dev/alpn", "allowed: h2, http/1.1"),
+        (1, "ringway.dev/tls-min-protocol-version", "allowed: TLSv1.2, TLSv1.3"),
+        (2, "ringway.dev/ssl-ciphers", "allowed: ECDHE-ECDSA-AES128-GCM-SHA256"),
+        (2, "ringway.dev/speed", "ringway.dev/ knows alpn"),
+        (2, "other.example/x", "another implementation's"),
+        (3, "ringway.dev/alpn", "allowed: on listeners of protocol HTTPS"),
+        (4, "ringway.dev/tls-max-protocol-version", "not less than"),
+        (5, "ringway.dev/alpn", "each protocol once"),
+    ] {
+        fleet.remarks_on(&field(index, name), reason);
+    }
+    let about_options = fleet.remarks().iter().filter(|remark| remark.contains("tls.options")).count();
+    assert_eq!(about_options, 8, "{:#?}", fleet.remarks());
+    let terms: Vec<_> = fleet
+        .compiler
+        .table()
+        .listeners
+        .values()
+        .filter_map(|listener| listener.tls.as_ref()?.find(Some("a.example")))
+        .map(|set| set.terms.as_ref().map(|terms| (terms.min, terms.max, terms.alpn.to_vec())))
+        .collect();
+    use routing::model::{Application, TlsVersion};
+    assert_eq!(
+        (terms.len(), terms.iter().filter(|terms| terms.is_some()).count()),
+        (6, 2),
+        "what is wrong asks for nothing: {terms:?}"
+    );
+    assert!(terms.contains(&Some((TlsVersion::V13, None, vec![Application::Http1]))), "{terms:?}");
+    assert!(terms.contains(&Some((TlsVersion::V13, None, vec![]))), "{terms:?}");
+}

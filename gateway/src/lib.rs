@@ -7,6 +7,7 @@
 //! This library knows nothing of Kubernetes: the route table comes as `routing::delta` updates through a mailbox.
 
 pub mod accept;
+pub mod addresses;
 pub mod admin;
 pub mod downstream;
 pub mod exchange;

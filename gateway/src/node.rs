@@ -18,6 +18,7 @@ use crate::observe::access_log::{LogChannel, LogWriter};
 use crate::observe::recording::{Shelf, WINDOWS_CAP, Window};
 use crate::observe::stats::WorkerStats;
 use crate::passwords::Passwords;
+use crate::tls::tickets::Secrets;
 use crate::worker::drill::Drill;
 use crate::worker::finding::{FINDINGS_CAP, Finding};
 use crate::worker::inbox::Inbox;
@@ -75,7 +76,7 @@ impl Node {
     /// Starts as many workers as `config` says, with empty tables and no listeners.
     ///
     /// # Errors
-    /// When descriptors or threads run out, or the access log cannot be opened. A worker whose ring cannot be built
+    /// When descriptors or threads run out, the access log cannot be opened, or `tls.ticket_secrets` be used. A worker whose ring cannot be built
     /// ends at once: [`Node::join`] says why.
     pub fn start(config: &Arc<Config>) -> io::Result<Self> {
         let cores = allowed_cores();
@@ -102,6 +103,7 @@ impl Node {
             mailboxes.iter().map(|(sender, bell)| Ok(Postbox::new(sender.clone(), bell.try_clone()?)));
         let password_checks_max = config.limits.password_checks_max as usize;
         let peers = Peers::new(boxes.collect::<io::Result<Vec<_>>>()?, password_checks_max);
+        peers.tickets.share(&Secrets::read(&config.tls.ticket_secrets).map_err(io::Error::other)?);
         let (ended, has_ended) = bounded::<()>(0);
         let passwords = PasswordThread { thread: Passwords::start(&peers, has_ended)?, ended };
         let (log, log_batches) = start_log(config, count)?;
@@ -164,8 +166,12 @@ impl Node {
         self.findings.clone()
     }
 
-    /// Puts the live keys of a configuration in force.
+    /// Puts the live keys of a configuration in force. Secrets that cannot be read leave those that are in force.
     pub fn reload(&self, config: &Arc<Config>) {
+        match Secrets::read(&config.tls.ticket_secrets) {
+            Ok(secrets) => self.peers.tickets.share(&secrets),
+            Err(error) => tracing::error!("secrets of session tickets not changed: {error}"),
+        }
         for sender in &self.configs {
             // An ended worker needs no settings.
             let _ = sender.send(Arc::clone(config));

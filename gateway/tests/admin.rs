@@ -218,7 +218,12 @@ fn an_update_that_does_not_fit_is_reported_so_that_a_snapshot_comes() {
     gateway.mail(&gateway.admin.mailbox().unwrap(), update);
     let out = |report: Report| match report {
         Report::OutOfStep { worker, generation } => Some((worker, generation)),
-        Report::Applied { .. } | Report::Ejected { .. } | Report::Restored { .. } | Report::Spent(_) => None,
+        Report::Applied { .. }
+        | Report::Ejected { .. }
+        | Report::Restored { .. }
+        | Report::Listening { .. }
+        | Report::Address { .. }
+        | Report::Spent(_) => None,
     };
     let reports = std::iter::from_fn(|| gateway.node.as_ref()?.reports.recv_timeout(DEADLINE).ok());
     assert_eq!(reports.into_iter().find_map(out), Some((1, Generation(0))));

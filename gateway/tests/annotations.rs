@@ -5,66 +5,15 @@
 mod support;
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use gateway::observe::stats::Limit;
 use support::backend::{Backend, Then, respond};
-use support::client::{Client, Response, To};
+use support::client::{Client, To};
 use support::fleet::Fleet;
+use support::manifests::{A, M, N, get, ingress, one, send, services, with};
 use support::{config, until};
-
-const N: &str = "nginx.ingress.kubernetes.io/";
-const M: &str = "mse.ingress.kubernetes.io/";
-const A: &str = "alb.ingress.kubernetes.io/";
-
-fn services(all: &[(&str, &[SocketAddr])]) -> String {
-    let mut text = String::new();
-    for (name, endpoints) in all {
-        text += &format!(
-            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{name: http, port: 80}}]}}\n"
-        );
-        for (index, endpoint) in endpoints.iter().enumerate() {
-            text += &format!(
-                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}-{index}, labels: \
-                 {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\nports: [{{name: http, port: {}}}]\n\
-                 endpoints:\n- {{addresses: [\"{}\"]}}\n",
-                endpoint.port(),
-                endpoint.ip()
-            );
-        }
-    }
-    text
-}
-
-fn ingress(name: &str, path: &str, service: &str, annotations: &[(&str, &str, &str)]) -> String {
-    let lines: String =
-        annotations.iter().map(|(of, name, value)| format!("    {of}{name}: {value:?}\n")).collect();
-    format!(
-        "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata:\n  name: {name}\n  annotations:\n    x: y\n{lines}\
-         spec:\n  rules:\n  - host: shop.example\n    http:\n      paths:\n      - {{path: {path:?}, pathType: Prefix, \
-         backend: {{service: {{name: {service}, port: {{number: 80}}}}}}}}\n"
-    )
-}
-
-/// One Ingress for everything, one backend.
-fn one(path: &str, annotations: &[(&str, &str, &str)], web: &Backend) -> Fleet {
-    with(&ingress("web", path, "web", annotations), &[("web", &[web.addr])])
-}
-
-fn with(fleet: &str, all: &[(&str, &[SocketAddr])]) -> Fleet {
-    Fleet::start(config(), &[("fleet/web.yaml", fleet), ("clusters/one/all.yaml", &services(all))])
-}
-
-fn send(fleet: &Fleet, request: &str) -> Response {
-    let mut client = Client::connect(fleet.addr);
-    client.send(request.replace('\n', "\r\n")).response()
-}
-
-fn get(fleet: &Fleet, path: &str, fields: &str) -> Response {
-    send(fleet, &format!("GET {path} HTTP/1.1\nHost: shop.example\n{fields}\n"))
-}
 
 fn hits(fleet: &Fleet, limit: Limit) -> u64 {
     fleet.node().stats.iter().map(|stats| stats.hits(limit)).sum()
@@ -144,6 +93,49 @@ fn sources_are_admitted_and_denied() {
         assert_eq!(hits(&fleet, Limit::Access), u64::from(status == 403));
     }
     assert_eq!(web.count(), 2);
+}
+
+/// Behind a proxy that is trusted it is the proxy's client that is judged: the last address that no trusted peer wrote of
+/// another. What the client writes of itself is before that, and changes nothing; without trust nothing of it is read.
+#[test]
+fn behind_trusted_proxies_it_is_their_client_that_lists_and_limits_see() {
+    let web = Backend::named("web");
+    let start = |trusted: &[&str], annotations: &[(&str, &str, &str)]| {
+        let mut config = config();
+        config.forward.trusted_cidrs = trusted.iter().map(|range| range.parse().unwrap()).collect();
+        let files = [ingress("web", "/", "web", annotations), services(&[("web", &[web.addr])])];
+        Fleet::start(config, &[("fleet/web.yaml", &files[0]), ("clusters/one/all.yaml", &files[1])])
+    };
+    let allow = [(N, "whitelist-source-range", "192.0.2.0/24")];
+    let behind = start(&["127.0.0.0/8", "10.0.0.0/8"], &allow);
+    for (fields, status) in [
+        ("X-Forwarded-For: 192.0.2.7\n", 200),
+        ("X-Forwarded-For: 198.51.100.1, 192.0.2.7\n", 200),
+        ("X-Forwarded-For: 192.0.2.7, 198.51.100.1\n", 403),
+        ("X-Forwarded-For: 192.0.2.7, 10.0.0.3\n", 200),
+        ("X-Forwarded-For: 192.0.2.7:4711, 10.0.0.3:80\n", 200),
+        ("X-Forwarded-For: 192.0.2.7\nX-Forwarded-For: 198.51.100.1\n", 403),
+        ("X-Forwarded-For: 198.51.100.1\nX-Forwarded-For: 192.0.2.7, 10.1.1.1\n", 200),
+        ("X-Forwarded-For: 192.0.2.7, unknown\n", 403),
+        ("X-Real-IP: 192.0.2.7\n", 403),
+        ("", 403),
+    ] {
+        assert_eq!(get(&behind, "/", fields).status, status, "{fields:?}");
+    }
+    for trusted in [&[][..], &["10.0.0.0/8"]] {
+        let alone = start(trusted, &allow);
+        assert_eq!(get(&alone, "/", "X-Forwarded-For: 192.0.2.7\n").status, 403, "{trusted:?}");
+    }
+    let deny = start(&["127.0.0.1/32"], &[(N, "denylist-source-range", "192.0.2.7")]);
+    let from = |fleet: &Fleet, source: &str| get(fleet, "/", &format!("X-Forwarded-For: {source}\n")).status;
+    assert_eq!((from(&deny, "192.0.2.7"), from(&deny, "192.0.2.8")), (403, 200));
+    let limited = start(&["127.0.0.1/32"], &[(N, "limit-rpm", "1"), (N, "limit-burst-multiplier", "1")]);
+    assert_eq!(
+        ["192.0.2.1"; 3].map(|source| from(&limited, source)),
+        [200, 200, 503],
+        "one source, and its burst"
+    );
+    assert_eq!(from(&limited, "192.0.2.2"), 200, "another source");
 }
 
 #[test]
@@ -509,6 +501,46 @@ fn a_canary_is_chosen_by_header_then_query_then_cookie_then_weight() {
     let mut client = Client::connect(fleet.addr);
     let share = (0..400).filter(|_| client.get("/").text() == "gray").count();
     assert!((60..=140).contains(&share), "{share} of 400, expected about 100");
+}
+
+#[test]
+fn a_session_stays_with_its_side_of_a_canary_unless_it_is_to_be_chosen_anew() {
+    let (web, gray) = (Backend::named("web"), Backend::named("gray"));
+    let start = |more: &[(&'static str, &'static str, &'static str)]| {
+        let mut canary =
+            vec![(N, "canary", "true"), (N, "canary-by-header", "x-c"), (N, "canary-by-header-value", "yes")];
+        canary.extend_from_slice(more);
+        let text =
+            ingress("web", "/", "web", &[(N, "affinity", "cookie")]) + &ingress("gray", "/", "gray", &canary);
+        with(&text, &[("web", &[web.addr]), ("gray", &[gray.addr])])
+    };
+    let session = |fleet: &Fleet, fields: &str| {
+        let response = get(fleet, "/", fields);
+        let cookie = response.one("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+        (response.text(), format!("Cookie: {cookie}\n"))
+    };
+    let share = |fleet: &Fleet, cookie: &str| {
+        let mut client = Client::connect(fleet.addr);
+        let request = format!("GET / HTTP/1.1\nHost: shop.example\n{cookie}\n").replace('\n', "\r\n");
+        (0..200).filter(|_| client.send(&request).response().text() == "gray").count()
+    };
+    for weights in [
+        &[(N, "canary-weight", "1")][..],
+        &[(N, "canary-weight", "50"), (N, "affinity-canary-behavior", "sticky")],
+    ] {
+        let fleet = start(weights);
+        let (body, cookie) = session(&fleet, "X-C: yes\n");
+        assert_eq!((body.as_str(), share(&fleet, &cookie)), ("gray", 200), "{weights:?}");
+    }
+    // A session of the Ingress stays there, too.
+    let fleet = start(&[(N, "canary-weight", "50")]);
+    let (body, cookie) =
+        std::iter::repeat_with(|| session(&fleet, "")).find(|(body, _)| body == "web").unwrap();
+    assert_eq!((body.as_str(), share(&fleet, &cookie)), ("web", 0));
+    let fleet = start(&[(N, "canary-weight", "50"), (N, "affinity-canary-behavior", "legacy")]);
+    let (body, cookie) = session(&fleet, "X-C: yes\n");
+    let share = share(&fleet, &cookie);
+    assert!(body == "gray" && (60..=140).contains(&share), "{body}: {share} of 200, expected about 100");
 }
 
 #[test]

@@ -157,14 +157,15 @@ fn a_failover_leaves_its_timeline_from_the_first_doubt_to_the_last_request_that_
         until("a recording is handed over", || gateway.sum(|stats| stats.recordings_total.get()) > 0);
     });
     assert_eq!(gateway.hits(Limit::Recordings), 0);
-    until("the recording is written", || {
-        recordings(&dir)
-            .iter()
-            .any(|recording| recording.verdicts[0].place.cluster.as_deref() == Some("cluster-0"))
-    });
-    let recording = recordings(&dir).remove(0);
+    // On a busy machine a verdict on something else may have come before: the one that is meant is looked for.
+    let is_meant = |recording: &Recording| {
+        let verdict = &recording.verdicts[0];
+        verdict.place.cluster.as_deref() == Some("cluster-0") && verdict.to.starts_with("down (")
+    };
+    until("the recording is written", || recordings(&dir).iter().any(is_meant));
+    let recording = recordings(&dir).into_iter().find(is_meant).unwrap();
     assert_eq!((recording.node.as_str(), recording.worker), ("edge-1", 0));
-    assert!(recording.verdicts[0].to.starts_with("down (") && recording.verdicts[0].ms.abs() < 1e-9);
+    assert!(recording.verdicts[0].ms.abs() < 1e-9);
     let timeline = &recording.timeline;
     assert!(timeline.is_sorted_by(|a, b| a.ms <= b.ms), "in order");
     let first = |what: &str, is: &dyn Fn(&Line) -> bool| {

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use apiserver::{ApiServer, OURS};
+use apiserver::{ApiServer, GATEWAY_API, OURS};
 use serde_json::{Value, json};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -70,6 +70,47 @@ fn requests_follow_the_members_api_and_flow_on_without_any() {
     hub.come_up();
     node.until("it hears again", |node| node.get("/") == Some("first".to_owned()));
     node.until("and says no more", |node| node.admin("/readyz").1 == "{\"ready\":true}");
+}
+
+#[test]
+fn a_gateway_whose_port_somebody_else_has_is_not_programmed_until_it_is_free() {
+    let hub = ApiServer::start();
+    hub.install(&OURS);
+    hub.install(&GATEWAY_API);
+    let api = "gateway.networking.k8s.io/v1";
+    hub.put(json!({"apiVersion": api, "kind": "GatewayClass", "metadata": {"name": "ringway"},
+        "spec": {"controllerName": "ringway.dev/gateway"}}));
+    // Not shared: our sockets would be, among themselves.
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (taken, open) = (holder.local_addr().unwrap().port(), free().port());
+    let gateway = |name: &str, port: u16| {
+        json!({"apiVersion": api, "kind": "Gateway", "metadata": {"name": name, "namespace": "default"},
+            "spec": {"gatewayClassName": "ringway", "addresses": [{"value": "127.0.0.1"}],
+                "listeners": [{"name": "http", "port": port, "protocol": "HTTP"}]}})
+    };
+    hub.put(gateway("web", taken));
+    hub.put(gateway("other", open));
+    let node = Node::start(&hub);
+    let programmed = |name: &str| {
+        let status = hub.object("gateways", "default", name).unwrap_or_default()["status"].clone();
+        let of = |conditions: &Value| {
+            let one = conditions.as_array()?.iter().find(|one| one["type"] == "Programmed")?;
+            Some(format!("{} {} {}", one["status"], one["reason"], one["message"]))
+        };
+        let lists = [&status["conditions"], &status["listeners"][0]["conditions"]];
+        lists.map(|conditions| of(conditions).unwrap_or_default())
+    };
+    node.until("the reason is told", |_| {
+        let refused =
+            |told: &String| told.starts_with("\"False\" \"PortUnavailable\"") && told.contains("in use");
+        programmed("web").iter().all(refused)
+    });
+    node.until("the other one is served", |_| {
+        programmed("other").iter().all(|told| told.starts_with("\"True\""))
+    });
+    drop(holder);
+    node.until("it listens at last", |_| programmed("web").iter().all(|told| told.starts_with("\"True\"")));
+    assert!(TcpStream::connect(("127.0.0.1", taken)).is_ok());
 }
 
 /// An address of this machine that is not loopback; no packet is sent to find it.
@@ -145,7 +186,11 @@ struct Node {
 
 impl Node {
     fn start(hub: &ApiServer) -> Self {
-        let dir = std::env::temp_dir().join(format!("ringway-fleet-bin-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!(
+            "ringway-fleet-bin-{}-{}",
+            std::process::id(),
+            hub.addr.port()
+        ));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         std::fs::write(dir.join("hub.yaml"), hub.kubeconfig("hub")).unwrap();

@@ -279,6 +279,7 @@ fn an_affinity_cookie_sticks_and_survives_its_endpoint() {
         path: "/".into(),
         max_age: Some(Duration::from_secs(60)),
         attributes: COOKIE_ATTRIBUTES.into(),
+        across: Default::default(),
     };
     let gateway = Gateway::start(config(), |on| {
         World::new()

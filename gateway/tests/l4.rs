@@ -78,6 +78,11 @@ fn is_turned_away(addr: SocketAddr, bytes: &[u8]) {
     assert!(matches!(error, None | Some(std::io::ErrorKind::ConnectionReset)), "{error:?}");
 }
 
+/// What came on each connection on which anything did: one that ends at once asks whether somebody is there.
+fn spoken(backend: &Backend) -> Vec<Vec<u8>> {
+    backend.log().into_iter().map(|connection| connection.raw).filter(|raw| !raw.is_empty()).collect()
+}
+
 /// Served by nobody: connects there are refused.
 fn nobody() -> SocketAddr {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
@@ -339,7 +344,7 @@ fn a_client_hello_in_many_segments_goes_where_its_name_says_and_an_unknown_name_
                 client.send(piece);
             }
             assert_eq!(client.exactly(bytes.len()).unwrap(), bytes, "{name}: it arrives as it was sent");
-            assert_eq!(backend.log().last().unwrap().raw, bytes);
+            assert_eq!(spoken(backend).last().unwrap(), &bytes);
             echoes(&mut client, "and everything behind it");
         }
     }
@@ -349,7 +354,7 @@ fn a_client_hello_in_many_segments_goes_where_its_name_says_and_an_unknown_name_
     until("they are counted", || {
         ended(&gateway, Ended::NoRoute) == 2 && ended(&gateway, Ended::Malformed) == 1
     });
-    assert_eq!(unused.connections() + exact.connections() + wild.connections(), 9);
+    assert_eq!([&unused, &exact, &wild].map(|backend| spoken(backend).len()), [0, 3, 6]);
 }
 
 #[test]
@@ -639,15 +644,32 @@ fn outlives_its_cluster(established: Established) -> (Gateway, Client, Vec<TcpSt
         let world = World::new().cluster(0, &[first]).cluster(1, &[addr]);
         tcp(world.policy(|policy| policy.established = established)).on(on)
     });
-    let client = Client::connect(gateway.addr);
-    until("it is connected", || gateway.sum(|stats| stats.connects_total.get()) == 1);
-    until("it is accepted", || open(&gateway) == 1);
+    let mut client = Client::connect(gateway.addr);
+    // Whoever has said nothing yet may go elsewhere.
+    client.send("said");
+    until("it has arrived", || gateway.sum(|stats| stats.layer4.received_bytes_total.get()) == 4);
     leaver.leave.send(()).unwrap();
     let kept = leaver.kept.join().unwrap();
     // The next connection finds the cluster gone, and goes to the other one.
     echoes(&mut Client::connect(gateway.addr), "elsewhere");
     until("there is a verdict", || gateway.sum(|stats| stats.verdicts_total.get()) > 0);
     (gateway, client, kept)
+}
+
+#[test]
+fn a_connection_without_a_word_goes_elsewhere_when_its_cluster_is_found_down() {
+    let (leaver, backend) = (leaver(), echo());
+    let (first, addr) = (leaver.addr, backend.addr);
+    let gateway =
+        Gateway::start(config(), |on| tcp(World::new().cluster(0, &[first]).cluster(1, &[addr])).on(on));
+    let mut client = Client::connect(gateway.addr);
+    until("it is connected", || gateway.sum(|stats| stats.connects_total.get()) == 1);
+    leaver.leave.send(()).unwrap();
+    let _kept = leaver.kept.join().unwrap();
+    echoes(&mut Client::connect(gateway.addr), "elsewhere");
+    until("it is moved", || gateway.sum(|stats| stats.connects_total.get()) == 3);
+    echoes(&mut client, "here");
+    assert_eq!(ended(&gateway, Ended::Down), 0);
 }
 
 #[test]

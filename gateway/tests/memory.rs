@@ -24,6 +24,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::backend::Backend;
 use support::client::Client;
 use support::table::{World, world};
+use support::tls::{Ca, certified, connect};
 use support::{PATIENCE, Port, config, pass, until};
 
 /// One worker on a thread that counts what it allocates.
@@ -169,6 +170,65 @@ fn an_idle_connection_costs_little() {
     let each = all.saturating_sub(one) / (COUNT as u64 - 1);
     println!("live heap bytes of a worker: {one} with 1 idle connection, {all} with {COUNT}: {each} each");
     assert!(each <= 1_600, "{each} bytes for each idle connection");
+}
+
+/// The same over TLS: what the library keeps for a session comes on top. What its part in C keeps (the contexts of two
+/// ciphers) is not counted here: `loadtest bench --case tls-idle` counts all.
+#[test]
+fn an_idle_connection_over_tls_costs_little() {
+    const COUNT: usize = 500;
+    let ca = Ca::new();
+    let (leaf, trust) = (ca.leaf(&["a.example"]), Arc::new(ca.trust()));
+    let key = certified(&leaf);
+    let backend = Backend::named("hello");
+    let live_bytes = |connections: usize| {
+        let mut config = config();
+        config.timeouts.buffer_idle = Period::millis(5);
+        let world = world(&[backend.addr]).secured(&[("a.example", Arc::clone(&key))]);
+        let worker = Counted::serving(config, world);
+        let mut clients: Vec<_> =
+            (0..connections).map(|_| connect(worker.port.addr, "a.example", &trust).unwrap()).collect();
+        for request in 0..COUNT {
+            assert_eq!(clients[request % connections].get("a.example", "/").0, 200);
+        }
+        until("all are there", || worker.stats.connections_open.get() == connections as u64);
+        // Until the last has given its buffers back, and the pools what they do not need.
+        pass(std::time::Duration::from_millis(2_500));
+        let info = worker.stop();
+        drop(clients);
+        u64::try_from(info.bytes_current).unwrap()
+    };
+    let (one, all) = (live_bytes(1), live_bytes(COUNT));
+    let each = all.saturating_sub(one) / (COUNT as u64 - 1);
+    println!(
+        "live heap bytes of a worker: {one} with 1 idle TLS connection, {all} with {COUNT}: {each} each"
+    );
+    assert!(each <= 2_000, "{each} bytes for each idle TLS connection");
+}
+
+/// A worker holds a pointer to what all share: that a listener has thousands of certificates costs it nothing.
+#[test]
+fn certificates_cost_a_worker_nothing() {
+    let ca = Ca::new();
+    let key = certified(&ca.leaf(&["a.example"]));
+    let trust = Arc::new(ca.trust());
+    let backend = Backend::named("hello");
+    let live_bytes = |count: usize| {
+        let names: Vec<String> = (0..count).map(|n| format!("h{n}.example")).collect();
+        let all: Vec<_> = names.iter().map(|name| (name.as_str(), Arc::clone(&key))).collect();
+        let worker = Counted::serving(config(), world(&[backend.addr]).secured(&all));
+        let mut client = connect(worker.port.addr, "a.example", &trust).unwrap();
+        assert_eq!(client.get("a.example", "/").0, 200);
+        let info = worker.stop();
+        (info.bytes_total, info.bytes_current)
+    };
+    let (few, many) = (live_bytes(1), live_bytes(5_000));
+    println!(
+        "bytes that a worker ever allocated, and holds: {few:?} with 1 certificate, {many:?} with 5,000"
+    );
+    // By the clock a worker allocates this and that; 5,000 pointers are 40,000 bytes.
+    let bound = 32 * 1024;
+    assert!(many.0 < few.0 + bound && many.1 < few.1 + i64::try_from(bound).unwrap(), "{few:?}, {many:?}");
 }
 
 /// Each has passed something on in both directions, and is quiet: a layer-4 connection is two, and holds no buffer.

@@ -563,3 +563,59 @@ fn a_host_of_another_listener_than_the_names_is_misdirected() {
     assert_eq!(backend.count(), 6);
     no_panics(&fleet);
 }
+
+#[test]
+fn nodes_that_share_secrets_resume_each_other_s_sessions() {
+    let ca = Ca::new();
+    let backend = Backend::named("web");
+    let path = std::env::temp_dir().join(format!("ringway-tickets-{}", std::process::id()));
+    let (first, second) = ("a".repeat(32), "b".repeat(32));
+    std::fs::write(&path, &first).unwrap();
+    let shared = || {
+        let mut config = config();
+        config.tls.ticket_secrets = path.clone();
+        config
+    };
+    let leaf = ca.leaf(&["shop.example"]).secret("shop");
+    let node = |config: Config| {
+        Fleet::start(
+            config,
+            &[
+                ("fleet/a.yaml", &ingress(&["shop.example"], &[(&["shop.example"], "shop")])),
+                ("fleet/s.yaml", &leaf),
+                ("clusters/alpha/web.yaml", &service(&[backend.addr])),
+            ],
+        )
+    };
+    let (one, other, alone) = (node(shared()), node(shared()), node(config()));
+    let resumed = |at: &Fleet, trust: &Arc<ClientConfig>| {
+        let mut client = connect(at.tls, "shop.example", trust).unwrap();
+        assert_eq!(client.get("shop.example", "/").0, 200);
+        client.is_resumed()
+    };
+    let trust = Arc::new(ca.trust());
+    assert!(!resumed(&one, &trust));
+    assert!(resumed(&other, &trust), "the other node has the same keys");
+    assert!(!resumed(&alone, &trust), "a node without the secret draws its own");
+    // Rotation, step by step: brought to every node, then used, then alone.
+    for (contents, keeps) in [
+        (format!("{first}\n{second}"), true),
+        (format!("{second}\n{first}"), true),
+        (second.clone(), true),
+        ("c".repeat(32), false),
+    ] {
+        let trust = Arc::new(ca.trust());
+        assert!(!resumed(&one, &trust));
+        std::fs::write(&path, &contents).unwrap();
+        other.node().reload(&Arc::new(shared()));
+        assert_eq!(resumed(&other, &trust), keeps, "{contents}");
+        one.node().reload(&Arc::new(shared()));
+    }
+    // What cannot be read changes nothing.
+    let trust = Arc::new(ca.trust());
+    assert!(!resumed(&one, &trust));
+    std::fs::write(&path, "short").unwrap();
+    other.node().reload(&Arc::new(shared()));
+    assert!(resumed(&other, &trust));
+    let _ = std::fs::remove_file(&path);
+}

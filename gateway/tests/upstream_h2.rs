@@ -394,3 +394,26 @@ fn an_endpoint_that_says_it_does_not_serve_gets_no_traffic() {
     let mut client = Client::connect(gateway.addr);
     until("only the one that serves is asked", || (0..20).all(|_| client.get("/").text() == "good"));
 }
+
+#[test]
+fn interim_responses_pass_to_clients_of_either_version() {
+    let backend = H2Backend::start(|_| Do::Early("served"));
+    let gateway = gateway(&[backend.addr]);
+    let response = Client::connect(gateway.addr).get("/");
+    assert_eq!((response.status, response.text().as_str()), (200, "served"));
+    // 100 is for who asked for it.
+    assert_eq!(response.interim.len(), 1, "{:?}", response.interim);
+    let early = response.interim[0].to_lowercase();
+    assert!(early.starts_with("http/1.1 103 ") && early.contains("link: </a.css>\r\n"), "{early}");
+    assert!(!early.contains("transfer-encoding") && !early.contains("content-length"), "{early}");
+    run(async {
+        let mut client = client_h2::Client::connect(gateway.addr).await;
+        let (mut response, _) = client.start(client_h2::get("/"), true).await;
+        let early = std::future::poll_fn(|cx| response.poll_informational(cx)).await.unwrap().unwrap();
+        assert_eq!(
+            (early.status().as_u16(), &early.headers()["link"]),
+            (103, &HeaderValue::from_static("</a.css>"))
+        );
+        assert_eq!(client_h2::answer(response.await.unwrap()).await.unwrap().body, "served");
+    });
+}

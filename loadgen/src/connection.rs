@@ -79,16 +79,8 @@ impl Connection {
         wanted: Option<&str>,
         tls: Option<&Tls>,
     ) -> io::Result<Self> {
-        let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
-        sockopt::set_tcp_nodelay(&socket, true)?;
-        match rustix::net::connect(&socket, &target) {
-            Ok(()) | Err(Errno::INPROGRESS) => {}
-            Err(why) => return Err(why.into()),
-        }
         let reader = Reader::new(Kind::Response, wanted);
-        let socket = Socket::new(socket.into(), tls.map(Tls::begin).transpose()?);
+        let socket = Socket::new(connect(target)?, tls.map(Tls::begin).transpose()?);
         Ok(Self { socket, phase: Phase::Connecting { due }, reader })
     }
 
@@ -203,6 +195,19 @@ impl Connection {
     pub(crate) fn begun(&self) -> Begun {
         if self.reader.has_head() { Begun::Yes(self.reader.info.body) } else { Begun::No }
     }
+}
+
+/// A nonblocking socket that is being connected.
+pub(crate) fn connect(target: SocketAddr) -> io::Result<TcpStream> {
+    let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    match rustix::net::connect(&socket, &target) {
+        Ok(()) | Err(Errno::INPROGRESS) => {}
+        Err(why) => return Err(why.into()),
+    }
+    Ok(socket.into())
 }
 
 /// A read buffer for [`Connection::ready`].

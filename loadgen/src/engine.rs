@@ -17,9 +17,9 @@ use crate::tls::Tls;
 use crate::window::{Recorder, Summary, WINDOW, Window};
 
 /// Events taken per system call.
-const EVENTS_MAX: usize = 1_024;
+pub(crate) const EVENTS_MAX: usize = 1_024;
 /// The longest wait, so that the stop flag is seen.
-const WAIT_MAX: Duration = Duration::from_millis(20);
+pub(crate) const WAIT_MAX: Duration = Duration::from_millis(20);
 /// Bounds of [`Load::rate_per_s`] and [`Load::connections_max`].
 const RATE_MAX: u32 = 1_000_000;
 const CONNECTIONS_MAX: u32 = 50_000;
@@ -469,7 +469,7 @@ impl<'a> Engine<'a> {
 }
 
 /// Refuses what is out of bounds.
-fn check(load: &Load) -> Result<(), LoadError> {
+pub(crate) fn check(load: &Load) -> Result<(), LoadError> {
     let within = |value: u32, max: u32| (1..=max).contains(&value);
     let wrong = [
         (!within(load.rate_per_s, RATE_MAX), "rate_per_s must be 1 to 1000000"),

@@ -67,8 +67,10 @@ pub enum Outcome {
     Closed(Begun),
     /// No complete response within [`Load::timeout`], or before the load was stopped.
     Timeout(Begun),
-    /// What came is not HTTP/1.1.
+    /// What came is not HTTP of the version that was asked for.
     Malformed,
+    /// A complete response to a call of gRPC whose `grpc-status` is this, not 0; `None`: it had none.
+    Grpc(Option<u32>),
 }
 
 impl Outcome {
@@ -85,7 +87,7 @@ impl Outcome {
     pub fn is_good(self) -> bool {
         match self {
             Self::Answered { status, .. } => status < 400,
-            Self::Connect | Self::Closed(_) | Self::Timeout(_) | Self::Malformed => false,
+            Self::Connect | Self::Closed(_) | Self::Timeout(_) | Self::Malformed | Self::Grpc(_) => false,
         }
     }
 }

@@ -53,6 +53,13 @@ impl Tls {
         self.shown.certificates.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// The same, offering HTTP/2 and nothing else by ALPN.
+    pub(crate) fn speaking_http2(&self) -> Self {
+        let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Self { config: Arc::new(config), ..self.clone() }
+    }
+
     pub(crate) fn begin(&self) -> std::io::Result<ClientConnection> {
         ClientConnection::new(Arc::clone(&self.config), self.name.clone()).map_err(std::io::Error::other)
     }

@@ -63,7 +63,7 @@ fn a_drained_backend_finishes_what_it_has_begun_and_refuses_the_rest() {
     // A request may be on its way to a connection that is just being closed; none that was begun is cut.
     assert!(records.iter().all(|record| match record.outcome {
         Outcome::Answered { .. } | Outcome::Connect | Outcome::Closed(Begun::No) => true,
-        Outcome::Closed(Begun::Yes(_)) | Outcome::Timeout(_) | Outcome::Malformed => false,
+        Outcome::Closed(Begun::Yes(_)) | Outcome::Timeout(_) | Outcome::Malformed | Outcome::Grpc(_) => false,
     }));
     let end = Instant::now() + Duration::from_secs(5);
     while backend.connections() > 0 {

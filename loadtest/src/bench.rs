@@ -8,16 +8,21 @@
 //! Everything that is started is stopped by its process id, and the kernel setting that is changed is put back, also
 //! on SIGINT and SIGTERM.
 
+pub(crate) mod agree;
 pub(crate) mod attack;
 mod case;
+mod cases;
 mod charts;
 mod churn;
+mod envoy;
 mod ground;
+mod h2load;
 mod idle;
 pub(crate) mod machine;
 pub(crate) mod open;
 pub(crate) mod process;
 mod proxy;
+mod ratios;
 mod report;
 mod wrk;
 
@@ -29,7 +34,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use case::{CASES, Case, Group, Kind, Spec};
+use case::{Case, Group, Kind, Spec};
+use cases::CASES;
 use ground::{Ground, Stand};
 use machine::{Autogroup, CongestionControl, Facts, Stop, Turn};
 use process::Running;
@@ -45,8 +51,8 @@ pub(crate) struct Options {
     /// Seconds of load per measurement.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
-    /// What is measured: cases, or groups of them (main, l4, tls, connections, bodies, routes, churn, open-loop, all);
-    /// repeatable or separated by commas. Default: main and l4. `--list` tells them.
+    /// What is measured: cases, or groups of them (main, l4, tls, h2, connections, bodies, routes, workers, churn,
+    /// open-loop; scaling: connections, bodies, routes and workers; all). Repeatable or separated by commas. Default: main and l4. `--list` tells them.
     #[arg(long = "case", value_delimiter = ',', value_parser = cases_named)]
     cases: Vec<Named>,
     /// Only tell which cases there are.
@@ -60,6 +66,10 @@ pub(crate) struct Options {
     /// Connections of the case idle-memory.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=25_000))]
     idle_connections: u32,
+    /// Connections and streams on each of the cases h2-32, h2c-32 and grpc-32, such as 16x4; what is known of peers holds
+    /// for their own, 2x32.
+    #[arg(long, value_name = "CONNECTIONSxSTREAMS", value_parser = shape)]
+    streams: Option<(u32, u32)>,
     /// Count system calls per request in an extra run of each case (needs perf).
     #[arg(long)]
     syscalls: bool,
@@ -78,9 +88,17 @@ fn cases_named(word: &str) -> std::result::Result<Named, String> {
     let cases = Spec::named(word);
     if cases.is_empty() {
         let groups = Group::ALL.map(Group::name).join(", ");
-        return Err(format!("neither a case (--list tells them) nor a group of cases ({groups}, all)"));
+        return Err(format!(
+            "neither a case (--list tells them) nor a group of cases ({groups}, scaling, all)"
+        ));
     }
     Ok(cases.into())
+}
+
+fn shape(word: &str) -> std::result::Result<(u32, u32), String> {
+    let of = |text: &str, max| text.parse().ok().filter(|number| (1..=max).contains(number));
+    let both = word.split_once('x').and_then(|(left, right)| Some((of(left, 10_000)?, of(right, 100)?)));
+    both.ok_or_else(|| "1 to 10000 connections, an x, 1 to 100 streams".to_owned())
 }
 
 /// Why there is no result.
@@ -158,34 +176,42 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if cases.is_empty() {
         cases = Spec::usual();
     }
-    let proxies = if options.proxies.is_empty() { Proxy::ALL.to_vec() } else { options.proxies.clone() };
+    let proxies =
+        if options.proxies.is_empty() { everybody(&options.stand) } else { options.proxies.clone() };
     let stop = Stop::on_signals()?;
     let cores = options.stand.cores()?;
     for program in ["taskset", "setpriv"] {
         process::find(program, "apt-get install util-linux")?;
     }
-    if cases.iter().any(|case| case.is_closed_loop()) {
-        process::find("wrk", "apt-get install wrk")?;
+    for (program, package) in cases.iter().filter_map(|case| case.generator()) {
+        process::find(program, &format!("apt-get install {package}"))?;
     }
     if options.syscalls {
         process::find("perf", "apt-get install linux-perf")?;
     }
     for (proxy, case) in proxies.iter().flat_map(|proxy| cases.iter().map(move |case| (proxy, case))) {
         if case.takes(*proxy) {
-            proxy.check(&options.stand.ringway, case)?;
+            proxy.check(&options.stand.ringway, &options.stand.envoy, case)?;
         }
     }
     let bench = Bench { options, ground: Ground::new(&options.stand, stop)? };
     let _turn = Turn::wait(&bench.ground.stop)?;
     let _first = Autogroup::first();
     let _reno = CongestionControl::pin("reno")?;
-    let facts = Facts::collect(&cores);
+    let envoy = envoy::find(&options.stand.envoy).ok();
+    let facts = Facts::collect(&cores, envoy.as_deref());
     println!("{facts}");
 
     let mut report = Report::new(facts, options.rounds, options.seconds);
     for case in cases {
+        if let Some(why) = cores.lacks(case.workers) {
+            println!("\n{}", report.add_note(case, &format!("not measured: {why}")));
+            continue;
+        }
         match case.kind {
-            Kind::Load { .. } | Kind::Open { .. } => bench.load(case, &proxies, &mut report)?,
+            Kind::Load { .. } | Kind::Streams { .. } | Kind::Open { .. } => {
+                bench.load(case, &proxies, &mut report)?
+            }
             Kind::Idle => bench.idle(case, &proxies, &mut report)?,
         }
     }
@@ -204,6 +230,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Who takes part when nobody is named: Envoy, which Debian does not package, only where it is or was pointed to.
+fn everybody(stand: &Stand) -> Vec<Proxy> {
+    let is_there = stand.envoy != Path::new(ground::ENVOY) || envoy::find(&stand.envoy).is_ok();
+    if !is_there {
+        println!("envoy takes no part: it is not on the path (scripts/bench installs it; --envoy PATH)");
+    }
+    Proxy::ALL.into_iter().filter(|proxy| *proxy != Proxy::Envoy || is_there).collect()
 }
 
 fn save(path: &Path, text: &str) -> Result<()> {
@@ -226,6 +261,12 @@ struct Contender {
 
 impl Bench<'_> {
     fn load(&self, case: Case, proxies: &[Proxy], report: &mut Report) -> Result<()> {
+        if let Some((asked, given)) = connections(case).filter(|(asked, given)| given < asked) {
+            let files = process::files_max();
+            let note =
+                format!("{given} connections, not {asked}: a proxy may have {files} descriptors (ulimit -n)");
+            println!("\n{}", report.add_note(case, &note));
+        }
         let (_backend, mut contenders) = self.start(case, proxies)?;
         eprintln!(
             "{}: {} rounds of {} s × {} …",
@@ -259,27 +300,35 @@ impl Bench<'_> {
         let _churn = churn::Running::start(case, contender.home.clone());
         match case.kind {
             Kind::Load { connections, reuse } => {
+                let connections = Spec::within(connections, process::files_max());
                 wrk::run(&self.ground.cores, target, case, (connections, reuse), seconds, &self.ground.stop)
             }
+            Kind::Streams { connections, streams } => {
+                let (ground, shape) = (&self.ground, self.options.streams.unwrap_or((connections, streams)));
+                h2load::run(&ground.cores, target, case, shape, seconds, (&ground.dir, &ground.stop))
+            }
             Kind::Open { rate } => {
-                open::run(&self.ground.cores, target, case, rate, seconds, &self.ground.stop)
+                let shape = open::Shape::of(case, rate);
+                open::run(&self.ground.cores, target, case, shape, seconds, &self.ground.stop)
             }
             Kind::Idle => Err(BenchError::failed("bench", format!("{} has no load", case.name))),
         }
     }
 
     fn sample(&self, contender: &Contender, case: Case) -> Result<Sample> {
-        let (core_before, before) = (machine::busy(self.ground.cores.proxy)?, contender.running.cpu()?);
+        let cores = self.ground.cores.proxies(case.workers);
+        let (core_before, before) = (machine::busy(&cores)?, contender.running.cpu()?);
         let begin = Instant::now();
         let result = self.offer(contender, case, self.options.seconds)?;
         let cpu = contender.running.cpu()?.saturating_sub(before);
-        let core = machine::busy(self.ground.cores.proxy)?.saturating_sub(core_before);
+        let core = machine::busy(&cores)?.saturating_sub(core_before);
         if result.errors > 0 {
             let why =
                 format!("{} of {} requests failed in case {}", result.errors, result.requests, case.name);
             return Err(BenchError::failed(contender.proxy.name(), why));
         }
-        let foreign = core.saturating_sub(cpu).as_secs_f64() / begin.elapsed().as_secs_f64();
+        let foreign =
+            core.saturating_sub(cpu).as_secs_f64() / begin.elapsed().as_secs_f64() / f64::from(case.workers);
         Ok(Sample::new(cpu, foreign, &result))
     }
 
@@ -312,8 +361,8 @@ impl Bench<'_> {
     }
 
     /// A backend for the case, and every proxy that takes part in it, ready to serve.
-    fn start(&self, case: Case, proxies: &[Proxy]) -> Result<(Running, Vec<Contender>)> {
-        let backend = self.ground.backend(case.body)?;
+    fn start(&self, case: Case, proxies: &[Proxy]) -> Result<(Vec<Running>, Vec<Contender>)> {
+        let backend = self.ground.backend(case)?;
         let mut contenders = Vec::new();
         for proxy in proxies.iter().copied().filter(|proxy| case.takes(*proxy)) {
             let (running, home) = self.ground.proxy(proxy, case, &backend)?;
@@ -327,6 +376,12 @@ impl Bench<'_> {
         }
         Ok((backend, contenders))
     }
+}
+
+/// Connections that the case asks for, and as many as it gets.
+fn connections(case: Case) -> Option<(u32, u32)> {
+    let asked = case.connections()?;
+    Some((asked, Spec::within(asked, process::files_max())))
 }
 
 /// An address that nobody listens on now. Somebody else may take it before we use it: then the start fails by name.

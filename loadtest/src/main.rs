@@ -3,7 +3,7 @@
 //! Sees only what a client sees: it knows the gateway's command line and HTTP, nothing else of it.
 //! `floor` and `backend` are the two programs that a comparison needs and nobody ships; `bench` runs the comparison;
 //! `failover` breaks clusters and tells what the clients saw; `hitless` changes everything and wants nobody to notice;
-//! `attack` tells what attackers cost another client.
+//! `attack` tells what attackers cost another client; `agree` compares our generator with those of others.
 
 mod backend;
 mod bench;
@@ -16,6 +16,7 @@ mod page;
 mod picture;
 mod ring;
 mod socket;
+mod streams;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -52,6 +53,12 @@ enum Command {
         /// Milliseconds between a request and its response.
         #[arg(long, default_value_t = 0)]
         latency_ms: u64,
+        /// Speak HTTP/2 in clear instead (bodies up to 16,384 bytes); requests may have bodies.
+        #[arg(long)]
+        http2: bool,
+        /// Answer as a unary call of gRPC, `grpc-status: 0`; implies --http2.
+        #[arg(long)]
+        grpc: bool,
     },
     /// Endpoints of one cluster that say who they are, until SIGTERM or SIGINT.
     Cluster(cluster::Options),
@@ -59,6 +66,8 @@ enum Command {
     Open(bench::open::Options),
     /// Compare proxies by CPU per request, interleaved in rounds; prints a table.
     Bench(bench::Options),
+    /// See that `open` measures what wrk and h2load measure, where they can measure the same; prints a table.
+    Agree(bench::agree::Options),
     /// Attack the gateway and see what another client notices: latency and memory, in peace and under attack.
     Attack(bench::attack::Options),
     /// Break a cluster under load, with Ringway and its peers in network namespaces; prints a table (needs root).
@@ -79,12 +88,22 @@ fn main() -> ExitCode {
             Ok(false) => Err("hitless: a claim does not hold".to_owned()),
             Err(why) => Err(format!("hitless: {why}")),
         },
+        Command::Agree(options) => match bench::agree::run(&options) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("agree: the generators do not".to_owned()),
+            Err(why) => Err(format!("agree: {why}")),
+        },
         Command::Floor { listen, upstream } => {
             floor::run(listen, upstream).map_err(|why| format!("floor: {why}"))
         }
-        Command::Backend { listen, body, latency_ms } => {
-            backend::run(listen, body, Duration::from_millis(latency_ms))
-                .map_err(|why| format!("backend: {why}"))
+        Command::Backend { listen, body, latency_ms, http2, grpc } => {
+            let latency = Duration::from_millis(latency_ms);
+            let answer = if grpc { streams::Answer::Grpc } else { streams::Answer::Plain };
+            let result = match http2 || grpc {
+                true => streams::run(listen, body, latency, answer),
+                false => backend::run(listen, body, latency),
+            };
+            result.map_err(|why| format!("backend: {why}"))
         }
         Command::Cluster(options) => cluster::run(&options).map_err(|why| format!("cluster: {why}")),
         Command::Page(options) => page::run(&options).map_err(|why| format!("page: {why}")),

@@ -29,6 +29,18 @@ pub(crate) enum Condition {
 
 /// A Service with one port, 80, and where it leads: a number, or a name that the slices resolve.
 pub(crate) fn service(namespace: &str, name: &str, target_port: impl Display) -> String {
+    service_speaking(namespace, name, target_port, "")
+}
+
+/// The same with an `appProtocol`, where it is not empty.
+pub(crate) fn service_speaking(
+    namespace: &str,
+    name: &str,
+    target_port: impl Display,
+    app_protocol: &str,
+) -> String {
+    let speaks =
+        if app_protocol.is_empty() { String::new() } else { format!(", appProtocol: {app_protocol}") };
     format!(
         "\
 apiVersion: v1
@@ -36,7 +48,7 @@ kind: Service
 metadata: {{name: {name}, namespace: {namespace}}}
 spec:
   ports:
-  - {{name: http, port: 80, protocol: TCP, targetPort: {target_port}}}
+  - {{name: http, port: 80, protocol: TCP, targetPort: {target_port}{speaks}}}
 ---
 "
     )

@@ -88,6 +88,8 @@ pub(crate) enum Scale {
     Linear,
     /// Powers of ten; what is not above zero is drawn at the lowest of them.
     Log,
+    /// The same, with these places marked instead of powers of ten.
+    LogAt(Vec<f64>),
     /// Point `n` stands at the n-th name, counted from zero.
     Names(Vec<String>),
 }
@@ -128,6 +130,8 @@ pub(crate) enum Look {
     Cross,
     /// A grey ring, joined by a thin line: a yardstick.
     Ring,
+    /// A purple diamond, joined by dashes and dots.
+    Diamond,
 }
 
 impl Look {
@@ -138,6 +142,7 @@ impl Look {
             Self::Triangle => "#2a9d6a",
             Self::Cross => "#c00000",
             Self::Ring => "#777777",
+            Self::Diamond => "#8a3a9b",
         }
     }
 
@@ -147,6 +152,7 @@ impl Look {
             Self::Square => "9 4",
             Self::Triangle => "4 3",
             Self::Cross => "2 3",
+            Self::Diamond => "8 3 2 3",
         }
     }
 
@@ -159,6 +165,9 @@ impl Look {
                 x - half
             ),
             Self::Square => format!("M{:.1} {:.1}h{twice}v{twice}h-{twice}z", x - half, y - half),
+            Self::Diamond => {
+                format!("M{x:.1} {:.1}l{half} {half}l-{half} {half}l-{half} -{half}z", y - half)
+            }
             Self::Triangle => format!("M{x:.1} {:.1}l{half} {twice}h-{twice}z", y - half),
             Self::Cross => {
                 format!("M{:.1} {:.1}l{twice} {twice}m0 -{twice}l-{twice} {twice}", x - half, y - half)
@@ -168,7 +177,7 @@ impl Look {
 
     fn is_filled(self) -> bool {
         match self {
-            Self::Disc | Self::Square | Self::Triangle => true,
+            Self::Disc | Self::Square | Self::Triangle | Self::Diamond => true,
             Self::Cross | Self::Ring => false,
         }
     }
@@ -190,7 +199,14 @@ impl<'a> Ruler<'a> {
         let max = values.iter().copied().fold(0.0, f64::max);
         let (low, high) = match (&axis.scale, axis.span) {
             (Scale::Linear | Scale::Names(_), Some(span)) => span,
-            (Scale::Log, Some((low, high))) => (low.log10(), high.log10()),
+            (Scale::Log | Scale::LogAt(_), Some((low, high))) => (low.log10(), high.log10()),
+            (Scale::LogAt(places), None) => {
+                let positive = || places.iter().copied().filter(|place| *place > 0.0).map(f64::log10);
+                let low = positive().fold(f64::INFINITY, f64::min);
+                let high = positive().fold(f64::NEG_INFINITY, f64::max);
+                // What stands at an end stands apart from the frame.
+                if low.is_finite() { (low - 0.15, high + 0.15) } else { (0.0, 1.0) }
+            }
             (Scale::Linear, None) if max > 0.0 => (0.0, ceil_to(max * 1.05, step(max))),
             (Scale::Linear, None) => (0.0, 1.0),
             (Scale::Log, None) => {
@@ -208,8 +224,8 @@ impl<'a> Ruler<'a> {
     /// The pixel of a value.
     fn at(&self, value: f64) -> f64 {
         let value = match self.axis.scale {
-            Scale::Log if value > 0.0 => value.log10(),
-            Scale::Log => self.low,
+            Scale::Log | Scale::LogAt(_) if value > 0.0 => value.log10(),
+            Scale::Log | Scale::LogAt(_) => self.low,
             Scale::Linear | Scale::Names(_) => value,
         };
         let share = ((value - self.low) / (self.high - self.low)).clamp(0.0, 1.0);
@@ -232,12 +248,17 @@ impl<'a> Ruler<'a> {
             Scale::Log => {
                 let mut ticks = Vec::new();
                 let mut power = self.low;
+                // Over a short range powers of ten alone say too little.
+                let between: &[f64] = if self.high - self.low <= 2.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
                 while power <= self.high {
-                    ticks.push((10_f64.powf(power), number(10_f64.powf(power))));
+                    let of = |times: &f64| times * 10_f64.powf(power);
+                    let within = |value: &f64| value.log10() <= self.high + 1e-9;
+                    ticks.extend(between.iter().map(of).filter(within).map(|value| (value, number(value))));
                     power += 1.0;
                 }
                 ticks
             }
+            Scale::LogAt(places) => places.iter().map(|place| (*place, number(*place))).collect(),
             #[expect(clippy::cast_precision_loss, reason = "a handful of names")]
             Scale::Names(names) => {
                 names.iter().enumerate().map(|(n, name)| (n as f64, name.clone())).collect()

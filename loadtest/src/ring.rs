@@ -83,6 +83,15 @@ impl Ring {
         &slot.buffer[..length]
     }
 
+    /// Puts bytes, or the beginning of them, into a slot; how many.
+    pub(crate) fn fill(&mut self, slot: usize, bytes: &[u8]) -> usize {
+        let slot = &mut self.slots[slot];
+        assert_eq!(slot.state, SlotState::Free, "the kernel is using this buffer");
+        let length = bytes.len().min(BUFFER_BYTES);
+        slot.buffer[..length].copy_from_slice(&bytes[..length]);
+        length
+    }
+
     /// Accepts one connection.
     pub(crate) fn accept(&mut self, listener: &impl AsFd) -> io::Result<()> {
         let (null, length) = (std::ptr::null_mut(), std::ptr::null_mut());

@@ -17,6 +17,8 @@ const BACKLOG: i32 = 4_096;
 pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    // Several backends may share an address: with several workers of a proxy one thread would be the bottleneck.
+    socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;

@@ -4,12 +4,14 @@
 //! applying `x.then(y)`; a delta never resets health, in-flight counts or latency of an endpoint that survives it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::id::{BackendId, BindId, ClusterId, EndpointId, Generation, ListenerId};
-use crate::model::{BackendSpec, ClusterSpec, EndpointSpec, HashRing, HostKey, HostRules, ListenerSpec};
+use crate::model::{
+    BackendSpec, Carrier, ClusterSpec, EndpointSpec, HashRing, HostKey, HostRules, ListenerSpec,
+};
 
 /// Key of a consistent-hash ring: one backend in one cluster.
 pub type RingKey = (BackendId, ClusterId);
@@ -248,6 +250,24 @@ pub enum Report {
         worker: u16,
         /// Which endpoint.
         endpoint: EndpointId,
+    },
+    /// This worker cannot listen on an address, or can at last. Said once for each change.
+    Listening {
+        /// Which worker.
+        worker: u16,
+        /// Which address and port.
+        addr: SocketAddr,
+        /// Of TCP or of UDP.
+        carrier: Carrier,
+        /// The error of the system (`errno`); `None` = it listens, or is not asked to any more.
+        error: Option<i32>,
+    },
+    /// An address of a Gateway cannot be put on its interface, or is there at last. Of no worker.
+    Address {
+        /// Which address.
+        ip: IpAddr,
+        /// Why not; `None` = it is there, or nobody has it any more.
+        failure: Option<Box<str>>,
     },
     /// An applied update on its way home: the controller runs its destructor, never a worker.
     Spent(Arc<Update>),

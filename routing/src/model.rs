@@ -4,8 +4,10 @@
 //! [`HashRing`]) travel as `Arc` and are immutable; everything mutable lives in a worker's `Table`.
 
 mod edit;
+mod external;
 mod failover;
 mod filter;
+mod grpc;
 mod layer4;
 mod password;
 mod predicate;
@@ -21,6 +23,7 @@ use regex::bytes::Regex;
 pub use wire::head::Method;
 
 pub use self::edit::{FixedResponse, HeaderEdits, PathRewrite, Redirect, Rewrite};
+pub use self::external::{Authoriser, ExternalAuth, UrlPart, UrlTemplate};
 pub use self::failover::{
     CheckProbe, Condition, Detection, ErrorRatio, Failback, HealthCheck, HedgeMode, WriteFence,
 };
@@ -28,11 +31,12 @@ pub use self::filter::{
     Access, ClientCertificate, ConcurrencyLimit, Cors, Demand, Fallback, Filters, HttpsRedirect, Mirror,
     Origins, RateKey, RateLimit,
 };
+pub use self::grpc::{GRPC_CODES, GrpcCode, GrpcCodes};
 pub use self::layer4::{Established, Layer4, SendProxy, Speech};
 pub use self::password::{BasicAuth, PasswordHash, ShaCrypt, Users};
 pub use self::predicate::Predicate;
 pub use self::tls::{
-    Authorities, Certificate, CertificateSet, ClientAuth, ListenerTls, NameKind, SigningKey, Terms,
+    Authorities, Certificate, CertificateSet, ClientAuth, ListenerTls, NameKind, SigningKey, Staple, Terms,
     TlsVersion,
 };
 pub use self::transport::{Application, BackendTls, Security, TlsSettings, Transport, Verification};
@@ -430,6 +434,18 @@ pub struct CookieAffinity {
     pub max_age: Option<Duration>,
     /// Its further attributes as they are sent, the first `; ` included. Default [`COOKIE_ATTRIBUTES`].
     pub attributes: Arc<str>,
+    /// Does a session stay with its backend, too, where a rule has several?
+    pub across: AcrossBackends,
+}
+
+/// What a session means for the choice between the backends of a rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AcrossBackends {
+    /// It stays with the backend that it has, whatever the weights.
+    #[default]
+    Stay,
+    /// The backend is chosen by weight for each request; the session holds within it.
+    Anew,
 }
 
 /// What an affinity cookie carries unless it is told otherwise.
@@ -449,6 +465,8 @@ pub struct RetryPolicy {
     pub statuses: Box<[u16]>,
     /// Also replay requests that are not idempotent. Default: never (RFC 9110 §9.2.2).
     pub non_idempotent: bool,
+    /// Codes of gRPC that a call is tried again for which was answered by nothing else, whatever its method. Default: none.
+    pub grpc: GrpcCodes,
     /// How long after the request's beginning another try may begin. Default zero = as long as the request may take.
     pub time_max: Duration,
 }
@@ -502,6 +520,7 @@ impl Default for Policy {
                 body_bytes_max: 64 * 1024,
                 statuses: Box::default(),
                 non_idempotent: false,
+                grpc: GrpcCodes::default(),
                 time_max: Duration::ZERO,
             },
             connections: ConnectionBounds::default(),

@@ -11,7 +11,7 @@ use std::num::NonZeroU16;
 
 use wire::head::Method;
 
-use crate::model::RetryPolicy;
+use crate::model::{GrpcCode, RetryPolicy};
 use crate::time::MonoTime;
 
 /// What is known when an attempt has failed.
@@ -40,6 +40,8 @@ pub enum FailureKind {
     Malformed,
     /// A complete response head with this status.
     Status(u16),
+    /// A complete response of gRPC that says only this.
+    Grpc(GrpcCode),
 }
 
 /// How much of a request has left us.
@@ -102,7 +104,7 @@ pub enum GiveUp {
     ResponseBegun,
     /// `retry.attempts` are spent.
     AttemptsSpent,
-    /// `retry.statuses` does not list the status: the response is the answer.
+    /// `retry.statuses` or `retry.grpcCodes` does not list it: the response is the answer.
     StatusNotListed,
     /// The body cannot be sent again.
     BodyGone,
@@ -159,9 +161,12 @@ fn price(attempt: u8, policy: &RetryPolicy, failure: &Failure, method: Method) -
     if failure.response == Response::Begun {
         return Err(GiveUp::ResponseBegun);
     }
-    if let FailureKind::Status(status) = failure.kind
-        && !policy.statuses.contains(&status)
-    {
+    let is_listed = match failure.kind {
+        FailureKind::Status(status) => policy.statuses.contains(&status),
+        FailureKind::Grpc(code) => policy.grpc.contains(code),
+        FailureKind::Connect | FailureKind::Closed | FailureKind::Timeout | FailureKind::Malformed => true,
+    };
+    if !is_listed {
         return Err(GiveUp::StatusNotListed);
     }
     if attempt >= policy.attempts {
@@ -174,6 +179,8 @@ fn price(attempt: u8, policy: &RetryPolicy, failure: &Failure, method: Method) -
         Sent::Nothing => Ok(Charge::Free),
         Sent::HeadPartly => Ok(Charge::Budget),
         Sent::Head if method.is_idempotent() || policy.non_idempotent => Ok(Charge::Budget),
+        // Every call of gRPC is a POST: who lists a code says that calls which end so may be repeated.
+        Sent::Head if matches!(failure.kind, FailureKind::Grpc(_)) => Ok(Charge::Budget),
         Sent::Head => Err(GiveUp::NotIdempotent),
     }
 }
@@ -390,6 +397,26 @@ mod tests {
             Decision::GiveUp { reason: GiveUp::StatusNotListed }
         );
         assert_eq!(decided(1, status(503), Method::Get), PAID);
+    }
+
+    #[test]
+    fn a_code_of_grpc_that_is_listed_is_tried_again_although_every_call_is_a_post() {
+        let listed = RetryPolicy { grpc: [GrpcCode::UNAVAILABLE].into_iter().collect(), ..policy() };
+        let decided = |code, failure: Failure| {
+            let failure = Failure { kind: FailureKind::Grpc(code), ..failure };
+            decide(1, &listed, &failure, Method::Post, &mut Budget::new(1), MonoTime::ZERO)
+        };
+        let ended = failure(FailureKind::Closed, Sent::Head);
+        assert_eq!(decided(GrpcCode::UNAVAILABLE, ended), PAID);
+        assert_eq!(decided(GrpcCode::INTERNAL, ended), Decision::GiveUp { reason: GiveUp::StatusNotListed });
+        let gone = Failure { body: Body::Gone, ..ended };
+        assert_eq!(decided(GrpcCode::UNAVAILABLE, gone), Decision::GiveUp { reason: GiveUp::BodyGone });
+        let cut = decide(1, &listed, &ended, Method::Post, &mut Budget::new(1), MonoTime::ZERO);
+        assert_eq!(
+            cut,
+            Decision::GiveUp { reason: GiveUp::NotIdempotent },
+            "a cut says nothing of what was done"
+        );
     }
 
     /// 2,000 requests a second, all failing, each asking twice: the storm stays within its bound.

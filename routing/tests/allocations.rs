@@ -29,6 +29,7 @@ fn policies() -> Vec<(&'static str, Policy)> {
         path: "/".into(),
         max_age: None,
         attributes: COOKIE_ATTRIBUTES.into(),
+        across: Default::default(),
     };
     let pin = Pin {
         when: PinMatch::Header("x-cluster".into(), "beta".into()),

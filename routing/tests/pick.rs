@@ -512,6 +512,7 @@ fn affinity_cookie_holds_across_clusters_and_weights_and_survives_failover() {
         path: "/".into(),
         max_age: None,
         attributes: COOKIE_ATTRIBUTES.into(),
+        across: Default::default(),
     };
     let worker =
         two_clusters(Policy { affinity: Some(affinity), ..plan(&[(0, 0, Some(99)), (1, 0, Some(1))]) });
@@ -544,6 +545,7 @@ fn cookie_of_a_standby_endpoint_does_not_hold_traffic_there() {
         path: "/".into(),
         max_age: None,
         attributes: COOKIE_ATTRIBUTES.into(),
+        across: Default::default(),
     };
     let worker = two_clusters(Policy { affinity: Some(affinity), ..plan(&[(0, 0, None), (1, 1, None)]) });
     let value = sticky::format(sticky::affinity_of("beta", addr(5)));

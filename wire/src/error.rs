@@ -46,6 +46,8 @@ pub enum WireError {
     Method,
     /// An extended CONNECT (RFC 8441) to another protocol than `websocket`.
     Protocol,
+    /// A body of gRPC-Web that is to be base64 and is not.
+    Base64,
     /// The peer closed in the middle of a message.
     Truncated,
     /// Bytes came where none may come: after a response, on an idle connection, or a 101 that nobody asked for.
@@ -67,6 +69,7 @@ impl WireError {
             | Self::LengthConflict
             | Self::Chunk
             | Self::Trailer
+            | Self::Base64
             | Self::Truncated
             | Self::Unexpected => 400,
             Self::TransferEncoding | Self::Protocol => 501,
@@ -101,6 +104,7 @@ impl WireError {
             Self::Expectation => "expectation",
             Self::Method => "method",
             Self::Protocol => "protocol",
+            Self::Base64 => "base64",
             Self::Truncated => "truncated",
             Self::Unexpected => "unexpected",
         }

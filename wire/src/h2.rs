@@ -275,7 +275,8 @@ pub fn response<'a>(
         sink.field(name, value);
     }
     let body = match length {
-        _ if is_head || status == 204 || status == 304 => BodyLength::None,
+        // Of interim ones a final one follows.
+        _ if is_head || status < 200 || status == 204 || status == 304 => BodyLength::None,
         Some(length) => BodyLength::Exact(length),
         None if ends => {
             sink.field(b"Content-Length", b"0");

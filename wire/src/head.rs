@@ -70,6 +70,23 @@ impl Method {
         }
     }
 
+    /// Its name; empty for [`Method::Other`], whose name only the head knows.
+    #[must_use]
+    pub fn name(self) -> &'static [u8] {
+        match self {
+            Self::Get => b"GET",
+            Self::Head => b"HEAD",
+            Self::Post => b"POST",
+            Self::Put => b"PUT",
+            Self::Delete => b"DELETE",
+            Self::Connect => b"CONNECT",
+            Self::Options => b"OPTIONS",
+            Self::Trace => b"TRACE",
+            Self::Patch => b"PATCH",
+            Self::Other => b"",
+        }
+    }
+
     /// The method that these bytes spell (methods are case-sensitive, RFC 9110 §9.1).
     #[must_use]
     pub fn from_bytes(name: &[u8]) -> Self {

@@ -7,7 +7,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use routing::model::{RuleAction, RuleMatch, Target, WeightedBackend};
+use routing::model::{
+    AcrossBackends, CookieAffinity, Policy, RuleAction, RuleMatch, Target, WeightedBackend,
+};
 
 use crate::compile::annotations::{Canary, CanaryWord};
 use crate::compile::order::Placed;
@@ -127,7 +129,15 @@ fn weighted(
     }
     let rest = scaled(own, u64::from(total - taken), own_sum);
     let target = Target::Forward(rest.chain(refs).collect());
-    Arc::new(RuleAction { target, ..RuleAction::clone(main) })
+    let anew = canaries.iter().any(|(canary, _)| canary.spec.legacy_sessions);
+    let policy = match &main.policy.affinity {
+        Some(affinity) if anew => {
+            let affinity = Some(CookieAffinity { across: AcrossBackends::Anew, ..affinity.clone() });
+            Arc::new(Policy { affinity, ..Policy::clone(&main.policy) })
+        }
+        Some(_) | None => main.policy.clone(),
+    };
+    Arc::new(RuleAction { target, policy, ..RuleAction::clone(main) })
 }
 
 /// Backends whose weights sum up to `share` times `unit`, in their own proportion.

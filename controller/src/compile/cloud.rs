@@ -80,6 +80,7 @@ impl Context {
             | Spec::ReferenceGrant(_)
             | Spec::BackendTlsPolicy(_)
             | Spec::ConfigMap(_)
+            | Spec::ClusterProfile(_)
             | Spec::MemberCluster(_)
             | Spec::GatewayConfig(_)
             | Spec::FailoverPolicy(_)

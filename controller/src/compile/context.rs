@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use routing::id::{ClusterId, ListenerId};
-use routing::model::{Access, Carrier, ClusterSpec, HostPattern, Layer4, ListenerSpec, Protocol};
+use routing::model::{Access, Carrier, ClusterSpec, HostPattern, Layer4, ListenerSpec, Protocol, Terms};
 
 use crate::compile::attach::RouteKind;
 use crate::compile::capacity::{self, Capacity};
@@ -19,7 +19,7 @@ use crate::compile::policy::{self, Part, Permitted};
 use crate::compile::{CompilerSettings, Defaults, transport};
 use crate::crd;
 use crate::merge::{BackendKey, Loopback, Member};
-use crate::object::{Kind, Object, ObjectId, Source, Spec};
+use crate::object::{FleetProfile, Kind, Object, ObjectId, Source, Spec};
 use crate::text;
 use crate::verdict::{Code, Note, Notes, Severity};
 use crate::watch::files::is_cluster_name;
@@ -106,6 +106,8 @@ pub struct GatewayInfo {
     pub permitted: Permitted,
     /// The policy that `GatewayConfig` names.
     pub default: Part,
+    /// The addresses that it asks for and has, or that the pool gives it; `None` = those of the node.
+    pub addresses: Option<Vec<IpAddr>>,
 }
 
 /// A listener of a Gateway.
@@ -136,8 +138,8 @@ pub struct GatewayListener {
 pub(super) enum Wanted {
     /// From `spec.tls` of the Ingresses that are served there.
     Ingress,
-    /// From these Secrets, whatever names they are for.
-    Gateway(Arc<[SecretUse]>),
+    /// From these Secrets, whatever names they are for, under these terms.
+    Gateway(Arc<[SecretUse]>, Option<Arc<Terms>>),
 }
 
 /// A Secret that an object refers to.
@@ -234,6 +236,10 @@ impl Context {
     fn read_members(&mut self, world: &World, ids: &mut Ids) {
         let objects: BTreeMap<Arc<str>, &Arc<Object>> =
             world.fleet(Kind::MemberCluster).map(|object| (object.id.name.clone(), object)).collect();
+        let profiles: BTreeMap<Arc<str>, &FleetProfile> = (world.fleet(Kind::ClusterProfile))
+            .filter_map(|object| Some((object.id.name.clone(), object.spec.profile()?)))
+            .filter(|(_, profile)| profile.is_member)
+            .collect();
         let mut names: Vec<Arc<str>> = world.members().iter().chain(objects.keys()).cloned().collect();
         names.sort();
         names.dedup();
@@ -241,6 +247,7 @@ impl Context {
             let object = objects.get(&name).copied();
             let mut notes = Notes::default();
             let spec = object.and_then(|object| object.spec.member()).map(|member| member.spec.clone());
+            let spec = placed(spec.unwrap_or_default(), profiles.get(&name).copied());
             let promoted = object.is_some_and(|object| is_promoted(object, &mut notes));
             if object.is_some() && !world.members().contains(&name) {
                 notes.ignored(
@@ -251,7 +258,7 @@ impl Context {
             }
             let room = self.members.len() < MEMBERS_MAX && is_cluster_name(&name);
             match if room { ids.cluster(&name) } else { None } {
-                Some(id) => self.add_member((id, name), spec.unwrap_or_default(), promoted, &mut notes),
+                Some(id) => self.add_member((id, name), spec, promoted, &mut notes),
                 None => notes.refused("metadata.name", &name, format!("a cluster id; at most {MEMBERS_MAX}")),
             }
             if let Some(object) = object {
@@ -550,6 +557,14 @@ impl Context {
             }
         }
     }
+}
+
+/// Where a member is: as its `MemberCluster` says, or else as its `ClusterProfile` does.
+fn placed(mut spec: crd::MemberClusterSpec, profile: Option<&FleetProfile>) -> crd::MemberClusterSpec {
+    let given = |text: &Arc<str>| (!text.is_empty()).then(|| text.to_string());
+    spec.region = spec.region.or_else(|| given(&profile?.region));
+    spec.zone = spec.zone.or_else(|| given(&profile?.zone));
+    spec
 }
 
 /// The annotation `ringway.dev/promoted` of a `MemberCluster`: it may take writes although it is a standby.

@@ -12,6 +12,7 @@ use crate::compile::route::RouteOutput;
 use crate::compile::{Compiler, gateways, layer4};
 use crate::finding::{Finding, ListenerStanding, ParentStanding, Standing};
 use crate::object::{Kind, Object, ObjectId, Role, Source, Spec};
+use crate::unbound::{Unbound, Why};
 use crate::verdict::{Code, Notes};
 use crate::watch::Problem;
 use crate::world::World;
@@ -29,6 +30,8 @@ pub(super) struct Findings {
     attached: HashMap<Section, u32>,
     /// Objects that a backend's or a Secret's remarks were on.
     remarked: BTreeSet<ObjectId>,
+    /// What this node cannot listen on.
+    unbound: Unbound,
 }
 
 impl Findings {
@@ -94,6 +97,34 @@ fn gateway((namespace, name, _): &Section) -> ObjectId {
 }
 
 impl Compiler {
+    /// Why one of the addresses of a listener cannot be listened on.
+    fn unbound(&self, listener: &GatewayListener) -> Option<Why> {
+        let specs = listener.ids.iter().filter_map(|id| self.context.listeners.get(id));
+        specs.into_iter().find_map(|spec| self.findings.unbound.why(spec.addr, spec.protocol.carrier()))
+    }
+
+    /// What cannot be listened on has changed.
+    pub fn set_unbound(&mut self, unbound: &Unbound) {
+        if self.findings.unbound == *unbound {
+            return;
+        }
+        self.findings.unbound = unbound.clone();
+        for (namespace, name) in self.context.gateways.keys() {
+            let (kind, namespace, name) = (Kind::Gateway, namespace.clone(), name.clone());
+            self.findings.stale(&ObjectId { source: Source::Fleet, kind, namespace, name });
+        }
+    }
+
+    /// The addresses of the pool that Gateways have, and how many Gateways have none.
+    #[must_use]
+    pub fn pool_addresses(&self) -> (BTreeSet<IpAddr>, usize) {
+        if self.context.defaults.pool.is_empty() {
+            return (BTreeSet::new(), 0);
+        }
+        let given = || self.context.gateways.values().filter_map(|info| info.addresses.as_ref());
+        (given().flatten().copied().collect(), given().filter(|addresses| addresses.is_empty()).count())
+    }
+
     /// From now on [`Compiler::take_findings`] says something.
     pub fn want_findings(&mut self) {
         self.findings.wanted = true;
@@ -236,10 +267,10 @@ impl Compiler {
                         kinds: spec.map(|spec| gateways::kinds(spec, listener.protocol)).unwrap_or_default(),
                         attached: self.findings.attached(id, &listener.section),
                         serves: !listener.ids.is_empty(),
+                        unbound: self.unbound(listener),
                     }
                 };
-                let asked = gateway.spec.addresses.iter().flatten();
-                let addresses = asked.filter_map(|asked| asked.value.as_deref()?.parse().ok()).collect();
+                let addresses = info.addresses.clone();
                 Standing::Gateway { listeners: info.listeners.iter().map(listener).collect(), addresses }
             }
             Spec::GatewayClass(class) if class.spec.controller_name == GATEWAY_CONTROLLER => Standing::Class,
@@ -259,6 +290,7 @@ impl Compiler {
             | Spec::ReferenceGrant(_)
             | Spec::BackendTlsPolicy(_)
             | Spec::GatewayConfig(_)
+            | Spec::ClusterProfile(_)
             // Its status is the watches' to write, and they look its remarks up here.
             | Spec::MemberCluster(_) => Standing::Remarks,
             Spec::AlbConfig(_)

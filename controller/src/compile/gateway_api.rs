@@ -429,6 +429,7 @@ fn inline_part(builder: &mut Builder<'_, '_>, rule: &api::HttpRouteRules, field:
                     path: Arc::from("/"),
                     max_age,
                     attributes: Arc::from(COOKIE_ATTRIBUTES),
+                    across: Default::default(),
                 });
             }
             Err(allowed) => {

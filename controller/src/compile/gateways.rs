@@ -10,18 +10,20 @@ use gateway_api::experimental::gateways::{
 };
 use routing::model::{Carrier, HostPattern, Protocol, WildcardLabels};
 
+use crate::compile::addresses::Given;
 use crate::compile::attach::RouteKind;
 use crate::compile::context::{
     Context, GATEWAY_CONTROLLER, GatewayInfo, GatewayListener, RoutesFrom, SecretUse, Wanted,
 };
 use crate::compile::gateway_api::GROUP;
+use crate::compile::handshake;
 use crate::compile::ids::Ids;
 use crate::compile::layer4::{self, Rules};
 use crate::compile::listen::{Conflict, Taken};
 use crate::compile::namespaces::NamespaceSelector;
 use crate::compile::policy::{Part, Permitted};
 use crate::crd;
-use crate::object::{Kind, Object, Spec};
+use crate::object::{Kind, Object, ObjectId, Spec};
 use crate::text;
 use crate::verdict::{Code, Note, Notes, Severity};
 use crate::world::World;
@@ -61,15 +63,29 @@ impl Context {
         }
         let mut gateways: Vec<&Arc<Object>> = world.fleet(Kind::Gateway).collect();
         gateways.sort_by_key(|object| (object.created, object.id.clone()));
+        let mut addresses = self.pooled(&gateways, |class| matches!(classes.get(class), Some(Some(_))));
         for object in gateways {
             let Spec::Gateway(gateway) = &object.spec else { continue };
             let mut notes = Notes::default();
             match classes.get(gateway.spec.gateway_class_name.as_str()) {
                 Some(Some((permitted, default, layer4))) => {
-                    let listeners = self.gateway_listeners(object, gateway, (taken, layer4), ids, &mut notes);
+                    let given = match addresses.remove(&object.id) {
+                        Some(given) => {
+                            notes.extend(&given.notes);
+                            Some(given.addresses)
+                        }
+                        None => asked(gateway, &mut notes),
+                    };
+                    let at = given.as_deref();
+                    let listeners =
+                        self.gateway_listeners((object, gateway, at), (taken, layer4), ids, &mut notes);
                     let key = (object.id.namespace.clone(), object.id.name.clone());
-                    let info =
-                        GatewayInfo { listeners, permitted: permitted.clone(), default: default.clone() };
+                    let info = GatewayInfo {
+                        listeners,
+                        permitted: permitted.clone(),
+                        default: default.clone(),
+                        addresses: given,
+                    };
                     self.gateways.insert(key, info);
                 }
                 Some(None) => {
@@ -90,30 +106,32 @@ impl Context {
         }
     }
 
+    /// What the pool gives to each Gateway of ours; nothing when there is no pool.
+    fn pooled(&self, gateways: &[&Arc<Object>], is_ours: impl Fn(&str) -> bool) -> HashMap<ObjectId, Given> {
+        if self.defaults.pool.is_empty() {
+            return HashMap::new();
+        }
+        let ours: Vec<(&Arc<Object>, &Gateway)> = (gateways.iter())
+            .filter_map(|object| match &object.spec {
+                Spec::Gateway(gateway) => Some((*object, &**gateway)),
+                _ => None,
+            })
+            .filter(|(_, gateway)| is_ours(&gateway.spec.gateway_class_name))
+            .collect();
+        let given = self.defaults.pool.assign(&ours);
+        ours.iter().map(|(object, _)| object.id.clone()).zip(given).collect()
+    }
+
+    /// `given`: its addresses; `None` = every address of the node.
     fn gateway_listeners(
         &mut self,
-        object: &Object,
-        gateway: &Gateway,
+        (object, gateway, given): (&Object, &Gateway, Option<&[IpAddr]>),
         (taken, layer4): (&mut Taken, &Rules),
         ids: &mut Ids,
         notes: &mut Notes,
     ) -> Vec<GatewayListener> {
-        let mut addresses: Vec<IpAddr> = Vec::new();
-        for (index, address) in gateway.spec.addresses.iter().flatten().enumerate() {
-            let value = address.value.clone().unwrap_or_default();
-            match (address.r#type.as_deref().unwrap_or("IPAddress"), value.parse()) {
-                ("IPAddress", Ok(ip)) => addresses.push(ip),
-                (kind, _) => {
-                    let reason = "allowed: type IPAddress with an address of this node";
-                    let (field, given) = (format!("spec.addresses[{index}]"), format!("{kind} {value}"));
-                    let note = Note::new(Severity::RefusedPart, field, given, reason);
-                    notes.push(note.because(Code::UnsupportedAddress));
-                }
-            }
-        }
-        if addresses.is_empty() && gateway.spec.addresses.as_ref().is_none_or(Vec::is_empty) {
-            addresses.push(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-        }
+        let every = [IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let addresses = given.unwrap_or(&every);
         let mut listeners: Vec<GatewayListener> = Vec::new();
         for (index, spec) in gateway.spec.listeners.iter().enumerate() {
             let field = format!("spec.listeners[{index}]");
@@ -129,7 +147,10 @@ impl Context {
             let secrets = match listener.protocol {
                 Protocol::Http | Protocol::Tcp | Protocol::TlsPassthrough | Protocol::Udp => None,
                 Protocol::Https | Protocol::TlsTerminate => {
-                    Some(self.certificate_refs(object, spec, &field, &listener.hostname, notes))
+                    let options = spec.tls.as_ref().and_then(|tls| tls.options.as_ref());
+                    let terms = handshake::options(options, listener.protocol, &field, notes);
+                    let secrets = self.certificate_refs(object, spec, &field, &listener.hostname, notes);
+                    Some(Wanted::Gateway(secrets, terms))
                 }
             };
             let key = (listener.port, listener.protocol.carrier());
@@ -138,9 +159,12 @@ impl Context {
                 notes.ignored(&field, spec.port, *reason);
                 listener.closed = listener.closed.or(Some(reason));
             }
+            if addresses.is_empty() {
+                listener.closed = listener.closed.or(Some("its Gateway has no address"));
+            }
             if listener.closed.is_none() {
                 let port = u16::try_from(spec.port).unwrap_or(0);
-                for ip in &addresses {
+                for ip in addresses {
                     let addr = SocketAddr::new(*ip, port);
                     if let Err(conflict) = taken.claim(addr, &listener.hostname, listener.protocol) {
                         notes.push(conflicted(&conflict, &field, addr));
@@ -152,7 +176,7 @@ impl Context {
                     let asked = (listener.protocol, rules.and_then(|rules| rules.as_ref().ok()).cloned());
                     let id = self.add_listener(key, listener.hostname.clone(), asked, ids);
                     if let (Some(id), Some(secrets)) = (id, &secrets) {
-                        self.secure.insert(id, Wanted::Gateway(Arc::clone(secrets)));
+                        self.secure.insert(id, secrets.clone());
                     }
                     listener.ids.extend(id);
                 }
@@ -207,6 +231,25 @@ impl Context {
         }
         secrets.into()
     }
+}
+
+/// The addresses that a Gateway asks for where there is no pool; `None` = every address of the node.
+fn asked(gateway: &Gateway, notes: &mut Notes) -> Option<Vec<IpAddr>> {
+    let asked = gateway.spec.addresses.as_deref().filter(|asked| !asked.is_empty())?;
+    let mut addresses = Vec::new();
+    for (index, address) in asked.iter().enumerate() {
+        let value = address.value.clone().unwrap_or_default();
+        match (address.r#type.as_deref().unwrap_or("IPAddress"), value.parse()) {
+            ("IPAddress", Ok(ip)) => addresses.push(ip),
+            (kind, _) => {
+                let reason = "allowed: type IPAddress with an address of this node";
+                let (field, given) = (format!("spec.addresses[{index}]"), format!("{kind} {value}"));
+                let note = Note::new(Severity::RefusedPart, field, given, reason);
+                notes.push(note.because(Code::UnsupportedAddress));
+            }
+        }
+    }
+    Some(addresses)
 }
 
 fn conflicted(conflict: &Conflict, field: &str, addr: SocketAddr) -> Note {

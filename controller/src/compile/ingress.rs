@@ -1,6 +1,7 @@
 //! `Ingress` to rows: class, hosts, paths, default backend. What a row does is `action`'s.
 
 pub(super) mod action;
+mod external;
 mod protect;
 
 use std::sync::Arc;
@@ -8,8 +9,8 @@ use std::sync::Arc;
 use k8s_openapi::api::networking::v1::{Ingress, IngressSpec};
 use routing::id::ListenerId;
 use routing::model::{
-    Access, BasicAuth, ClientAuth, ClientCertificate, Filters, FixedResponse, HostKey, HostPattern,
-    PathMatch, Predicate, Redirect, RuleAction, RuleMatch, Target, Terms, WildcardLabels,
+    Access, BasicAuth, ClientAuth, ClientCertificate, ExternalAuth, Filters, FixedResponse, HostKey,
+    HostPattern, PathMatch, Predicate, Redirect, RuleAction, RuleMatch, Target, Terms, WildcardLabels,
 };
 
 use crate::compile::annotations::{self, Annotations, Matching, Reading};
@@ -38,6 +39,8 @@ struct Compiler<'a> {
     client: Option<ClientCertificate>,
     /// Who may come by name and password.
     basic: Option<BasicAuth>,
+    /// Who may come by the word of another service.
+    external: Option<Arc<ExternalAuth>>,
 }
 
 /// Compiles one Ingress. What is wrong is reported and costs itself only.
@@ -62,7 +65,17 @@ pub fn compile(env: &mut Env<'_>, object: &Object, ingress: &Ingress) -> RouteOu
     let at = listeners.iter().filter_map(|id| builder.env.context.listeners.get(id));
     builder.out.standing = Standing::Ingress(super::Compiler::particular(at.map(|spec| spec.addr.ip())));
     let basic = read.checks.basic.as_ref().map(|spec| protect::basic(&mut builder, spec));
-    let compiler = Compiler { class: &class, annotations: &read, listeners, canary, domain, client, basic };
+    let mut compiler = Compiler {
+        class: &class,
+        annotations: &read,
+        listeners,
+        canary,
+        domain,
+        client,
+        basic,
+        external: None,
+    };
+    compiler.external = compiler.authoriser(&mut builder);
     certificates(&mut builder, &class, &spec);
     terms(&mut builder, &class, &read, (&spec, auth));
     let index = compiler.rules(&mut builder, &spec);
@@ -138,6 +151,7 @@ fn terms(
         min: wanted.min.unwrap_or_default(),
         max: wanted.max,
         ciphers: wanted.ciphers.into(),
+        alpn: read.checks.alpn.clone(),
         client,
     };
     if terms == Terms::default() {

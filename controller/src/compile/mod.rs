@@ -13,6 +13,7 @@ use routing::delta::{RouteTable, TableDelta};
 use routing::id::{BackendId, ClusterId, ListenerId};
 use routing::model::{BackendLimits, HostKey, Policy, Rule, Timeouts};
 
+pub use crate::compile::addresses::AddressPool;
 use crate::compile::backends::{Backends, Use};
 use crate::compile::context::Context;
 use crate::compile::findings::Findings;
@@ -27,6 +28,7 @@ use crate::text::Regexes;
 use crate::verdict::{Notes, Verdict};
 use crate::world::{Dirty, ServiceName, Stored, World};
 
+mod addresses;
 pub mod annotations;
 mod attach;
 pub mod backends;
@@ -40,6 +42,7 @@ mod findings;
 pub mod gateway_api;
 mod gateways;
 pub mod grpc_route;
+mod handshake;
 mod htpasswd;
 pub mod ids;
 pub mod ingress;
@@ -47,6 +50,7 @@ mod layer4;
 mod limits;
 pub mod listen;
 pub mod namespaces;
+mod ocsp;
 pub mod order;
 pub mod policy;
 mod release;
@@ -76,7 +80,8 @@ pub struct Place {
     pub zone: Arc<str>,
 }
 
-/// What gateway.toml says that policies build on: `[timeouts]`, `[limits]`, `[pool]`, `[node]`.
+/// What gateway.toml says that policies build on: `[timeouts]`, `[limits]`, `[pool]`, `[node]`,
+/// `[gateway]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Defaults {
     /// `timeouts.{connect,attempt,request,idle}`
@@ -87,6 +92,8 @@ pub struct Defaults {
     pub limits: BackendLimits,
     /// Where "nearest" is counted from.
     pub place: Place,
+    /// `gateway.address_pool`
+    pub pool: AddressPool,
 }
 
 impl Default for Defaults {
@@ -97,6 +104,7 @@ impl Default for Defaults {
             retry_body_bytes_max: policy.retry.body_bytes_max,
             limits: BackendLimits::default(),
             place: Place::default(),
+            pool: AddressPool::default(),
         }
     }
 }
@@ -161,6 +169,12 @@ impl Compiler {
         self.settings.defaults = defaults;
     }
 
+    /// Is there something to compile although the world has not changed: did a certificate expire?
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.secrets.is_due()
+    }
+
     /// Brings the table up to date with the world, and says what changed.
     pub fn compile(&mut self, world: &mut World) -> TableDelta {
         let mut dirty = world.take_dirty();
@@ -168,7 +182,7 @@ impl Compiler {
         let mut delta = TableDelta::default();
         self.reports |= dirty.reports;
         dirty.remarked.iter().for_each(|id| self.findings.stale(id));
-        self.secrets.stale |= !dirty.secret_names.is_empty() || dirty.everything;
+        self.secrets.stale |= !dirty.secret_names.is_empty() || dirty.everything || self.secrets.is_due();
         let before =
             if dirty.everything { Some(self.rebuild_context(world, &mut dirty, &mut delta)) } else { None };
         for service in &dirty.services {
@@ -277,6 +291,7 @@ impl Compiler {
                 | Spec::ReferenceGrant(_)
                 | Spec::BackendTlsPolicy(_)
                 | Spec::ConfigMap(_)
+                | Spec::ClusterProfile(_)
                 | Spec::MemberCluster(_)
                 | Spec::GatewayConfig(_)
                 | Spec::AlbConfig(_)
@@ -310,7 +325,8 @@ impl Compiler {
                     self.ids.backends.acquire(key);
                 }
                 self.backends.say(key, id, output.detections.get(key));
-                self.backends.say_transport(key, id, output.transport.as_ref());
+                let apart = output.apart.get(key).map(Option::as_ref);
+                self.backends.say_transport(key, id, apart.unwrap_or(output.transport.as_ref()));
             }
         }
         for row in &output.rows {

@@ -107,6 +107,8 @@ pub struct RouteOutput {
     pub secure: Vec<ListenerId>,
     /// Of an Ingress: what its annotations say of how its backends are spoken to.
     pub transport: Option<Arc<TransportPart>>,
+    /// Those of its backends that are spoken to in their own way, whatever the annotations say of the others.
+    pub apart: BTreeMap<BackendKey, Option<Arc<TransportPart>>>,
     /// What it speaks to them.
     pub speech: Speech,
     /// `metadata.generation` of what was compiled.

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{self, SHA256};
 use routing::id::ListenerId;
 use routing::model::{
-    Certificate, CertificateSet, HostPattern, ListenerSpec, ListenerTls, SigningKey, Terms, WildcardLabels,
+    Certificate, CertificateSet, HostPattern, ListenerSpec, ListenerTls, SigningKey, Staple, Terms,
+    WildcardLabels,
 };
 use rustls::SignatureAlgorithm;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
@@ -21,6 +22,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::clock;
 use crate::compile::context::{Context, SecretUse, Wanted};
+use crate::compile::ocsp;
 use crate::compile::route::RouteOutput;
 use crate::dump;
 use crate::object::{FleetSecret, Kind, Object, ObjectId, Source};
@@ -50,6 +52,8 @@ pub(super) struct Secrets {
     given: BTreeMap<ListenerId, Arc<ListenerTls>>,
     notes: HashMap<ObjectId, Notes>,
     notes_changed: bool,
+    /// When time alone changes what is said of one of them, seconds since 1970.
+    due: Option<i64>,
 }
 
 /// What a Secret was found to hold.
@@ -58,6 +62,8 @@ struct Loaded {
     object: Arc<Object>,
     certificate: Option<Arc<Certificate>>,
     notes: Notes,
+    /// When something else is to be said of it, seconds since 1970.
+    due: Option<i64>,
 }
 
 /// The certificates of each name of one listener, while they are gathered.
@@ -89,7 +95,9 @@ impl Secrets {
         for (id, wanted) in &context.secure {
             let tls = match wanted {
                 Wanted::Ingress => self.by_name(ingresses.get(id)),
-                Wanted::Gateway(secrets) => self.of_gateway(world, secrets, &mut older),
+                Wanted::Gateway(secrets, terms) => {
+                    self.of_gateway(world, secrets, terms.as_ref(), &mut older)
+                }
             };
             let tls = match self.given.get(id) {
                 // The same pointer: nothing to tell the workers.
@@ -106,8 +114,14 @@ impl Secrets {
         for loaded in self.loaded.values().filter(|loaded| !loaded.notes.is_empty()) {
             self.notes.insert(loaded.object.id.clone(), loaded.notes.clone());
         }
+        self.due = self.loaded.values().filter_map(|loaded| loaded.due).min();
         self.notes_changed |= self.notes != before;
         listeners
+    }
+
+    /// Has something expired, or come near to it, that nothing is said of yet?
+    pub(super) fn is_due(&self) -> bool {
+        self.due.is_some_and(|due| due <= clock::wall_seconds())
     }
 
     /// What is to be said of Secrets and of those that refer to them.
@@ -178,6 +192,7 @@ impl Secrets {
         &mut self,
         world: &World,
         secrets: &Arc<[SecretUse]>,
+        terms: Option<&Arc<Terms>>,
         older: &mut HashMap<SecretName, Loaded>,
     ) -> ListenerTls {
         let mut all = Vec::new();
@@ -195,11 +210,11 @@ impl Secrets {
         }
         let mut tls = ListenerTls::default();
         for (name, certificates) in names {
-            let set = self.set(&certificates, None);
+            let set = self.set(&certificates, terms);
             tls.add(name, &set);
         }
         if !all.is_empty() {
-            let set = self.set(&all, None);
+            let set = self.set(&all, terms);
             tls.add(&HostPattern::Any, &set);
         }
         tls
@@ -309,6 +324,7 @@ impl Names {
             min: before.min.max(terms.min),
             max: before.max.or(terms.max),
             ciphers: if before.ciphers.is_empty() { terms.ciphers.clone() } else { before.ciphers.clone() },
+            alpn: if before.alpn.is_empty() { terms.alpn.clone() } else { before.alpn.clone() },
             client: before.client.clone().or_else(|| terms.client.clone()),
         };
         claim.terms = Some(if joined == *before { before } else { Arc::new(joined) });
@@ -345,13 +361,16 @@ impl Names {
 
 impl Loaded {
     fn refresh(object: &Arc<Object>, before: Option<Self>) -> Self {
+        let now = clock::wall_seconds();
         let before = match before {
-            Some(same) if Arc::ptr_eq(&same.object, object) => return same,
+            Some(same) if Arc::ptr_eq(&same.object, object) && same.due.is_none_or(|due| due > now) => {
+                return same;
+            }
             other => other.and_then(|before| before.certificate),
         };
         let mut notes = Notes::default();
         let name = Arc::from(format!("{}/{}", object.id.namespace, object.id.name));
-        let contents = object.spec.secret().map(|secret| parse(secret, &name, &mut notes));
+        let contents = object.spec.secret().map(|secret| parse(secret, &name, now, &mut notes));
         let certificate = match (contents, before) {
             (Some(Ok(certificate)), Some(before)) if before.digest == certificate.digest => Some(before),
             (Some(Ok(certificate)), _) => Some(Arc::new(certificate)),
@@ -366,7 +385,13 @@ impl Loaded {
                 Some(before)
             }
         };
-        Self { object: Arc::clone(object), certificate, notes }
+        let due = certificate.as_ref().and_then(|certificate| {
+            let staple = certificate.staple.as_ref().map(|staple| staple.not_after);
+            let not_after = certificate.not_after;
+            let times = [Some(not_after - EXPIRES_SOON), Some(not_after), staple];
+            times.into_iter().flatten().filter(|time| *time > now).min()
+        });
+        Self { object: Arc::clone(object), certificate, notes, due }
     }
 }
 
@@ -376,7 +401,12 @@ fn wrong(field: &str, reason: impl Into<String>) -> Note {
 }
 
 /// The certificate of a Secret; what is odd about it goes to `notes`.
-pub(super) fn parse(secret: &FleetSecret, name: &Arc<str>, notes: &mut Notes) -> Result<Certificate, Note> {
+pub(super) fn parse(
+    secret: &FleetSecret,
+    name: &Arc<str>,
+    now: i64,
+    notes: &mut Notes,
+) -> Result<Certificate, Note> {
     if secret.certificate.is_empty() {
         return Err(wrong(CERTIFICATE, "missing: a TLS Secret has tls.crt and tls.key"));
     }
@@ -396,21 +426,51 @@ pub(super) fn parse(secret: &FleetSecret, name: &Arc<str>, notes: &mut Notes) ->
     let key = any_supported_type(&key).map_err(|_| {
         wrong(KEY, "not supported: allowed: RSA of 2048 to 8192 bits, ECDSA P-256, P-384, P-521, Ed25519")
     })?;
-    let (names, not_after) = read_leaf(&chain[0], notes)?;
+    let (_, leaf) = X509Certificate::from_der(&chain[0])
+        .map_err(|error| wrong(CERTIFICATE, format!("not a certificate: {error}")))?;
+    let (names, not_after) = read_leaf(&leaf, now, notes);
+    let staple = secret.others.get(ocsp::NAME).and_then(|der| {
+        let good = staple_of(der, &leaf, now, notes)?;
+        Some((der, good.next_update))
+    });
     let mut hash = digest::Context::new(&SHA256);
     chain.iter().for_each(|certificate| hash.update(certificate));
+    if let Some((der, _)) = staple {
+        hash.update(der);
+    }
     let mut digest = [0; 32];
     digest.copy_from_slice(hash.finish().as_ref());
     let certified = CertifiedKey::new(chain, key);
     certified.keys_match().map_err(|_| wrong(KEY, "does not belong to the certificate in tls.crt"))?;
+    let staple = staple.map(|(der, not_after)| {
+        let with = CertifiedKey { ocsp: Some(der.clone()), ..certified.clone() };
+        Staple { key: SigningKey::new(Arc::new(with)), not_after }
+    });
     let key = SigningKey::new(Arc::new(certified));
-    Ok(Certificate { secret: Arc::clone(name), digest, names, not_after, key })
+    Ok(Certificate { secret: Arc::clone(name), digest, names, not_after, key, staple })
+}
+
+/// What an OCSP response is worth. One whose time is over stays with the certificate, so that metrics name it; workers
+/// leave it out.
+fn staple_of(der: &[u8], leaf: &X509Certificate<'_>, now: i64, notes: &mut Notes) -> Option<ocsp::Good> {
+    match ocsp::read(der, leaf, now) {
+        Ok(good) => {
+            if good.next_update <= now {
+                let reason = "expired: the certificate is served without it";
+                notes.refused_part(ocsp::FIELD, format!("nextUpdate {}", good.shown), reason);
+            }
+            Some(good)
+        }
+        Err(reason) => {
+            let reason = format!("{reason}; the certificate is served without it");
+            notes.refused_part(ocsp::FIELD, "", reason);
+            None
+        }
+    }
 }
 
 /// The DNS names of a certificate and when it expires.
-fn read_leaf(leaf: &CertificateDer<'_>, notes: &mut Notes) -> Result<(Box<[HostPattern]>, i64), Note> {
-    let (_, certificate) = X509Certificate::from_der(leaf)
-        .map_err(|error| wrong(CERTIFICATE, format!("not a certificate: {error}")))?;
+fn read_leaf(certificate: &X509Certificate<'_>, now: i64, notes: &mut Notes) -> (Box<[HostPattern]>, i64) {
     let mut names = Vec::new();
     let alternative = certificate.subject_alternative_name().ok().flatten();
     for name in alternative.iter().flat_map(|extension| &extension.value.general_names) {
@@ -420,7 +480,7 @@ fn read_leaf(leaf: &CertificateDer<'_>, notes: &mut Notes) -> Result<(Box<[HostP
             names.push(pattern);
         }
     }
-    let (validity, now) = (certificate.validity(), clock::wall_seconds());
+    let validity = certificate.validity();
     let not_after = validity.not_after.timestamp();
     if not_after <= now {
         let reason = "expired: still served, clients refuse it";
@@ -431,7 +491,7 @@ fn read_leaf(leaf: &CertificateDer<'_>, notes: &mut Notes) -> Result<(Box<[HostP
     if validity.not_before.timestamp() > now {
         notes.info(CERTIFICATE, format!("notBefore {}", validity.not_before), "not valid yet");
     }
-    Ok((names.into(), not_after))
+    (names.into(), not_after)
 }
 
 fn is_rsa(certificate: &Certificate) -> bool {

@@ -10,9 +10,10 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::Config;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{Cluster, KubeConfigOptions, Kubeconfig, NamedCluster};
 use serde_json::{Value, json};
 
+use crate::object::{ProfileAccess, ProfileSecret};
 use crate::watch::files::is_cluster_name;
 
 /// A label whose value is the cluster id: the Secret's kubeconfig makes a member.
@@ -21,8 +22,13 @@ pub const MEMBER_LABEL: &str = "ringway.dev/member";
 const ISTIO_LABEL: (&str, &str) = ("istio/multiCluster", "true");
 /// Argo CD's cluster secrets.
 const ARGO_LABEL: (&str, &str) = ("argocd.argoproj.io/secret-type", "cluster");
+/// A cluster inventory's Secrets (KEP-4322): the value is the name of a `ClusterProfile`, and the Secret makes a member
+/// only where there is that profile.
+const INVENTORY_LABEL: &str = "x-k8s.io/cluster-profile";
 /// Keys that a kubeconfig is looked for under; where there is only one key, it may have any name.
-const KUBECONFIG_KEYS: [&str; 3] = ["kubeconfig", "value", "config"];
+const KUBECONFIG_KEYS: [&str; 4] = ["kubeconfig", "value", "config", "Config"];
+/// The name of the cluster that a profile describes, in the kubeconfig made of both.
+const PROFILE: &str = "ringway-cluster-profile";
 /// Largest kubeconfig, in bytes: a Secret cannot hold more.
 const KUBECONFIG_BYTES_MAX: usize = 1024 * 1024;
 
@@ -68,7 +74,7 @@ impl fmt::Display for Refused {
                 "insecure-skip-tls-verify is refused: whoever answers there would decide where requests go",
             ),
             Self::Plaintext => f.write_str("http:// is refused: credentials would travel in the clear"),
-            Self::Absent => f.write_str("the Secret has no key kubeconfig, value or config"),
+            Self::Absent => f.write_str("the Secret has no key kubeconfig, value, config or Config"),
             Self::Unreadable(what) => write!(f, "not a usable kubeconfig: {what}"),
             Self::Name(name) => {
                 write!(f, "{name:?} is no cluster id: 1 to 63 lower-case letters, digits or '-'")
@@ -86,6 +92,8 @@ pub enum Shape {
     Istio,
     /// Argo CD's.
     Argo,
+    /// [`INVENTORY_LABEL`]
+    Inventory,
 }
 
 /// What the labels say.
@@ -98,6 +106,8 @@ pub fn shape(labels: &std::collections::BTreeMap<String, String>) -> Option<Shap
         Some(Shape::Istio)
     } else if has(ARGO_LABEL) {
         Some(Shape::Argo)
+    } else if labels.contains_key(INVENTORY_LABEL) {
+        Some(Shape::Inventory)
     } else {
         None
     }
@@ -107,9 +117,10 @@ pub fn shape(labels: &std::collections::BTreeMap<String, String>) -> Option<Shap
 pub async fn members(secret: &Secret, shape: Shape) -> Vec<(String, Result<Credentials, Refused>)> {
     let named = |name: String| if is_cluster_name(&name) { Ok(name) } else { Err(Refused::Name(name)) };
     let found: Vec<(String, Result<String, Refused>)> = match shape {
-        Shape::Ours => {
+        Shape::Ours | Shape::Inventory => {
+            let label = if shape == Shape::Ours { MEMBER_LABEL } else { INVENTORY_LABEL };
             let labels = secret.metadata.labels.as_ref();
-            let name = labels.and_then(|labels| labels.get(MEMBER_LABEL)).cloned().unwrap_or_default();
+            let name = labels.and_then(|labels| labels.get(label)).cloned().unwrap_or_default();
             vec![(name, kubeconfig(secret))]
         }
         Shape::Istio => {
@@ -141,6 +152,55 @@ pub async fn referenced(secret: &Secret) -> Result<Credentials, Refused> {
     let is_argo = secret.metadata.labels.as_ref().and_then(shape) == Some(Shape::Argo);
     let kubeconfig = if is_argo { argo(secret)? } else { kubeconfig(secret)? };
     credentials(&kubeconfig).await
+}
+
+/// The credentials in a Secret that a `ClusterProfile` names.
+///
+/// # Errors
+/// Why they cannot be used.
+pub async fn profiled(secret: &Secret, access: &ProfileAccess) -> Result<Credentials, Refused> {
+    let (text, mut parsed) = match &access.holds {
+        ProfileSecret::Token => {
+            let token = text(secret, "token").ok_or(Refused::Unreadable("it has no key token"))?;
+            let auth = json!({"apiVersion": "v1", "kind": "Config", "current-context": "profile",
+                "contexts": [{"name": "profile", "context": {"cluster": "profile", "user": "profile"}}],
+                "users": [{"name": "profile", "user": {"token": token.trim()}}]});
+            let text = auth.to_string();
+            let parsed = parse(&text)?;
+            (text, parsed)
+        }
+        ProfileSecret::Kubeconfig { key, context } => {
+            let missing = Refused::Unreadable("it has no such key as the profile names");
+            let text = text(secret, key).ok_or(missing)?;
+            let mut parsed = parse(&text)?;
+            if !context.is_empty() {
+                parsed.current_context = Some(context.clone());
+            }
+            (text, parsed)
+        }
+    };
+    if !access.server.is_empty() {
+        let chosen =
+            parsed.contexts.iter_mut().find(|named| Some(&named.name) == parsed.current_context.as_ref());
+        let chosen = chosen.and_then(|named| named.context.as_mut());
+        let chosen = chosen.ok_or(Refused::Unreadable("it has no such context as the profile names"))?;
+        // Where the cluster is, is the profile's to say.
+        PROFILE.clone_into(&mut chosen.cluster);
+        let given = |text: &String| (!text.is_empty()).then(|| text.clone());
+        let cluster = Cluster {
+            server: given(&access.server),
+            certificate_authority_data: given(&access.authority),
+            tls_server_name: given(&access.server_name),
+            ..Cluster::default()
+        };
+        parsed.clusters.retain(|named| named.name != PROFILE);
+        parsed.clusters.push(NamedCluster {
+            name: PROFILE.to_owned(),
+            cluster: Some(cluster),
+            ..NamedCluster::default()
+        });
+    }
+    usable(parsed, &format!("{access:?} {text}")).await
 }
 
 fn text(secret: &Secret, key: &str) -> Option<String> {
@@ -194,12 +254,21 @@ fn argo(secret: &Secret) -> Result<String, Refused> {
 }
 
 async fn credentials(kubeconfig: &str) -> Result<Credentials, Refused> {
+    usable(parse(kubeconfig)?, kubeconfig).await
+}
+
+fn parse(kubeconfig: &str) -> Result<Kubeconfig, Refused> {
     // What the parser says may quote the text, and the text holds a credential.
     let mut parsed =
         Kubeconfig::from_yaml(kubeconfig).map_err(|_| Refused::Unreadable("it does not parse"))?;
     if parsed.current_context.as_deref().is_none_or(str::is_empty) && parsed.contexts.len() == 1 {
         parsed.current_context = Some(parsed.contexts[0].name.clone());
     }
+    Ok(parsed)
+}
+
+/// What it says, if it may be used; `told_by`: what tells it from another.
+async fn usable(parsed: Kubeconfig, told_by: &str) -> Result<Credentials, Refused> {
     check(&parsed)?;
     let config = Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default())
         .await
@@ -211,7 +280,7 @@ async fn credentials(kubeconfig: &str) -> Result<Credentials, Refused> {
         return Err(Refused::Plaintext);
     }
     let mut hasher = foldhash::fast::FixedState::default().build_hasher();
-    hasher.write(kubeconfig.as_bytes());
+    hasher.write(told_by.as_bytes());
     Ok(Credentials { config, digest: hasher.finish() })
 }
 

@@ -21,7 +21,7 @@ use crate::object::{
     MemberSlice, Object, ObjectId, Role, SliceEndpoint, Source, Spec,
 };
 use crate::verdict::{Note, Notes, Severity};
-use crate::watch::{Remains, kinds};
+use crate::watch::{Remains, kinds, profile};
 
 /// Documents of one file, and items of one List.
 pub const DOCUMENTS_MAX: usize = 100_000;
@@ -136,7 +136,7 @@ fn inherit_type(item: &mut Value, inherited: Option<&(String, String)>) {
     }
 }
 
-type Refusal = Box<(Option<ObjectId>, Note)>;
+pub(super) type Refusal = Box<(Option<ObjectId>, Note)>;
 
 fn refusal(id: Option<ObjectId>, field: &str, value: impl std::fmt::Display, reason: &str) -> Refusal {
     Box::new((id, Note::new(Severity::Refused, field, value, reason)))
@@ -205,6 +205,7 @@ fn decode_spec(value: Value, id: ObjectId, versions: Option<String>) -> Result<(
         Kind::ReferenceGrant => fleet(&value, id, Spec::ReferenceGrant),
         Kind::BackendTlsPolicy => fleet(&value, id, Spec::BackendTlsPolicy),
         Kind::ConfigMap => member(value, id, notes, config_map),
+        Kind::ClusterProfile => profile::read(&value, id, notes),
         Kind::MemberCluster => fleet(&value, id, Spec::MemberCluster),
         Kind::GatewayConfig => fleet(&value, id, Spec::GatewayConfig),
         Kind::AlbConfig => untyped(&value, id, Spec::AlbConfig),
@@ -271,10 +272,7 @@ where
     T: DeserializeOwned + Serialize,
 {
     let mut notes = Notes::default();
-    let meta: ObjectMeta = match value.get("metadata") {
-        Some(meta) => typed(meta.clone(), &id)?,
-        None => ObjectMeta::default(),
-    };
+    let meta = meta(value, &id)?;
     let object: T = typed(value.clone(), &id)?;
     if let Ok(known) = serde_json::to_value(&object) {
         let mut unknown = Vec::new();
@@ -288,10 +286,7 @@ where
 
 /// An object of another product, kept as it is written: who compiles it names each field.
 fn untyped(value: &Value, id: ObjectId, wrap: fn(Box<Value>) -> Spec) -> Result<(Object, Notes), Refusal> {
-    let meta: ObjectMeta = match value.get("metadata") {
-        Some(meta) => typed(meta.clone(), &id)?,
-        None => ObjectMeta::default(),
-    };
+    let meta = meta(value, &id)?;
     let spec = value.get("spec").cloned().unwrap_or_default();
     if !spec.is_object() {
         return Err(refusal(Some(id), "spec", "", "missing: an object"));
@@ -299,7 +294,11 @@ fn untyped(value: &Value, id: ObjectId, wrap: fn(Box<Value>) -> Spec) -> Result<
     Ok((with_meta(id, meta, wrap(Box::new(spec))), Notes::default()))
 }
 
-fn with_meta(id: ObjectId, meta: ObjectMeta, spec: Spec) -> Object {
+pub(super) fn meta(value: &Value, id: &ObjectId) -> Result<ObjectMeta, Refusal> {
+    value.get("metadata").map_or_else(|| Ok(ObjectMeta::default()), |meta| typed(meta.clone(), id))
+}
+
+pub(super) fn with_meta(id: ObjectId, meta: ObjectMeta, spec: Spec) -> Object {
     let created = meta.creation_timestamp.map_or(i64::MAX, |time| time.0.as_second());
     let generation = meta.generation.unwrap_or(0);
     Object { id, created, generation, annotations: meta.annotations.unwrap_or_default(), spec }

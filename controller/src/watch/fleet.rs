@@ -4,8 +4,8 @@
 //! it across an await. What it sees goes to the controller's loop through one bounded channel; when that is full the
 //! thread waits, and so do the API servers. The loop never waits for it.
 //!
-//! Members are made by `MemberCluster` objects and by labelled Secrets in the namespaces that are meant for that; they
-//! come, change their credentials and go without a restart. See [`crate::watch::credentials`] for what is
+//! Members are made by `MemberCluster` objects and, in the namespaces that are meant for that, by labelled Secrets and by
+//! `ClusterProfile` objects; they come, change their credentials and go without a restart. See [`crate::watch::credentials`] for what is
 //! refused.
 
 use std::cell::RefCell;
@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 mod lease;
+mod profiles;
 mod roster;
 mod status;
 
@@ -30,7 +31,7 @@ use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 use tracing::{info, warn};
 
-use crate::object::{Kind, Object, ObjectId, Source, Spec};
+use crate::object::{Kind, Object, ObjectId, ProfileAccess, Source, Spec};
 use crate::verdict::Notes;
 use crate::view::{SharedView, SourceView};
 use crate::watch::client::{Contact, chain, client};
@@ -234,6 +235,8 @@ pub(super) struct Hub {
     members: BTreeMap<Arc<str>, Cluster>,
     /// `MemberCluster` objects, with the Secret that each names.
     declared: BTreeMap<Arc<str>, Option<SecretName>>,
+    /// `ClusterProfile` objects.
+    profiles: BTreeMap<ObjectId, profiles::Profile>,
     /// Secrets that Ingresses and Gateways name.
     certificates: HashMap<ObjectId, BTreeSet<SecretName>>,
     namespaces: HashMap<Rc<str>, Namespace>,
@@ -265,6 +268,8 @@ struct Fetched {
     version: String,
     labelled: Vec<(String, Result<Credentials, Refused>)>,
     own: Result<Credentials, Refused>,
+    /// What it is to the profiles that name it.
+    profiled: HashMap<ProfileAccess, Result<Credentials, Refused>>,
 }
 
 impl Hub {
@@ -286,6 +291,7 @@ impl Hub {
             fleet,
             members: BTreeMap::new(),
             declared: BTreeMap::new(),
+            profiles: BTreeMap::new(),
             certificates: HashMap::new(),
             namespaces: HashMap::new(),
             fetched: HashMap::new(),
@@ -316,7 +322,10 @@ impl Hub {
                     }
                 }
             }
-            self.note(object);
+            match object.id.kind {
+                Kind::ClusterProfile => self.keep_profile((**object).clone(), notes.clone()),
+                _ => drop(self.note(object)),
+            }
         }
         self.is_resumed = !before.members.is_empty() || !before.objects.is_empty();
         self.is_synced = self.is_resumed;
@@ -331,9 +340,10 @@ impl Hub {
     }
 
     /// A watch saw something.
-    pub(super) fn seen(&mut self, source: &Source, seen: Vec<Observation>, observed_ns: u64) {
+    pub(super) fn seen(&mut self, source: &Source, mut seen: Vec<Observation>, observed_ns: u64) {
         let mut concerns_members = false;
         if *source == Source::Fleet {
+            concerns_members = self.take_profiles(&mut seen);
             for observation in &seen {
                 concerns_members |= match observation {
                     Observation::Upsert { object, .. } => self.note(object),
@@ -369,6 +379,9 @@ impl Hub {
     }
 
     fn forget(&mut self, id: &ObjectId) -> bool {
+        if id.kind == Kind::ClusterProfile {
+            return self.profiles.remove(id).is_some();
+        }
         if id.kind == Kind::MemberCluster {
             self.generations.remove(&id.name);
             return self.declared.remove(&id.name).is_some();

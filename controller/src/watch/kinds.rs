@@ -37,7 +37,7 @@ const GATEWAY_API: &str = "gateway.networking.k8s.io";
 const OURS: &str = crate::crd::GROUP;
 
 /// What is watched on the Fleet, Secrets apart. Those that are resources of a CRD may be missing.
-pub static FLEET: [Resource; 19] = [
+pub static FLEET: [Resource; 20] = [
     resource("networking.k8s.io", &["v1"], "Ingress", "ingresses"),
     resource("networking.k8s.io", &["v1"], "IngressClass", "ingressclasses"),
     resource(GATEWAY_API, &["v1", "v1beta1"], "GatewayClass", "gatewayclasses"),
@@ -52,6 +52,7 @@ pub static FLEET: [Resource; 19] = [
     resource("", &["v1"], "Namespace", "namespaces"),
     resource("", &["v1"], "ConfigMap", "configmaps"),
     resource("multicluster.x-k8s.io", &["v1beta1", "v1alpha1"], "ServiceImport", "serviceimports"),
+    resource("multicluster.x-k8s.io", &["v1alpha1"], "ClusterProfile", "clusterprofiles"),
     resource(OURS, &["v1alpha1"], "MemberCluster", "memberclusters"),
     resource(OURS, &["v1alpha1"], "GatewayConfig", "gatewayconfigs"),
     resource(OURS, &["v1alpha1"], "FailoverPolicy", "failoverpolicies"),
@@ -91,10 +92,23 @@ impl Resource {
         }
     }
 
+    /// What of a Fleet object's status is read: all of a `ClusterProfile`'s, and which addresses a Gateway has.
+    fn keep_of_status(&self, object: &mut serde_json::Map<String, Value>) {
+        let kept = match (self.kind, object.remove("status")) {
+            ("ClusterProfile", Some(status)) => status,
+            ("Gateway", Some(status)) if status["addresses"].is_array() => {
+                serde_json::json!({"addresses": status["addresses"]})
+            }
+            _ => return,
+        };
+        object.insert("status".to_owned(), kept);
+    }
+
     /// Decodes one object that the API server sent.
     ///
     /// What changes without a change of what is asked for is left out: `managedFields`, `resourceVersion` and, on the
-    /// Fleet, where it is ours to write, `status`.
+    /// Fleet, where it is ours to write, `status`. That of a `ClusterProfile` is its manager's, and says how it is reached; a Gateway's
+    /// addresses are kept, too: they are where it is known which it has.
     #[must_use]
     pub fn decode(&self, version: &str, object: DynamicObject, source: &Source) -> One {
         let DynamicObject { types: _, mut metadata, data } = object;
@@ -108,7 +122,7 @@ impl Resource {
             }
         };
         if *source == Source::Fleet {
-            map.remove("status");
+            self.keep_of_status(&mut map);
         }
         map.insert("apiVersion".to_owned(), self.api(version).api_version.into());
         map.insert("kind".to_owned(), self.kind.into());

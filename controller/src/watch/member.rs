@@ -61,6 +61,16 @@ pub(super) struct WatchState {
     known: Rc<RefCell<Known>>,
 }
 
+impl WatchState {
+    /// The server will not let it be listed.
+    pub(super) fn is_hopeless(&self) -> bool {
+        match &self.doing {
+            Some(Doing::Failing { forbidden, .. }) => *forbidden,
+            Some(Doing::Watching | Doing::Missing | Doing::Doubting) | None => false,
+        }
+    }
+}
+
 impl Cluster {
     /// Not watched yet.
     pub(super) fn new(source: Source, resources: &'static [Resource]) -> Self {
@@ -135,11 +145,8 @@ impl Cluster {
 
     /// Has every watch told what there was, or will none of those that have not?
     pub(super) fn is_settled(&self) -> bool {
-        let hopeless = |watch: &WatchState| match &watch.doing {
-            Some(Doing::Failing { forbidden, .. }) => *forbidden,
-            Some(Doing::Watching | Doing::Missing | Doing::Doubting) | None => false,
-        };
-        self.refused.is_some() || self.watches.iter().all(|watch| watch.listed || hopeless(watch))
+        let settled = |watch: &WatchState| watch.listed || watch.is_hopeless();
+        self.refused.is_some() || self.watches.iter().all(settled)
     }
 
     /// A watch of it says how it is doing.

@@ -22,6 +22,7 @@ pub mod follow;
 pub mod kinds;
 pub mod known;
 pub mod member;
+pub(crate) mod profile;
 pub mod secrets;
 
 /// One thing that was seen. Order matters: a later observation replaces an earlier one of the same name.

@@ -117,6 +117,11 @@ impl Rig {
         }
     }
 
+    /// The worker says something.
+    pub fn report(&self, report: Report) {
+        self.reports.send(report).unwrap();
+    }
+
     /// The table that the worker runs, as text.
     pub fn text(&mut self) -> String {
         self.read_mail();

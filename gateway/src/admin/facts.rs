@@ -49,6 +49,8 @@ pub struct Facts {
     pub status_writes: (u64, u64),
     /// Objects whose status waited because of `fleet.status_burst` and `fleet.status_per_second`.
     pub status_deferred: u64,
+    /// Addresses of the pool that Gateways have, and Gateways that it has none for.
+    pub gateway_addresses: (u64, u64),
     /// From a cluster's event to the last worker, by cluster.
     pub lags: Vec<(String, Lag)>,
     /// Updates merged into a later one because a worker's inbox was full.

@@ -15,10 +15,14 @@ use crate::observe::stats::CLUSTERS_MAX;
 /// Certificates with a series of their own.
 const CERTIFICATES_SHOWN_MAX: usize = 1_000;
 
+/// A Secret, and when what it holds expires, seconds since 1970.
+type Expiry = (Arc<str>, i64);
+
 impl Room {
     /// Everything that is counted, at this moment.
     pub(super) fn scrape(&self) -> Scrape {
         let facts = self.facts();
+        let (certificates, staples) = self.certificates();
         Scrape {
             version: env!("CARGO_PKG_VERSION"),
             ready: self.not_ready(&facts).is_none(),
@@ -26,25 +30,32 @@ impl Room {
             clusters: self.cluster_series(),
             routes: self.route_series(),
             backends: self.backend_series(),
-            certificates: self.certificates(),
+            certificates,
+            staples,
             controller: facts,
         }
     }
 
-    /// The certificates of all listeners by Secret: those that expire first, up to a bound.
-    fn certificates(&self) -> Vec<(Arc<str>, i64)> {
-        let mut expiry = BTreeMap::new();
+    /// The certificates of all listeners by Secret, and their OCSP responses: those that expire first, up to a bound.
+    fn certificates(&self) -> (Vec<Expiry>, Vec<Expiry>) {
+        let (mut expiry, mut staples) = (BTreeMap::new(), BTreeMap::new());
         for view in self.table.listeners() {
             for (_, _, set) in view.spec.tls.iter().flat_map(|tls| tls.iter()) {
                 for certificate in &set.certificates {
                     expiry.insert(Arc::clone(&certificate.secret), certificate.not_after);
+                    if let Some(staple) = &certificate.staple {
+                        staples.insert(Arc::clone(&certificate.secret), staple.not_after);
+                    }
                 }
             }
         }
-        let mut all: Vec<_> = expiry.into_iter().collect();
-        all.sort_by_key(|(_, not_after)| *not_after);
-        all.truncate(CERTIFICATES_SHOWN_MAX);
-        all
+        let first = |all: BTreeMap<Arc<str>, i64>| {
+            let mut all: Vec<Expiry> = all.into_iter().collect();
+            all.sort_by_key(|(_, not_after)| *not_after);
+            all.truncate(CERTIFICATES_SHOWN_MAX);
+            all
+        };
+        (first(expiry), first(staples))
     }
 
     /// Every cluster of the table; those above the bound share one series.

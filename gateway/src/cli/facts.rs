@@ -39,6 +39,7 @@ impl Controller for Told {
             remarks: remarks(&view),
             status_writes: (view.status_writes_total, view.status_failures_total),
             status_deferred: view.status_deferred_total,
+            gateway_addresses: (view.gateway_addresses.len() as u64, view.gateways_without_address as u64),
             sources: view.sources.iter().map(|(cluster, source)| source_fact(cluster, source)).collect(),
             lags: view.lags.iter().map(|(cluster, one)| (cluster.to_string(), lag(one))).collect(),
             coalesced_total: view.coalesced_total,

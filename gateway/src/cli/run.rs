@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use config::Config;
 use controller::canary::{Canary, CanaryPolicy, Figures, Tally};
-use controller::compile::{Defaults, Place};
+use controller::compile::{AddressPool, Defaults, Place};
 use controller::finding::Board;
 use controller::watch::fleet::{FleetSettings, HubAccess, Limits, Writing, check_access};
 use controller::watch::follow::Tuning;
 use controller::{ControllerSettings, Inputs, Mailbox, ManifestSource, Reader, SharedView};
 use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
+use gateway::addresses::{Addresses, Wanted};
 use gateway::admin::Admin;
 use gateway::node::Node;
 use gateway::observe::stats::WorkerStats;
@@ -54,6 +55,7 @@ pub(crate) struct Serving {
     pub view: SharedView,
     /// The admin API.
     pub admin: Admin,
+    addresses: Option<Addresses>,
     defaults: Sender<Defaults>,
     stop_controller: Sender<()>,
     controller: JoinHandle<()>,
@@ -67,6 +69,13 @@ impl Serving {
     pub(crate) fn start(config: &Arc<Config>) -> Result<Self, String> {
         let source = source(config)?;
         let node = Node::start(config).map_err(|error| format!("cannot start workers: {error}"))?;
+        let addresses = match config.gateway.interface.as_str() {
+            "" => None,
+            interface => Some(
+                Addresses::start(interface, node.reporter())
+                    .map_err(|error| format!("cannot keep addresses on {interface}: {error}"))?,
+            ),
+        };
         let view = SharedView::new();
         let (orders_in, orders) = bounded(ORDERS_MAX);
         let told = Told { view: view.clone(), orders: orders_in };
@@ -95,11 +104,11 @@ impl Serving {
             .name("controller".into())
             .spawn(move || controller::run(&settings, mailboxes, &inputs, &seen))
             .map_err(|error| format!("cannot start the controller: {error}"))?;
-        Ok(Self { node, view, admin, defaults: defaults_in, stop_controller, controller })
+        Ok(Self { node, view, admin, addresses, defaults: defaults_in, stop_controller, controller })
     }
 
     fn until_told(
-        self,
+        mut self,
         args: &RunArgs,
         mut config: Arc<Config>,
         logging: &Logging,
@@ -122,12 +131,24 @@ impl Serving {
                     if self.is_serving() {
                         manager.ready();
                     }
+                    self.keep_addresses(&config);
                     manager.feed(clock::now(), self.node.peers.lines.iter().map(|line| line.alive_ns()));
                 }
             }
         }
         manager.stopping();
         self.stop(config.timeouts.drain.get(), signals)
+    }
+
+    /// What Gateways have is put on the interface.
+    fn keep_addresses(&mut self, config: &Config) {
+        let Some(addresses) = &mut self.addresses else { return };
+        let view = self.view.read();
+        // What is not known yet takes nothing away.
+        if view.synced {
+            let pool = config.gateway.address_pool.clone();
+            addresses.want(Wanted { addresses: view.gateway_addresses, pool });
+        }
     }
 
     /// Has every worker applied a table? Its listeners are open then.
@@ -179,6 +200,7 @@ impl Serving {
             tracing::warn!(in_flight, "cut at the drain deadline");
         }
         self.node.peers.stop();
+        drop(self.addresses);
         let ended = self.node.join().map_err(|error| error.to_string());
         let _ = self.stop_controller.try_send(());
         // A panic there was logged by the controller itself.
@@ -270,6 +292,9 @@ pub(crate) fn defaults(config: &Config) -> Defaults {
         limits: BackendLimits {
             endpoint_in_flight_max: config.pool.endpoint_in_flight_max,
             backend_in_flight_max: config.pool.backend_in_flight_max,
+        },
+        pool: AddressPool {
+            ranges: config.gateway.address_pool.iter().map(|range| range.bounds()).collect(),
         },
         place: Place { region: config.node.region.as_str().into(), zone: config.node.zone.as_str().into() },
     }

@@ -2,5 +2,6 @@
 
 pub mod h1;
 mod h2;
+pub(crate) mod habits;
 pub mod tcp;
 pub mod udp;

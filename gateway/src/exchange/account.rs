@@ -32,6 +32,13 @@ impl Request<'_> {
         if let Some(rule) = &self.entry.rule {
             stats.route(rule.action().stat).response(self.entry.status);
         }
+        if work.call.is_call() {
+            self.entry.grpc = work.grpc_code();
+            stats.call(self.entry.grpc);
+            if let Some((_, reason)) = work.call.ended {
+                self.entry.reason = reason;
+            }
+        }
         self.entry.took = took;
         self.entry.first_byte = work.first_byte;
         self.entry.request_id = work.request_id.get();
@@ -157,6 +164,8 @@ impl Held {
             | End::TunnelEnded
             | End::ClientGone
             | End::ClientFault(_)
+            | End::Expired
+            | End::Stopped
             | End::Diverted(_) => {}
         }
     }
@@ -172,6 +181,7 @@ impl Held {
             FailureKind::Closed | FailureKind::Malformed => Outcome::Closed,
             FailureKind::Timeout => Outcome::Timeout,
             FailureKind::Status(status) => Outcome::ServerError(status),
+            FailureKind::Grpc(code) => Outcome::ServerError(code.http_status()),
         };
         self.count_failure();
         self.tell(outcome, now);
@@ -198,6 +208,22 @@ impl Held {
             if let Some(event) = event {
                 note_health(&self.worker, event);
             }
+        }
+        self.worker.heed();
+    }
+
+    /// A connect was accepted, where that is not yet what is waited for: nothing was learned but that.
+    pub(crate) fn accepted(&mut self, now: MonoTime) {
+        debug_assert!(!self.told, "one outcome for each attempt");
+        self.told = true;
+        self.waits_no_more();
+        let what = What::Outcome { outcome: Outcome::Success, took_us: micros(now.since(self.since)) };
+        self.worker.recorder.note(now, Whom::from(&self.pick), what);
+        let table = self.worker.table.borrow();
+        let event = table.on_accepted(self.pick.endpoint, self.since, now, &self.outlier);
+        drop(table);
+        if let Some(event) = event {
+            note_health(&self.worker, event);
         }
         self.worker.heed();
     }

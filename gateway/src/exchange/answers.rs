@@ -1,6 +1,6 @@
 //! Requests that no endpoint answers: by a rule's own word, or because none can.
 
-use routing::model::{HttpsRedirect, Redirect};
+use routing::model::{GrpcCode, HttpsRedirect, Redirect};
 use routing::table::{NoEndpoint, OverloadBound};
 use wire::head::Persistence;
 
@@ -28,6 +28,9 @@ impl Request<'_> {
     pub(super) async fn stopped(&mut self, stop: filter::Stop<'_>) -> After {
         match stop {
             filter::Stop::Reply(reply) => self.reply(reply).await,
+            filter::Stop::ToSignIn(location) => {
+                self.reply(Reply { location: Some(&location), ..Reply::new(302, "auth_signin") }).await
+            }
             filter::Stop::ToHttps(HttpsRedirect { status, port }) => {
                 let scheme = Some("https".into());
                 let port = Some(port);
@@ -51,6 +54,12 @@ impl Request<'_> {
     pub(super) async fn reply(&mut self, mut reply: Reply<'_>) -> After {
         self.entry.status = reply.status;
         self.entry.reason = reply.reason;
+        if self.work.call.is_call() && reply.status >= 400 {
+            let code = reply.grpc.unwrap_or_else(|| GrpcCode::of_http(reply.status));
+            reply.grpc = Some(code);
+            reply.web = self.work.call.content.filter(|content| content.form().is_some());
+            self.work.call.ended = Some((code, reply.reason));
+        }
         let head = self.view.head;
         // A body that was not read to its end would be taken for the next request.
         let unread = self.work.upload.wants_more() || head.upgrade.is_some();
@@ -60,8 +69,13 @@ impl Request<'_> {
         let cors = self.entry.rule.clone().filter(|rule| rule.action().filters.is_some());
         let filters = cors.as_ref().and_then(|rule| rule.action().filters.as_deref());
         let more = filters.and_then(|filters| filters.cors.as_ref());
-        let more = more.map(|cors| filter::cors_fields(cors, &self.view)).unwrap_or_default();
-        match reply::send(self.client, &self.view, &reply, &more).await {
+        let mut more = more.map(|cors| filter::cors_fields(cors, &self.view)).unwrap_or_default();
+        if let Some(granted) = &self.work.granted {
+            more.extend(granted.of_reply(reply.status));
+        }
+        let sent = reply::send(self.client, &self.view, &reply, &more).await;
+        drop(more);
+        match sent {
             Ok(bytes) => self.work.sent += bytes,
             Err(_gone) => return After::Abort,
         }

@@ -16,6 +16,7 @@ use routing::retry::{Body, Failure, FailureKind, Response, Sent};
 use routing::table::{Pick, RuleRef};
 use routing::time::MonoTime;
 use wire::error::WireError;
+use wire::grpc::TimeoutText;
 use wire::h1::encode::{self, Edits, RequestEdit};
 use wire::head::{Persistence, RequestView};
 
@@ -49,6 +50,10 @@ pub(super) enum End {
     ClientGone,
     /// The client broke the rules, or was too slow, while its body was read.
     ClientFault(Fault),
+    /// The time is over that the client gave its call: nobody's fault.
+    Expired,
+    /// The worker stops, and the call of gRPC is told so.
+    Stopped,
     /// An upgraded connection that has ended.
     TunnelEnded,
     /// The response has this status, which the rule's fallback answers instead.
@@ -148,7 +153,7 @@ pub(super) async fn run(flow: &mut Flow<'_>) -> End {
         super::respond::keep_unused(flow, up, buf);
         return End::Diverted(status);
     }
-    if let Some(failed) = retryable(flow, status) {
+    if let Some(failed) = retryable(flow) {
         super::respond::keep_unused(flow, up, buf);
         return End::Failed(failed);
     }
@@ -219,7 +224,7 @@ async fn connect(flow: &mut Flow<'_>, protocol: Application, begun: MonoTime) ->
     let mut connecting = pin!(dial::connect(worker, protocol, &pick));
     let mut again = advised(flow, begun)?;
     loop {
-        set(flow.client, earlier(due, again));
+        set(flow.client, earlier(earlier(due, again), flow.work.call.due));
         let client = &mut *flow.client;
         let first = poll_fn(|cx| match connecting.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(Some(result)),
@@ -235,7 +240,8 @@ async fn connect(flow: &mut Flow<'_>, protocol: Application, begun: MonoTime) ->
                 return Ok((stream, reused));
             }
             Some(Err(none)) => return Err(no_connection(flow, none)),
-            None if flow.worker.is_stopping() => return Err(End::ClientGone),
+            None if flow.worker.is_stopping() => return Err(stopped(flow)),
+            None if flow.work.call.has_expired() => return Err(End::Expired),
             None if has_passed(due) => return Err(failed_connect(flow, "connect_timeout")),
             None => again = advised(flow, clock::now())?,
         }
@@ -326,15 +332,23 @@ pub(super) fn request_bytes(flow: &Flow<'_>, pick: &Pick) -> Result<Buf, End> {
         Some(Fallen::NoEndpoint) | None => (super::rewrite::path(rewrite, flow.view.path(), path_out), None),
     };
     let filters = flow.rule.action().filters.as_deref();
+    // What is left of it, for this attempt.
+    let timeout = flow.work.call.due.map(|due| TimeoutText::new(due.since(clock::now())));
+    let content_type = flow.work.call.upstream_type(&flow.view);
     let mut failed = String::new();
     let mut own: filter::Told<'_> = own.into_iter().collect();
+    own.extend(content_type.as_ref().map(|content_type| ("content-type", &content_type[..])));
+    own.extend(timeout.as_ref().map(|timeout| ("grpc-timeout", timeout.as_bytes())));
     if let Some(wanted) = filters.and_then(|filters| filters.client.as_ref()) {
         own.extend(filter::shown_fields(wanted, flow.client, &mut failed));
+    }
+    if let Some(granted) = &flow.work.granted {
+        own.extend(granted.of_request());
     }
     let edit = RequestEdit {
         authority: rewrite.hostname.as_ref().map(|host| host.as_bytes()),
         path,
-        body: flow.view.head.body,
+        body: if flow.work.call.is_web() { flow.work.upload.framing() } else { flow.view.head.body },
         headers: [
             edits(&flow.rule.action().request_headers),
             backend.map_or_else(Edits::default, |b| edits(&b.request_headers)),
@@ -370,17 +384,28 @@ fn diverts(flow: &Flow<'_>, status: u16) -> bool {
         && !flow.work.upload.wants_more()
 }
 
-pub(super) fn retryable(flow: &Flow<'_>, status: u16) -> Option<Failed> {
+/// Is the response one that the policy would rather have from another endpoint?
+fn retryable(flow: &Flow<'_>) -> Option<Failed> {
     let policy: &RetryPolicy = &flow.rule.policy().retry;
-    let listed = policy.statuses.contains(&status);
-    let body = flow.work.replayable();
+    let (answer, body) = (&flow.work.answer, flow.work.replayable());
     let idempotent = flow.view.head.method.is_idempotent();
-    if !listed || flow.attempt >= policy.attempts || !idempotent || body == Body::Gone {
+    let (kind, reason) = match answer.grpc {
+        Some(code) if policy.grpc.contains(code) => (FailureKind::Grpc(code), "retryable_grpc_status"),
+        Some(_) | None if idempotent && policy.statuses.contains(&answer.status) => {
+            (FailureKind::Status(answer.status), "retryable_status")
+        }
+        Some(_) | None => return None,
+    };
+    if flow.attempt >= policy.attempts || body == Body::Gone {
         return None;
     }
-    let failure =
-        Failure { kind: FailureKind::Status(status), sent: Sent::Head, response: Response::NotBegun, body };
-    Some(Failed { blame: Blame::Endpoint, failure, reason: "retryable_status" })
+    let failure = Failure { kind, sent: Sent::Head, response: Response::NotBegun, body };
+    Some(Failed { blame: Blame::Endpoint, failure, reason })
+}
+
+/// The worker ends now, and the request has no response yet.
+pub(super) fn stopped(flow: &Flow<'_>) -> End {
+    if flow.work.call.is_call() { End::Stopped } else { End::ClientGone }
 }
 
 /// The connection ended before the response head was complete; `buf` holds what came of it.

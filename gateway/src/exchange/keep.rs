@@ -77,9 +77,15 @@ impl Request<'_> {
         let head = self.view.head;
         let body = if head.upgrade.is_some() { BodyLength::None } else { head.body };
         self.work.upload.reset(body, body);
-        if behind.is_empty() {
+        // Of gRPC-Web the rule decides what becomes of it.
+        if behind.is_empty() || self.work.call.is_web() {
             return Ok(());
         }
+        self.take_first(behind)
+    }
+
+    pub(super) fn take_first(&mut self, behind: &[u8]) -> Result<(), Reply<'static>> {
+        let body = self.work.upload.framing();
         let buf = copy_of(behind).map_err(|_| Reply::shed("buffers_bytes_max"))?;
         if body.is_empty() {
             let held = self.work.hold_next(self.worker, self.settings, Some(buf));

@@ -8,6 +8,7 @@ mod answers;
 mod attempt;
 mod filter;
 mod forward;
+mod grpc;
 pub mod gzip;
 mod keep;
 mod next;
@@ -18,6 +19,7 @@ mod rescue;
 mod respond;
 mod rewrite;
 pub mod scratch;
+mod source;
 mod tunnel;
 mod turn;
 mod wait;
@@ -29,7 +31,7 @@ use routing::model::{Fallback, Target};
 use routing::subject::{Subject, SubjectKind};
 use routing::table::{NoEndpoint, Pick, RuleRef};
 use routing::time::MonoTime;
-use wire::head::{Persistence, RequestHead, RequestView};
+use wire::head::{Method, Persistence, RequestHead, RequestView};
 
 use crate::downstream::h1::Client;
 use crate::net::Buf;
@@ -116,6 +118,7 @@ pub async fn run(
         entered: None,
     };
     request.work.seen = began;
+    request.work.source = source::forwarded_by(settings, request.client, &request.view);
     // Looking costs nothing there, and a client of HTTP/2 may take any number of requests back in no time.
     request.work.watches_client = request.client.conn.is_piped();
     let mut after = request.serve(&buf.bytes()[head.head_len..]).await;
@@ -144,6 +147,7 @@ pub async fn refuse(
 impl Request<'_> {
     async fn serve(&mut self, behind: &[u8]) -> After {
         self.worker.stats.requests_total.inc();
+        let wrong = if self.view.head.method == Method::Post { self.hear() } else { None };
         if self.worker.stats.in_flight.get() > self.settings.exchanges_max {
             self.worker.stats.hit(Limit::Exchanges);
             return self.reply(Reply::shed("exchanges_max")).await;
@@ -168,10 +172,22 @@ impl Request<'_> {
             }
         };
         self.entry.rule = Some(rule.clone());
+        if self.work.call.is_web()
+            && let Err(reply) = self.begin_web(&rule, behind)
+        {
+            return self.reply(reply).await;
+        }
+        if let Some(reply) = wrong.filter(|_| self.work.call.is_call()) {
+            return self.reply(reply).await;
+        }
         if let Some(filters) = &rule.action().filters {
             let mut stop = filter::judge(self, &rule, filters);
             if let (None, Some(basic)) = (&stop, &filters.basic) {
                 stop = filter::authenticate(self, &rule, basic).await;
+            }
+            if let (None, Some(external)) = (&stop, &filters.external) {
+                // Boxed: few rules ask, and every exchange's memory would be larger.
+                stop = Box::pin(filter::ask(self, &rule, external)).await;
             }
             if let Some(stop) = stop {
                 return self.stopped(stop).await;
@@ -195,7 +211,7 @@ impl Request<'_> {
     }
 
     fn subject(&self) -> Subject<'_> {
-        subject(self.client, self.view)
+        subject(self.client, self.view, self.work)
     }
 
     /// Attempts until one has an answer, or none may follow.
@@ -277,8 +293,9 @@ impl Request<'_> {
     }
 }
 
-fn subject<'a>(client: &Client, view: RequestView<'a>) -> Subject<'a> {
-    Subject { bind: client.bind, peer: client.conn.peer(), kind: SubjectKind::Http(view) }
+fn subject<'a>(client: &Client, view: RequestView<'a>, work: &Work) -> Subject<'a> {
+    let peer = work.source.unwrap_or_else(|| client.conn.peer());
+    Subject { bind: client.bind, peer, kind: SubjectKind::Http(view) }
 }
 
 /// Where a rule's requests go that its own backends fail.

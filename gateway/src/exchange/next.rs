@@ -6,6 +6,7 @@ use routing::table::{Pick, RuleRef};
 use wire::head::Persistence;
 
 use super::attempt::{Blame, End, Failed, Fault};
+use super::grpc;
 use super::reply::{self, Reply};
 use super::work::Fallen;
 use super::{After, Request};
@@ -41,8 +42,13 @@ impl Request<'_> {
                 self.work.tried = Tried::new();
                 return Next::Anew;
             }
+            End::Stopped => return Next::Done(self.reply(Reply::shed(grpc::DRAINED)).await),
+            End::Expired => return Next::Done(self.reply(grpc::expired()).await),
             End::Failed(failed) => failed,
         };
+        if self.work.call.has_expired() {
+            return Next::Done(self.reply(grpc::expired()).await);
+        }
         if self.is_lost_race(&failed) {
             self.work.raced = true;
             self.worker.stats.moves_total.inc();

@@ -37,7 +37,7 @@ impl Pace {
         // Only who is waited for can be slow: while the backend takes nothing, the client is not read. A stream of gRPC
         // messages is as slow as what it tells of.
         let is_slow = flow.client.conn.is_reading() && u128::from(came) < owed.max(1);
-        if is_slow && !super::reply::is_grpc(&flow.view) {
+        if is_slow && !flow.work.call.is_call() {
             flow.worker.stats.hit(Limit::BodyRate);
             return Err(End::ClientFault(Fault::Slow));
         }

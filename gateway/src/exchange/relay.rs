@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use wire::body::{BodyDecoder, Progress};
 use wire::error::WireError;
+use wire::grpc::web::{self, Form};
 use wire::h1::chunked;
 use wire::head::BodyLength;
 
@@ -25,15 +26,13 @@ const STREAMS_FROM: u64 = 8 * 1024;
 /// has stopped reading leaves in our hands are small buffers, two at most (SECURITY S20: 64 KiB for a stream); what was
 /// read into large ones lies in its socket. Only where the kernel takes socket memory away from all connections at once
 /// (`net.ipv4.tcp_mem`) may large ones be left, within `limits.buffers_bytes_max`.
-const BULK_ROOM: usize = 2 * counted(Class::Bulk);
-
-/// What a buffer takes of a socket's room, with the kernel's overhead.
-const fn counted(class: Class) -> usize {
-    class.bytes() + class.bytes() / 4
-}
+const BULK_ROOM: usize = 2 * Class::Bulk.bytes() + Class::Bulk.bytes() / 2;
 
 /// Kept bytes that are sent again in one piece: less than a large buffer holds with its framing.
 const RESEND_BYTES: usize = 96 * 1024;
+
+/// Bytes that become one piece of base64: whole groups, and a small buffer holds what they become.
+const TEXT_PIECE_BYTES: usize = 12 * 1024;
 
 /// Ends a line of a trailer section, and the section.
 const CRLF: &[u8] = b"\r\n";
@@ -53,36 +52,16 @@ impl From<WireError> for PumpError {
     }
 }
 
-/// What is known of the room in the destination's socket: how many bytes may be read, as the kernel counts them, until
-/// it is asked again. It only grows meanwhile, but for what we put into it.
-#[derive(Clone, Copy)]
-enum Room {
-    /// It had so much.
-    Ample(usize),
-    /// It had too little for large buffers.
-    Scarce(usize),
-}
-
-impl Room {
-    const UNKNOWN: Self = Self::Ample(0);
-
-    /// Does it take a large buffer beside the one that is on its way?
-    fn takes_large(&mut self, ask: impl FnOnce() -> usize) -> bool {
-        let is_known = match self {
-            Self::Ample(left) => *left >= BULK_ROOM,
-            Self::Scarce(left) => *left > 0,
-        };
-        if !is_known {
-            let room = ask();
-            *self = if room >= BULK_ROOM { Self::Ample(room) } else { Self::Scarce(counted(Class::Bulk)) };
-        }
-        matches!(self, Self::Ample(_))
-    }
-
-    fn uses(&mut self, class: Class) {
-        let (Self::Ample(left) | Self::Scarce(left)) = self;
-        *left = left.saturating_sub(counted(class));
-    }
+/// What becomes of data between its source's framing and its destination's.
+#[derive(Default)]
+enum Coder {
+    /// It stays as it is.
+    #[default]
+    None,
+    /// It is compressed.
+    Gzip(Box<Gzip>),
+    /// It becomes a body of gRPC-Web.
+    Web(Form),
 }
 
 /// One direction of a body.
@@ -93,8 +72,10 @@ pub(super) struct Pump {
     ready: Option<Buf>,
     /// Come behind `ready`: what one piece became that was compressed. Bounded by the buffer that it came in.
     more: VecDeque<Buf>,
-    /// Compresses what is taken in.
-    gzip: Option<Box<Gzip>>,
+    /// What becomes of what is taken in.
+    coder: Coder,
+    /// Takes base64 off what is taken in.
+    base64: Option<web::Decoder>,
     /// Comes behind `ready`: trailers that did not fit.
     behind: Option<Buf>,
     /// Has the end of the body been framed?
@@ -103,7 +84,6 @@ pub(super) struct Pump {
     taken: u64,
     /// What the next read is likely to fill.
     class: Class,
-    room: Room,
     /// Was the last buffer handed out by [`Pump::read_buffer`], so that what came into it says something of the next?
     asked: bool,
     /// Has anything been handed out to the present destination?
@@ -121,12 +101,12 @@ impl Pump {
             framing: BodyLength::None,
             ready: None,
             more: VecDeque::new(),
-            gzip: None,
+            coder: Coder::None,
+            base64: None,
             behind: None,
             ended: true,
             taken: 0,
             class: Class::Small,
-            room: Room::UNKNOWN,
             asked: false,
             given: false,
             resend: None,
@@ -139,11 +119,11 @@ impl Pump {
         self.framing = framing;
         self.ready = None;
         self.more.clear();
-        self.gzip = None;
+        self.coder = Coder::None;
+        self.base64 = None;
         self.behind = None;
         self.taken = 0;
         self.class = Class::Small;
-        self.room = Room::UNKNOWN;
         self.asked = false;
         self.given = false;
         self.resend = None;
@@ -153,13 +133,37 @@ impl Pump {
     /// Compresses what is taken in from now on. The framing must be chunks.
     pub(super) fn compress(&mut self, gzip: Box<Gzip>) {
         debug_assert!(self.framing == BodyLength::Chunked, "nobody knows how long it becomes");
-        self.gzip = Some(gzip);
+        self.coder = Coder::Gzip(gzip);
+    }
+
+    /// Writes what is taken in as gRPC-Web from now on. The framing must be chunks.
+    pub(super) fn speak_web(&mut self, form: Form) {
+        debug_assert!(self.framing == BodyLength::Chunked, "it becomes longer by its trailers");
+        self.coder = Coder::Web(form);
+    }
+
+    /// What is taken in is in base64, and goes on without. The framing must be chunks.
+    pub(super) fn take_base64(&mut self) {
+        debug_assert!(self.framing == BodyLength::Chunked, "it becomes shorter");
+        self.base64 = Some(web::Decoder::default());
+    }
+
+    /// How it is framed for the destination.
+    #[must_use]
+    pub(super) fn framing(&self) -> BodyLength {
+        self.framing
     }
 
     /// Is more of the body to come from the source?
     #[must_use]
     pub(super) fn wants_more(&self) -> bool {
         !self.ended
+    }
+
+    /// The trailers that came behind the body, as lines.
+    #[must_use]
+    pub(super) fn trailers(&self) -> &[u8] {
+        self.decoder.trailers()
     }
 
     /// Should a read be started? Not while something waits: that is the back-pressure.
@@ -193,17 +197,15 @@ impl Pump {
     }
 
     /// A buffer for the next read of this body: large while it streams, small when little comes at a time, because a
-    /// source that is silent holds it for as long, and never larger than `largest`. `room` tells what the destination's
-    /// socket takes at once, in bytes; it is asked only where what it said last does not tell. `None` when the bound on
-    /// buffer memory is reached.
+    /// source that is silent holds it for as long, and never larger than `largest`. `room` tells what the destination's socket takes at once, in bytes; it
+    /// is asked only before a large read. `None` when the bound on buffer memory is reached.
     #[must_use]
     pub(super) fn read_buffer(&mut self, largest: Class, room: impl FnOnce() -> usize) -> Option<Buf> {
         self.asked = true;
         let class = match self.class {
-            Class::Bulk if largest != Class::Bulk || !self.room.takes_large(room) => Class::Small,
+            Class::Bulk if largest != Class::Bulk || room() < BULK_ROOM => Class::Small,
             class @ (Class::Head | Class::Small | Class::Bulk) => class,
         };
-        self.room.uses(class);
         acquire(class, BODY_HEADROOM).or_else(|| acquire(Class::Head, BODY_HEADROOM))
     }
 
@@ -242,8 +244,15 @@ impl Pump {
         if first && self.taken >= STREAMS_FROM {
             self.class = Class::Bulk;
         }
-        data(buf.bytes());
         let done = step.progress == Progress::Done;
+        if let Some(base64) = &mut self.base64 {
+            let len = base64.decode(buf.bytes_mut())?;
+            buf.truncate(len);
+            if done {
+                base64.finish()?;
+            }
+        }
+        data(buf.bytes());
         self.code_and_frame(buf, done)?;
         Ok(rest)
     }
@@ -251,7 +260,6 @@ impl Pump {
     /// Starts over towards another destination. What was handed out comes again, from the kept bytes, by
     /// [`Pump::resend`]; what was not waits as before.
     pub(super) fn replay(&mut self) {
-        self.room = Room::UNKNOWN;
         if self.given {
             self.clear();
             self.given = false;
@@ -313,11 +321,21 @@ impl Pump {
         self.code_and_frame(buf, true)
     }
 
-    /// Compresses it first, where that was asked for.
+    /// Codes it first, where that was asked for.
     fn code_and_frame(&mut self, buf: Buf, done: bool) -> Result<(), PumpError> {
-        let Some(mut gzip) = self.gzip.take() else { return self.frame(buf, done) };
+        match std::mem::take(&mut self.coder) {
+            Coder::None => self.frame(buf, done),
+            Coder::Gzip(gzip) => self.compress_and_frame(buf, done, gzip),
+            Coder::Web(form) => {
+                self.coder = Coder::Web(form);
+                self.frame_for_web(buf, done, form)
+            }
+        }
+    }
+
+    fn compress_and_frame(&mut self, buf: Buf, done: bool, mut gzip: Box<Gzip>) -> Result<(), PumpError> {
         if buf.is_empty() && !done {
-            self.gzip = Some(gzip);
+            self.coder = Coder::Gzip(gzip);
             return Ok(());
         }
         let piece = if done { Piece::Last } else { Piece::More };
@@ -325,11 +343,49 @@ impl Pump {
         gzip.push(buf.bytes(), piece, |buf| pieces.push_back(buf))?;
         drop(buf);
         // The state goes back as soon as it has said all.
-        self.gzip = (!done).then_some(gzip);
-        while let Some(buf) = pieces.pop_front() {
-            self.frame(buf, done && pieces.is_empty())?;
-            self.more.extend(self.ready.take());
+        if !done {
+            self.coder = Coder::Gzip(gzip);
         }
+        while let Some(buf) = pieces.pop_front() {
+            self.queue(buf, done && pieces.is_empty())?;
+        }
+        Ok(())
+    }
+
+    fn frame_for_web(&mut self, buf: Buf, done: bool, form: Form) -> Result<(), PumpError> {
+        match form {
+            Form::Binary if buf.is_empty() => {}
+            Form::Binary => self.queue(buf, false)?,
+            Form::Text => {
+                for piece in buf.bytes().chunks(TEXT_PIECE_BYTES) {
+                    let mut text = Vec::with_capacity(TEXT_PIECE_BYTES / 3 * 4);
+                    web::encode(piece, &mut text);
+                    self.queue(copy_of(&text)?, false)?;
+                }
+            }
+        }
+        if done {
+            let lines = self.decoder.trailers().to_vec();
+            self.end_for_web(&lines)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a body of gRPC-Web with these trailer lines, as its last frame. Nothing where there are none: they are not ours
+    /// to make up.
+    pub(super) fn end_for_web(&mut self, lines: &[u8]) -> Result<(), PumpError> {
+        let Coder::Web(form) = self.coder else { return Ok(()) };
+        let mut last = Vec::new();
+        if !lines.is_empty() {
+            web::trailers(lines, form, &mut last);
+        }
+        self.queue(copy_of(&last)?, true)
+    }
+
+    /// Frames one piece of several.
+    fn queue(&mut self, buf: Buf, done: bool) -> Result<(), PumpError> {
+        self.frame(buf, done)?;
+        self.more.extend(self.ready.take());
         Ok(())
     }
 
@@ -354,7 +410,11 @@ impl Pump {
     }
 
     fn frame_end(&mut self, buf: &mut Buf) -> Result<(), PumpError> {
-        let trailers = self.decoder.trailers();
+        let trailers = match self.coder {
+            Coder::None | Coder::Gzip(_) => self.decoder.trailers(),
+            // They are in the body.
+            Coder::Web(_) => &[],
+        };
         if trailers.is_empty() {
             buf.append(b"0\r\n\r\n");
             return Ok(());
@@ -382,6 +442,20 @@ impl Pump {
     pub(super) fn put_back(&mut self, buf: Buf) {
         debug_assert!(self.ready.is_none(), "only what was handed out last");
         self.ready = Some(buf);
+    }
+
+    /// Ends the body here, whatever was to come, with these trailer lines. `false` where its framing has no trailers.
+    pub(super) fn end_with(&mut self, lines: &[u8]) -> Result<bool, PumpError> {
+        if self.framing != BodyLength::Chunked || self.ended {
+            return Ok(false);
+        }
+        match self.coder {
+            Coder::None => self.behind = Some(copy_of(&[b"0\r\n", lines, CRLF].concat())?),
+            Coder::Web(_) => self.end_for_web(lines)?,
+            Coder::Gzip(_) => return Ok(false),
+        }
+        self.ended = true;
+        Ok(true)
     }
 
     /// Gives up what waits.
@@ -414,56 +488,4 @@ pub(super) fn copy_of(bytes: &[u8]) -> Result<Buf, PumpError> {
     let mut buf = acquire(class, BODY_HEADROOM).ok_or(PumpError::Buffers)?;
     buf.append(bytes);
     Ok(buf)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: usize = 1 << 20;
-
-    /// Reads a body of `bytes` into buffers that it fills; how often the socket was asked, and in how many buffers it came.
-    fn streamed(bytes: usize, room: usize) -> (usize, usize) {
-        let mut pump = Pump::new();
-        pump.reset(BodyLength::Exact(bytes as u64), BodyLength::Exact(bytes as u64));
-        let (mut left, mut asked, mut reads) = (bytes, 0, 0);
-        while left > 0 {
-            let ask = || {
-                asked += 1;
-                room
-            };
-            let mut buf = pump.read_buffer(Class::Bulk, ask).unwrap();
-            let n = left.min(buf.readroom());
-            buf.append(&vec![b'x'; n]);
-            left -= n;
-            reads += 1;
-            assert!(pump.take(buf, |_| {}).unwrap().is_none());
-            assert!(pump.hand_out().is_some());
-        }
-        (asked, reads)
-    }
-
-    #[test]
-    fn the_socket_is_asked_once_for_what_it_has_room_for() {
-        assert_eq!(streamed(10_000, 4 * MIB).0, 0, "a small body asks nothing");
-        assert_eq!(streamed(MIB, 4 * MIB), (1, 9), "a small buffer, then large ones");
-        assert_eq!(streamed(MIB, MIB), (2, 9), "five large ones, and asked again");
-        assert_eq!(
-            streamed(MIB, BULK_ROOM - 1),
-            (8, 65),
-            "small ones only, and asked again after eight of them"
-        );
-    }
-
-    /// Another destination is another socket.
-    #[test]
-    fn the_socket_of_another_destination_is_asked_anew() {
-        let mut pump = Pump::new();
-        pump.reset(BodyLength::Exact(4 * MIB as u64), BodyLength::Exact(4 * MIB as u64));
-        pump.class = Class::Bulk;
-        assert_eq!(pump.read_buffer(Class::Bulk, || 4 * MIB).unwrap().class(), Class::Bulk);
-        pump.replay();
-        pump.class = Class::Bulk;
-        assert_eq!(pump.read_buffer(Class::Bulk, || 0).unwrap().class(), Class::Small);
-    }
 }

@@ -2,13 +2,16 @@
 
 use std::io;
 
+use routing::model::GrpcCode;
 use routing::retry::FailureKind;
 use smallvec::SmallVec;
+use wire::grpc::Content;
 use wire::h1::encode::{SimpleResponse, simple_response};
 use wire::head::{Persistence, RequestView};
 
 use super::attempt::{Blame, Failed};
 use crate::downstream::h1::Client;
+use crate::exchange::grpc;
 use crate::exchange::relay::copy_of;
 use crate::worker::clock;
 
@@ -27,6 +30,10 @@ pub struct Reply<'a> {
     pub retry_after: u8,
     /// May the connection carry another request?
     pub persistence: Persistence,
+    /// The status that a client of gRPC gets instead; `None` = it is none, or what gRPC calls `status`.
+    pub grpc: Option<GrpcCode>,
+    /// And what it speaks, where that is gRPC-Web.
+    pub web: Option<Content>,
     /// Type and content of the body, when it is not one line for people; no type = none is sent.
     pub content: Option<(&'a str, &'a [u8])>,
 }
@@ -40,6 +47,8 @@ impl Default for Reply<'_> {
             realm: None,
             retry_after: 0,
             persistence: Persistence::KeepAlive,
+            grpc: None,
+            web: None,
             content: None,
         }
     }
@@ -73,39 +82,15 @@ pub(super) fn given_up(failed: &Failed) -> Reply<'static> {
             Blame::Endpoint | Blame::Nobody | Blame::Left,
             FailureKind::Connect | FailureKind::Closed | FailureKind::Malformed,
         ) => Reply::new(502, failed.reason),
-    }
-}
-
-/// Does the request speak gRPC? Then so do our answers, and a silence in its body is no slowness.
-pub(super) fn is_grpc(view: &RequestView<'_>) -> bool {
-    const TYPE: &[u8] = b"application/grpc";
-    let Some(value) = view.header(b"content-type") else { return false };
-    // gRPC over HTTP/2, "Content-Type": followed by `+proto` and the like, or parameters. gRPC-Web is another thing.
-    value.get(..TYPE.len()).is_some_and(|start| start.eq_ignore_ascii_case(TYPE))
-        && matches!(value.get(TYPE.len()), None | Some(b'+' | b';' | b' '))
-}
-
-/// What gRPC calls this status: "HTTP to gRPC Status Code Mapping" of its documentation.
-fn grpc_status(status: u16) -> &'static str {
-    const INTERNAL: &str = "13";
-    const UNAUTHENTICATED: &str = "16";
-    const PERMISSION_DENIED: &str = "7";
-    const UNIMPLEMENTED: &str = "12";
-    const UNAVAILABLE: &str = "14";
-    const UNKNOWN: &str = "2";
-    match status {
-        400 => INTERNAL,
-        401 => UNAUTHENTICATED,
-        403 => PERMISSION_DENIED,
-        404 => UNIMPLEMENTED,
-        429 | 502..=504 => UNAVAILABLE,
-        _ => UNKNOWN,
+        (Blame::Endpoint | Blame::Nobody | Blame::Left, FailureKind::Grpc(code)) => {
+            Reply { grpc: Some(code), ..Reply::new(code.http_status(), failed.reason) }
+        }
     }
 }
 
 /// Sends it, with `more` fields. Returns how many bytes.
 ///
-/// To a client of gRPC an error is a response that has trailers only: status 200, and what went wrong in `grpc-status`
+/// To a client of gRPC (`reply.grpc`) an error is a response that has trailers only: status 200, and what went wrong in `grpc-status`
 /// and `grpc-message`. The log and the metrics keep the status that others would have seen.
 ///
 /// # Errors
@@ -117,23 +102,28 @@ pub async fn send(
     more: &[(&str, &[u8])],
 ) -> io::Result<u64> {
     let head = view.head;
-    let grpc = reply.status >= 400 && is_grpc(view);
     let date = httpdate::fmt_http_date(clock::wall());
     let mut body = [0; 128];
     let body_len = text(reply, &mut body);
-    let mut retry_after = itoa::Buffer::new();
+    let (mut retry_after, mut code) = (itoa::Buffer::new(), itoa::Buffer::new());
     let challenge = reply.realm.map(|realm| format!("Basic realm=\"{realm}\""));
     let (content_type, content) = reply.content.unwrap_or(("text/plain; charset=utf-8", &body[..body_len]));
-    let (content_type, content) = if grpc { ("application/grpc", &[][..]) } else { (content_type, content) };
+    let message = body[..body_len].trim_ascii_end();
+    let frame = reply.web.zip(reply.grpc).map(|(web, code)| (web, grpc::frame(web, code, message)));
+    let (content_type, content) = match (reply.grpc, &frame) {
+        (_, Some((web, frame))) => (web.media_type(), &frame[..]),
+        (Some(_), None) => (Content::Grpc.media_type(), &[][..]),
+        (None, None) => (content_type, content),
+    };
     let mut headers: SmallVec<[(&str, &[u8]); 10]> = SmallVec::new();
     let mut add = |name, value| headers.push((name, value));
     if !content_type.is_empty() {
         add("Content-Type", content_type.as_bytes());
     }
-    if grpc {
+    if let (Some(grpc), None) = (reply.grpc, &frame) {
         // One of our own words: nothing in it is to be escaped.
-        add("grpc-status", grpc_status(reply.status).as_bytes());
-        add("grpc-message", body[..body_len].trim_ascii_end());
+        add("grpc-status", code.format(grpc.number()).as_bytes());
+        add("grpc-message", message);
     }
     add("x-ringway-reason", reply.reason.as_bytes());
     if reply.retry_after > 0 {
@@ -150,7 +140,7 @@ pub async fn send(
     simple_response(
         &mut out,
         &SimpleResponse {
-            status: if grpc { 200 } else { reply.status },
+            status: if reply.grpc.is_some() { 200 } else { reply.status },
             method: head.method,
             version: head.version,
             persistence: reply.persistence,
@@ -194,56 +184,4 @@ pub async fn without_buffer(client: &mut Client) -> io::Result<()> {
     client.flush().await?;
     client.conn.shutdown_write();
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use wire::h1::decode;
-    use wire::h1::limits::HeadLimits;
-    use wire::head::RequestHead;
-
-    use super::*;
-
-    #[test]
-    fn grpc_is_told_by_its_content_type() {
-        for (content_type, wanted) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("Application/gRPC;charset=utf-8", true),
-            ("application/grpc-web", false),
-            ("application/grpc-web+proto", false),
-            ("application/grpcx", false),
-            ("application/json", false),
-            ("", false),
-        ] {
-            let bytes = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Type: {content_type}\r\n\r\n");
-            let mut head = RequestHead::default();
-            decode::request(bytes.as_bytes(), &HeadLimits::default(), &mut head).unwrap();
-            assert_eq!(
-                is_grpc(&RequestView { head: &head, bytes: bytes.as_bytes() }),
-                wanted,
-                "{content_type}"
-            );
-        }
-    }
-
-    #[test]
-    fn statuses_are_mapped_as_grpc_documents_it() {
-        let table = [
-            (400, "13"),
-            (401, "16"),
-            (403, "7"),
-            (404, "12"),
-            (429, "14"),
-            (502, "14"),
-            (503, "14"),
-            (504, "14"),
-            (500, "2"),
-            (408, "2"),
-            (431, "2"),
-        ];
-        for (status, code) in table {
-            assert_eq!(grpc_status(status), code, "{status}");
-        }
-    }
 }

@@ -13,7 +13,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use routing::health::action::Advice;
-use routing::health::endpoint::Outcome;
 use routing::model::{Application, HedgeMode, RetryPolicy};
 use routing::retry::{Body, Failure, FailureKind, Response, Sent};
 use routing::table::{EndpointKey, Pick};
@@ -156,7 +155,7 @@ fn may_be_sent_again(flow: &Flow<'_>) -> bool {
 /// Starts an attempt elsewhere, for the recorder's `what`. `false` when there is nothing better than what is under way.
 fn start(flow: &mut Flow<'_>, beside: &Pick, what: What, now: MonoTime) -> bool {
     flow.work.tried.note(beside);
-    let subject = super::subject(flow.client, flow.view);
+    let subject = super::subject(flow.client, flow.view, flow.work);
     let picked = {
         let (table, mut rng) = (flow.worker.table.borrow(), flow.worker.rng.borrow_mut());
         table.pick(flow.rule, &subject, &flow.work.tried, now, &mut rng)
@@ -184,6 +183,7 @@ fn start(flow: &mut Flow<'_>, beside: &Pick, what: What, now: MonoTime) -> bool 
         request,
         limits: flow.settings.head,
         method: flow.view.head.method,
+        is_call: flow.work.call.is_call(),
         pending_max: flow.settings.pending_connects_max,
         connect: policy.connect,
         due: deadline(now, policy.attempt),
@@ -199,21 +199,23 @@ fn request_in_full(flow: &mut Flow<'_>, pick: &Pick) -> Result<Vec<Buf>, ()> {
     Ok(bufs)
 }
 
-/// What a lane needs: all its own.
-struct Flight {
-    worker: Rc<Worker>,
-    held: Held,
-    request: Vec<Buf>,
-    limits: HeadLimits,
-    method: Method,
-    pending_max: u32,
+/// What an attempt needs that borrows nothing of its exchange: a lane, a mirror's copy, a question to external authentication.
+pub(super) struct Flight {
+    pub worker: Rc<Worker>,
+    pub held: Held,
+    pub request: Vec<Buf>,
+    pub limits: HeadLimits,
+    pub method: Method,
+    /// Is it a call of gRPC?
+    pub is_call: bool,
+    pub pending_max: u32,
     /// How long a connect may take; zero: as long as it likes.
-    connect: Duration,
+    pub connect: Duration,
     /// When the response head must be there.
-    due: Option<MonoTime>,
+    pub due: Option<MonoTime>,
 }
 
-async fn fly(mut flight: Flight) -> Landed {
+pub(super) async fn fly(mut flight: Flight) -> Landed {
     let (worker, due) = (Rc::clone(&flight.worker), flight.due);
     let result = match within(&worker, due, pin!(attempt(&mut flight))).await {
         Some(result) => result,
@@ -260,6 +262,7 @@ async fn attempt(flight: &mut Flight) -> Result<Ready, Failed> {
         worker: &flight.worker,
         limits: &flight.limits,
         method: flight.method,
+        is_call: flight.is_call,
     };
     match listening.head(&mut conn, &mut interim).await {
         Ok((buf, answer)) => {
@@ -339,6 +342,8 @@ struct Listening<'a> {
     worker: &'a Worker,
     limits: &'a HeadLimits,
     method: Method,
+    /// Is it a call of gRPC?
+    is_call: bool,
 }
 
 /// Why there is no response head.
@@ -365,8 +370,11 @@ impl Listening<'_> {
             self.held.heard(clock::now());
             loop {
                 let decoded = self.worker.scratch.borrow_mut().decode(buf.bytes(), self.limits, self.method);
-                let Some(answer) = decoded.map_err(|_| NoHead::Malformed)? else { break };
+                let Some(mut answer) = decoded.map_err(|_| NoHead::Malformed)? else { break };
                 if answer.status >= 200 {
+                    if self.is_call {
+                        answer.grpc = self.worker.scratch.borrow().grpc_code(buf.bytes());
+                    }
                     return Ok((buf, answer));
                 }
                 if answer.status == 101 || interim.len() >= usize::from(INTERIM_MAX) {
@@ -402,7 +410,7 @@ pub(super) fn let_lanes_go(flow: &mut Flow<'_>) {
                 let mut landed = lane.flight.await;
                 if let Ok(ready) = &landed.result {
                     let status = ready.answer.status;
-                    landed.held.answered(status, Outcome::of_status(status, &policy), clock::now());
+                    landed.held.answered(status, ready.answer.outcome(&policy), clock::now());
                 } else if let Err(failed) = &landed.result {
                     landed.held.failed(failed, clock::now());
                 }
@@ -418,14 +426,14 @@ pub(super) fn let_first_go(flow: &Flow<'_>, up: Upstream, mut held: Held) {
         return;
     }
     let policy = flow.rule.policy().retry.clone();
-    let (limits, method) = (flow.settings.head, flow.view.head.method);
+    let (limits, method, is_call) = (flow.settings.head, flow.view.head.method, flow.work.call.is_call());
     let worker = Rc::clone(flow.worker);
     listen(flow.worker, flow.settings.detached_max, async move {
         let Upstream { mut conn, .. } = up;
-        let listening = Listening { held: &held, worker: &worker, limits: &limits, method };
+        let listening = Listening { held: &held, worker: &worker, limits: &limits, method, is_call };
         match listening.head(&mut conn, &mut Vec::new()).await {
             Ok((_, answer)) => {
-                let outcome = Outcome::of_status(answer.status, &policy);
+                let outcome = answer.outcome(&policy);
                 held.answered(answer.status, outcome, clock::now());
             }
             Err(_) => {
@@ -448,6 +456,7 @@ pub(super) fn send_copy(flow: &mut Flow<'_>, mut held: Held) {
         request,
         limits: flow.settings.head,
         method: flow.view.head.method,
+        is_call: flow.work.call.is_call(),
         pending_max: flow.settings.pending_connects_max,
         connect: timeouts.connect,
         due: deadline(clock::now(), timeouts.attempt),
@@ -458,7 +467,7 @@ pub(super) fn send_copy(flow: &mut Flow<'_>, mut held: Held) {
         let Landed { mut held, result } = fly(flight).await;
         match result {
             Ok(ready) => {
-                let outcome = Outcome::of_status(ready.answer.status, &policy);
+                let outcome = ready.answer.outcome(&policy);
                 held.answered(ready.answer.status, outcome, clock::now());
             }
             Err(failed) => held.failed(&failed, clock::now()),

@@ -3,8 +3,9 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use routing::model::Filters;
+use routing::model::{Filters, GrpcCode};
 use routing::retry::{Failure, FailureKind, Response, Sent};
+use routing::table::EndpointKey;
 use routing::time::MonoTime;
 use wire::h1::encode::{self, Edits, ResponseEdit};
 use wire::head::{BodyLength, Persistence, RequestView, ResponseView};
@@ -12,12 +13,15 @@ use wire::head::{BodyLength, Persistence, RequestView, ResponseView};
 use super::Fields;
 use super::Work;
 use super::attempt::{Blame, Complete, End, Failed, Fault, Flow, Upstream, backend_edits, edits};
+use super::grpc;
 use super::gzip::{self, Coding, Gzip};
 use super::pace::Pace;
-use super::relay::{PumpError, copy_of};
+use super::relay::{Pump, PumpError, copy_of};
+use super::scratch::Answer;
 use super::turn::{Event, Flushed, deadline, earlier, from_client, move_upload, next, send, set};
 use crate::net::Buf;
 use crate::observe::stats::Limit;
+use crate::tls::Stream;
 use crate::upstream::pool::Kept;
 use crate::worker::settings::Settings;
 use crate::worker::{Worker, clock};
@@ -45,23 +49,27 @@ pub(super) async fn respond(flow: &mut Flow<'_>, mut up: Upstream, buf: Buf) -> 
 
 /// Keeps the connection of an answer that the client does not get, where all of that answer is in `buf` already: a storm of
 /// failures must not become one of connects, each of which holds a port for a minute after it was closed.
-pub(super) fn keep_unused(flow: &mut Flow<'_>, up: Upstream, mut buf: Buf) {
+pub(super) fn keep_unused(flow: &mut Flow<'_>, up: Upstream, buf: Buf) {
     let answer = flow.work.answer;
     let uploaded = flow.work.upload.is_finished() && !up.write_failed;
-    if !uploaded || answer.persistence != Persistence::KeepAlive {
-        return;
+    if uploaded && is_whole(&mut flow.work.download, &answer, buf) {
+        keep(flow, up);
+    }
+}
+
+/// Is all of an answer in `buf`, nothing behind it, and may its connection carry another request?
+pub(super) fn is_whole(download: &mut Pump, answer: &Answer, mut buf: Buf) -> bool {
+    if answer.persistence != Persistence::KeepAlive {
+        return false;
     }
     buf.consume(answer.head_len);
-    let download = &mut flow.work.download;
     download.reset(answer.body, answer.body);
     let is_whole = match answer.body.is_empty() {
         true => buf.is_empty(),
         false => matches!(download.take(buf, |_| {}), Ok(None)) && !download.wants_more(),
     };
     download.reset(BodyLength::None, BodyLength::None);
-    if is_whole {
-        keep(flow, up);
-    }
+    is_whole
 }
 
 fn client_closes(flow: &Flow<'_>) -> bool {
@@ -95,6 +103,7 @@ fn first_bytes(
     let mut scratch = flow.worker.scratch.borrow_mut();
     let (limits, method) = (&flow.settings.head, flow.view.head.method);
     let (head, head_out, cookie_out) = scratch.fields(&work.answer, buf.bytes(), limits, method);
+    let web = grpc::for_web(&work.call, head, buf.bytes());
     let backend = backend_edits(flow.rule, &flow.held.pick);
     let cookie = super::affinity::set_cookie(flow.rule.policy(), &flow.held.pick, cookie_out);
     let filters = flow.rule.action().filters.as_deref();
@@ -104,8 +113,12 @@ fn first_bytes(
     let etag = if asks { gzip::weak_etag(&response) } else { None };
     let mut own = cors.map(|cors| super::filter::cors_fields(cors, &flow.view)).unwrap_or_default();
     let gzip = compressed(flow.worker, flow.settings, filters, &flow.view, &response, &mut own);
-    let framing = if gzip.is_some() { BodyLength::Chunked } else { framing };
+    let framing = if gzip.is_some() || web.is_some() { BodyLength::Chunked } else { framing };
+    own.extend(web.as_ref().map(|web| ("Content-Type", &web.content_type[..])));
     own.extend(etag.as_ref().filter(|_| gzip.is_some()).map(|etag| ("ETag", &**etag)));
+    if let Some(granted) = &work.granted {
+        own.extend(granted.cookies(work.answer.status));
+    }
     let edit = ResponseEdit {
         version: flow.view.head.version,
         body: framing,
@@ -125,6 +138,9 @@ fn first_bytes(
     work.download.reset(work.answer.body, framing);
     if let Some(gzip) = gzip {
         work.download.compress(gzip);
+    }
+    if let Some(web) = web {
+        web.begin(&mut work.download).map_err(|_| End::ClientFault(Fault::Buffers))?;
     }
     let rest = if work.answer.body.is_empty() {
         !buf.is_empty()
@@ -207,7 +223,7 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
     let idle = flow.rule.policy().timeouts.idle;
     let mut due = stream_due(flow, idle);
     let mut pace = Pace::new(flow.work.seen, flow.work.upload.taken());
-    set(flow.client, earlier(due, pace_due(flow, up, &pace)));
+    set(flow.client, look_at(flow, up, due, &pace));
     loop {
         if !flow.client.conn.is_writing()
             && let Some(buf) = flow.work.download.hand_out()
@@ -249,15 +265,42 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
             Event::DownRead(done) => from_client(flow, done)?,
             // Whoever won let the others go.
             Event::Landed(_) => {}
+            Event::Deadline if flow.work.call.is_call() && flow.worker.is_stopping() => {
+                return end_call(flow, GrpcCode::UNAVAILABLE, grpc::DRAINED).await;
+            }
+            Event::Deadline if flow.work.call.has_expired() => {
+                return end_call(flow, GrpcCode::DEADLINE_EXCEEDED, grpc::EXPIRED).await;
+            }
             Event::Deadline => {
                 late(flow, up, due, &mut pace)?;
-                set(flow.client, earlier(due, pace_due(flow, up, &pace)));
+                set(flow.client, look_at(flow, up, due, &pace));
                 continue;
             }
         }
         due = stream_due(flow, idle);
-        set(flow.client, earlier(due, pace_due(flow, up, &pace)));
+        set(flow.client, look_at(flow, up, due, &pace));
     }
+}
+
+/// Ends a call of gRPC whose response has begun: its trailers say why, where they can.
+async fn end_call(flow: &mut Flow<'_>, code: GrpcCode, reason: &'static str) -> Result<(), End> {
+    let lines = format!("grpc-status: {}\r\ngrpc-message: {reason}\r\n", code.number());
+    if !flow.work.download.end_with(lines.as_bytes()).map_err(|error| cut(flow, error))? {
+        return Err(End::Cut);
+    }
+    flow.work.call.ended = Some((code, reason));
+    // What the endpoint still says is for nobody.
+    flow.work.answer.persistence = Persistence::Close;
+    while let Some(buf) = flow.work.download.hand_out() {
+        flow.client.flush().await.map_err(|_| End::ClientGone)?;
+        send(flow, buf);
+    }
+    Ok(())
+}
+
+/// When both bodies and the call's time are looked at again.
+fn look_at(flow: &Flow<'_>, up: &Upstream, due: Option<MonoTime>, pace: &Pace) -> Option<MonoTime> {
+    earlier(earlier(due, pace_due(flow, up, pace)), flow.work.call.due)
 }
 
 /// When the request's body is looked at again. A body that the backend does not take any more may come as it likes.
@@ -292,23 +335,41 @@ fn stream_due(flow: &mut Flow<'_>, idle: Duration) -> Option<MonoTime> {
 }
 
 fn keep(flow: &Flow<'_>, up: Upstream) {
-    let mut conn = up.conn;
-    if conn.is_piped() {
-        // Its stream ends with it; the connection is kept elsewhere.
-        return;
-    }
-    // The request went out long ago; what is left is to collect its buffer.
-    let noop = &mut Context::from_waker(std::task::Waker::noop());
-    if conn.is_writing() && !matches!(conn.poll_write(noop), Poll::Ready((Ok(()), _))) {
-        return;
-    }
-    let bound = flow.rule.policy().connections.requests_max;
-    if bound > 0 && conn.count_request() >= bound {
-        return;
-    }
-    let max = flow.settings.pool_idle_max;
-    match flow.worker.pool.put(flow.held.pick.endpoint, conn, max, flow.work.seen) {
-        Kept::Yes | Kept::Gone => {}
-        Kept::Full => flow.worker.stats.hit(Limit::PoolIdle),
+    let keeping = Keeping {
+        worker: flow.worker,
+        requests_max: flow.rule.policy().connections.requests_max,
+        idle_max: flow.settings.pool_idle_max,
+    };
+    keeping.keep(flow.held.pick.endpoint, up.conn, flow.work.seen);
+}
+
+/// What decides whether a connection is kept.
+pub(super) struct Keeping<'a> {
+    pub worker: &'a Worker,
+    /// Requests of one connection; 0 = any number.
+    pub requests_max: u32,
+    /// Idle connections of one endpoint.
+    pub idle_max: u32,
+}
+
+impl Keeping<'_> {
+    /// Puts a connection whose exchange ended cleanly among the idle ones.
+    pub(super) fn keep(&self, endpoint: EndpointKey, mut conn: Stream, now: MonoTime) {
+        if conn.is_piped() {
+            // Its stream ends with it; the connection is kept elsewhere.
+            return;
+        }
+        // The request went out long ago; what is left is to collect its buffer.
+        let noop = &mut Context::from_waker(std::task::Waker::noop());
+        if conn.is_writing() && !matches!(conn.poll_write(noop), Poll::Ready((Ok(()), _))) {
+            return;
+        }
+        if self.requests_max > 0 && conn.count_request() >= self.requests_max {
+            return;
+        }
+        match self.worker.pool.put(endpoint, conn, self.idle_max, now) {
+            Kept::Yes | Kept::Gone => {}
+            Kept::Full => self.worker.stats.hit(Limit::PoolIdle),
+        }
     }
 }

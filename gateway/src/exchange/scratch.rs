@@ -3,10 +3,12 @@
 //! With a thousand busy connections, what each of them touches for itself is what a request costs. Heads of
 //! responses and heads on their way out live only from one read to the next write, so all exchanges share one place.
 
+use routing::health::endpoint::Outcome;
+use routing::model::{GrpcCode, RetryPolicy};
 use wire::error::WireError;
 use wire::h1::decode::{self, Decoded};
 use wire::h1::limits::HeadLimits;
-use wire::head::{BodyLength, Method, Persistence, ResponseHead};
+use wire::head::{BodyLength, Method, Persistence, ResponseHead, ResponseView};
 
 /// What a worker's exchanges share. Never borrowed across a wait.
 #[derive(Default)]
@@ -29,7 +31,19 @@ pub(super) struct Answer {
     pub(super) body: BodyLength,
     pub(super) persistence: Persistence,
     pub(super) head_len: usize,
+    /// What an answer to a call of gRPC says that is nothing but trailers; of others it is not asked.
+    pub(super) grpc: Option<GrpcCode>,
     number: u64,
+}
+
+impl Answer {
+    /// What it says of its endpoint.
+    pub(super) fn outcome(&self, retry: &RetryPolicy) -> Outcome {
+        match self.grpc {
+            None => Outcome::of_status(self.status, retry),
+            Some(code) => Outcome::of_grpc(code, retry),
+        }
+    }
 }
 
 impl Scratch {
@@ -57,9 +71,17 @@ impl Scratch {
                 body: self.response.body,
                 persistence: self.response.persistence,
                 head_len: self.response.head_len,
+                grpc: None,
                 number: self.holds,
             })),
         }
+    }
+
+    /// The code of gRPC in the head that was decoded last, whose bytes are `bytes`; `None` where more than trailers follows.
+    pub(super) fn grpc_code(&self, bytes: &[u8]) -> Option<GrpcCode> {
+        let head = &self.response;
+        let status = ResponseView { head, bytes }.header(b"grpc-status").filter(|_| head.body.is_empty())?;
+        Some(GrpcCode::of(wire::grpc::status(status)))
     }
 
     /// The fields of `answer`, whose bytes are `bytes`, and the place to write the next head to. Decoded again when
@@ -70,13 +92,13 @@ impl Scratch {
         bytes: &[u8],
         limits: &HeadLimits,
         method: Method,
-    ) -> (&ResponseHead, &mut Vec<u8>, &mut Vec<u8>) {
+    ) -> (&mut ResponseHead, &mut Vec<u8>, &mut Vec<u8>) {
         if self.holds != answer.number {
             self.holds += 1;
             // It was decoded before: the same bytes give the same head.
             let _ = decode::response(bytes, limits, method, &mut self.response);
         }
         self.head_out.clear();
-        (&self.response, &mut self.head_out, &mut self.cookie)
+        (&mut self.response, &mut self.head_out, &mut self.cookie)
     }
 }

@@ -9,7 +9,9 @@ use routing::time::MonoTime;
 use wire::h1::encode::{self, ResponseEdit};
 use wire::head::ResponseView;
 
-use super::attempt::{End, Failed, Fault, Flow, Upstream, closed, malformed, not_processed, timed_out};
+use super::attempt::{
+    End, Failed, Fault, Flow, Upstream, closed, malformed, not_processed, stopped, timed_out,
+};
 use super::pace::Pace;
 use super::relay::copy_of;
 use super::reply;
@@ -169,7 +171,7 @@ fn from_client_while_waiting(
 /// another attempt may have a better one.
 fn first_answered(flow: &mut Flow<'_>, wait: &mut Wait, buf: Buf) -> Option<(Upstream, Buf)> {
     let status = flow.work.answer.status;
-    let outcome = Outcome::of_status(status, &flow.rule.policy().retry);
+    let outcome = flow.work.answer.outcome(&flow.rule.policy().retry);
     flow.held.answered(status, outcome, flow.work.seen);
     if !flow.lanes.is_empty() && outcome != Outcome::Success {
         wait.first = None;
@@ -204,7 +206,7 @@ async fn landed_first(
     match result {
         Ok(ready) => {
             let status = ready.answer.status;
-            let outcome = Outcome::of_status(status, &flow.rule.policy().retry);
+            let outcome = ready.answer.outcome(&flow.rule.policy().retry);
             held.answered(status, outcome, now);
             let others = wait.first.is_some() || !flow.lanes.is_empty();
             if others && outcome != Outcome::Success {
@@ -241,21 +243,25 @@ async fn landed_first(
 /// the request is complete.
 fn head_due(flow: &Flow<'_>, wait: &Wait) -> Option<MonoTime> {
     let timeouts = &flow.rule.policy().timeouts;
+    let call = flow.work.call.due;
     if flow.work.upload.wants_more() {
-        return earlier(deadline(wait.pace.moved, timeouts.idle), wait.pace.due(flow));
+        return earlier(earlier(deadline(wait.pace.moved, timeouts.idle), wait.pace.due(flow)), call);
     }
     // Attempts beside the first have deadlines of their own.
     let attempt = deadline(wait.begun, timeouts.attempt).filter(|_| !wait.first_over);
     let watch = (!flow.work.watches_client).then(|| wait.begun + WATCH_CLIENT_AFTER);
-    earlier(earlier(flow.work.response_by, attempt), watch)
+    earlier(earlier(flow.work.response_by, attempt), earlier(watch, call))
 }
 
 /// The deadline fired: for whom?
 fn late(flow: &mut Flow<'_>, wait: &mut Wait) -> Result<(), End> {
     if flow.worker.is_stopping() {
-        return Err(End::ClientGone);
+        return Err(stopped(flow));
     }
     let now = clock::now();
+    if flow.work.call.due.is_some_and(|due| now >= due) {
+        return Err(End::Expired);
+    }
     if now >= wait.begun + WATCH_CLIENT_AFTER {
         flow.work.watches_client = true;
     }
@@ -316,6 +322,9 @@ async fn read_head(
         }
         let status = flow.work.answer.status;
         if status >= 200 {
+            if flow.work.call.is_call() {
+                flow.work.answer.grpc = flow.worker.scratch.borrow().grpc_code(buf.bytes());
+            }
             return Ok(Some(buf));
         }
         if status == 101 {

@@ -1,6 +1,7 @@
 //! What the attempts of one request work with, and what one leaves to the next.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use routing::failover::Tried;
@@ -8,7 +9,9 @@ use routing::retry::Body;
 use routing::time::MonoTime;
 use wire::head::BodyLength;
 
+use super::filter::Granted;
 use super::forward::RequestId;
+use super::grpc::Call;
 use super::relay::Pump;
 use super::scratch::Answer;
 use crate::net::Buf;
@@ -40,8 +43,14 @@ pub(super) struct Work {
     pub(super) response_by: Option<MonoTime>,
     /// Was an idle connection closed under this request? Then no other idle one is tried.
     pub(super) raced: bool,
+    /// What is known of it as a call of gRPC.
+    pub(super) call: Call,
+    /// Whose request it is, where a trusted peer speaks for somebody else.
+    pub(super) source: Option<SocketAddr>,
     /// Why the rule's fallback is asked instead of its own backends.
     pub(super) fallen: Option<Fallen>,
+    /// What external authentication said, where the rule asks for it.
+    pub(super) granted: Option<Box<Granted>>,
     /// The request id that was made here, with the first attempt: all attempts carry the same.
     pub(super) request_id: Cell<Option<RequestId>>,
 }
@@ -69,7 +78,10 @@ impl Work {
         self.watches_client = false;
         self.response_by = None;
         self.raced = false;
+        self.call = Call::default();
         self.fallen = None;
+        self.granted = None;
+        self.source = None;
         self.request_id.set(None);
         self.upload.reset(BodyLength::None, BodyLength::None);
         self.download.reset(BodyLength::None, BodyLength::None);

@@ -17,6 +17,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use smallvec::SmallVec;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::listen::Presence;
 use crate::sys;
 
 /// Room for one run: the largest that the kernel puts together, and the largest datagram.
@@ -27,13 +28,14 @@ const RUN_BYTES: usize = 64 * 1024;
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub fn bind(addr: SocketAddr) -> io::Result<std::net::UdpSocket> {
+pub fn bind(addr: SocketAddr, presence: Presence) -> io::Result<std::net::UdpSocket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
     socket.set_reuse_port(true)?;
     if addr.is_ipv6() {
         socket.set_only_v6(!addr.ip().is_unspecified())?;
     }
     socket.set_nonblocking(true)?;
+    presence.apply(&socket, addr)?;
     socket.bind(&addr.into())?;
     Ok(socket.into())
 }

@@ -9,13 +9,32 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::conn::{Cancel, Conn};
 
+/// Must an address be on an interface of this machine to be listened on?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It must.
+    Required,
+    /// It may come later: a virtual IP (`IP_FREEBIND`).
+    Awaited,
+}
+
+impl Presence {
+    pub(super) fn apply(self, socket: &Socket, addr: SocketAddr) -> io::Result<()> {
+        match (self, addr.is_ipv4()) {
+            (Self::Required, _) => Ok(()),
+            (Self::Awaited, true) => socket.set_freebind_v4(true),
+            (Self::Awaited, false) => socket.set_freebind_v6(true),
+        }
+    }
+}
+
 /// Opens a listening socket that several workers may share by `SO_REUSEPORT`.
 ///
 /// An IPv6 wildcard accepts IPv4 as well. Accepted sockets inherit TCP_NODELAY.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub fn open(addr: SocketAddr, backlog: u32) -> io::Result<std::net::TcpListener> {
+pub fn open(addr: SocketAddr, backlog: u32, presence: Presence) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
@@ -23,6 +42,7 @@ pub fn open(addr: SocketAddr, backlog: u32) -> io::Result<std::net::TcpListener>
         socket.set_only_v6(!addr.ip().is_unspecified())?;
     }
     socket.set_tcp_nodelay(true)?;
+    presence.apply(&socket, addr)?;
     socket.bind(&addr.into())?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())

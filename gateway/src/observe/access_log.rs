@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender};
+use routing::model::GrpcCode;
 use routing::retry::GiveUp;
 use routing::table::{Pick, RuleRef, Table};
 use routing::time::MonoTime;
@@ -24,6 +25,8 @@ use crate::worker::clock;
 pub struct Entry {
     /// The status that the client got; 0 when it got none.
     pub status: u16,
+    /// The status of gRPC that the client got; `None` = it was no call, or got none.
+    pub grpc: Option<GrpcCode>,
     /// The rule that matched.
     pub rule: Option<RuleRef>,
     /// The last endpoint tried.
@@ -129,6 +132,9 @@ impl LogWriter {
         line.text("host", view.host());
         line.text("path", view.path());
         line.number("status", u64::from(entry.status));
+        if let Some(code) = entry.grpc {
+            line.number("grpc_status", u64::from(code.number()));
+        }
         if let Some(rule) = &entry.rule {
             line.text("route", rule.action().route.as_bytes());
             line.number("rule", u64::from(rule.action().rule_index));

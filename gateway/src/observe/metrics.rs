@@ -148,6 +148,8 @@ pub struct Scrape {
     pub backends: Vec<(Arc<str>, Arc<str>, TallySum)>,
     /// Certificates in use, and when they expire, seconds since 1970.
     pub certificates: Vec<(Arc<str>, i64)>,
+    /// The same of their OCSP responses.
+    pub staples: Vec<(Arc<str>, i64)>,
     /// What the controller says.
     pub controller: Facts,
 }
@@ -254,6 +256,7 @@ impl Scrape {
                 classes(&[], &tally).collect()
             }
             "ringway_request_duration_seconds" => self.summed(|stats| &stats.latency),
+            "ringway_tls_staples_expired_total" => sum(|stats| &stats.staples_expired_total),
             "ringway_requests_unmatched_total" => sum(|stats| &stats.unmatched_total),
             "ringway_requests_refused_total" => FAULTS
                 .iter()
@@ -393,12 +396,8 @@ impl Scrape {
                 });
                 rows.collect()
             }
-            "ringway_tls_certificate_expiry_seconds" => {
-                let rows = self.certificates.iter().map(|(secret, not_after)| {
-                    row([("secret", &**secret)], u64::try_from(*not_after).unwrap_or(0))
-                });
-                rows.collect()
-            }
+            "ringway_tls_certificate_expiry_seconds" => expiries(&self.certificates),
+            "ringway_tls_staple_expiry_seconds" => expiries(&self.staples),
             "ringway_backend_failures_total" => {
                 let rows = self.backends.iter().map(|(backend, cluster, tally)| {
                     row([("backend", &**backend), ("cluster", &**cluster)], tally.failures)
@@ -460,12 +459,19 @@ const FAULTS: [WireError; WireError::Unexpected as usize + 1] = [
     WireError::Expectation,
     WireError::Method,
     WireError::Protocol,
+    WireError::Base64,
     WireError::Truncated,
     WireError::Unexpected,
 ];
 
 fn one<'a>(value: u64) -> Vec<Row<'a>> {
     vec![Row { labels: Vec::new(), value: Value::Count(value) }]
+}
+
+/// When what Secrets hold expires.
+fn expiries(all: &[(Arc<str>, i64)]) -> Vec<Row<'_>> {
+    let seconds = |at: i64| u64::try_from(at).unwrap_or(0);
+    all.iter().map(|(secret, at)| row([("secret", &**secret)], seconds(*at))).collect()
 }
 
 fn row<'a, const N: usize>(labels: [(&'static str, &'a str); N], value: u64) -> Row<'a> {

@@ -238,6 +238,7 @@ fn retry_name(failure: FailureKind, charge: Charge) -> String {
         FailureKind::Timeout => "timeout".to_owned(),
         FailureKind::Malformed => "malformed".to_owned(),
         FailureKind::Status(status) => format!("status {status}"),
+        FailureKind::Grpc(code) => format!("grpc-status {code}"),
     };
     match charge {
         Charge::Budget => format!("{failure}, paid"),

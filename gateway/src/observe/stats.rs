@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use routing::id::ClusterId;
-use routing::model::StatSlot;
+use routing::model::{GRPC_CODES, GrpcCode, StatSlot};
 use wire::error::WireError;
 
 use super::histogram::{Histogram, add};
@@ -152,11 +152,19 @@ pub enum Limit {
     Http2Ping,
     /// `limits.apply_turn`
     ApplyTurn,
+    /// `grpc.timeout_max`
+    GrpcTimeout,
+    /// External authentication of a rule (401, 403, or 302 to sign in).
+    External,
+    /// `limits.auth_requests_max`
+    AuthRequests,
+    /// `timeouts.auth_request`
+    AuthRequestTimeout,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 51] = [
+    pub const ALL: [(Self, &'static str); 55] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -208,6 +216,10 @@ impl Limit {
         (Self::Http2Connections, "upstream_http2_connections"),
         (Self::Http2Ping, "upstream_http2_ping"),
         (Self::ApplyTurn, "apply_turn"),
+        (Self::GrpcTimeout, "grpc_timeout"),
+        (Self::External, "rule_external_auth"),
+        (Self::AuthRequests, "auth_requests"),
+        (Self::AuthRequestTimeout, "auth_request_timeout"),
     ];
 }
 
@@ -291,6 +303,8 @@ pub struct WorkerStats {
     pub hedges_won_total: Counter,
     /// Copies of requests sent to mirrors.
     pub mirrored_total: Counter,
+    /// Questions to external authentication that were answered yes, no, or not at all.
+    pub auth_requests_total: [Counter; 3],
     /// Suspicions raised by this worker.
     pub suspicions_total: Counter,
     /// Verdicts (down) by this worker.
@@ -311,6 +325,8 @@ pub struct WorkerStats {
     pub handshakes: [Counter; Ended::ALL.len()],
     /// From accept to the end of a TLS handshake that came to one.
     pub handshake_latency: Histogram,
+    /// Handshakes with a certificate whose OCSP response has expired: it was left out.
+    pub staples_expired_total: Counter,
     /// TLS handshakes with backends by how they ended.
     pub upstream_handshakes: [Counter; connect::Ended::ALL.len()],
     /// Requests that were sent as streams of HTTP/2.
@@ -355,6 +371,8 @@ pub struct WorkerStats {
     pub http2_resets_total: Counter,
     /// Connections of HTTP/2 that were asked to end for their age or their number of requests.
     pub http2_retired_total: Counter,
+    /// Calls of gRPC by the code that their client got; the last: none.
+    grpc_codes: [Counter; GRPC_CODES + 1],
     /// Layer-4 connections.
     pub layer4: Layer4Stats,
     limits: [Counter; Limit::ALL.len()],
@@ -392,6 +410,7 @@ impl WorkerStats {
             hedges_total: Counter::default(),
             hedges_won_total: Counter::default(),
             mirrored_total: Counter::default(),
+            auth_requests_total: Default::default(),
             suspicions_total: Counter::default(),
             verdicts_total: Counter::default(),
             probes_total: Counter::default(),
@@ -402,6 +421,7 @@ impl WorkerStats {
             drill_faults_total: Counter::default(),
             handshakes: Default::default(),
             handshake_latency: Histogram::default(),
+            staples_expired_total: Counter::default(),
             upstream_handshakes: Default::default(),
             http2_upstream_streams_total: Counter::default(),
             http2_upstream_connections: Counter::default(),
@@ -424,6 +444,7 @@ impl WorkerStats {
             http2_streams_open: Counter::default(),
             http2_resets_total: Counter::default(),
             http2_retired_total: Counter::default(),
+            grpc_codes: Default::default(),
             layer4: Layer4Stats::default(),
             limits: std::array::from_fn(|_| Counter::default()),
             wire_errors: Default::default(),
@@ -431,6 +452,17 @@ impl WorkerStats {
             routes: (0..series).map(|_| Tally::default()).collect(),
             backends: (0..series).map(|_| Tally::default()).collect(),
         }
+    }
+
+    /// Counts a call of gRPC that is over.
+    pub fn call(&self, code: Option<GrpcCode>) {
+        self.grpc_codes[code.map_or(GRPC_CODES, |code| code.number().into())].inc();
+    }
+
+    /// How many calls of gRPC ended with this code.
+    #[must_use]
+    pub fn calls(&self, code: Option<GrpcCode>) -> u64 {
+        self.grpc_codes[code.map_or(GRPC_CODES, |code| code.number().into())].get()
     }
 
     /// Counts a bound that was hit.
@@ -499,6 +531,7 @@ fn bound(error: WireError) -> Option<Limit> {
         | WireError::Expectation
         | WireError::Method
         | WireError::Protocol
+        | WireError::Base64
         | WireError::Truncated
         | WireError::Unexpected => None,
     }

@@ -110,7 +110,7 @@ impl Handshake<'_> {
         let (server_name, listener, set) = self.select().await?;
         let now = clock::now();
         let (tickets, http2) = (&self.worker.peers.tickets, self.worker.settings().http2.tls);
-        let config = self.worker.tls.config(&set, self.client.offer, tickets, now, http2);
+        let config = self.worker.tls.config(&set, self.client.offer, tickets, now, http2, &self.worker.stats);
         let tls = config.and_then(UnbufferedServerConnection::new).map_err(|_| Ended::Refused)?;
         let mut tls = Box::new(tls);
         if let Err(broken) = self.drive(&mut tls).await {

@@ -20,25 +20,31 @@ pub mod stream;
 pub mod tickets;
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::sync::Arc;
 
 use routing::id::ListenerId;
-use routing::model::{CertificateSet, Terms, TlsVersion};
+use routing::model::{Application, Certificate, CertificateSet, Terms, TlsVersion};
 use routing::time::MonoTime;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, ResolvesServerCertUsingSni, ServerConfig,
+};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ProtocolVersion, SupportedCipherSuite};
 
 pub use self::stream::{Origin, Stream};
-use self::tickets::{Epoch, Keyring, Tickets};
+use self::tickets::{Epoch, Keyring, Now};
+use crate::observe::stats::WorkerStats;
 
 /// The protocols that are offered, the preferred one first; the first only where `http2.tls` says so.
-pub const ALPN: &[&[u8]] = &[HTTP2, b"http/1.1"];
+pub const ALPN: &[&[u8]] = &[HTTP2, HTTP1];
 /// HTTP/2 (RFC 9113 §3.1).
 const HTTP2: &[u8] = b"h2";
+/// RFC 7301 §6.
+const HTTP1: &[u8] = b"http/1.1";
 
 /// What a handshake agreed on.
 #[derive(Clone, Debug)]
@@ -58,7 +64,7 @@ pub struct Facts {
 /// What is said of the protocol inside, when a client asks (ALPN, RFC 7301).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offer {
-    /// [`ALPN`]; a client that speaks none of it is refused.
+    /// [`ALPN`], or what the name's terms say; a client that speaks none of it is refused.
     Http,
     /// Nothing: what is inside is not ours.
     Nothing,
@@ -147,7 +153,7 @@ impl Ended {
 pub struct Terminator {
     provider: Arc<CryptoProvider>,
     /// What handshakes have in common in an epoch, with HTTP/2 offered or not.
-    base: RefCell<Option<(Epoch, bool, ServerConfig)>>,
+    base: RefCell<Option<(Option<Epoch>, bool, ServerConfig)>>,
     in_flight: Cell<u32>,
 }
 
@@ -173,26 +179,33 @@ impl Terminator {
         ring: &Keyring,
         now: MonoTime,
         http2: bool,
+        stats: &Arc<WorkerStats>,
     ) -> Result<Arc<ServerConfig>, rustls::Error> {
         let mut base = self.base.borrow_mut();
-        if base.as_ref().is_none_or(|(epoch, offered, _)| *epoch != Epoch::of(now) || *offered != http2) {
-            *base = Some(self.fresh(ring, now, http2)?);
+        let epoch = ring.epoch(Now { monotonic: now, wall: UnixTime::now().as_secs() });
+        if base.as_ref().is_none_or(|(before, offered, _)| *before != Some(epoch) || *offered != http2) {
+            let (made_of, fresh) = self.fresh(ring, epoch, http2)?;
+            *base = Some((made_of, http2, fresh));
         }
         let Some((_, _, base)) = &*base else { return Err(rustls::Error::EncryptError) };
         // A copy holds references only; beside a signature its price does not show.
         let mut config = base.clone();
-        config.cert_resolver = Arc::new(Chosen(Arc::clone(set)));
-        match offer {
-            Offer::Http => {}
-            Offer::Nothing => config.alpn_protocols = Vec::new(),
+        config.cert_resolver = Arc::new(Chosen { set: Arc::clone(set), stats: Arc::clone(stats) });
+        match (offer, &set.terms) {
+            (Offer::Http, Some(terms)) if !terms.alpn.is_empty() => {
+                config.alpn_protocols =
+                    terms.alpn.iter().map(|protocol| wire_name(*protocol).to_vec()).collect();
+            }
+            (Offer::Http, Some(_) | None) => {}
+            (Offer::Nothing, _) => config.alpn_protocols = Vec::new(),
         }
         match &set.terms {
-            Some(terms) => Ok(Arc::new(self.under(terms, &config)?)),
-            None => Ok(Arc::new(config)),
+            Some(terms) if restricts(terms) => Ok(Arc::new(self.under(terms, &config)?)),
+            Some(_) | None => Ok(Arc::new(config)),
         }
     }
 
-    /// The same under a name's own terms. No tickets: a session that was begun under other terms is none here.
+    /// The same under a name's own terms.
     fn under(&self, terms: &Terms, config: &ServerConfig) -> Result<ServerConfig, rustls::Error> {
         let mut provider = CryptoProvider::clone(&self.provider);
         if !terms.ciphers.is_empty() {
@@ -203,6 +216,7 @@ impl Terminator {
             let later = provider.cipher_suites.iter().filter(|suite| suite.tls13().is_some()).copied();
             provider.cipher_suites = later.chain(terms.ciphers.iter().filter_map(known)).collect();
         }
+        let has_order = !terms.ciphers.is_empty();
         let spoken: Vec<_> = [(TlsVersion::V13, &TLS13), (TlsVersion::V12, &TLS12)]
             .into_iter()
             .filter(|(version, _)| *version >= terms.min && terms.max.is_none_or(|max| *version <= max))
@@ -218,6 +232,13 @@ impl Terminator {
         let mut own = builder.with_cert_resolver(Arc::clone(&config.cert_resolver));
         own.session_storage = Arc::new(NoServerSessionStorage {});
         own.send_tls13_tickets = 0;
+        // Who names suites means their order. Else the client's counts: all are strong, and it knows its own hardware.
+        own.ignore_client_order = has_order;
+        if terms.client.is_none() {
+            // The library resumes only what has the version and the suite that are agreed on here.
+            own.ticketer = Arc::clone(&config.ticketer);
+            own.send_tls13_tickets = config.send_tls13_tickets;
+        }
         own.alpn_protocols.clone_from(&config.alpn_protocols);
         Ok(own)
     }
@@ -232,42 +253,81 @@ impl Terminator {
         Some(Arc::new(client::judge(auth, certificates, UnixTime::now(), &self.provider)))
     }
 
+    /// With the period that its tickets are of; without tickets it is of none, and made anew for the next handshake.
     fn fresh(
         &self,
         ring: &Keyring,
-        now: MonoTime,
+        epoch: Epoch,
         http2: bool,
-    ) -> Result<(Epoch, bool, ServerConfig), rustls::Error> {
+    ) -> Result<(Option<Epoch>, ServerConfig), rustls::Error> {
         let random = |bytes: &mut [u8]| {
             // The library's own source; without one there is no TLS at all.
             let _ = self.provider.secure_random.fill(bytes);
         };
-        let none = Arc::new(Chosen(Arc::new(CertificateSet { certificates: Box::default(), terms: None })));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&TLS13, &TLS12])?
             .with_no_client_auth()
-            .with_cert_resolver(none);
+            .with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new()));
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.max_early_data_size = 0;
         config.send_tls13_tickets = 1;
         config.alpn_protocols =
             ALPN.iter().filter(|name| http2 || **name != HTTP2).map(|name| name.to_vec()).collect();
-        let tickets = Tickets::of(ring, now, random);
-        if let Some((_, tickets)) = tickets {
+        let tickets = ring.tickets(epoch, random);
+        let made_of = tickets.map(|(epoch, tickets)| {
             config.ticketer = Arc::new(tickets);
-        }
-        Ok((Epoch::of(now), http2, config))
+            epoch
+        });
+        Ok((made_of, config))
+    }
+}
+
+/// Do these terms ask for more than a choice of protocols?
+fn restricts(terms: &Terms) -> bool {
+    terms.min != TlsVersion::default()
+        || terms.max.is_some()
+        || !terms.ciphers.is_empty()
+        || terms.client.is_some()
+}
+
+/// As ALPN has it.
+fn wire_name(protocol: Application) -> &'static [u8] {
+    match protocol {
+        Application::Http1 => HTTP1,
+        Application::Http2 => HTTP2,
     }
 }
 
 /// Of the certificates of one name, the first that the client can verify.
-#[derive(Debug)]
-struct Chosen(Arc<CertificateSet>);
+struct Chosen {
+    set: Arc<CertificateSet>,
+    stats: Arc<WorkerStats>,
+}
+
+impl fmt::Debug for Chosen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.set.fmt(f)
+    }
+}
+
+impl Chosen {
+    /// With its OCSP response while that holds.
+    fn key(&self, certificate: &Certificate, plain: Arc<CertifiedKey>) -> Arc<CertifiedKey> {
+        let Some(staple) = &certificate.staple else { return plain };
+        if UnixTime::now().as_secs() < u64::try_from(staple.not_after).unwrap_or(0) {
+            return staple.key.get().unwrap_or(plain);
+        }
+        self.stats.staples_expired_total.inc();
+        plain
+    }
+}
 
 impl ResolvesServerCert for Chosen {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let keys = self.0.certificates.iter().filter_map(|certificate| certificate.key.get::<CertifiedKey>());
-        let mut usable = keys.filter(|key| key.key.choose_scheme(hello.signature_schemes()).is_some());
-        usable.next()
+        self.set.certificates.iter().find_map(|certificate| {
+            let key = certificate.key.get::<CertifiedKey>()?;
+            key.key.choose_scheme(hello.signature_schemes())?;
+            Some(self.key(certificate, key))
+        })
     }
 }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use routing::health::action::{Probe, ProbeKind, ProbeResult};
 use routing::model::{Application, Speech};
@@ -16,7 +17,7 @@ use crate::net::{self, Buf, Class, acquire};
 use crate::observe::recorder::{What, Whom};
 use crate::observe::stats::Limit;
 use crate::tls::Stream;
-use crate::upstream::{dial, h2, health};
+use crate::upstream::{dial, endings, h2, health};
 use crate::worker::drill::Fault;
 use crate::worker::{Deadline, Worker, clock, supervise};
 
@@ -30,7 +31,7 @@ pub fn send(worker: &Rc<Worker>, probe: Probe) {
         // An unknown state means "keep using it".
         worker.table.borrow().on_probe(
             probe.token,
-            ProbeResult::Answered { latency: std::time::Duration::ZERO },
+            ProbeResult::Answered { latency: Duration::ZERO },
             clock::now(),
         );
         return;
@@ -71,96 +72,105 @@ impl Drop for Place {
     }
 }
 
+/// Standstills of our own for which one probe is given more time; whoever stands still more often learns nothing by it.
+const MORE_TIMES_MAX: u32 = 8;
+
+/// Asks, and waits for the answer for as long as a probe may take while this worker is running: an answer that came while
+/// it stood still could not be heard, and one that is overdue by our own fault says nothing.
 async fn ask(worker: &Rc<Worker>, probe: &Probe) -> ProbeResult {
     let begun = clock::now();
     let deadline = worker.deadline();
-    let due = begun + probe.timeout;
-    if let Some(result) = drilled(worker, &deadline, probe, due).await {
-        return result;
+    let mut answer = pin!(answer(worker, probe));
+    let timeout = probe.timeout.max(closing(worker, probe).unwrap_or_default() * 4);
+    let mut due = begun + timeout;
+    for _ in 0..MORE_TIMES_MAX {
+        match within(worker, &deadline, due, answer.as_mut()).await {
+            Some(Ok(())) => return ProbeResult::Answered { latency: clock::now().since(begun) },
+            Some(Err(result)) => return result,
+            None => {}
+        }
+        let now = clock::now();
+        let missing = timeout.saturating_sub(worker.awake(begun, now));
+        if missing.is_zero() || worker.is_stopping() {
+            break;
+        }
+        due = now + missing;
     }
-    let answered = || ProbeResult::Answered { latency: clock::now().since(begun) };
-    let of_app = matches!(probe.kind, ProbeKind::Http { .. } | ProbeKind::Grpc { .. });
-    if speech(worker, probe) == Speech::Datagrams && !of_app {
-        return match ask_host(worker, &deadline, probe, due).await {
-            Ok(()) => answered(),
-            Err(result) => result,
-        };
+    match is_datagrams(worker, probe) && !worker.flows.hosts.answers(probe.addr.ip()) {
+        // The silence of a host that is not known to answer says nothing ("an unknown state means keep using it").
+        true => ProbeResult::Answered { latency: clock::now().since(begun) },
+        false => ProbeResult::TimedOut,
+    }
+}
+
+/// Comes back when the endpoint has said something, or refused to; for ever silent when it is.
+async fn answer(worker: &Rc<Worker>, probe: &Probe) -> Result<(), ProbeResult> {
+    drilled(worker, probe).await?;
+    if is_datagrams(worker, probe) {
+        return ask_host(worker, probe).await;
     }
     let Some(request) = request(probe).filter(|_| !is_opaque(worker, probe)) else {
-        return match within(worker, &deadline, due, net::listen::connect(probe.addr)).await {
-            None => ProbeResult::TimedOut,
-            Some(Err(_)) => ProbeResult::Refused,
-            Some(Ok(_conn)) => answered(),
-        };
+        let conn = net::listen::connect(probe.addr).await.map_err(refused)?;
+        if closing(worker, probe).is_some() && !endings::closes(conn).await {
+            std::future::pending::<()>().await;
+        }
+        return Ok(());
     };
-    let Some(backend) = worker.table.borrow().endpoint(probe.endpoint).map(|endpoint| endpoint.backend)
-    else {
-        return ProbeResult::Refused;
-    };
+    let backend = worker.table.borrow().endpoint(probe.endpoint).map(|endpoint| endpoint.backend);
+    let backend = backend.ok_or(ProbeResult::Refused)?;
     let is_grpc = matches!(probe.kind, ProbeKind::Grpc { .. });
     let of_h2 = is_grpc || dial::spoken(worker, backend).protocol == Application::Http2;
     if of_h2 && probe.kind == ProbeKind::Ping {
         // What HTTP/2 has for it, and no request that an application would have to answer.
-        let pinged = Box::pin(h2::ping(worker, backend, probe.addr));
-        return match within(worker, &deadline, due, pinged).await {
-            None => ProbeResult::TimedOut,
-            Some(Err(_)) => ProbeResult::Refused,
-            Some(Ok(())) => answered(),
-        };
+        return Box::pin(h2::ping(worker, backend, probe.addr)).await.map_err(refused);
     }
-    let connected = async {
-        let to = h2::Target { backend, endpoint: probe.endpoint, addr: probe.addr };
-        match of_h2 {
-            false => dial::dial(worker, backend, probe.addr).await,
-            true => Box::pin(h2::open(worker, to)).await.map(|opened| opened.stream),
-        }
+    let to = h2::Target { backend, endpoint: probe.endpoint, addr: probe.addr };
+    let connected = match of_h2 {
+        false => dial::dial(worker, backend, probe.addr).await,
+        true => Box::pin(h2::open(worker, to)).await.map(|opened| opened.stream),
     };
-    let mut conn = match within(worker, &deadline, due, connected).await {
-        None => return ProbeResult::TimedOut,
-        Some(Err(_)) => return ProbeResult::Refused,
-        Some(Ok(conn)) => conn,
-    };
+    let mut conn = connected.map_err(refused)?;
     if is_grpc {
-        return match within(worker, &deadline, due, health::check(&mut conn, request)).await {
-            None => ProbeResult::TimedOut,
-            Some(Err(_)) => ProbeResult::Refused,
-            Some(Ok(true)) => answered(),
-            Some(Ok(false)) => ProbeResult::BadStatus(NOT_SERVING),
+        return match health::check(&mut conn, request).await.map_err(refused)? {
+            true => Ok(()),
+            false => Err(ProbeResult::BadStatus(NOT_SERVING)),
         };
     }
-    match within(worker, &deadline, due, exchange(&mut conn, request)).await {
-        None => ProbeResult::TimedOut,
-        Some(Err(_)) => ProbeResult::Refused,
-        Some(Ok(status)) => match probe.kind {
-            ProbeKind::Http { .. } if !(200..400).contains(&status) => ProbeResult::BadStatus(status),
-            ProbeKind::Connect | ProbeKind::Ping | ProbeKind::Http { .. } | ProbeKind::Grpc { .. } => {
-                answered()
-            }
-        },
+    let status = exchange(&mut conn, request).await.map_err(refused)?;
+    match probe.kind {
+        ProbeKind::Http { .. } if !(200..400).contains(&status) => Err(ProbeResult::BadStatus(status)),
+        ProbeKind::Connect | ProbeKind::Ping | ProbeKind::Http { .. } | ProbeKind::Grpc { .. } => Ok(()),
     }
+}
+
+fn refused<E>(_error: E) -> ProbeResult {
+    ProbeResult::Refused
 }
 
 /// What a drill makes of a probe: to the detector a drilled cluster looks as a broken one does.
-async fn drilled(
-    worker: &Rc<Worker>,
-    deadline: &Deadline,
-    probe: &Probe,
-    due: MonoTime,
-) -> Option<ProbeResult> {
-    let cluster = worker.table.borrow().endpoint(probe.endpoint)?.cluster;
-    match worker.drill_fault(cluster)? {
-        Fault::Refuse => Some(ProbeResult::Refused),
-        Fault::Blackhole => {
-            within(worker, deadline, due, std::future::pending::<()>()).await;
-            Some(ProbeResult::TimedOut)
-        }
+async fn drilled(worker: &Worker, probe: &Probe) -> Result<(), ProbeResult> {
+    let cluster = worker.table.borrow().endpoint(probe.endpoint).map(|endpoint| endpoint.cluster);
+    match cluster.and_then(|cluster| worker.drill_fault(cluster)) {
+        Some(Fault::Refuse) => Err(ProbeResult::Refused),
+        Some(Fault::Blackhole) => std::future::pending().await,
         // Its kernel accepts, and its health answers: it is requests that fail.
-        Fault::Latency(_) | Fault::Status(_) => None,
+        Some(Fault::Latency(_) | Fault::Status(_)) | None => Ok(()),
     }
 }
 
-/// Is the question one of HTTP, and the endpoint's speech another? Then that it accepts is all that can be asked: what a
-/// database makes of a request is no sign of its health.
+/// Does the endpoint take datagrams, and is its host all that can be asked?
+fn is_datagrams(worker: &Worker, probe: &Probe) -> bool {
+    let of_app = matches!(probe.kind, ProbeKind::Http { .. } | ProbeKind::Grpc { .. });
+    !of_app && speech(worker, probe) == Speech::Datagrams
+}
+
+/// How long the endpoint takes to close a connection that ends, where that is what is asked.
+fn closing(worker: &Worker, probe: &Probe) -> Option<Duration> {
+    worker.usual.endings.usual(probe.endpoint).filter(|_| is_opaque(worker, probe))
+}
+
+/// Is the question one of HTTP, and the endpoint's speech another? What a database makes of a request is no sign of its
+/// health: then that it closes what has ended is all that can be asked, and that it accepts where not even that is known.
 fn is_opaque(worker: &Worker, probe: &Probe) -> bool {
     match probe.kind {
         ProbeKind::Connect | ProbeKind::Http { .. } | ProbeKind::Grpc { .. } => false,
@@ -175,14 +185,8 @@ fn speech(worker: &Worker, probe: &Probe) -> Speech {
 }
 
 /// Asks for an endpoint that takes datagrams: an empty one, which a host answers with ICMP where nobody listens, and a
-/// connect, which a host that lives answers either way. Neither asks the application anything; where the host is not known
-/// to answer connects, silence says nothing ("an unknown state means keep using it").
-async fn ask_host(
-    worker: &Rc<Worker>,
-    deadline: &Deadline,
-    probe: &Probe,
-    due: MonoTime,
-) -> Result<(), ProbeResult> {
+/// connect, which a host that lives answers either way. Neither asks the application anything.
+async fn ask_host(worker: &Rc<Worker>, probe: &Probe) -> Result<(), ProbeResult> {
     let socket = DatagramSocket::connected(probe.addr).map_err(|_unreachable| ProbeResult::Refused)?;
     let refused = |result: &io::Result<()>| match result {
         Ok(()) => false,
@@ -191,22 +195,17 @@ async fn ask_host(
     if refused(&socket.send_one(&[])) {
         return Err(ProbeResult::Refused);
     }
-    let hosts = &worker.flows.hosts;
-    let both = async {
-        let mut connect = pin!(net::listen::connect(probe.addr));
-        let mut readable = pin!(socket.readable());
-        poll_fn(|cx| match readable.as_mut().poll(cx) {
-            Poll::Ready(_told_by_the_receive) => Poll::Ready(None),
-            Poll::Pending => connect.as_mut().poll(cx).map(Some),
-        })
-        .await
-    };
-    match within(worker, deadline, due, both).await {
-        None if hosts.answers(probe.addr.ip()) => return Err(ProbeResult::TimedOut),
+    let mut connect = pin!(net::listen::connect(probe.addr));
+    let mut readable = pin!(socket.readable());
+    let first = poll_fn(|cx| match readable.as_mut().poll(cx) {
+        Poll::Ready(_told_by_the_receive) => Poll::Ready(None),
+        Poll::Pending => connect.as_mut().poll(cx).map(Some),
+    });
+    match first.await {
         // Something came: an answer, or ICMP.
-        None | Some(None) => {}
-        Some(Some(connected)) if udp::is_answer(&connected) => hosts.note(probe.addr.ip()),
-        Some(Some(_unreachable)) => return Err(ProbeResult::Refused),
+        None => {}
+        Some(connected) if udp::is_answer(&connected) => worker.flows.hosts.note(probe.addr.ip()),
+        Some(_unreachable) => return Err(ProbeResult::Refused),
     }
     // The datagram went first: what ICMP has to say of it has come before what the connect came to.
     if refused(&socket.look()) { Err(ProbeResult::Refused) } else { Ok(()) }

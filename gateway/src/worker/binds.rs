@@ -12,6 +12,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 
+use routing::delta::Report;
 use routing::id::BindId;
 use routing::model::{Carrier, Protocol};
 use routing::table::OpenedBind;
@@ -19,16 +20,27 @@ use routing::table::OpenedBind;
 use super::Worker;
 use crate::downstream::udp;
 use crate::net;
+use crate::net::listen::Presence;
 
 /// Listening sockets by bind.
 #[derive(Default)]
 pub struct Binds {
     sockets: RefCell<HashMap<BindId, Open>>,
     /// Those that could not be bound.
-    failing: RefCell<HashMap<BindId, OpenedBind>>,
+    failing: RefCell<HashMap<BindId, Failing>>,
+    /// Those that fail no longer, which the controller has not heard yet.
+    healed: RefCell<Vec<OpenedBind>>,
     backlog: u32,
     /// Are there sockets that nobody accepts from, because their worker panicked?
     inherited: Cell<bool>,
+}
+
+/// A bind that could not be bound.
+#[derive(Clone, Copy)]
+struct Failing {
+    opened: OpenedBind,
+    /// The error that the controller knows of.
+    told: Option<i32>,
 }
 
 struct Open {
@@ -46,10 +58,10 @@ enum Socket {
 }
 
 impl Socket {
-    fn open(addr: SocketAddr, protocol: Protocol, backlog: u32) -> std::io::Result<Self> {
+    fn open(addr: SocketAddr, protocol: Protocol, (backlog, presence): (u32, Presence)) -> io::Result<Self> {
         Ok(match protocol.carrier() {
-            Carrier::Tcp => Self::Stream(net::listen::open(addr, backlog)?),
-            Carrier::Udp => Self::Datagram(net::datagram::bind(addr)?, RefCell::default()),
+            Carrier::Tcp => Self::Stream(net::listen::open(addr, backlog, presence)?),
+            Carrier::Udp => Self::Datagram(net::datagram::bind(addr, presence)?, RefCell::default()),
         })
     }
 }
@@ -63,14 +75,23 @@ impl Binds {
 
     /// Listens on an address. One that cannot be bound is logged and does not disturb the others; see [`Binds::retry`].
     pub fn open(&self, worker: &Rc<Worker>, opened: OpenedBind) {
-        self.failing.borrow_mut().remove(&opened.bind);
+        let before = self.failing.borrow_mut().remove(&opened.bind);
         match self.try_open(worker, opened) {
-            Ok(()) if worker.id == 0 => tracing::info!(addr = %opened.addr, "listening"),
-            Ok(()) => {}
+            Ok(()) => {
+                if worker.id == 0 {
+                    tracing::info!(addr = %opened.addr, "listening");
+                }
+                self.heal(worker, before);
+            }
             Err(error) => {
                 let hint = hint(&error);
                 tracing::error!(addr = %opened.addr, worker = worker.id, %error, hint, "cannot listen; trying again");
-                self.failing.borrow_mut().insert(opened.bind, opened);
+                if before.as_ref().is_some_and(|before| before.opened.addr != opened.addr) {
+                    self.heal(worker, before);
+                }
+                let mut failing = Failing { opened, told: None };
+                failing.tell(worker, &error);
+                self.failing.borrow_mut().insert(opened.bind, failing);
             }
         }
         self.count(worker);
@@ -78,17 +99,32 @@ impl Binds {
 
     /// Tries again what could not be bound.
     pub fn retry(&self, worker: &Rc<Worker>) {
+        self.healed.borrow_mut().retain(|opened| !worker.try_report(listening(worker, opened, None)));
         if self.failing.borrow().is_empty() {
             return;
         }
-        self.failing.borrow_mut().retain(|_, opened| {
-            let result = self.try_open(worker, *opened);
-            if result.is_ok() {
-                tracing::info!(addr = %opened.addr, worker = worker.id, "listening at last");
+        let mut at_last = Vec::new();
+        self.failing.borrow_mut().retain(|_, failing| match self.try_open(worker, failing.opened) {
+            Ok(()) => {
+                tracing::info!(addr = %failing.opened.addr, worker = worker.id, "listening at last");
+                at_last.push(*failing);
+                false
             }
-            result.is_err()
+            Err(error) => {
+                failing.tell(worker, &error);
+                true
+            }
         });
+        at_last.into_iter().for_each(|failing| self.heal(worker, Some(failing)));
         self.count(worker);
+    }
+
+    /// What the controller was told is not so any more.
+    fn heal(&self, worker: &Worker, before: Option<Failing>) {
+        let Some(Failing { opened, told: Some(_) }) = before else { return };
+        if !worker.try_report(listening(worker, &opened, None)) {
+            self.healed.borrow_mut().push(opened);
+        }
     }
 
     fn count(&self, worker: &Worker) {
@@ -110,7 +146,8 @@ impl Binds {
             }
             return Ok(());
         }
-        let socket = Socket::open(addr, protocol, self.backlog)?;
+        let presence = worker.settings().presence(addr.ip());
+        let socket = Socket::open(addr, protocol, (self.backlog, presence))?;
         start(worker, bind, protocol, &socket);
         if let Some(old) = sockets.insert(bind, Open { addr, protocol, socket, accepting: true }) {
             close(worker, bind, &old);
@@ -120,7 +157,8 @@ impl Binds {
 
     /// Stops listening on an address. What is queued is accepted first.
     pub fn close(&self, worker: &Rc<Worker>, bind: BindId) {
-        self.failing.borrow_mut().remove(&bind);
+        let before = self.failing.borrow_mut().remove(&bind);
+        self.heal(worker, before);
         if let Some(open) = self.sockets.borrow_mut().remove(&bind) {
             close(worker, bind, &open);
         }
@@ -154,6 +192,22 @@ impl Binds {
         }
         self.count(worker);
     }
+}
+
+impl Failing {
+    /// Tells the controller, unless it knows.
+    fn tell(&mut self, worker: &Worker, error: &io::Error) {
+        // 0: there is no error of that number; it stands for one that is not the system's.
+        let error = error.raw_os_error().unwrap_or(0);
+        if self.told != Some(error) && worker.try_report(listening(worker, &self.opened, Some(error))) {
+            self.told = Some(error);
+        }
+    }
+}
+
+fn listening(worker: &Worker, opened: &OpenedBind, error: Option<i32>) -> Report {
+    let (addr, carrier) = (opened.addr, opened.protocol.carrier());
+    Report::Listening { worker: worker.id, addr, carrier, error }
 }
 
 /// What an operator can do about it.

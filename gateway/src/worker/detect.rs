@@ -109,10 +109,28 @@ impl Worker {
 
     /// Bytes came from an endpoint. After a standstill of our own the detector hears of that first.
     pub fn heard(self: &Rc<Self>, endpoint: EndpointKey, now: MonoTime) {
+        self.note_standstill(now);
+        self.table.borrow().on_bytes(endpoint, now);
+    }
+
+    /// An endpoint begins to answer what was asked on a connection then.
+    pub fn replied(self: &Rc<Self>, endpoint: EndpointKey, asked: MonoTime, now: MonoTime) {
+        self.note_standstill(now);
+        self.table.borrow().on_replied(endpoint, asked, now);
+        self.heed();
+    }
+
+    /// How long this worker was running between two times, the second of which is now.
+    pub fn awake(self: &Rc<Self>, from: MonoTime, now: MonoTime) -> Duration {
+        self.note_standstill(now);
+        self.table.borrow().awake(from, now)
+    }
+
+    /// Has the detector's timer been due for a while? Then it is told before anything else.
+    fn note_standstill(self: &Rc<Self>, now: MonoTime) {
         if now.0 > self.detect.armed.get().saturating_add(ns(LAG)) {
             self.tick(now);
         }
-        self.table.borrow().on_bytes(endpoint, now);
     }
 
     /// Does what the detector wants done, and sees to its timer. To be called after every call that may make it want
@@ -140,9 +158,12 @@ impl Worker {
         if let Some(next) = next
             && next.0 < self.detect.armed.get()
         {
-            self.detect.armed.set(next.0);
+            let now = clock::now();
+            // Nothing is due before it is asked for: a worker that had nothing to look at until now, and whose last look is
+            // long ago, has not stood still since.
+            self.detect.armed.set(next.max(now).0);
             // Cannot fail for a valid time; if it did, the next call would arm it again.
-            let _ = self.detect.timer.arm(next.since(clock::now()));
+            let _ = self.detect.timer.arm(next.since(now));
         }
     }
 

@@ -88,12 +88,12 @@ impl Worker {
     /// A verdict: connections to what answers nothing end.
     ///
     /// One endpoint that refuses connects may only be finishing what it has (a server that stops listening first), so
-    /// its connections stay; one that is silent has lost them.
+    /// its connections stay; one that is silent has lost them, and one that hangs lets them wait for nobody.
     pub(super) fn cut_established(&self, change: &Transition) {
         let State::Down(reason) = change.to else { return };
         let is_lost = match change.scope {
             Scope::All | Scope::Cluster(_) | Scope::Backend(..) => reason.is_unreachable(),
-            Scope::Endpoint(_) => reason == Reason::Silent,
+            Scope::Endpoint(_) => matches!(reason, Reason::Silent | Reason::Hang),
         };
         if !is_lost {
             return;

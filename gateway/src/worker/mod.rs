@@ -33,7 +33,7 @@ use routing::table::Table;
 use routing::time::MonoTime;
 
 use crate::downstream::h1::Runner;
-use crate::downstream::tcp::Door;
+use crate::downstream::tcp::{Door, Usual};
 use crate::downstream::udp::Flows;
 use crate::exchange::gzip::Streams;
 use crate::exchange::scratch::Scratch;
@@ -87,6 +87,8 @@ pub struct Worker {
     pub door: Door,
     /// Flows of datagrams.
     pub flows: Flows,
+    /// What is usual on connections of layer 4.
+    pub usual: Usual,
     /// Layer-4 connections that are established.
     pub established: EstablishedList,
     /// Bytes of request bodies kept for a retry.
@@ -105,6 +107,8 @@ pub struct Worker {
     pub gzip: Rc<Streams>,
     /// Passwords that it has proven, and requests that wait for a proof.
     pub passwords: Desk,
+    /// Questions to external authentication in flight.
+    pub auth_requests: Cell<u32>,
     settings: RefCell<Rc<Settings>>,
     runners: RefCell<Vec<Runner>>,
     /// Least number of free runners since the last trim: those were never needed.
@@ -168,6 +172,7 @@ impl Worker {
             scratch: RefCell::default(),
             door: Door::default(),
             flows: Flows::default(),
+            usual: Usual::default(),
             established: EstablishedList::default(),
             replay_bytes: Cell::new(0),
             lost: Cell::new(false),
@@ -177,6 +182,7 @@ impl Worker {
             tls: Terminator::default(),
             gzip: Rc::default(),
             passwords: Desk::default(),
+            auth_requests: Cell::new(0),
             settings: RefCell::new(Rc::new(parts.settings)),
             runners: RefCell::default(),
             runners_low: Cell::new(0),
@@ -205,9 +211,16 @@ impl Worker {
 
     /// Tells the controller something. A hint: dropped and counted when it does not listen.
     pub fn report(&self, report: Report) {
-        if self.reports.try_send(report).is_err() {
+        self.try_report(report);
+    }
+
+    /// The same; returns whether it was heard.
+    fn try_report(&self, report: Report) -> bool {
+        let is_heard = self.reports.try_send(report).is_ok();
+        if !is_heard {
             self.stats.hit(Limit::Reports);
         }
+        is_heard
     }
 
     /// Tells the admin thread what was found out. Dropped and counted when it does not listen.
@@ -300,6 +313,14 @@ impl Worker {
         let since = self.drains_since.get().unwrap_or_else(clock::now);
         self.drains_since.set(Some(since));
         since + self.settings().drain_idle
+    }
+
+    /// When a connection of HTTP/2 that has drawn `lot`, from 0 to 1, is asked to leave: spread over `timeouts.drain_idle`, so
+    /// that all clients of a node do not come to the others at once.
+    #[must_use]
+    pub fn leaves_at(&self, lot: f64) -> MonoTime {
+        let begun = self.idle_until(MonoTime::ZERO);
+        begun - self.settings().drain_idle.mul_f64(1.0 - lot)
     }
 
     /// Is everything to end now, whatever is in flight: past the drain's deadline, or after a panic?

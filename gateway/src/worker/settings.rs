@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use wire::h1::limits::{HeadLimits, Underscores};
 use wire::path::{EncodedSlashes, PathPolicy};
 
+use crate::net::listen::Presence;
 /// Live settings of one worker: replaced as a whole when the configuration is read again.
 pub struct Settings {
     /// Bounds of heads, and what becomes of odd names and paths.
@@ -31,6 +32,10 @@ pub struct Settings {
     pub handshakes_max: u64,
     /// `limits.gzip_streams_max`
     pub gzip_streams_max: u32,
+    /// `limits.auth_requests_max`
+    pub auth_requests_max: u32,
+    /// `timeouts.auth_request`
+    pub auth_request: Duration,
     /// `pool.idle_per_endpoint_max`
     pub pool_idle_max: u32,
     /// `pool.pending_per_endpoint_max`
@@ -85,6 +90,19 @@ pub struct Settings {
     pub rebalance: bool,
     /// `[http2]`
     pub http2: Http2Settings,
+    /// `gateway.address_pool`
+    pub address_pool: Box<[config::AddressRange]>,
+    /// `[grpc]`
+    pub grpc: GrpcSettings,
+}
+
+/// Calls of gRPC.
+#[derive(Clone, Copy)]
+pub struct GrpcSettings {
+    /// `grpc.timeout_max`; zero = as clients ask.
+    pub timeout_max: Duration,
+    /// `grpc.web`
+    pub web: bool,
 }
 
 /// HTTP/2 towards clients.
@@ -129,6 +147,8 @@ impl Settings {
             detached_max: limits.detached_max,
             handshakes_max: u64::from(limits.handshakes_max),
             gzip_streams_max: limits.gzip_streams_max,
+            auth_requests_max: limits.auth_requests_max,
+            auth_request: timeouts.auth_request.get(),
             pool_idle_max: pool.idle_per_endpoint_max,
             pending_connects_max: pool.pending_per_endpoint_max,
             http2_connections_max: pool.http2_connections_max,
@@ -156,6 +176,17 @@ impl Settings {
             request_id: config.forward.x_request_id,
             rebalance: config.worker.rebalance,
             http2: http2(&config.http2),
+            grpc: GrpcSettings { timeout_max: config.grpc.timeout_max.get(), web: config.grpc.web },
+            address_pool: config.gateway.address_pool.clone().into_boxed_slice(),
+        }
+    }
+
+    /// May this address come to this machine later?
+    #[must_use]
+    pub fn presence(&self, ip: std::net::IpAddr) -> Presence {
+        match self.address_pool.iter().any(|range| range.contains(ip)) {
+            true => Presence::Awaited,
+            false => Presence::Required,
         }
     }
 

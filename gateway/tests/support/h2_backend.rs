@@ -37,6 +37,10 @@ pub enum Do {
     Only(Vec<(&'static str, &'static str)>),
     /// The body comes back as it comes, with its trailers.
     Echo,
+    /// The same as a server of gRPC, with these trailers.
+    Call(Vec<(&'static str, &'static str)>),
+    /// 100 and 103 with a link, and then as `Sized`.
+    Early(&'static str),
     /// Reset with this code.
     Reset(Reason),
     /// The response begins, and is reset.
@@ -179,8 +183,14 @@ async fn serve(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, d
                 stream.send_trailers(map(&trailers)).unwrap();
             }
         }
-        Do::Sized(text) | Do::Last(text) => {
+        Do::Sized(text) | Do::Last(text) | Do::Early(text) => {
             drain(&mut body).await;
+            if let Do::Early(_) = does {
+                for status in [100, 103] {
+                    let early = Response::builder().status(status).header("link", "</a.css>");
+                    respond.send_informational(early.body(()).unwrap()).unwrap();
+                }
+            }
             let response = Response::builder().header("content-length", text.len()).body(()).unwrap();
             let mut stream = respond.send_response(response, false).unwrap();
             stream.send_data(Bytes::from_static(text.as_bytes()), true).unwrap();
@@ -191,7 +201,12 @@ async fn serve(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, d
             *response.headers_mut() = map(&fields);
             respond.send_response(response, true).unwrap();
         }
-        Do::Echo => echo(body, respond).await,
+        Do::Echo => echo(body, respond, Response::new(()), None).await,
+        Do::Call(trailers) => {
+            let response =
+                Response::builder().header("content-type", "application/grpc+proto").body(()).unwrap();
+            echo(body, respond, response, Some(map(&trailers))).await;
+        }
         Do::Reset(reason) => respond.send_reset(reason),
         Do::Cut => {
             let mut stream = respond.send_response(Response::new(()), false).unwrap();
@@ -215,8 +230,13 @@ async fn drain(body: &mut RecvStream) {
     let _ = body.trailers().await;
 }
 
-async fn echo(mut body: RecvStream, mut respond: SendResponse<Bytes>) {
-    let mut stream = respond.send_response(Response::new(()), false).unwrap();
+async fn echo(
+    mut body: RecvStream,
+    mut respond: SendResponse<Bytes>,
+    response: Response<()>,
+    own: Option<HeaderMap>,
+) {
+    let mut stream = respond.send_response(response, false).unwrap();
     while let Some(Ok(mut data)) = body.data().await {
         let len = data.len();
         while !data.is_empty() {
@@ -228,7 +248,7 @@ async fn echo(mut body: RecvStream, mut respond: SendResponse<Bytes>) {
         }
         let _ = body.flow_control().release_capacity(len);
     }
-    match body.trailers().await {
+    match body.trailers().await.map(|trailers| own.or(trailers)) {
         Ok(Some(trailers)) => stream.send_trailers(trailers).unwrap(),
         Ok(None) | Err(_) => stream.send_data(Bytes::new(), true).unwrap(),
     }

@@ -18,6 +18,7 @@ pub mod frames;
 pub mod h2;
 pub mod h2_backend;
 pub mod load;
+pub mod manifests;
 pub mod secure;
 pub mod table;
 pub mod tls;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use routing::delta::RouteTable;
 use routing::id::{BackendId, BindId, ClusterId, EndpointId, ListenerId, NodeId, ZoneId};
 use routing::model::*;
+use rustls::sign::CertifiedKey;
 
 /// A world of one backend, one listener and one rule for everything.
 pub struct World {
@@ -19,6 +20,7 @@ pub struct World {
     protocol: Protocol,
     layer4: Option<Arc<Layer4>>,
     transport: Transport,
+    tls: Option<Arc<ListenerTls>>,
 }
 
 /// A world whose only cluster has these endpoints.
@@ -39,6 +41,7 @@ impl World {
             protocol: Protocol::Http,
             layer4: None,
             transport: Transport::default(),
+            tls: None,
         }
     }
 
@@ -47,6 +50,29 @@ impl World {
         let mut layer4 = Layer4::default();
         edit(&mut layer4);
         (self.protocol, self.layer4) = (protocol, Some(Arc::new(layer4)));
+        self
+    }
+
+    /// Served over TLS with these certificates, each for its name; the first one for every other name, too.
+    pub fn secured(mut self, certificates: &[(&str, Arc<CertifiedKey>)]) -> Self {
+        let mut tls = ListenerTls::default();
+        for (number, (name, key)) in certificates.iter().enumerate() {
+            let mut digest = [0; 32];
+            digest[..8].copy_from_slice(&number.to_le_bytes());
+            let certificate = Certificate {
+                secret: format!("default/{name}").into(),
+                digest,
+                names: Box::default(),
+                not_after: i64::MAX,
+                key: SigningKey::new(Arc::clone(key)),
+                staple: None,
+            };
+            let set = CertificateSet { certificates: Box::new([Arc::new(certificate)]), terms: None };
+            let set = Arc::new(set);
+            tls.add(&HostPattern::Exact((*name).into()), &set);
+            tls.add(&HostPattern::Any, &set);
+        }
+        (self.protocol, self.tls) = (Protocol::Https, Some(Arc::new(tls)));
         self
     }
 
@@ -131,7 +157,7 @@ impl World {
             layer4: self.layer4,
             hostname: HostPattern::Any,
             name: "test".into(),
-            tls: None,
+            tls: self.tls,
         };
         table.listeners.insert(ListenerId(0), Arc::new(listener));
         // Most specific first, as the controller orders them.

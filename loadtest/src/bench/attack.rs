@@ -84,7 +84,7 @@ struct Turn {
 /// A program cannot be started, the other client is not answered, or a signal came.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let case = case()?;
-    Proxy::Ringway.check(&options.stand.ringway, case)?;
+    Proxy::Ringway.check(&options.stand.ringway, &options.stand.envoy, case)?;
     let ground = Ground::new(&options.stand, Stop::on_signals()?)?;
     let attacks = if options.attacks.is_empty() { Attack::ALL.to_vec() } else { options.attacks.clone() };
     println!(
@@ -93,7 +93,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("|---|---|---|---|---|---|---|");
     for attack in attacks {
         // A gateway of its own for each: what one left in memory is not the next one's.
-        let backend = ground.backend(case.body)?;
+        let backend = ground.backend(case)?;
         let (gateway, _home) = ground.proxy(Proxy::Ringway, case, &backend)?;
         let mut pairs = Vec::new();
         for _ in 0..options.rounds {

@@ -1,5 +1,6 @@
-//! The cases as data: what is asked of a proxy, and what the peers are known to cost in each.
+//! What a case is: what is asked of a proxy, and by whom.
 
+use super::cases::CASES;
 use super::proxy::Proxy;
 
 /// One thing to measure.
@@ -19,6 +20,12 @@ pub(crate) struct Spec {
     pub(crate) layer: Layer,
     /// How the client's side is secured.
     pub(crate) transport: Transport,
+    /// What the client speaks.
+    pub(crate) speech: Speech,
+    /// What the backend speaks.
+    pub(crate) backend: Speech,
+    /// Workers, threads or processes of the proxy, with a core each.
+    pub(crate) workers: u32,
     /// Hosts with a rule of their own, beside the rule for all hosts; the load asks for the last of them.
     pub(crate) hosts: u32,
     /// What changes meanwhile.
@@ -37,12 +44,16 @@ pub(crate) enum Group {
     Layer4,
     /// Over TLS.
     Tls,
+    /// HTTP/2 and gRPC.
+    Http2,
     /// By the number of connections.
     Connections,
     /// By the size of the body.
     Bodies,
     /// By the number of routes.
     Routes,
+    /// By the number of workers.
+    Workers,
     /// While the table changes.
     Churn,
     /// At a constant rate.
@@ -50,13 +61,15 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Main,
         Self::Layer4,
         Self::Tls,
+        Self::Http2,
         Self::Connections,
         Self::Bodies,
         Self::Routes,
+        Self::Workers,
         Self::Churn,
         Self::OpenLoop,
     ];
@@ -67,9 +80,11 @@ impl Group {
             Self::Main => "main",
             Self::Layer4 => "l4",
             Self::Tls => "tls",
+            Self::Http2 => "h2",
             Self::Connections => "connections",
             Self::Bodies => "bodies",
             Self::Routes => "routes",
+            Self::Workers => "workers",
             Self::Churn => "churn",
             Self::OpenLoop => "open-loop",
         }
@@ -94,6 +109,17 @@ pub(crate) enum Transport {
     Tls,
 }
 
+/// How requests and answers are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speech {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2: by ALPN over TLS, with prior knowledge in clear.
+    Http2,
+    /// Unary calls of gRPC, on HTTP/2.
+    Grpc,
+}
+
 /// What changes while it is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Churn {
@@ -113,6 +139,13 @@ pub(crate) enum Kind {
         /// Whether a connection serves more than one request.
         reuse: Reuse,
     },
+    /// With h2load: as fast as it goes.
+    Streams {
+        /// Connections at once.
+        connections: u32,
+        /// Streams at once on each.
+        streams: u32,
+    },
     /// With our own generator: so many requests per second, whatever the answers do, on as many connections as it takes.
     Open {
         /// Requests per second.
@@ -131,125 +164,23 @@ pub(crate) enum Reuse {
     Never,
 }
 
-/// Bytes of the body where the case is not about it.
-const SMALL: usize = 128;
-
 /// Whom the certificate is for. wrk asks for the name that it connects to, so it must be one that every machine knows.
 pub(crate) const SECURED_HOST: &str = "localhost";
 
-/// A run in which a peer's ratio to the floor is more than this off what is known is void.
-pub(crate) const TOLERANCE: f64 = 0.15;
+/// Descriptors of a proxy that are no connections of the load: listeners, logs, libraries.
+const FILES_APART: u64 = 200;
 
-const fn keep(connections: u32) -> Kind {
-    Kind::Load { connections, reuse: Reuse::KeepAlive }
-}
-
-/// HTTP/1.1 in clear, small bodies, one rule, nothing changes; each case says what is different.
-const fn plain(name: &'static str, about: &'static str, group: Group, kind: Kind) -> Spec {
-    Spec {
-        name,
-        about,
-        group,
-        kind,
-        body: SMALL,
-        layer: Layer::Seven,
-        transport: Transport::Plain,
-        hosts: 0,
-        churn: Churn::None,
-    }
-}
-
-const fn sized(name: &'static str, about: &'static str, group: Group, body: usize) -> Spec {
-    Spec { body, ..plain(name, about, group, keep(64)) }
-}
-
-const fn scaled(name: &'static str, connections: u32) -> Spec {
-    plain(
-        name,
-        "HTTP/1.1, 128-byte bodies, by the number of connections",
-        Group::Connections,
-        keep(connections),
-    )
-}
-
-const fn routed(name: &'static str, hosts: u32) -> Spec {
-    Spec {
-        hosts,
-        ..plain(name, "HTTP/1.1, 64 connections, by the number of hosts with a rule", Group::Routes, keep(64))
-    }
-}
-
-const fn bytes(name: &'static str, about: &'static str, kind: Kind, body: usize) -> Spec {
-    Spec { body, layer: Layer::Four, ..plain(name, about, Group::Layer4, kind) }
-}
-
-const fn secured(name: &'static str, about: &'static str, kind: Kind) -> Spec {
-    Spec { transport: Transport::Tls, ..plain(name, about, Group::Tls, kind) }
-}
-
-const BODIES: &str = "HTTP/1.1, 64 connections, by the size of the body";
-const EACH: Kind = Kind::Load { connections: 64, reuse: Reuse::Never };
-
-/// All cases, the most telling first.
-pub(crate) static CASES: [Spec; 34] = [
-    plain("h1-64", "HTTP/1.1, 128-byte bodies, 64 connections", Group::Main, keep(64)),
-    plain("h1-1000", "HTTP/1.1, 128-byte bodies, 1,000 connections", Group::Main, keep(1_000)),
-    plain("h1-1", "HTTP/1.1, 128-byte bodies, one connection", Group::Main, keep(1)),
-    sized("body-10k", "HTTP/1.1, 10,000-byte bodies, 64 connections", Group::Main, 10_000),
-    sized("body-1m", "HTTP/1.1, 1 MiB bodies, 64 connections", Group::Main, 1 << 20),
-    plain("new-connections", "a new client connection per request, 64 at once", Group::Main, EACH),
-    plain(
-        "idle-memory",
-        "memory of idle keep-alive connections after one request each",
-        Group::Main,
-        Kind::Idle,
-    ),
-    bytes(
-        "l4-64",
-        "bytes as they are: 128-byte bodies, 64 connections; two messages a request",
-        keep(64),
-        SMALL,
-    ),
-    bytes("l4-1m", "bytes as they are: 1 MiB bodies, 64 connections", keep(64), 1 << 20),
-    bytes(
-        "l4-idle",
-        "memory of idle relayed connections, both sides, after one request each",
-        Kind::Idle,
-        SMALL,
-    ),
-    secured("tls-h1-64", "HTTP/1.1 over TLS, 128-byte bodies, 64 connections", keep(64)),
-    secured("tls-handshakes", "a new TLS connection per request, full handshakes, 64 at once", EACH),
-    scaled("conns-1", 1),
-    scaled("conns-4", 4),
-    scaled("conns-16", 16),
-    scaled("conns-64", 64),
-    scaled("conns-256", 256),
-    scaled("conns-1000", 1_000),
-    scaled("conns-4000", 4_000),
-    scaled("conns-10000", 10_000),
-    sized("body-0", BODIES, Group::Bodies, 0),
-    sized("body-100", BODIES, Group::Bodies, 100),
-    sized("body-1000", BODIES, Group::Bodies, 1_000),
-    sized("body-10000", BODIES, Group::Bodies, 10_000),
-    sized("body-100000", BODIES, Group::Bodies, 100_000),
-    sized("body-1000000", BODIES, Group::Bodies, 1_000_000),
-    sized("body-10000000", BODIES, Group::Bodies, 10_000_000),
-    routed("routes-10", 10),
-    routed("routes-1000", 1_000),
-    routed("routes-10000", 10_000),
-    routed("routes-100000", 100_000),
-    plain("churn-0", "HTTP/1.1, 64 connections, nothing changes", Group::Churn, keep(64)),
-    Spec {
-        churn: Churn::Endpoints(100),
-        ..plain("churn-100", "the same while 100 endpoints come or go per second", Group::Churn, keep(64))
-    },
-    plain("open-5000", "5,000 requests per second, open loop", Group::OpenLoop, Kind::Open { rate: 5_000 }),
-];
+/// The word that names the cases by connections, bodies, routes and workers together.
+const SCALING: &str = "scaling";
 
 impl Spec {
-    /// The cases that a word names: a case, a group, or `all`. Empty when it names nothing.
+    /// The cases that a word names: a case, a group, `scaling` or `all`. Empty when it names nothing.
     pub(crate) fn named(word: &str) -> Vec<Case> {
-        let is_meant = |case: &Spec| word == "all" || case.name == word || case.group.name() == word;
+        let scales = |case: &Spec| case.scale().is_some();
+        let is_meant = |case: &Spec| {
+            let is_named = case.name == word || case.group.name() == word;
+            is_named || word == "all" || (word == SCALING && scales(case))
+        };
         CASES.iter().filter(|case| is_meant(case)).collect()
     }
 
@@ -258,11 +189,12 @@ impl Spec {
         CASES.iter().filter(|case| matches!(case.group, Group::Main | Group::Layer4)).collect()
     }
 
-    /// Whether it needs wrk.
-    pub(crate) fn is_closed_loop(&self) -> bool {
+    /// The program of others that makes its load, and the package that has it.
+    pub(crate) fn generator(&self) -> Option<(&'static str, &'static str)> {
         match self.kind {
-            Kind::Load { .. } => true,
-            Kind::Open { .. } | Kind::Idle => false,
+            Kind::Load { .. } => Some(("wrk", "wrk")),
+            Kind::Streams { .. } => Some(("h2load", "nghttp2-client")),
+            Kind::Open { .. } | Kind::Idle => None,
         }
     }
 
@@ -276,8 +208,8 @@ impl Spec {
     }
 
     /// Whether the proxy can be compared in this case. The floor opens an upstream connection for each of its
-    /// clients, which no proxy does: per connection it is another thing. It has no routes and no TLS; and what changes
-    /// meanwhile are our own manifests.
+    /// clients, which no proxy does: per connection it is another thing. It has no routes, no TLS, no HTTP/2 and one
+    /// thread; and what changes meanwhile are our own manifests.
     pub(crate) fn takes(&self, proxy: Proxy) -> bool {
         let each = matches!(self.kind, Kind::Idle | Kind::Load { reuse: Reuse::Never, .. });
         match proxy {
@@ -285,19 +217,29 @@ impl Spec {
                 !each
                     && self.hosts == 0
                     && self.transport == Transport::Plain
+                    && self.speech == Speech::Http1
                     && self.group != Group::Churn
+                    && self.workers == 1
                     && self.connections().is_none_or(|connections| connections <= 4_000)
             }
             Proxy::Ringway => true,
-            Proxy::Nginx | Proxy::Haproxy => self.group != Group::Churn,
+            Proxy::Nginx | Proxy::Haproxy | Proxy::Envoy => self.group != Group::Churn,
         }
     }
 
-    fn connections(&self) -> Option<u32> {
+    /// Connections of its load, as asked for.
+    pub(crate) fn connections(&self) -> Option<u32> {
         match self.kind {
-            Kind::Load { connections, .. } => Some(connections),
+            Kind::Load { connections, .. } | Kind::Streams { connections, .. } => Some(connections),
             Kind::Open { .. } | Kind::Idle => None,
         }
+    }
+
+    /// So many connections, or as many as a proxy with that many descriptors can have: each takes two, when all are
+    /// busy at once.
+    pub(crate) fn within(connections: u32, files: u64) -> u32 {
+        let most = files.saturating_sub(FILES_APART) / 2;
+        connections.min(u32::try_from(most).unwrap_or(u32::MAX).max(1))
     }
 
     /// Where it stands on the axis of its group's chart.
@@ -307,23 +249,8 @@ impl Spec {
             Group::Connections => self.connections().map(f64::from),
             Group::Bodies => Some(self.body as f64),
             Group::Routes => Some(f64::from(self.hosts)),
-            Group::Main | Group::Layer4 | Group::Tls | Group::Churn | Group::OpenLoop => None,
-        }
-    }
-
-    /// What a peer's CPU per request is known to be, lowest and highest, as a multiple of the floor's in the same run.
-    ///
-    /// Measured on two machines' worth of interleaved rounds with a floor written in C: HAProxy 2.6, nginx 1.31 (1.22
-    /// is within its range).
-    pub(crate) fn known_ratio(&self, proxy: Proxy) -> Option<(f64, f64)> {
-        match (self.name, proxy) {
-            ("h1-64", Proxy::Haproxy) => Some((1.63, 1.63)),
-            ("h1-1000", Proxy::Haproxy) => Some((1.71, 1.71)),
-            ("h1-1", Proxy::Haproxy) => Some((1.56, 1.56)),
-            ("h1-64", Proxy::Nginx) => Some((1.56, 1.82)),
-            ("h1-1000", Proxy::Nginx) => Some((1.56, 1.75)),
-            ("h1-1", Proxy::Nginx) => Some((2.0, 2.0)),
-            _ => None,
+            Group::Workers => Some(f64::from(self.workers)),
+            Group::Main | Group::Layer4 | Group::Tls | Group::Http2 | Group::Churn | Group::OpenLoop => None,
         }
     }
 }
@@ -341,7 +268,11 @@ mod tests {
     fn names_are_unique_and_no_case_is_called_like_a_group() {
         for (at, case) in CASES.iter().enumerate() {
             assert!(CASES[..at].iter().all(|other| other.name != case.name), "{} twice", case.name);
-            assert!(Group::ALL.iter().all(|group| group.name() != case.name && group.name() != "all"));
+            assert!(
+                Group::ALL
+                    .iter()
+                    .all(|group| group.name() != case.name && !["all", SCALING].contains(&group.name()))
+            );
         }
     }
 
@@ -351,8 +282,17 @@ mod tests {
         assert_eq!(names("h1-64"), ["h1-64"]);
         assert_eq!(names("churn"), ["churn-0", "churn-100"]);
         assert_eq!(names("all").len(), CASES.len());
+        assert!(names("scaling").contains(&"conns-1") && names("scaling").contains(&"workers-2"));
+        assert!(!names("scaling").contains(&"h1-64"));
         assert!(names("h1-65").is_empty());
         assert!(Group::ALL.iter().all(|group| !names(group.name()).is_empty()), "every group has a case");
+    }
+
+    #[test]
+    fn connections_are_as_many_as_descriptors_allow() {
+        assert_eq!(Spec::within(10_000, 1 << 20), 10_000);
+        assert_eq!(Spec::within(10_000, 20_000), 9_900);
+        assert_eq!((Spec::within(64, 1_024), Spec::within(64, 0)), (64, 1));
     }
 
     #[test]
@@ -364,9 +304,6 @@ mod tests {
                 "{}: the floor knows neither routes nor TLS",
                 case.name
             );
-            for proxy in [Proxy::Nginx, Proxy::Haproxy] {
-                assert!(case.known_ratio(proxy).is_none() || case.takes(Proxy::Floor), "{}", case.name);
-            }
         }
     }
 }

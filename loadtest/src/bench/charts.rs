@@ -1,6 +1,6 @@
 //! A report's charts: cost by connections, bodies and routes, cost of each case, latency percentiles of open loops.
 
-use super::case::{Group, Kind};
+use super::case::{Case, Group, Kind};
 use super::proxy::Proxy;
 use super::report::{Report, Row, Spread};
 use crate::picture::{Axis, Chart, Look, Panel, Point, Scale, Series};
@@ -15,6 +15,7 @@ pub(crate) fn all(report: &Report) -> Vec<(&'static str, Chart)> {
             "bytes of the body (0 stands at the left end)",
         ),
         (Group::Routes, "CPU per request by routes", "hosts with a rule"),
+        (Group::Workers, "CPU per request by workers", "workers, each with a core"),
     ];
     let mut charts: Vec<(&str, Chart)> = by
         .into_iter()
@@ -31,6 +32,7 @@ fn look(proxy: Proxy) -> Look {
         Proxy::Ringway => Look::Disc,
         Proxy::Nginx => Look::Triangle,
         Proxy::Haproxy => Look::Square,
+        Proxy::Envoy => Look::Diamond,
     }
 }
 
@@ -80,13 +82,19 @@ fn by_scale(report: &Report, group: Group, title: &str, x: &str) -> Option<Chart
             .filter_map(|(case, rows)| Some(point(case.scale()?, row_of(rows, proxy)?.cpu_us())))
             .collect::<Vec<_>>()
     };
-    let x = Axis::new(x, Scale::Log);
+    let mut places: Vec<f64> =
+        report.load().filter(|(case, _)| case.group == group).filter_map(|(case, _)| case.scale()).collect();
+    places.sort_by(f64::total_cmp);
+    places.dedup();
+    let scale = if places.first() == Some(&0.0) { Scale::Log } else { Scale::LogAt(places) };
+    let x = Axis::new(x, scale);
     chart(report, title, x, ("CPU per request, microseconds", Scale::Log), series(points, true))
 }
 
 /// The cases of the comparison side by side.
 fn costs(report: &Report) -> Option<Chart> {
-    let is_shown = |group| matches!(group, Group::Main | Group::Tls | Group::Layer4 | Group::Churn);
+    let is_shown =
+        |group| matches!(group, Group::Main | Group::Tls | Group::Http2 | Group::Layer4 | Group::Churn);
     let cases: Vec<_> = report.load().filter(|(case, _)| is_shown(case.group)).collect();
     let names = cases.iter().map(|(case, _)| case.name.to_owned()).collect();
     let points = |proxy: Proxy| {
@@ -104,14 +112,30 @@ fn costs(report: &Report) -> Option<Chart> {
     chart(report, "CPU per request of each case", x, y, series(points, false))
 }
 
-/// Latency at each percentile, of the first case with an open loop.
+/// Latency at each percentile, a panel for each case with an open loop.
 fn percentiles(report: &Report) -> Option<Chart> {
-    let (case, rows) = report.load().find(|(case, _)| matches!(case.kind, Kind::Open { .. }))?;
-    let points = |proxy| {
-        let spreads = row_of(rows, proxy).and_then(Row::percentiles);
-        spreads.into_iter().flatten().enumerate().map(|(at, spread)| point(of(at), spread)).collect()
+    let cases: Vec<_> = report.load().filter(|(case, _)| matches!(case.kind, Kind::Open { .. })).collect();
+    let panel = |(case, rows): &(Case, &[Row])| {
+        let points = |proxy| {
+            let spreads = row_of(rows, proxy).and_then(Row::percentiles);
+            spreads.into_iter().flatten().enumerate().map(|(at, spread)| point(of(at), spread)).collect()
+        };
+        let name = if cases.len() > 1 { case.about.to_owned() } else { String::new() };
+        Panel { name, note: String::new(), series: series(points, true) }
+    };
+    let title = match cases.as_slice() {
+        [] => return None,
+        [(only, _)] => only.about.to_owned(),
+        _ => "Latency at a constant rate".to_owned(),
     };
     let names = ["p50", "p99", "p99.9", "p99.99"].map(str::to_owned).to_vec();
     let x = Axis::new("percentile of latency, counted from when a request was due", Scale::Names(names));
-    chart(report, case.about, x, ("latency, microseconds", Scale::Log), series(points, true))
+    Some(Chart {
+        title,
+        about: report.conditions(),
+        x,
+        y: Axis::new("latency, microseconds", Scale::Log),
+        guides: Vec::new(),
+        panels: cases.iter().map(panel).collect(),
+    })
 }

@@ -2,14 +2,18 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
-use super::case::{Case, Transport};
+use super::case::{Case, Speech, Transport};
 use super::machine::Stop;
 use super::process::{Cores, Running, WorkDir};
 use super::proxy::{Proxy, Setup};
 use super::{BenchError, Result, free_addr, open};
+
+/// The name that Envoy has on a path.
+pub(crate) const ENVOY: &str = "envoy";
 
 /// The gateway, and what stands on which core.
 #[derive(Args, Clone, Debug)]
@@ -17,6 +21,9 @@ pub(crate) struct Stand {
     /// The gateway's binary.
     #[arg(long, default_value = "target/release/ringway")]
     pub(crate) ringway: PathBuf,
+    /// Envoy's binary: a path, or a name that is looked up on PATH.
+    #[arg(long, env = "ENVOY", default_value = ENVOY)]
+    pub(crate) envoy: PathBuf,
     /// Core of what is measured.
     #[arg(long, default_value_t = 0)]
     proxy_core: u32,
@@ -34,6 +41,7 @@ pub(crate) struct Ground {
     /// Files of this run.
     pub(crate) dir: WorkDir,
     ringway: PathBuf,
+    envoy: PathBuf,
 }
 
 impl Stand {
@@ -48,32 +56,65 @@ impl Stand {
 impl Ground {
     /// Nothing has been started yet.
     pub(crate) fn new(stand: &Stand, stop: Stop) -> Result<Self> {
-        Ok(Self { cores: stand.cores()?, stop, dir: WorkDir::create()?, ringway: stand.ringway.clone() })
+        let (ringway, envoy) = (stand.ringway.clone(), stand.envoy.clone());
+        Ok(Self { cores: stand.cores()?, stop, dir: WorkDir::create()?, ringway, envoy })
     }
 
-    /// A backend with so many bytes in its answers, which serves.
-    pub(crate) fn backend(&self, body: usize) -> Result<Running> {
+    /// Backends on one address that speak and answer as the case says, and serve: one for each worker of a proxy, which
+    /// they must not hold up.
+    pub(crate) fn backend(&self, case: Case) -> Result<Vec<Running>> {
+        self.backends(case, Duration::ZERO)
+    }
+
+    /// The same with a latency.
+    pub(crate) fn backends(&self, case: Case, latency: Duration) -> Result<Vec<Running>> {
         let own = std::env::current_exe().map_err(BenchError::io("find this program"))?;
         let addr = free_addr()?;
-        let (listen, bytes) = (addr.to_string(), body.to_string());
-        let args = ["backend", "--listen", &listen, "--body", &bytes].map(OsString::from);
+        let (listen, bytes) = (addr.to_string(), case.body.to_string());
+        let latency = latency.as_millis().to_string();
+        let mut args = vec!["backend", "--listen", &listen, "--body", &bytes, "--latency-ms", &latency];
+        match case.backend {
+            Speech::Http1 => {}
+            Speech::Http2 => args.push("--http2"),
+            Speech::Grpc => args.push("--grpc"),
+        }
+        let args = args.into_iter().map(OsString::from);
         let command: Vec<OsString> = [own.into_os_string()].into_iter().chain(args).collect();
-        let backend = Running::start("backend", &command, self.cores.load, addr, &self.dir)?;
-        backend.wait_ready(body, &self.stop)?;
-        Ok(backend)
+        let cores = self.cores.loads(case.workers);
+        let start = |_| Running::start("backend", &command, &cores, addr, &self.dir);
+        let backends = (0..case.workers).map(start).collect::<Result<Vec<_>>>()?;
+        for backend in &backends {
+            match case.backend {
+                Speech::Http1 => backend.wait_ready(case.body, &self.stop)?,
+                speech @ (Speech::Http2 | Speech::Grpc) => {
+                    self.wait_ready(backend, case, speech, Transport::Plain)?;
+                }
+            }
+        }
+        Ok(backends)
     }
 
-    /// A proxy in front of it, which serves, and the proxy's folder.
-    pub(crate) fn proxy(&self, proxy: Proxy, case: Case, backend: &Running) -> Result<(Running, PathBuf)> {
+    /// A proxy in front of them, which serves, and the proxy's folder.
+    pub(crate) fn proxy(&self, proxy: Proxy, case: Case, backend: &[Running]) -> Result<(Running, PathBuf)> {
         let listen = free_addr()?;
         let home = self.dir.fresh(proxy.name())?;
-        let setup = Setup { case, home: &home, ringway: &self.ringway, listen, backend: backend.addr };
+        let backend = backend.first().ok_or_else(|| BenchError::failed("bench", "no backend"))?.addr;
+        let (ringway, envoy) = (&self.ringway, &self.envoy);
+        let setup = Setup { case, home: &home, ringway, envoy, listen, backend };
         let command = proxy.prepare(&setup)?;
-        let running = Running::start(proxy.name(), &command, self.cores.proxy, listen, &self.dir)?;
-        match case.transport {
-            Transport::Plain => running.wait_ready(case.body, &self.stop)?,
-            Transport::Tls => open::wait_ready(listen, case, &self.stop)?,
+        let cores = self.cores.proxies(case.workers);
+        let running = Running::start(proxy.name(), &command, &cores, listen, &self.dir)?;
+        match (case.transport, case.speech) {
+            (Transport::Plain, Speech::Http1) => running.wait_ready(case.body, &self.stop)?,
+            (transport, speech) => self.wait_ready(&running, case, speech, transport)?,
         }
         Ok((running, home))
+    }
+
+    /// Waits until a request of our own generator is answered well.
+    fn wait_ready(&self, running: &Running, case: Case, speech: Speech, how: Transport) -> Result<()> {
+        // A message of gRPC has five bytes before it.
+        let body = case.body as u64 + if speech == Speech::Grpc { 5 } else { 0 };
+        running.wait_for(body, &self.stop, || open::ask(running.addr, &case.host(), speech, how))
     }
 }

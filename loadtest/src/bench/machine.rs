@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -41,13 +42,13 @@ pub(crate) struct Facts {
     pub(crate) proxy_core: u32,
     /// Core of backend and load generator.
     pub(crate) load_core: u32,
-    /// Versions of the peers and of the load generator.
+    /// Versions of the peers and of the load generators.
     pub(crate) versions: Vec<String>,
 }
 
 impl Facts {
     /// Looks. What cannot be read is said to be unknown.
-    pub(crate) fn collect(cores: &Cores) -> Self {
+    pub(crate) fn collect(cores: &Cores, envoy: Option<&Path>) -> Self {
         let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).ok();
         let unknown = || "unknown".to_owned();
         let cpu = read("/proc/cpuinfo").and_then(|text| {
@@ -67,7 +68,7 @@ impl Facts {
             niceness: niceness().unwrap_or_else(unknown),
             proxy_core: cores.proxy,
             load_core: cores.load,
-            versions: versions(),
+            versions: versions(envoy),
         }
     }
 }
@@ -104,9 +105,13 @@ fn niceness() -> Option<String> {
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// CPU time that a core has spent on anything so far; steal, which is nobody's here, apart.
-pub(crate) fn busy(core: u32) -> Result<Duration> {
+/// CPU time that cores have spent on anything so far; steal, which is nobody's here, apart.
+pub(crate) fn busy(cores: &[u32]) -> Result<Duration> {
     let text = fs::read_to_string("/proc/stat").map_err(BenchError::io("read /proc/stat"))?;
+    cores.iter().map(|core| busy_core(&text, *core)).sum()
+}
+
+fn busy_core(text: &str, core: u32) -> Result<Duration> {
     let name = format!("cpu{core}");
     let line = text.lines().find(|line| line.split(' ').next() == Some(name.as_str()));
     let ticks: Vec<u64> =
@@ -121,15 +126,22 @@ pub(crate) fn busy(core: u32) -> Result<Duration> {
 const TICK: u64 = 10;
 
 /// The first line that each program says about its version; those not installed are left out.
-fn versions() -> Vec<String> {
-    [("nginx", "-v"), ("haproxy", "-v"), ("wrk", "-v")]
-        .iter()
-        .filter_map(|(program, flag)| {
-            let output = std::process::Command::new(program).arg(flag).output().ok()?;
-            let said = [output.stdout, output.stderr].concat();
-            String::from_utf8_lossy(&said).lines().next().map(str::to_owned)
-        })
-        .collect()
+fn versions(envoy: Option<&Path>) -> Vec<String> {
+    let programs = [("nginx", "-v"), ("haproxy", "-v"), ("wrk", "-v"), ("h2load", "--version")];
+    let programs = programs.map(|(program, flag)| (Path::new(program), flag));
+    let all = programs.into_iter().chain(envoy.map(|envoy| (envoy, "--version")));
+    all.filter_map(|(program, flag)| {
+        let output = std::process::Command::new(program).arg(flag).output().ok()?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        // Envoy's line begins with its path.
+        let line = said.lines().map(str::trim).find(|line| !line.is_empty())?;
+        Some(
+            line.rsplit_once("  version: ")
+                .map_or(line.to_owned(), |(_, version)| format!("envoy {version}")),
+        )
+    })
+    .collect()
 }
 
 impl fmt::Display for Facts {
@@ -140,7 +152,7 @@ impl fmt::Display for Facts {
         writeln!(f, "load average before: {}", self.load_average)?;
         writeln!(
             f,
-            "proxy on core {}, backend and wrk on core {}, niceness {}, congestion control {}",
+            "proxy on core {}, backend and load on core {}, niceness {}, congestion control {}",
             self.proxy_core, self.load_core, self.niceness, self.congestion_control
         )?;
         write!(f, "{}", self.versions.join("; "))

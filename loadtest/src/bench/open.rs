@@ -7,9 +7,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use loadgen::{Asks, Load, Record, Tls};
+use loadgen::{Asks, Call, Http2, Load, Outcome, Record, Tls};
 
-use super::case::{Case, Transport};
+use super::case::{Case, Speech, Transport};
 use super::machine::Stop;
 use super::process::{Child, Cores, first_on};
 use super::report::Offered;
@@ -19,8 +19,9 @@ use super::{BenchError, Result};
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections at most: as many as requests can be on their way.
 const CONNECTIONS_MAX: u32 = 10_000;
-/// How long a proxy may take to its first good answer.
-const READY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Connections and streams at most of a case's load over HTTP/2: within what every proxy allows by default.
+const HTTP2_CONNECTIONS: u32 = 4;
+const HTTP2_STREAMS: u32 = 100;
 
 /// What `loadtest open` sends.
 #[derive(Args, Debug)]
@@ -41,8 +42,23 @@ pub(crate) struct Options {
     #[arg(long)]
     tls: bool,
     /// A new connection for each request.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["http2", "grpc"])]
     fresh: bool,
+    /// HTTP/2: with prior knowledge, or by ALPN over TLS.
+    #[arg(long)]
+    http2: bool,
+    /// Unary calls of gRPC (HTTP/2) with a message of that many bytes; good is `grpc-status: 0`.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    grpc: Option<u32>,
+    /// The path, of a call of gRPC /SERVICE/METHOD.
+    #[arg(long, default_value = "/")]
+    path: String,
+    /// Connections at most: while all are busy requests wait, and their latency grows.
+    #[arg(long, default_value_t = CONNECTIONS_MAX, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    connections: u32,
+    /// Streams at once on a connection of HTTP/2.
+    #[arg(long, default_value_t = HTTP2_STREAMS, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    streams: u32,
     /// Also tell how many answers had which value of this header, a line each.
     #[arg(long)]
     count_header: Option<String>,
@@ -57,12 +73,16 @@ pub(crate) fn main(options: &Options) -> std::result::Result<(), String> {
     let load = load(options);
     let (stop, begin, mut records) = (AtomicBool::new(false), Instant::now(), Vec::new());
     let keep = |record| records.push(record);
-    let asks = Asks::default();
-    let ran = if options.tls {
-        let tls = Tls::to(&options.host).map_err(|why| why.to_string())?;
-        loadgen::run_secured(&load, &asks, &tls, begin, &stop, keep)
-    } else {
-        loadgen::run_recorded(&load, &asks, begin, &stop, keep)
+    let body = options.grpc.map(|bytes| vec![b'x'; bytes as usize]).unwrap_or_default();
+    let (asks, call) = (Asks { body, ..Asks::default() }, call(options));
+    let tls = options.tls.then(|| Tls::to(&options.host)).transpose().map_err(|why| why.to_string())?;
+    let ran = match (call, &tls) {
+        (Some(call), _) => {
+            let http2 = Http2 { streams_max: options.streams, call };
+            loadgen::run_http2(&load, &asks, http2, tls.as_ref(), begin, &stop, keep)
+        }
+        (None, Some(tls)) => loadgen::run_secured(&load, &asks, tls, begin, &stop, keep),
+        (None, None) => loadgen::run_recorded(&load, &asks, begin, &stop, keep),
     };
     ran.map_err(|why| why.to_string())?;
     let offered = summary(&records, begin.elapsed());
@@ -75,6 +95,14 @@ pub(crate) fn main(options: &Options) -> std::result::Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn call(options: &Options) -> Option<Call> {
+    match (options.grpc, options.http2) {
+        (Some(_), _) => Some(Call::Grpc),
+        (None, true) => Some(Call::Http),
+        (None, false) => None,
+    }
 }
 
 /// How many good answers each value of the counted header had, and the longest of their latencies.
@@ -91,9 +119,9 @@ fn load(options: &Options) -> Load {
     Load {
         target: options.target,
         host: options.host.clone(),
-        path: "/".to_owned(),
+        path: options.path.clone(),
         rate_per_s: options.rate,
-        connections_max: CONNECTIONS_MAX,
+        connections_max: options.connections,
         duration: Duration::from_secs(u64::from(options.seconds)),
         timeout: TIMEOUT,
         headers: if options.fresh { vec![("Connection".to_owned(), "close".to_owned())] } else { Vec::new() },
@@ -122,22 +150,45 @@ fn summary(records: &[Record], took: Duration) -> Offered {
     }
 }
 
+/// How much is sent, on how many connections of how many streams at most.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) rate: u32,
+    pub(crate) connections: u32,
+    pub(crate) streams: u32,
+}
+
+impl Shape {
+    /// Of a case with that rate: as much at once as it takes.
+    pub(crate) fn of(case: Case, rate: u32) -> Self {
+        let connections = if case.speech == Speech::Http1 { CONNECTIONS_MAX } else { HTTP2_CONNECTIONS };
+        Self { rate, connections, streams: HTTP2_STREAMS }
+    }
+}
+
 /// Runs it as a child on the load's core.
 pub(crate) fn run(
     cores: &Cores,
     target: SocketAddr,
     case: Case,
-    rate: u32,
+    shape: Shape,
     seconds: u32,
     stop: &Stop,
 ) -> Result<Offered> {
     let own = std::env::current_exe().map_err(BenchError::io("find this program"))?;
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL"]).args(first_on(cores.load)).arg(own).arg("open");
+    command.args(["--pdeathsig", "KILL"]).args(first_on(&cores.loads(case.workers))).arg(own).arg("open");
     command.args(["--target", &target.to_string(), "--host", &case.host()]);
-    command.args(["--rate", &rate.to_string(), "--seconds", &seconds.to_string()]);
+    command.args(["--rate", &shape.rate.to_string(), "--seconds", &seconds.to_string()]);
+    command.args(["--connections", &shape.connections.to_string()]);
     if case.transport == Transport::Tls {
         command.arg("--tls");
+    }
+    if case.speech != Speech::Http1 {
+        command.args(["--http2", "--streams", &shape.streams.to_string()]);
+    }
+    if case.speech == Speech::Grpc {
+        command.args(["--grpc", &case.body.to_string()]);
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let child = Child::spawn("loadtest open", &mut command)?;
@@ -161,12 +212,16 @@ fn parse(output: &str) -> Option<Offered> {
     })
 }
 
-/// Waits until a proxy answers over TLS.
-pub(crate) fn wait_ready(target: SocketAddr, case: Case, stop: &Stop) -> Result<()> {
-    let tls = Tls::to(&case.host()).map_err(|why| BenchError::failed("loadgen", why.to_string()))?;
-    let one = Load {
+/// One request, over TLS or over HTTP/2: bytes of the body that a good answer has.
+pub(crate) fn ask(
+    target: SocketAddr,
+    host: &str,
+    speech: Speech,
+    how: Transport,
+) -> std::result::Result<u64, String> {
+    let load = Load {
         target,
-        host: case.host(),
+        host: host.to_owned(),
         path: "/".to_owned(),
         rate_per_s: 10,
         connections_max: 1,
@@ -175,19 +230,25 @@ pub(crate) fn wait_ready(target: SocketAddr, case: Case, stop: &Stop) -> Result<
         headers: Vec::new(),
         count_header: None,
     };
-    let end = Instant::now() + READY_TIMEOUT;
-    loop {
-        let (over, mut good) = (AtomicBool::new(false), false);
-        let seen = |record: Record| good |= record.outcome.is_good();
-        loadgen::run_secured(&one, &Asks::default(), &tls, Instant::now(), &over, seen)
-            .map_err(|why| BenchError::failed("loadgen", why.to_string()))?;
-        if good {
-            return Ok(());
+    let tls = (how == Transport::Tls).then(|| Tls::to(host)).transpose().map_err(|why| why.to_string())?;
+    let (asks, start, stop) = (Asks::default(), Instant::now(), AtomicBool::new(false));
+    let mut seen = None;
+    let keep = |record: Record| seen = Some(record.outcome);
+    let http2 = |call| Http2 { streams_max: 1, call };
+    let ran = match (speech, &tls) {
+        (Speech::Http1, None) => loadgen::run_recorded(&load, &asks, start, &stop, keep),
+        (Speech::Http1, Some(tls)) => loadgen::run_secured(&load, &asks, tls, start, &stop, keep),
+        (Speech::Http2, tls) => {
+            loadgen::run_http2(&load, &asks, http2(Call::Http), tls.as_ref(), start, &stop, keep)
         }
-        if Instant::now() > end {
-            return Err(BenchError::failed("proxy", format!("no answer over TLS within {READY_TIMEOUT:?}")));
+        (Speech::Grpc, tls) => {
+            loadgen::run_http2(&load, &asks, http2(Call::Grpc), tls.as_ref(), start, &stop, keep)
         }
-        stop.pause(Duration::from_millis(20))?;
+    };
+    ran.map_err(|why| why.to_string())?;
+    match seen {
+        Some(Outcome::Answered { status: 200, body }) => Ok(body),
+        other => Err(format!("{other:?}")),
     }
 }
 

@@ -15,7 +15,7 @@ use super::machine::Stop;
 use super::{BenchError, Result, idle};
 
 /// How long a program may take from its start to its first good answer.
-const READY_TIMEOUT: Duration = Duration::from_secs(10);
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a program may take to end after SIGTERM before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often a program is looked at while it is waited for.
@@ -38,6 +38,31 @@ impl Cores {
         }
         Ok(())
     }
+
+    /// Cores of a proxy with so many workers: its own, then others that are not the load's.
+    pub(crate) fn proxies(&self, workers: u32) -> Vec<u32> {
+        let others = (0..online()).filter(|core| *core != self.proxy && *core != self.load);
+        [self.proxy].into_iter().chain(others).take(workers as usize).collect()
+    }
+
+    /// Cores of backends and load for such a proxy: as many as it has workers, or what is left.
+    pub(crate) fn loads(&self, workers: u32) -> Vec<u32> {
+        let taken = self.proxies(workers);
+        let others = (0..online()).filter(|core| *core != self.load && !taken.contains(core));
+        [self.load].into_iter().chain(others).take(workers as usize).collect()
+    }
+
+    /// Why a proxy with so many workers cannot be measured here: each needs a core, and another for what loads it.
+    pub(crate) fn lacks(&self, workers: u32) -> Option<String> {
+        let (has, wants) = (online(), 2 * workers);
+        (workers > 1 && has < wants).then(|| {
+            format!("{workers} workers and as many cores for load and backends need {wants} cores, this machine has {has}")
+        })
+    }
+}
+
+fn online() -> u32 {
+    std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1))
 }
 
 /// Refuses, with the remedy, when `program` is not on the path.
@@ -53,10 +78,11 @@ pub(crate) fn find(program: &str, remedy: &str) -> Result<()> {
     Err(BenchError::Missing { program: program.to_owned(), remedy: remedy.to_owned() })
 }
 
-/// The beginning of a command line that binds to a core and runs before everything else on it: builds of others then
+/// The beginning of a command line that binds to cores and runs before everything else on it: builds of others then
 /// take what is idle, instead of a share. Where negative niceness is not permitted, `nice` says so and goes on.
-pub(crate) fn first_on(core: u32) -> [String; 6] {
-    ["nice", "-n", NICENESS, "taskset", "-c", &core.to_string()].map(str::to_owned)
+pub(crate) fn first_on(cores: &[u32]) -> [String; 6] {
+    let list = cores.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    ["nice", "-n", NICENESS, "taskset", "-c", &list].map(str::to_owned)
 }
 
 /// The niceness of everything that is measured.
@@ -198,11 +224,11 @@ pub(crate) struct Memory {
 }
 
 impl Running {
-    /// Starts `command` on `core`; it gets SIGTERM when this program dies, however that happens.
+    /// Starts `command` on `cores`; it gets SIGTERM when this program dies, however that happens.
     pub(crate) fn start(
         name: &str,
         command: &[OsString],
-        core: u32,
+        cores: &[u32],
         addr: SocketAddr,
         dir: &WorkDir,
     ) -> Result<Self> {
@@ -212,7 +238,7 @@ impl Running {
         let mut path = std::env::var_os("PATH").unwrap_or_default();
         path.push(":/usr/sbin:/sbin");
         let mut full = Command::new("setpriv");
-        full.args(["--pdeathsig", "TERM"]).args(first_on(core)).args(command);
+        full.args(["--pdeathsig", "TERM"]).args(first_on(cores)).args(command);
         full.env("PATH", path);
         full.stdin(Stdio::null()).stdout(file).stderr(again);
         Ok(Self { addr, child: Child::spawn(name, &mut full)?, log })
@@ -220,14 +246,28 @@ impl Running {
 
     /// Waits until it answers 200 with a body of `body` bytes.
     pub(crate) fn wait_ready(&self, body: usize, stop: &Stop) -> Result<()> {
+        let addr = self.addr;
+        self.wait_for(body as u64, stop, || {
+            TcpStream::connect_timeout(&addr, Duration::from_secs(1))
+                .and_then(|mut connection| idle::ask(&mut connection))
+                .map(|length| length as u64)
+                .map_err(|why| why.to_string())
+        })
+    }
+
+    /// Waits until `ask` tells a body of `body` bytes.
+    pub(crate) fn wait_for(
+        &self,
+        body: u64,
+        stop: &Stop,
+        ask: impl Fn() -> std::result::Result<u64, String>,
+    ) -> Result<()> {
         let end = Instant::now() + READY_TIMEOUT;
         loop {
-            let answer = TcpStream::connect_timeout(&self.addr, Duration::from_secs(1))
-                .and_then(|mut connection| idle::ask(&mut connection));
-            let last = match answer {
+            let last = match ask() {
                 Ok(length) if length == body => return Ok(()),
                 Ok(length) => format!("a body of {length} bytes instead of {body}"),
-                Err(why) => why.to_string(),
+                Err(why) => why,
             };
             if Instant::now() > end {
                 let said = fs::read_to_string(&self.log).unwrap_or_default();

@@ -8,7 +8,8 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::case::{Case, Layer, SECURED_HOST, Transport, host};
+use super::case::{Case, Layer, SECURED_HOST, Speech, Transport, host};
+use super::envoy;
 use super::process::{files_max, find};
 use super::{BenchError, Result};
 use crate::manifests::{self, Certificate, Condition};
@@ -25,6 +26,8 @@ pub(crate) enum Proxy {
     Nginx,
     /// Debian's HAProxy.
     Haproxy,
+    /// Envoy.
+    Envoy,
 }
 
 const NGINX: &str = include_str!("../../peers/nginx/nginx.conf.tmpl");
@@ -45,6 +48,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) home: &'a Path,
     /// The gateway's binary.
     pub(crate) ringway: &'a Path,
+    /// Envoy's.
+    pub(crate) envoy: &'a Path,
     /// Where it listens.
     pub(crate) listen: SocketAddr,
     /// Where it leads.
@@ -53,7 +58,7 @@ pub(crate) struct Setup<'a> {
 
 impl Proxy {
     /// All of them, in the order in which a round measures them.
-    pub(crate) const ALL: [Self; 4] = [Self::Floor, Self::Ringway, Self::Nginx, Self::Haproxy];
+    pub(crate) const ALL: [Self; 5] = [Self::Floor, Self::Ringway, Self::Nginx, Self::Haproxy, Self::Envoy];
 
     /// The name on the command line and in the report.
     pub(crate) fn name(self) -> &'static str {
@@ -62,19 +67,20 @@ impl Proxy {
             Self::Ringway => "ringway",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
+            Self::Envoy => "envoy",
         }
     }
 
     /// Whether it is what Ringway is compared with: the floor is a yardstick, not a peer.
     pub(crate) fn is_peer(self) -> bool {
         match self {
-            Self::Nginx | Self::Haproxy => true,
+            Self::Nginx | Self::Haproxy | Self::Envoy => true,
             Self::Floor | Self::Ringway => false,
         }
     }
 
     /// Refuses, with the remedy, when its program is not there.
-    pub(crate) fn check(self, ringway: &Path, case: Case) -> Result<()> {
+    pub(crate) fn check(self, ringway: &Path, envoy: &Path, case: Case) -> Result<()> {
         let layer = case.layer;
         match self {
             Self::Floor => Ok(()),
@@ -92,6 +98,7 @@ impl Proxy {
             }
             Self::Nginx => find("nginx", "apt-get install nginx-light"),
             Self::Haproxy => find("haproxy", "apt-get install haproxy"),
+            Self::Envoy => envoy::find(envoy).map(drop),
         }
     }
 
@@ -112,6 +119,10 @@ impl Proxy {
                 .replace("{{FILES}}", &files.to_string())
                 .replace("{{CONNECTIONS}}", &connections.to_string())
                 .replace("{{TLS}}", &tls)
+                .replace("{{WORKERS}}", &case.workers.to_string())
+                .replace("{{SHARED}}", if case.workers == 1 { "off" } else { "on" })
+                .replace("{{PASS}}", &self.pass(case))
+                .replace("{{TO}}", if case.backend == Speech::Http1 { "" } else { "proto h2" })
         };
         match self {
             Self::Floor => {
@@ -135,20 +146,37 @@ impl Proxy {
                 write(&config, &fill(template, files.saturating_sub(files / 10).min(CONNECTIONS_MAX)))?;
                 Ok(vec!["haproxy".into(), "-db".into(), "-f".into(), config.into()])
             }
+            Self::Envoy => envoy::prepare(setup),
             Self::Ringway => prepare_ringway(setup),
         }
     }
 
-    /// What its listener is told of TLS.
+    /// How nginx is told where a request goes.
+    fn pass(self, case: Case) -> String {
+        match case.backend {
+            Speech::Http1 => "proxy_pass http://backend;".to_owned(),
+            Speech::Http2 | Speech::Grpc => "grpc_pass grpc://backend;".to_owned(),
+        }
+    }
+
+    /// What its listener is told of TLS and HTTP/2.
     fn tls(self, case: Case, home: &Path) -> String {
-        let dir = home.display();
+        let (dir, is_http1) = (home.display(), case.speech == Speech::Http1);
         match (case.transport, self) {
-            (Transport::Plain, _) | (Transport::Tls, Self::Floor | Self::Ringway) => String::new(),
+            (_, Self::Floor | Self::Ringway | Self::Envoy) => String::new(),
+            (Transport::Plain, Self::Nginx) => if is_http1 { "" } else { "http2" }.to_owned(),
+            (Transport::Plain, Self::Haproxy) => if is_http1 { "" } else { "proto h2" }.to_owned(),
             (Transport::Tls, Self::Nginx) => {
+                let http2 = if is_http1 { "" } else { " http2" };
                 let session = "ssl_session_tickets off; ssl_session_cache off";
-                format!("ssl; ssl_certificate {dir}/tls.crt; ssl_certificate_key {dir}/tls.key; {session}")
+                format!(
+                    "ssl{http2}; ssl_certificate {dir}/tls.crt; ssl_certificate_key {dir}/tls.key; {session}"
+                )
             }
-            (Transport::Tls, Self::Haproxy) => format!("ssl crt {dir}/tls.pem no-tls-tickets"),
+            (Transport::Tls, Self::Haproxy) => {
+                let alpn = if is_http1 { "http/1.1" } else { "h2" };
+                format!("ssl crt {dir}/tls.pem no-tls-tickets alpn {alpn}")
+            }
         }
     }
 
@@ -162,20 +190,22 @@ impl Proxy {
             Self::Haproxy if case.hosts > 0 => {
                 "use_backend %[req.hdr(host),lower,map({{DIR}}/hosts.map,pods)]".to_owned()
             }
-            Self::Nginx | Self::Haproxy | Self::Floor | Self::Ringway => String::new(),
+            Self::Nginx | Self::Haproxy | Self::Envoy | Self::Floor | Self::Ringway => String::new(),
         }
     }
 }
 
 fn prepare_ringway(setup: &Setup<'_>) -> Result<Vec<OsString>> {
-    let Setup { case, home, ringway, listen, backend } = *setup;
+    let Setup { case, home, ringway, listen, backend, .. } = *setup;
     write_manifests(home, case, listen, backend)?;
     let config = home.join("gateway.toml");
     let socket = home.join("admin.sock");
-    write(
-        &config,
-        &format!("[admin]\nsocket = {:?}\n[observe]\nlog_level = \"warn\"\n", socket.display().to_string()),
-    )?;
+    // As with the peers, a connection is never closed for its count.
+    let settings = format!(
+        "[admin]\nsocket = {:?}\n[observe]\nlog_level = \"warn\"\n[http2]\nrequests_max = 1000000000\n",
+        socket.display().to_string()
+    );
+    write(&config, &settings)?;
     let admin = super::free_addr()?;
     let mut command: Vec<OsString> = vec![ringway.into(), "run".into(), "--config".into(), config.into()];
     command.extend(["--manifests".into(), home.join("manifests").into()]);
@@ -186,7 +216,8 @@ fn prepare_ringway(setup: &Setup<'_>) -> Result<Vec<OsString>> {
         Transport::Tls => "https",
     };
     let (listen, admin) = (format!("{http}/{protocol}"), admin.to_string());
-    command.extend(["--listen", &listen, "--admin", &admin, "--workers", "1"].map(OsString::from));
+    let workers = case.workers.to_string();
+    command.extend(["--listen", &listen, "--admin", &admin, "--workers", &workers].map(OsString::from));
     Ok(command)
 }
 
@@ -204,7 +235,8 @@ fn write_manifests(home: &Path, case: Case, listen: SocketAddr, backend: SocketA
         Layer::Four => manifests::tcp_route("bench", listen),
         Layer::Seven => ingresses(case)?,
     };
-    let cluster = manifests::service("bench", "web", backend.port())
+    let speaks = if case.backend == Speech::Http1 { "" } else { "kubernetes.io/h2c" };
+    let cluster = manifests::service_speaking("bench", "web", backend.port(), speaks)
         + &manifests::slice("bench", "web", 1, &[backend], Condition::Ready);
     let manifests = home.join("manifests");
     for (folder, name, text) in [("fleet", "bench.yaml", &fleet), ("clusters/alpha", "bench.yaml", &cluster)]
@@ -246,6 +278,6 @@ fn ingresses(case: Case) -> Result<String> {
     Ok(text + &secret)
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
+pub(super) fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).map_err(BenchError::io(format!("write {}", path.display())))
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::case::{Case, TOLERANCE};
+use super::case::Case;
 use super::machine::Facts;
 use super::process::Memory;
 use super::proxy::Proxy;
+use super::ratios;
 
 /// A run is void when others take more of the proxy's core than this: their caches and wake-ups become its cost.
 const FOREIGN_MAX: f64 = 0.10;
@@ -96,6 +97,8 @@ pub(crate) struct Report {
     load: Vec<LoadCase>,
     idle: Vec<IdleRow>,
     void: Vec<String>,
+    /// What was measured otherwise than asked for, or not at all, and why.
+    notes: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -191,12 +194,27 @@ impl IdleRow {
 impl Report {
     /// An empty one.
     pub(crate) fn new(machine: Facts, rounds: u32, seconds: u32) -> Self {
-        Self { machine, rounds, seconds, load: Vec::new(), idle: Vec::new(), void: Vec::new() }
+        Self {
+            machine,
+            rounds,
+            seconds,
+            load: Vec::new(),
+            idle: Vec::new(),
+            void: Vec::new(),
+            notes: Vec::new(),
+        }
     }
 
     /// Why the run must not be believed; empty when it may.
     pub(crate) fn void_reasons(&self) -> &[String] {
         &self.void
+    }
+
+    /// Takes what a reader must know of a case that was not measured as asked for; returns it as a line.
+    pub(crate) fn add_note(&mut self, case: Case, note: &str) -> String {
+        let line = format!("{}: {note}", case.name);
+        self.notes.push(line.clone());
+        line
     }
 
     /// Takes one case's rows and returns them as a table.
@@ -294,9 +312,7 @@ fn floor_of(rows: &[Row]) -> Option<f64> {
 fn void(case: Case, rows: &[Row]) -> Vec<String> {
     let mut reasons: Vec<String> = rows.iter().filter_map(|row| noisy(case, row)).collect();
     reasons.extend(rows.iter().filter_map(|row| unsteady(case, row)));
-    if let Some(floor) = floor_of(rows) {
-        reasons.extend(rows.iter().filter_map(|row| off_its_ratio(case, row, floor)));
-    }
+    reasons.extend(ratios::verdicts(case, rows).iter().filter_map(ratios::Verdict::reason));
     reasons
 }
 
@@ -318,17 +334,6 @@ fn unsteady(case: Case, row: &Row) -> Option<String> {
         format!(
             "{case}: a round of {proxy} cost {max:.1} µs, more than {UNSTEADY} × the median of {median:.1}"
         )
-    })
-}
-
-fn off_its_ratio(case: Case, row: &Row, floor: f64) -> Option<String> {
-    let (low, high) = case.known_ratio(row.proxy)?;
-    let ratio = row.cpu_us.median / floor;
-    let holds = (low * (1.0 - TOLERANCE)..=high * (1.0 + TOLERANCE)).contains(&ratio);
-    let known = if low < high { format!("{low:.2} to {high:.2}") } else { format!("{low:.2}") };
-    (!holds).then(|| {
-        let (case, proxy, off) = (case.name, row.proxy.name(), TOLERANCE * 100.0);
-        format!("{case}: {proxy} costs {ratio:.2} × the floor, known is {known}, more than {off:.0} % off")
     })
 }
 
@@ -372,6 +377,9 @@ fn load_table(case: Case, rows: &[Row]) -> String {
             writeln!(table, "{:<16} p99.9 {low:.0} µs, p99.99 {high:.0} µs", "")
                 .expect("writing to a string");
         }
+    }
+    for verdict in ratios::verdicts(case, rows) {
+        writeln!(table, "  {}", verdict.line()).expect("writing to a string");
     }
     table
 }
@@ -452,9 +460,14 @@ mod tests {
             assert_eq!(found.len(), 1);
             assert!(found[0].contains("haproxy") && found[0].contains("1.63"), "{}", found[0]);
         }
-        // Without the floor, or for a case nothing is known of, there is nothing to hold it against.
+        // Without the yardstick, or for a case nothing is known of, there is nothing to hold it against.
         assert!(void(case("h1-64"), &[row(Proxy::Haproxy, &[1.0])]).is_empty());
         assert!(void(case("body-1m"), &[floor, row(Proxy::Haproxy, &[1.0])]).is_empty());
+        // Where the floor takes no part, HAProxy is the yardstick.
+        let tls = |cpu| [row(Proxy::Haproxy, &[37.0]), row(Proxy::Nginx, &[cpu])];
+        assert!(void(case("tls-h1-64"), &tls(30.0)).is_empty());
+        let found = void(case("tls-h1-64"), &tls(60.0));
+        assert!(found.len() == 1 && found[0].contains("nginx costs 1.62 × haproxy"), "{found:?}");
     }
 
     #[test]
@@ -466,6 +479,7 @@ mod tests {
             row(Proxy::Haproxy, &[16.0]),
         ];
         let table = load_table(case("h1-64"), &rows);
+        assert!(table.contains("nginx 2.00 × floor, known 1.56 to 1.82: as known"), "{table}");
         let ringway = table.lines().find(|line| line.starts_with("ringway")).unwrap();
         assert!(ringway.contains(" 1.20 ") && ringway.contains(" 0.75 "), "{ringway}");
     }
@@ -473,7 +487,7 @@ mod tests {
     #[test]
     fn csv_has_a_value_or_nothing_for_every_column() {
         let facts =
-            super::super::machine::Facts::collect(&super::super::process::Cores { proxy: 0, load: 1 });
+            super::super::machine::Facts::collect(&super::super::process::Cores { proxy: 0, load: 1 }, None);
         let mut report = Report::new(facts, 1, 1);
         report.add_load(case("h1-64"), vec![row(Proxy::Floor, &[10.0]), row(Proxy::Nginx, &[17.0])]);
         let (csv, commas) = (report.csv(), |line: &str| line.matches(',').count());

@@ -21,8 +21,10 @@ pub(crate) fn run(
     stop: &Stop,
 ) -> Result<Offered> {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL"]).args(first_on(cores.load)).args(["wrk", "-t1", "--latency"]);
+    command.args(["--pdeathsig", "KILL"]).args(first_on(&cores.loads(case.workers)));
+    command.args(["wrk", "--latency"]);
     command.args([
+        format!("-t{}", case.workers),
         format!("-c{connections}"),
         format!("-d{seconds}s"),
         "--timeout".to_owned(),

@@ -305,7 +305,8 @@ impl View<'_> {
                 | Outcome::Connect
                 | Outcome::Closed(Begun::No)
                 | Outcome::Timeout(Begun::No)
-                | Outcome::Malformed => lost += 1,
+                | Outcome::Malformed
+                | Outcome::Grpc(_) => lost += 1,
             }
         }
         figures.extend([

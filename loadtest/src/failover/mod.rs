@@ -220,7 +220,7 @@ type Done = BTreeMap<(String, String, u32), Figures>;
 
 impl Table<'_> {
     fn facts(&self) -> String {
-        let facts = Facts::collect(&Cores { proxy: 0, load: 0 });
+        let facts = Facts::collect(&Cores { proxy: 0, load: 0 }, None);
         let versions: Vec<String> = self
             .contenders
             .iter()

@@ -133,6 +133,7 @@ fn notes(failed: &[&Record]) -> Vec<String> {
                 Ended::Closed(begun) => format!("closed, response begun: {begun:?}"),
                 Ended::Timeout(begun) => format!("no answer in time, response begun: {begun:?}"),
                 Ended::Malformed => "not HTTP/1.1".to_owned(),
+                Ended::Grpc(code) => format!("grpc-status {code:?}"),
             };
             format!("request {} due at {:.1} ms: {what}", record.number, ms(record.due))
         })

@@ -11,7 +11,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::model::{OutlierPolicy, RetryPolicy};
+use crate::model::{GrpcCode, OutlierPolicy, RetryPolicy};
 use crate::time::MonoTime;
 
 /// What an endpoint's last attempts say about it.
@@ -55,7 +55,8 @@ pub enum Outcome {
     Closed,
     /// No response head within `timeouts.attempt`.
     Timeout,
-    /// It answered with a status that the rule's `retry.statuses` lists; see [`Outcome::of_status`].
+    /// It answered with a status that the rule's `retry.statuses` lists, or with a code of `retry.grpcCodes`; see
+    /// [`Outcome::of_status`], [`Outcome::of_grpc`].
     ServerError(u16),
     /// It answered with a 5xx status that the rule's `retry.statuses` does not list: counts in the error ratio
     /// ([`Detection::errors`](crate::model::Detection::errors)), not towards ejection.
@@ -73,6 +74,19 @@ impl Outcome {
             // Not implemented, version not supported: about the request, not about who got it.
             501 | 505 => Self::Success,
             500..=599 => Self::Unlisted(status),
+            _ => Self::Success,
+        }
+    }
+
+    /// The outcome of a response of gRPC that says nothing but this code: what its counterpart in HTTP says.
+    ///
+    /// A code that the rule's `retry.grpcCodes` does not list is about the call, except UNAVAILABLE: that one is about
+    /// who got it, as 503 is.
+    #[must_use]
+    pub fn of_grpc(code: GrpcCode, retry: &RetryPolicy) -> Self {
+        match code {
+            _ if retry.grpc.contains(code) => Self::ServerError(code.http_status()),
+            GrpcCode::UNAVAILABLE => Self::Unlisted(code.http_status()),
             _ => Self::Success,
         }
     }
@@ -192,6 +206,17 @@ mod tests {
         }
         assert_eq!(lasted[..7], [1, 2, 4, 8, 16, 30, 30]);
         assert_eq!(lasted[39], 30);
+    }
+
+    #[test]
+    fn of_the_codes_of_grpc_those_listed_are_failures_and_unavailable_counts_in_the_ratio() {
+        let retry = RetryPolicy {
+            grpc: [GrpcCode::INTERNAL].into_iter().collect(),
+            ..crate::model::Policy::default().retry
+        };
+        assert_eq!(Outcome::of_grpc(GrpcCode::INTERNAL, &retry), Outcome::ServerError(500));
+        assert_eq!(Outcome::of_grpc(GrpcCode::UNAVAILABLE, &retry), Outcome::Unlisted(503));
+        assert_eq!(Outcome::of_grpc(GrpcCode::RESOURCE_EXHAUSTED, &retry), Outcome::Success);
     }
 
     #[test]

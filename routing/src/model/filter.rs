@@ -1,7 +1,7 @@
 //! What is checked and done for a request before and beside forwarding it. Plain data; the gateway's exchange runs it.
 //!
 //! The order is fixed, and is the order of the fields of [`Filters`]: who may come at all, where to, from which page,
-//! how much, how much at once; then what is done beside, and what follows a failure. The same filters serve
+//! how much, how much at once, by whose word; then what is done beside, and what follows a failure. The same filters serve
 //! annotations of an Ingress and filters of an `HTTPRoute`.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use regex::bytes::Regex;
 
-use super::{BasicAuth, FixedResponse, WeightedBackend};
+use super::{BasicAuth, ExternalAuth, FixedResponse, WeightedBackend};
 use crate::limit::{InFlight, Rate, RateState, Shared};
 
 /// All filters of a rule, in the order in which they run. What is `None` or empty does nothing.
@@ -31,11 +31,13 @@ pub struct Filters {
     pub body_bytes_max: u64,
     /// 8. Who may come by name and password: 401 for others. After everything that is cheap to check.
     pub basic: Option<BasicAuth>,
-    /// 9. Are texts compressed for clients that ask for it?
+    /// 9. Who may come by the word of another service: its 401 or 403, or 500 when it says neither yes nor no.
+    pub external: Option<Arc<ExternalAuth>>,
+    /// 10. Are texts compressed for clients that ask for it?
     pub gzip: bool,
-    /// 10. A copy goes elsewhere; its answer is not waited for.
+    /// 11. A copy goes elsewhere; its answer is not waited for.
     pub mirror: Option<Mirror>,
-    /// 11. Where a request goes that its own backends cannot serve, or answer with an error.
+    /// 12. Where a request goes that its own backends cannot serve, or answer with an error.
     pub fallback: Option<Fallback>,
 }
 

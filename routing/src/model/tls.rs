@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-use super::HostPattern;
+use super::{Application, HostPattern};
 
 /// One certificate chain with its key: what one `kubernetes.io/tls` Secret holds.
 ///
@@ -27,6 +27,17 @@ pub struct Certificate {
     pub not_after: i64,
     /// Chain and key in the form that the data plane signs with.
     pub key: SigningKey,
+    /// The same with an OCSP response, where its Secret has one.
+    pub staple: Option<Staple>,
+}
+
+/// A certificate together with an OCSP response for it (RFC 6066 §8).
+#[derive(Clone, Debug)]
+pub struct Staple {
+    /// Chain, key and response. The chain is a second copy, the key is the same one.
+    pub key: SigningKey,
+    /// Until when the response holds (its nextUpdate), seconds since 1970; from then on it is left out.
+    pub not_after: i64,
 }
 
 /// A parsed private key with its chain, made by the controller and used by the data plane. Nothing is known of it here,
@@ -81,7 +92,8 @@ pub struct CertificateSet {
     pub terms: Option<Arc<Terms>>,
 }
 
-/// What a name asks of handshakes. Sessions under terms are not resumed: what was proven once is proven each time.
+/// What a name asks of handshakes. Sessions of clients that are asked for a certificate are not resumed: what was proven
+/// once is proven each time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
     /// The lowest version.
@@ -90,6 +102,8 @@ pub struct Terms {
     pub max: Option<TlsVersion>,
     /// Cipher suites of TLS 1.2 by their IANA numbers, the preferred one first; empty = all that are safe.
     pub ciphers: Box<[u16]>,
+    /// The protocols that are offered in place of the node's own choice (ALPN), the preferred one first; empty = that.
+    pub alpn: Box<[Application]>,
     /// Is the client asked for a certificate?
     pub client: Option<Arc<ClientAuth>>,
 }
@@ -238,6 +252,7 @@ mod tests {
             names: Box::default(),
             not_after: 0,
             key: SigningKey::new(Arc::new(())),
+            staple: None,
         };
         Arc::new(CertificateSet { certificates: Box::new([Arc::new(certificate)]), terms: None })
     }

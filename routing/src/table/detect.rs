@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+pub use super::detector::owed::Unanswered;
 use super::{EndpointKey, HealthEvent, Pick, Table};
 use crate::failover::Tried;
 use crate::health::action::{Action, Advice, ProbeResult, ProbeToken};
@@ -34,6 +35,34 @@ impl Table {
         self.live.borrow_mut().on_connected(endpoint, took, now);
     }
 
+    /// A connect that began then, and was reported by [`Table::on_sent`], was accepted where answers are usual: in place of
+    /// [`Table::on_outcome`], for it proves nothing but that a kernel accepts.
+    pub fn on_accepted(
+        &self,
+        endpoint: EndpointKey,
+        began: MonoTime,
+        now: MonoTime,
+        policy: &OutlierPolicy,
+    ) -> Option<HealthEvent> {
+        self.live.borrow_mut().on_accepted(endpoint, began, now, policy)
+    }
+
+    /// A client's bytes on an established connection were passed on: they are owed an answer. At most one on each
+    /// connection; until [`Table::on_replied`] or [`Table::on_unanswered`].
+    pub fn on_asked(&self, endpoint: EndpointKey, now: MonoTime) {
+        self.live.borrow_mut().on_asked(endpoint, now);
+    }
+
+    /// The answer to what was asked then begins.
+    pub fn on_replied(&self, endpoint: EndpointKey, asked: MonoTime, now: MonoTime) {
+        self.live.borrow_mut().on_replied(endpoint, asked, now);
+    }
+
+    /// What was asked then is waited for no longer.
+    pub fn on_unanswered(&self, endpoint: EndpointKey, asked: MonoTime, why: Unanswered, now: MonoTime) {
+        self.live.borrow_mut().on_unanswered(endpoint, asked, why, now);
+    }
+
     /// The connection broke after the response had begun: a failure of the endpoint, of an attempt whose outcome
     /// has been reported.
     pub fn on_cut(
@@ -57,6 +86,12 @@ impl Table {
     /// reporting the bytes that waited.
     pub fn tick(&self, now: MonoTime, lag: Duration) {
         self.live.borrow_mut().tick(now, lag);
+    }
+
+    /// How much of the time between two times this worker was running, as far as ticks told.
+    #[must_use]
+    pub fn awake(&self, from: MonoTime, to: MonoTime) -> Duration {
+        self.live.borrow().detector.lags.awake(from, to)
     }
 
     /// When [`Table::tick`] is due; `None` while nothing waits for an answer, nothing is suspected, nothing is on its

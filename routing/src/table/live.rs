@@ -257,6 +257,7 @@ impl Live {
     pub(crate) fn remove_endpoint(&mut self, id: EndpointId) -> Option<EndpointKey> {
         let index = self.slot_of(id)?;
         let state = self.slots[index as usize].state;
+        self.forget_owed(index);
         self.by_id[id.index()] = 0;
         let key = self.key(index);
         let slot = &mut self.slots[index as usize];

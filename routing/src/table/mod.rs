@@ -31,6 +31,7 @@ use rand::rngs::SmallRng;
 use wire::head::Method;
 
 pub use self::apply::{Applied, OpenedBind, OutOfStep};
+pub use self::detect::Unanswered;
 pub use self::explain::{
     BackendCandidate, ClusterCandidate, EXPLAIN_ITEMS_MAX, EndpointCandidate, Explanation, RuleCandidate,
     Strictness, Why,

@@ -16,7 +16,9 @@ use crate::failover::{self, Counts, Offer, Panic, Rank, Spilled, Tier, Tried, We
 use crate::health::board::Word;
 use crate::health::state::State;
 use crate::id::{BackendId, ClusterId};
-use crate::model::{BackendLimits, Balance, ClusterShare, HashKey, Policy, WeightedBackend, WriteFence};
+use crate::model::{
+    AcrossBackends, BackendLimits, Balance, ClusterShare, HashKey, Policy, WeightedBackend, WriteFence,
+};
 use crate::subject::Subject;
 use crate::time::MonoTime;
 
@@ -112,12 +114,21 @@ impl Live {
             Some(pin) if pin.strict => Scope::Only(pin.cluster),
             Some(_) | None => Scope::All,
         };
-        if let Some(pick) = self.pick_by_cookie(ask, refs, pin.map(|pin| pin.cluster), strict) {
+        let pinned = pin.map(|pin| pin.cluster);
+        let across = ask.policy.affinity.as_ref().map(|affinity| affinity.across);
+        if across == Some(AcrossBackends::Stay)
+            && let Some(pick) = self.pick_by_cookie(ask, refs, None, (pinned, strict))
+        {
             return Ok(pick);
         }
         let index = self.choose_ref(ask, refs, strict, rng).ok_or(NoEndpoint::NoBackend)?;
+        if across == Some(AcrossBackends::Anew)
+            && let Some(pick) = self.pick_by_cookie(ask, refs, Some(index), (pinned, strict))
+        {
+            return Ok(pick);
+        }
         let backend = refs[index].backend.ok_or(NoEndpoint::NoBackend)?;
-        let pinned = pin.map(|pin| pin.cluster).or(refs[index].cluster);
+        let pinned = pinned.or(refs[index].cluster);
         let scope = self.scope(ask, backend, pinned, strict);
         if !(self.detector.probation.is_empty() && self.detector.ejected.is_empty())
             && let Some(slot) = self.trial(ask, backend, scope, rng)
@@ -403,18 +414,19 @@ impl Live {
 
     /// The endpoint that the request's cookie names, if a request without cookie could have got it.
     ///
-    /// Asked before any weight: a session stays with its backend and its cluster whatever their weights. A retry
-    /// asks nothing here, the endpoint of the cookie has just failed.
+    /// Asked before any weight: a session stays with its backend and its cluster whatever their weights; unless the backend
+    /// is chosen anew each time, then of that `only` one. A retry asks nothing here, the endpoint of the cookie has just failed.
     fn pick_by_cookie(
         &mut self,
         ask: &Ask<'_>,
         refs: &[WeightedBackend],
-        pinned: Option<ClusterId>,
-        strict: Scope,
+        only: Option<usize>,
+        (pinned, strict): (Option<ClusterId>, Scope),
     ) -> Option<Pick> {
         let affinity = ask.policy.affinity.as_ref().filter(|_| ask.tried.is_empty())?;
         let value = sticky::parse(ask.subject.http()?.cookie(affinity.cookie.as_bytes())?)?;
-        for (index, weighted) in refs.iter().enumerate().filter(|(_, backend)| backend.weight > 0) {
+        let offered = refs.iter().enumerate().filter(|(_, backend)| backend.weight > 0);
+        for (index, weighted) in offered.filter(|(index, _)| only.is_none_or(|only| only == *index)) {
             let Some(backend) = weighted.backend else { continue };
             let Some(slot) = self.find_affinity(backend, value) else { continue };
             let (cluster, in_flight) =

@@ -368,6 +368,8 @@ impl Sim {
         if let Some(next) = self.nodes[worker].table.next_tick()
             && next < self.nodes[worker].armed
         {
+            // Nothing is due before it is asked for.
+            let next = next.max(self.read(worker));
             self.nodes[worker].armed = next;
             let late = match self.rng.random_range(0..100) {
                 0 => self.rng.random_range(0..900 * US),

@@ -132,7 +132,8 @@ pub struct ResponseEdit<'a, S> {
     pub via: Option<&'a str>,
     /// The protocol of a 101 that travels on: writes Connection and Upgrade.
     pub upgrade: Option<&'a [u8]>,
-    /// Fields of the gateway's own; they replace those of the same name, but for Vary, which gets one more line.
+    /// Fields of the gateway's own; they replace those of the same name, but for Vary and Set-Cookie, which
+    /// get one more line.
     pub own: &'a [(&'a str, &'a [u8])],
 }
 
@@ -479,6 +480,7 @@ impl<'e, 'a, S: AsRef<str>> Rewriting<'e, 'a, S> {
 fn replaces(own: &[(&str, &[u8])], name: &[u8]) -> bool {
     own.iter().any(|(own, _)| own.as_bytes().eq_ignore_ascii_case(name))
         && !name.eq_ignore_ascii_case(b"vary")
+        && !name.eq_ignore_ascii_case(b"set-cookie")
 }
 
 /// What of the client's own is not written because it is replaced or ours.

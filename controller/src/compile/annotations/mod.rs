@@ -8,6 +8,7 @@
 mod access;
 mod address;
 mod alb;
+mod external;
 pub mod given;
 mod heads;
 mod ours;
@@ -21,7 +22,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use routing::limit::Rate;
-use routing::model::{Access, Cors, FixedResponse, HeaderEdits, HttpsRedirect, Method, Predicate, RateKey};
+use routing::model::{
+    Access, Application, Cors, FixedResponse, HeaderEdits, HttpsRedirect, Method, Predicate, RateKey,
+};
 
 use self::given::Given;
 use crate::compile::policy::Part;
@@ -35,6 +38,7 @@ use crate::world::ServiceName;
 pub(crate) use self::access::ranges;
 pub use self::address::{Address, Matching, escaped};
 pub use self::alb::{Forward, ServiceRule};
+pub use self::external::{Asked, ExternalSpec};
 pub(crate) use self::heads::{origins, tokens};
 pub(crate) use self::protect::secret_name;
 pub use self::protect::{BasicSpec, ClientSpec, SecretForm, TermsSpec};
@@ -114,10 +118,14 @@ pub struct Checks {
     pub client: Option<ClientSpec>,
     /// `tls-min-protocol-version` and its kin.
     pub terms: Option<TermsSpec>,
+    /// `ringway.dev/alpn`; empty = the node's own choice.
+    pub alpn: Box<[Application]>,
     /// `enable-gzip`.
     pub gzip: Option<bool>,
     /// `auth-type` and its kin.
     pub basic: Option<BasicSpec>,
+    /// `auth-url` and its kin.
+    pub external: Option<ExternalSpec>,
 }
 
 /// One rate limit.
@@ -174,6 +182,8 @@ pub struct Canary {
     pub weight: u32,
     /// …of so many.
     pub total: u32,
+    /// `affinity-canary-behavior: legacy`: sessions of the other Ingress decide nothing between the two.
+    pub legacy_sessions: bool,
 }
 
 /// Reads annotations. One that is wrong is reported and says nothing.
@@ -196,6 +206,7 @@ pub fn read(
     spoken::read(&mut given, reading, &mut out);
     access::read(&mut given, reading, &mut out);
     protect::read(&mut given, reading, &mut out);
+    external::read(&mut given, &mut out);
     given.finish(&mut out);
     out
 }
@@ -208,6 +219,10 @@ pub fn read_of_route(
 ) -> Annotations {
     let mut out = Annotations::default();
     ours::read(annotations, reading.members, &mut out, notes);
+    if !std::mem::take(&mut out.checks.alpn).is_empty() {
+        let reason = "ignored: on the Gateway's listener, as tls.options[ringway.dev/alpn]";
+        notes.ignored(given::field("ringway.dev/alpn"), "", reason);
+    }
     for (name, value) in annotations {
         let is_known = registry::Family::PREFIXES.iter().any(|(prefix, _)| name.starts_with(prefix));
         if is_known {

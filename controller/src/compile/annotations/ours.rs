@@ -7,6 +7,8 @@
 //! | `ringway.dev/cluster` | this cluster serves; the others only when it cannot |
 //! | `ringway.dev/load-balance` | `least_request`, `round_robin`, `random`, `hash(…)` |
 //! | `ringway.dev/affinity-cookie` | name of a cookie that keeps a client on its endpoint |
+//! | `ringway.dev/alpn` | `h2`, `http/1.1`, or both by comma: what the Ingress's hosts offer over TLS (Ingress only) |
+//! | `ringway.dev/retry-grpc-codes` | codes of gRPC that a call is tried again for, by comma |
 //! | `ringway.dev/rewrite-prefix` | replaces the matched prefix of the path (Ingress only) |
 
 use std::collections::BTreeMap;
@@ -15,13 +17,14 @@ use std::sync::Arc;
 use routing::model::{COOKIE_ATTRIBUTES, CookieAffinity};
 
 use super::Annotations;
+use crate::compile::handshake;
 use crate::merge::Member;
 use crate::text;
 use crate::verdict::Notes;
 
 /// What is known of ours, for reports.
 const OURS: &str = "cluster-weight.CLUSTER, cluster-priority.CLUSTER, cluster, load-balance, affinity-cookie, \
-                    rewrite-prefix";
+                    alpn, retry-grpc-codes, rewrite-prefix";
 
 /// Reads them. One that is wrong is reported and says nothing.
 pub(super) fn read(
@@ -68,7 +71,13 @@ fn read_one(
     } else if name == "affinity-cookie" {
         let cookie = text::cookie_name(value)?;
         let (path, attributes) = (Arc::from("/"), Arc::from(COOKIE_ATTRIBUTES));
-        out.part.affinity = Some(CookieAffinity { cookie, path, max_age: None, attributes });
+        out.part.affinity =
+            Some(CookieAffinity { cookie, path, max_age: None, attributes, across: Default::default() });
+    } else if name == "alpn" {
+        out.checks.alpn = handshake::alpn(value)?;
+    } else if name == "retry-grpc-codes" {
+        let codes = value.split(',').map(|code| text::grpc_code(code.trim()));
+        out.part.grpc_codes = Some(codes.collect::<Result<_, _>>()?);
     } else if name == "rewrite-prefix" {
         text::path(value)?;
         out.rewrite_prefix = Some(Arc::from(value.trim_end_matches('/')));

@@ -9,6 +9,7 @@ use super::given::Given;
 use super::registry::Family;
 use super::traffic::service_name;
 use super::{Annotations, Reading};
+use crate::compile::handshake;
 
 /// Characters of a realm.
 const REALM_CHARS_MAX: usize = 256;
@@ -64,16 +65,6 @@ pub struct TermsSpec {
     pub ciphers: Vec<u16>,
 }
 
-/// The cipher suites of TLS 1.2 that are spoken, by OpenSSL's name and IANA's number (RFC 5289, RFC 7905).
-const CIPHERS: [(&str, u16); 6] = [
-    ("ECDHE-ECDSA-AES128-GCM-SHA256", 0xc02b),
-    ("ECDHE-ECDSA-AES256-GCM-SHA384", 0xc02c),
-    ("ECDHE-RSA-AES128-GCM-SHA256", 0xc02f),
-    ("ECDHE-RSA-AES256-GCM-SHA384", 0xc030),
-    ("ECDHE-RSA-CHACHA20-POLY1305", 0xcca8),
-    ("ECDHE-ECDSA-CHACHA20-POLY1305", 0xcca9),
-];
-
 /// What the names of Secrets with authorities end with (MSE).
 const CACERT: &str = "-cacert";
 
@@ -127,26 +118,15 @@ fn client(given: &mut Given<'_, '_>, reading: &mut Reading<'_>, out: &mut Annota
 }
 
 fn terms(given: &mut Given<'_, '_>, out: &mut Annotations) {
-    let version = |text: &str| match text {
-        "TLSv1.2" => Ok(TlsVersion::V12),
-        "TLSv1.3" => Ok(TlsVersion::V13),
-        _ => Err("TLSv1.2, TLSv1.3: older ones are not spoken (RFC 8996)".to_owned()),
-    };
-    let min = given.parse("tls-min-protocol-version", version);
-    let mut max = given.parse("tls-max-protocol-version", version);
+    let min = given.parse("tls-min-protocol-version", handshake::version);
+    let mut max = given.parse("tls-max-protocol-version", handshake::version);
     if min > max && max.is_some() {
         given.refuse("tls-max-protocol-version", "allowed: not less than tls-min-protocol-version");
         max = None;
     }
     let mut spec = TermsSpec { min, max, ciphers: Vec::new() };
     for name in ["ssl-cipher", "ssl-ciphers"] {
-        let found = given.parse(name, |text| {
-            let found =
-                text.split([':', ',', ' ']).filter_map(|name| CIPHERS.iter().find(|known| known.0 == name));
-            let found: Vec<u16> = found.map(|(_, number)| *number).collect();
-            let names = || CIPHERS.map(|(name, _)| name).join(", ");
-            if found.is_empty() { Err(format!("{}; all of them are offered", names())) } else { Ok(found) }
-        });
+        let found = given.parse(name, handshake::ciphers);
         if spec.ciphers.is_empty() {
             spec.ciphers = found.unwrap_or_default();
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use routing::model::{Balance, CookieAffinity, HashKey};
+use routing::model::{AcrossBackends, Balance, CookieAffinity, HashKey};
 
 use super::given::Given;
 use super::{Annotations, Reading};
@@ -150,9 +150,24 @@ fn session(given: &mut Given<'_, '_>, out: &mut Annotations) {
         let _ = kind;
         let max_age = Some(Duration::from_secs(u64::from(age.unwrap_or(1000))));
         let attributes = Arc::from(routing::model::COOKIE_ATTRIBUTES);
-        out.part.affinity =
-            Some(CookieAffinity { cookie: Arc::from(ALB_COOKIE), path: Arc::from("/"), max_age, attributes });
+        out.part.affinity = Some(CookieAffinity {
+            cookie: Arc::from(ALB_COOKIE),
+            path: Arc::from("/"),
+            max_age,
+            attributes,
+            across: Default::default(),
+        });
     }
+}
+
+/// `affinity-canary-behavior`: is the choice between an Ingress and its canaries made anew for each request of a session?
+pub(super) fn legacy_sessions(given: &mut Given<'_, '_>) -> bool {
+    let read = given.parse("affinity-canary-behavior", |text| match text {
+        "sticky" => Ok(false),
+        "legacy" => Ok(true),
+        _ => Err("sticky, legacy".to_owned()),
+    });
+    read.unwrap_or(false)
 }
 
 fn nginx_cookie(given: &mut Given<'_, '_>) -> CookieAffinity {
@@ -166,6 +181,10 @@ fn nginx_cookie(given: &mut Given<'_, '_>) -> CookieAffinity {
         "None" | "Lax" | "Strict" => Ok(text.to_owned()),
         _ => Err("None, Lax, Strict".to_owned()),
     });
+    let across = match legacy_sessions(given) {
+        true => AcrossBackends::Anew,
+        false => AcrossBackends::Stay,
+    };
     let secure = given.flag("session-cookie-secure").unwrap_or(false);
     let mut attributes = String::new();
     if let Some(domain) = domain {
@@ -182,6 +201,7 @@ fn nginx_cookie(given: &mut Given<'_, '_>) -> CookieAffinity {
         path: path.unwrap_or_else(|| Arc::from("/")),
         max_age: max_age.map(|age| Duration::from_secs(u64::from(age))),
         attributes: Arc::from(attributes),
+        across: across,
     }
 }
 

@@ -88,7 +88,8 @@ fn canary(given: &mut Given<'_, '_>, regexes: &mut Regexes) -> Canary {
         let wrap = |value| Predicate::Cookie(ValueMatch { name: name.clone(), value });
         by(given, regexes, "canary-by-cookie", &wrap, &mut when);
     }
-    Canary { when, weight, total }
+    let legacy_sessions = super::serving::legacy_sessions(given);
+    Canary { when, weight, total, legacy_sessions }
 }
 
 /// A value, a pattern, or else the words `always` and `never`.

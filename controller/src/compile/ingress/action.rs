@@ -58,6 +58,11 @@ impl Compiler<'_> {
             remove.push(Arc::from("authorization"));
             action.request_headers.remove = remove.into();
         }
+        if let Some(external) = &self.annotations.checks.external {
+            // What the answer is to say nobody else may have said; the gateway's own word comes behind this.
+            let remove = action.request_headers.remove.iter().chain(&external.passes);
+            action.request_headers.remove = remove.cloned().collect();
+        }
         action.response_headers = joined(&self.annotations.response_headers, &rule.response_headers);
         action.rewrite = self.rewrite(rule, matched);
         action.filters = self.filters(builder, (name, rule), place);
@@ -128,7 +133,7 @@ impl Compiler<'_> {
 
     /// A Service that annotations name: of the Ingress's namespace, or of one that grants it. Its share is answered with
     /// 500 where it may not be used.
-    fn reference(
+    pub(super) fn reference(
         &self,
         builder: &mut Builder<'_, '_>,
         service: &ServiceName,
@@ -230,6 +235,7 @@ impl Compiler<'_> {
             concurrency,
             body_bytes_max: checks.body_bytes_max,
             basic: self.basic.clone(),
+            external: self.external.clone(),
             gzip: checks.gzip.unwrap_or(self.class.gzip),
             mirror,
             fallback: self.fallback(builder, place.field),

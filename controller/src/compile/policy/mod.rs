@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use routing::model::{Balance, CookieAffinity, Established, HedgeMode, PinMatch, WriteFence};
+use routing::model::{Balance, CookieAffinity, Established, GrpcCodes, HedgeMode, PinMatch, WriteFence};
 
 pub mod detection;
 mod read;
@@ -42,6 +42,8 @@ pub struct Part {
     pub body_bytes_max: Option<u32>,
     /// `retry.statuses`.
     pub statuses: Option<Vec<u16>>,
+    /// `retry.grpcCodes`.
+    pub grpc_codes: Option<GrpcCodes>,
     /// `retry.nonIdempotent`.
     pub non_idempotent: Option<bool>,
     /// How long after the request's beginning another try may begin.
@@ -96,6 +98,7 @@ impl Part {
         lay(&mut self.budget_percent, &specific.budget_percent);
         lay(&mut self.body_bytes_max, &specific.body_bytes_max);
         lay(&mut self.statuses, &specific.statuses);
+        lay(&mut self.grpc_codes, &specific.grpc_codes);
         lay(&mut self.non_idempotent, &specific.non_idempotent);
         lay(&mut self.retry_time, &specific.retry_time);
         lay(&mut self.endpoint_max, &specific.endpoint_max);

@@ -162,6 +162,12 @@ fn read_retry(spec: &FailoverPolicySpec, part: &mut Part, notes: &mut Notes) {
     part.non_idempotent = retry.non_idempotent;
     part.statuses =
         retry.statuses.as_deref().map(|statuses| read_statuses(statuses, "spec.retry.statuses", notes));
+    part.grpc_codes = retry.grpc_codes.as_ref().map(|names| {
+        let read = names
+            .iter()
+            .filter_map(|name| checked(notes, "spec.retry.grpcCodes", Some(name.as_str()), text::grpc_code));
+        read.collect()
+    });
 }
 
 /// Statuses that are tried again.

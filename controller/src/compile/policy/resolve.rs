@@ -42,6 +42,7 @@ pub fn resolve(
     retry.budget_percent = part.budget_percent.unwrap_or(retry.budget_percent);
     retry.body_bytes_max = part.body_bytes_max.unwrap_or(retry.body_bytes_max);
     retry.statuses = part.statuses.clone().unwrap_or_default().into();
+    retry.grpc = part.grpc_codes.unwrap_or_default();
     retry.non_idempotent = part.non_idempotent.unwrap_or(retry.non_idempotent);
     retry.time_max = part.retry_time.unwrap_or(retry.time_max);
     timeouts.connect = part.connect.unwrap_or(timeouts.connect);

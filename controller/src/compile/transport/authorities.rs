@@ -11,6 +11,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
+use crate::clock;
 use crate::compile::secrets;
 use crate::object::{Kind, Object, ObjectId, Source};
 use crate::verdict::Notes;
@@ -122,7 +123,7 @@ impl Authorities {
         }
         let shown = Arc::from(format!("{namespace}/{name}"));
         let read = match object.spec.secret() {
-            Some(secret) => secrets::parse(secret, &shown, &mut Notes::default())
+            Some(secret) => secrets::parse(secret, &shown, clock::wall_seconds(), &mut Notes::default())
                 .map(Arc::new)
                 .map_err(|note| format!("{}: {}", note.field, note.reason)),
             None => Err("no Secret".to_owned()),

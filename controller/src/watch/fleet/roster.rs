@@ -1,7 +1,9 @@
 //! Who the members are, and with which credentials they are watched.
 
+use super::profiles::Reach;
 use super::*;
 use crate::compile::transport;
+use crate::watch::credentials::Shape;
 
 /// What is known of how a member is reached; `None` = not known yet, or not any more: what there is stays.
 type Desired = BTreeMap<Arc<str>, Option<Result<Credentials, String>>>;
@@ -13,10 +15,11 @@ impl Hub {
         self.fetch();
         let desired = self.desired();
         self.admit(desired);
+        self.tell_profiles();
     }
 
     /// Namespaces whose labelled Secrets make members.
-    fn meant(&self) -> impl Iterator<Item = Rc<str>> + use<'_> {
+    pub(super) fn meant(&self) -> impl Iterator<Item = Rc<str>> + use<'_> {
         let named = std::iter::once(&self.settings.namespace).chain(&self.settings.secret_namespaces);
         named.map(|name| Rc::from(name.as_str()))
     }
@@ -49,7 +52,9 @@ impl Hub {
                 }
             }
         }
-        for secret in self.declared.values().flatten().chain(self.certificates.values().flatten()) {
+        let profiled = self.accesses();
+        let named = self.declared.values().flatten().chain(self.certificates.values().flatten());
+        for secret in named.chain(profiled.keys()) {
             let listed = self.namespaces.get(&secret.0).and_then(|state| state.listed.as_ref());
             if let Some(meta) = listed.and_then(|listed| listed.get(&secret.1)) {
                 needed.insert(secret.clone(), meta.version.clone());
@@ -62,18 +67,27 @@ impl Hub {
     fn fetch(&mut self) {
         let Some(hub) = self.myself.upgrade() else { return };
         let needed = self.needed();
+        let mut accesses = self.accesses();
         // What a MemberCluster names stays known: its Secret may come back in the version that it had.
         let named: BTreeSet<&SecretName> =
             needed.iter().map(|(name, _)| name).chain(self.declared.values().flatten()).collect();
-        self.fetched.retain(|name, _| named.contains(name));
+        let kept: BTreeSet<SecretName> = named.into_iter().chain(accesses.keys()).cloned().collect();
+        self.fetched.retain(|name, _| kept.contains(name));
         for (secret, version) in needed {
-            let is_known = self.fetched.get(&secret).is_some_and(|fetched| fetched.version == version);
-            if is_known || self.asked.contains_key(&secret) {
+            let accesses = accesses.remove(&secret).unwrap_or_default();
+            if self.is_current(&secret, &version, &accesses) || self.asked.contains_key(&secret) {
                 continue;
             }
             self.asked.insert(secret.clone(), Instant::now());
-            tokio::task::spawn_local(get(self.client.clone(), secret, version, hub.clone()));
+            tokio::task::spawn_local(get(self.client.clone(), secret, (version, accesses), hub.clone()));
         }
+    }
+
+    /// Is it known what this version of a Secret holds, to all who ask?
+    fn is_current(&self, secret: &SecretName, version: &str, accesses: &[ProfileAccess]) -> bool {
+        self.fetched.get(secret).is_some_and(|fetched| {
+            fetched.version == version && accesses.iter().all(|access| fetched.profiled.contains_key(access))
+        })
     }
 
     /// The content of a Secret came.
@@ -109,19 +123,24 @@ impl Hub {
         };
         let referred = self.declared.values().flatten().map(|(namespace, _)| namespace.clone());
         let listed = referred.chain(self.meant()).all(|namespace| known(&namespace));
+        let accesses = self.accesses();
         let current = |(secret, version): &(SecretName, String)| {
-            self.fetched.get(secret).is_some_and(|fetched| fetched.version == *version)
+            let accesses = accesses.get(secret).map_or(&[][..], Vec::as_slice);
+            self.is_current(secret, version, accesses)
         };
         listed && self.needed().iter().all(current)
     }
 
-    fn desired(&self) -> Desired {
-        let mut desired = Desired::new();
+    /// The members that labelled Secrets name: those with labels of these shapes.
+    pub(super) fn labelled(
+        &self,
+        counts: impl Fn(Shape) -> bool,
+    ) -> BTreeMap<&str, Result<Credentials, String>> {
         let mut labelled: BTreeMap<&str, Result<Credentials, String>> = BTreeMap::new();
         for namespace in self.meant() {
             let listed = self.namespaces.get(&namespace).and_then(|state| state.listed.as_ref());
-            for (name, _) in listed.iter().flat_map(|listed| listed.iter()).filter(|(_, m)| m.shape.is_some())
-            {
+            let listed = listed.iter().flat_map(|listed| listed.iter());
+            for (name, _) in listed.filter(|(_, meta)| meta.shape.is_some_and(&counts)) {
                 let fetched = self.fetched.get(&(namespace.clone(), name.clone()));
                 for (cluster, result) in fetched.iter().flat_map(|fetched| &fetched.labelled) {
                     let result = match result {
@@ -134,9 +153,22 @@ impl Hub {
                 }
             }
         }
+        labelled
+    }
+
+    fn desired(&self) -> Desired {
+        let mut desired = Desired::new();
+        let labelled = self.labelled(|shape| shape != Shape::Inventory);
+        let mut profiled = self.profiled();
         for (name, secret) in &self.declared {
             let credentials = match secret {
-                None => labelled.get(&**name).cloned(),
+                None => match labelled.get(&**name) {
+                    Some(result) => Some(result.clone()),
+                    None => match profiled.remove(name) {
+                        Some(Reach::By(result)) => Some(result),
+                        Some(Reach::Unknown | Reach::Nowhere) | None => None,
+                    },
+                },
                 Some(secret) => self.fetched.get(secret).map(|fetched| match &fetched.own {
                     Ok(credentials) => Ok(credentials.clone()),
                     Err(refused) => Err(format!("Secret {}/{}: {refused}", secret.0, secret.1)),
@@ -147,13 +179,25 @@ impl Hub {
         for (name, result) in labelled {
             desired.entry(Arc::from(name)).or_insert(Some(result));
         }
+        for (name, reach) in profiled {
+            let credentials = match reach {
+                Reach::By(result) => Some(result),
+                Reach::Unknown => None,
+                // What is a member stays one: its manager may be writing its status anew.
+                Reach::Nowhere if self.members.contains_key(&name) => None,
+                Reach::Nowhere => continue,
+            };
+            desired.entry(name).or_insert(credentials);
+        }
         desired
     }
 
     /// A member may go only when everything that could declare it has spoken.
     fn may_remove(&self) -> bool {
         let declared = self.fleet.watches.iter().find(|watch| watch.resource.kind == "MemberCluster");
-        declared.is_some_and(|watch| watch.listed) && self.credentials_are_known()
+        declared.is_some_and(|watch| watch.listed)
+            && self.profiles_are_known()
+            && self.credentials_are_known()
     }
 
     fn admit(&mut self, desired: Desired) {
@@ -202,7 +246,8 @@ impl Hub {
                 }
                 None if member.credentials.is_none() => {
                     member.refuse(
-                        "no kubeconfig: no Secret that its MemberCluster or a label names".to_owned(),
+                        "no kubeconfig: no Secret that its MemberCluster, its ClusterProfile or a label names"
+                            .to_owned(),
                     );
                 }
                 // The Secret is gone: what it said is used as long as the member's API accepts it.
@@ -232,7 +277,12 @@ impl Namespace {
     }
 }
 
-async fn get(client: Client, name: SecretName, version: String, hub: SharedHub) {
+async fn get(
+    client: Client,
+    name: SecretName,
+    (version, accesses): (String, Vec<ProfileAccess>),
+    hub: SharedHub,
+) {
     let api: Api<Secret> = Api::namespaced(client, &name.0);
     let (fetched, secret) = match api.get(&name.1).await {
         Ok(secret) => {
@@ -242,13 +292,19 @@ async fn get(client: Client, name: SecretName, version: String, hub: SharedHub) 
                 None => Vec::new(),
             };
             let own = credentials::referenced(&secret).await;
-            (Fetched { version, labelled, own }, Some(secret))
+            let mut profiled = HashMap::with_capacity(accesses.len());
+            for access in accesses {
+                let read = credentials::profiled(&secret, &access).await;
+                profiled.insert(access, read);
+            }
+            (Fetched { version, labelled, own, profiled }, Some(secret))
         }
         Err(kube::Error::Api(status)) => {
             let (namespace, secret) = &name;
             warn!(%namespace, secret, code = status.code, "a Secret cannot be read");
-            let own = Err(Refused::Unreadable("the API server does not let it be read"));
-            (Fetched { version, labelled: Vec::new(), own }, None)
+            let refused = Refused::Unreadable("the API server does not let it be read");
+            let profiled = accesses.into_iter().map(|access| (access, Err(refused.clone()))).collect();
+            (Fetched { version, labelled: Vec::new(), own: Err(refused), profiled }, None)
         }
         // No answer: asked again when its entry in `asked` is old.
         Err(_) => return,
@@ -306,6 +362,7 @@ pub(super) fn certificates(object: &Object) -> BTreeSet<SecretName> {
         | Spec::UdpRoute(_)
         | Spec::ReferenceGrant(_)
         | Spec::ConfigMap(_)
+        | Spec::ClusterProfile(_)
         | Spec::MemberCluster(_)
         | Spec::GatewayConfig(_)
         | Spec::AlbConfig(_)

@@ -224,6 +224,8 @@ struct Life<'a> {
     requests_max: u32,
     /// When it is old.
     old_at: Option<MonoTime>,
+    /// When in the course of a drain it is asked to leave, from 0 to 1.
+    lot: f64,
     /// Since when it has no request.
     idle_since: Option<MonoTime>,
     /// Was its read buffer given back?
@@ -258,6 +260,7 @@ impl<'a> Life<'a> {
             requests: 0,
             requests_max: requests_max.max(1),
             old_at: (!http2.age.is_zero()).then(|| now + http2.age.mul_f64(lot)),
+            lot: worker.rng.borrow_mut().random_range(0.0..1.0),
             idle_since: Some(now),
             rests: false,
             listed: false,
@@ -326,7 +329,7 @@ impl<'a> Life<'a> {
         });
         match self.stand {
             // It may have begun before there was anything to leave.
-            Stand::Serves if self.worker.is_draining() => Some(MonoTime::ZERO),
+            Stand::Serves if self.worker.is_draining() => Some(self.worker.leaves_at(self.lot)),
             Stand::Serves => [idle_at, self.old_at].into_iter().flatten().min(),
             Stand::Leaves { .. } => Some(clock::now() + LEAVING),
         }
@@ -336,7 +339,7 @@ impl<'a> Life<'a> {
     fn look(&mut self, framed: &mut Framed) -> bool {
         let now = clock::now();
         if self.worker.is_stopping() {
-            return false;
+            return self.speaks_last(framed, now);
         }
         let writing_since = self.shared.borrow().writing_since();
         if writing_since.is_some_and(|since| now >= since + self.settings.write_stall) {
@@ -371,6 +374,16 @@ impl<'a> Life<'a> {
         self.leave_if_due(framed, now)
     }
 
+    /// What its requests say last goes out; the worker waits a moment for that. `false` when nothing is left to say.
+    fn speaks_last(&mut self, framed: &mut Framed, now: MonoTime) -> bool {
+        if self.stand == Stand::Serves {
+            self.leave(framed, now);
+        }
+        let is_idle = self.connection.streams.get() == 0;
+        self.idle_since = is_idle.then(|| self.idle_since.unwrap_or(now));
+        !is_idle || self.shared.borrow().writing_since().is_some()
+    }
+
     /// Takes it from the list of idle connections. `false` when it was shed meanwhile.
     fn unlist(&mut self) -> bool {
         !std::mem::take(&mut self.listed) || self.shared.borrow().owner.deadline.leave_idle()
@@ -382,7 +395,7 @@ impl<'a> Life<'a> {
             if is_old {
                 self.worker.stats.http2_retired_total.inc();
             }
-            if is_old || self.worker.is_draining() {
+            if is_old || (self.worker.is_draining() && now >= self.worker.leaves_at(self.lot)) {
                 self.leave(framed, now);
             }
         }

@@ -8,9 +8,13 @@
 //!
 //! ```text
 //! spawn --door--> prelude --route--> race --connected--> relay --> finish
+//!                                      ^                  |
+//!                                      +--- its endpoint answers nothing, and has got nothing
 //! ```
 
+mod delivered;
 mod door;
+mod owed;
 mod prelude;
 mod race;
 mod relay;
@@ -25,7 +29,9 @@ use routing::table::{Pick, RuleRef};
 use routing::time::MonoTime;
 use wire::proxy_protocol::{self, Version, tlv};
 
+use self::delivered::Delivered;
 pub use self::door::{Admitted, Door};
+pub use self::owed::Usual;
 use self::prelude::Prelude;
 use crate::downstream::h1::Counted;
 use crate::net::conn::Conn;
@@ -96,6 +102,10 @@ impl Failure {
     pub(super) fn of(ended: Ended, detail: &'static str) -> Self {
         Self { ended, detail }
     }
+
+    fn ended(self) -> Ended {
+        self.ended
+    }
 }
 
 /// Serves a connection in a task of its own.
@@ -131,11 +141,7 @@ async fn serve(mut session: Box<Session>) {
     // Boxed and gone before the relay begins: what is awaited only at first must not be part of what idles.
     let opened = Box::pin(session.open()).await;
     let (ended, detail) = match opened {
-        Ok(Opened { up, held, first, established }) => {
-            let ended = relay::run(&mut session, up, first, established).await;
-            drop(held);
-            (ended, "")
-        }
+        Ok(opened) => (relay::run(&mut session, opened).await, ""),
         Err(failure) => {
             // A client that is told by an alert why its handshake failed must be able to read it.
             if failure.ended != Ended::Handshake {
@@ -153,6 +159,7 @@ struct Opened {
     held: crate::exchange::Held,
     first: Option<Buf>,
     established: Option<Established>,
+    delivered: Delivered,
 }
 
 impl Drop for Session {
@@ -196,15 +203,31 @@ impl Session {
         }
         let rule = self.route()?;
         self.rule = Some(rule.clone());
-        let (up, held) = Box::pin(race::run(self, &rule)).await?;
+        let opened = self.connect(&rule, None, prelude.rest()).await?;
         let connect = clock::now().since(self.began);
         self.connect_us = u64::try_from(connect.as_micros()).unwrap_or(u64::MAX);
         worker.stats.layer4.connect.record(connect);
+        Ok(opened)
+    }
+
+    /// Connects to an endpoint, another one than `from`, which is to be sent `first` before anything else.
+    async fn connect(
+        &mut self,
+        rule: &RuleRef,
+        from: Option<Pick>,
+        first: Option<Buf>,
+    ) -> Result<Opened, Failure> {
+        let (up, held) = Box::pin(race::run(self, rule, from)).await?;
+        let worker = &self.worker;
         let established = match rule.policy().established {
-            routing::model::Established::Reset => Some(Established::new(&worker, &held.pick, &self.deadline)),
+            routing::model::Established::Reset => Some(Established::new(worker, &held.pick, &self.deadline)),
             routing::model::Established::Keep => None,
         };
-        let mut opened = Opened { up: Stream::plain(up), held, first: prelude.rest(), established };
+        let mut delivered = Delivered::Nothing;
+        if let Some(first) = &first {
+            delivered.add(worker, first.bytes(), &rule.policy().retry);
+        }
+        let mut opened = Opened { up: Stream::plain(up), held, first, established, delivered };
         self.introduce(&mut opened)?;
         Ok(opened)
     }

@@ -2,7 +2,8 @@
 //!
 //! Until an endpoint has accepted, nothing has been sent: whatever the protocol, the next one may be tried, free of
 //! charge, up to `retry.attempts`. Who accepts first gets the connection. To the failure detector a connect is an
-//! attempt that ends when it is accepted or fails: an established connection that says nothing waits for nothing.
+//! attempt that ends when it is accepted or fails; that it is accepted is a good answer only where nothing better is to be
+//! expected (`owed`). An established connection that says nothing waits for nothing.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -16,7 +17,7 @@ use routing::failover::Tried;
 use routing::health::action::Advice;
 use routing::health::endpoint::Outcome;
 use routing::retry::{Charge, FailureKind};
-use routing::table::{EndpointKey, NoEndpoint, OverloadBound, RuleRef};
+use routing::table::{EndpointKey, NoEndpoint, OverloadBound, Pick, RuleRef};
 use routing::time::MonoTime;
 
 use super::{Failure, Session};
@@ -27,6 +28,7 @@ use crate::net::conn::{Cancel, Conn};
 use crate::observe::layer4::Ended;
 use crate::observe::recorder::{What, Whom};
 use crate::observe::stats::Limit;
+use crate::upstream::endings::Endings;
 use crate::worker::drill::Fault;
 use crate::worker::{Worker, clock, supervise};
 
@@ -74,9 +76,16 @@ enum Event {
     Deadline,
 }
 
-/// Connects; the endpoint stays held until the connection ends.
-pub(super) async fn run(session: &mut Session, rule: &RuleRef) -> Result<(Conn, Held), Failure> {
+/// Connects; the endpoint stays held until the connection ends. `from` = where it comes from, if it was connected before.
+pub(super) async fn run(
+    session: &mut Session,
+    rule: &RuleRef,
+    from: Option<Pick>,
+) -> Result<(Conn, Held), Failure> {
     let mut race = Race { session, rule, racers: Vec::new(), tried: Tried::new(), reason: "" };
+    if let Some(from) = from {
+        race.tried.note(&from);
+    }
     race.start(clock::now())?;
     loop {
         race.consider(clock::now());
@@ -202,7 +211,7 @@ impl Race<'_> {
         let worker = &self.session.worker;
         worker.stats.connects_total.inc();
         worker.table.borrow().on_connected(held.pick.endpoint, now.since(held.since), now);
-        held.tell(Outcome::Success, now);
+        accepted(worker, &mut held, now);
         self.session.pick = Some(held.pick);
         for racer in self.racers.drain(..) {
             let_go(worker, racer);
@@ -275,6 +284,17 @@ async fn connect(addr: SocketAddr, fault: Option<Fault>) -> io::Result<Conn> {
     }
 }
 
+/// A kernel has accepted. Where connections are answered that is no sign of life of what answers them. A single request on
+/// probation ends here all the same: its connection may never ask anything.
+fn accepted(worker: &Rc<Worker>, held: &mut Held, now: MonoTime) {
+    let pick = held.pick;
+    if !worker.usual.is_answering(pick.backend) {
+        return held.tell(Outcome::Success, now);
+    }
+    Endings::used(worker, pick.endpoint, pick.addr);
+    if pick.trial { held.tell(Outcome::Success, now) } else { held.accepted(now) }
+}
+
 /// A connect that lost. Where its end says something it is waited for, a little while and within `limits.detached_max`.
 fn let_go(worker: &Rc<Worker>, mut racer: Racer) {
     if !worker.table.borrow().listens_on(&racer.held.pick) {
@@ -296,13 +316,14 @@ fn let_go(worker: &Rc<Worker>, mut racer: Racer) {
             Poll::Ready(result) => Poll::Ready(Some(result)),
             Poll::Pending => deadline.poll(cx).map(|()| None),
         };
-        let outcome = match poll_fn(poll).await {
-            Some(Ok(_closed_at_once)) => Outcome::Success,
-            Some(Err(error)) if is_out_of_descriptors(&error) => Outcome::Abandoned,
-            Some(Err(error)) => outcome_of(&error).0,
-            None => Outcome::Abandoned,
-        };
-        racer.held.tell(outcome, clock::now());
+        let ended = poll_fn(poll).await;
+        let now = clock::now();
+        match ended {
+            Some(Ok(_closed_at_once)) => accepted(&owner, &mut racer.held, now),
+            Some(Err(error)) if is_out_of_descriptors(&error) => racer.held.tell(Outcome::Abandoned, now),
+            Some(Err(error)) => racer.held.tell(outcome_of(&error).0, now),
+            None => racer.held.tell(Outcome::Abandoned, now),
+        }
         owner.detect.detached.set(owner.detect.detached.get() - 1);
     });
 }

@@ -12,7 +12,10 @@ use std::time::Duration;
 
 use routing::time::MonoTime;
 
-use super::Session;
+use super::delivered::Delivered;
+use super::owed::Owed;
+use super::{Failure, Opened, Session};
+use crate::exchange::Held;
 use crate::net::conn::Done;
 use crate::net::{Buf, Class, acquire};
 use crate::observe::layer4::Ended;
@@ -181,10 +184,10 @@ impl Ticks {
     }
 
     /// Sets the deadline to the next thing that can be due.
-    fn set(&self, session: &Session, now: MonoTime) {
+    fn set(&self, session: &Session, owed: &Owed, now: MonoTime) {
         let idle = (!self.idle.is_zero()).then(|| self.last + self.idle);
         let tick = (!self.quiet).then(|| now + self.buffer_idle);
-        match [tick, idle, self.lifetime].into_iter().flatten().min() {
+        match [tick, idle, self.lifetime, owed.due()].into_iter().flatten().min() {
             Some(due) => session.deadline.set(due.max(now)),
             None => session.deadline.clear(),
         }
@@ -195,6 +198,11 @@ impl Ticks {
 struct Relay<'a> {
     session: &'a mut Session,
     up: Stream,
+    /// Before `held`: what is owed is owed by an endpoint that is held.
+    owed: Owed,
+    held: Held,
+    established: Option<Established>,
+    delivered: Delivered,
     to_up: Lane,
     to_down: Lane,
     ticks: Ticks,
@@ -204,24 +212,26 @@ struct Relay<'a> {
     turn: Side,
 }
 
-/// Relays until the connection ends, and says why it did. `first` goes to the endpoint before anything else.
-pub(super) async fn run(
-    session: &mut Session,
-    up: Stream,
-    first: Option<Buf>,
-    established: Option<Established>,
-) -> Ended {
-    let ticks = Ticks::new(session, clock::now());
+/// Relays until the connection ends, and says why it did.
+pub(super) async fn run(session: &mut Session, opened: Opened) -> Ended {
+    let Opened { up, held, first, established, delivered } = opened;
+    let now = clock::now();
+    let ticks = Ticks::new(session, now);
+    let spoken = !matches!(delivered, Delivered::Nothing);
     let mut relay = Relay {
+        owed: Owed::new(&session.worker, &held.pick, spoken, now),
         session,
         up,
+        held,
+        established,
+        delivered,
         to_up: Lane::new(first),
         to_down: Lane::new(None),
         ticks,
         first_end: None,
         turn: Side::Client,
     };
-    let ended = relay.serve(established).await;
+    let ended = relay.serve().await;
     relay.session.received += relay.to_up.moved;
     relay.session.sent += relay.to_down.moved;
     match ended {
@@ -251,8 +261,8 @@ pub(super) async fn run(
 }
 
 impl Relay<'_> {
-    async fn serve(&mut self, established: Option<Established>) -> Ended {
-        self.ticks.set(self.session, self.ticks.last);
+    async fn serve(&mut self) -> Ended {
+        self.ticks.set(self.session, &self.owed, self.ticks.last);
         loop {
             if let Err(ended) = self.advance() {
                 return ended;
@@ -267,8 +277,12 @@ impl Relay<'_> {
                 Event::Written(side, result) => result.map_err(|_| side.broke()),
                 Event::Deadline => self.tick(),
             };
-            if established.as_ref().is_some_and(Established::is_cut) {
-                return Ended::Down;
+            if self.established.as_ref().is_some_and(Established::is_cut) {
+                self.owed.cut();
+                match Box::pin(self.move_on()).await {
+                    Ok(()) => continue,
+                    Err(ended) => return ended,
+                }
             }
             if self.session.worker.is_stopping() {
                 return Ended::Stopped;
@@ -277,6 +291,35 @@ impl Relay<'_> {
                 return ended;
             }
         }
+    }
+
+    /// Its endpoint was found to answer nothing. If that has got nothing that it may process yet, another one gets it.
+    async fn move_on(&mut self) -> Result<(), Ended> {
+        let (Some(bytes), Some(rule)) = (self.delivered.again(), self.session.rule.clone()) else {
+            return Err(Ended::Down);
+        };
+        let first = match bytes.is_empty() {
+            true => None,
+            false => {
+                let class = if bytes.len() <= Class::Head.bytes() { Class::Head } else { Class::Bulk };
+                let mut buf = acquire(class, 0).ok_or(Ended::Buffers)?;
+                if buf.append(bytes) < bytes.len() {
+                    return Err(Ended::Down);
+                }
+                Some(buf)
+            }
+        };
+        self.session.worker.stats.moves_total.inc();
+        self.up.reset();
+        let connected = self.session.connect(&rule, Some(self.held.pick), first).await;
+        let Opened { up, held, first, established, delivered } = connected.map_err(Failure::ended)?;
+        let now = clock::now();
+        let spoken = !matches!(delivered, Delivered::Nothing);
+        self.owed = Owed::new(&self.session.worker, &held.pick, spoken, now);
+        (self.up, self.held, self.established, self.delivered) = (up, held, established, delivered);
+        (self.to_up.waits, self.to_up.shut, self.to_up.moved) = (first, false, 0);
+        self.ticks.set(self.session, &self.owed, now);
+        Ok(())
     }
 
     fn advance(&mut self) -> Result<(), Ended> {
@@ -337,8 +380,21 @@ impl Relay<'_> {
                 lane.ended = true;
                 let end = if side == Side::Client { Ended::ClientClosed } else { Ended::UpstreamClosed };
                 self.first_end.get_or_insert(end);
+                self.upstream_ended(side);
             }
             Ok(n) => {
+                match side {
+                    Side::Client => {
+                        if let Some(rule) = &self.session.rule {
+                            self.delivered.add(&self.session.worker, buf.bytes(), &rule.policy().retry);
+                        }
+                        self.owed.client(clock::now());
+                    }
+                    Side::Upstream => {
+                        self.delivered.answered();
+                        self.owed.upstream(clock::now());
+                    }
+                }
                 lane.take(buf);
                 let stats = &self.session.worker.stats;
                 match side {
@@ -348,38 +404,38 @@ impl Relay<'_> {
             }
             // Called back because nothing came.
             Err(error) if self.ticks.quiet && error.raw_os_error() == Some(libc::ECANCELED) => return Ok(()),
-            Err(_) => return Err(side.broke()),
+            Err(_) => {
+                self.upstream_ended(side);
+                return Err(side.broke());
+            }
         }
-        self.wake_up(side);
+        self.wake_up();
         Ok(())
+    }
+
+    fn upstream_ended(&mut self, side: Side) {
+        if side == Side::Upstream {
+            self.owed.upstream_ended(clock::now());
+        }
     }
 
     fn readable(&mut self, side: Side, result: io::Result<()>) -> Result<(), Ended> {
         result.map_err(|_| side.broke())?;
-        self.wake_up(side);
+        self.wake_up();
         Ok(())
     }
 
     /// Something came.
-    fn wake_up(&mut self, side: Side) {
+    fn wake_up(&mut self) {
         self.ticks.active = true;
-        let was_quiet = std::mem::replace(&mut self.ticks.quiet, false);
-        if !was_quiet && side == Side::Client {
-            return;
-        }
-        let now = clock::now();
-        if was_quiet {
-            self.ticks.set(self.session, now);
-        }
-        if side == Side::Upstream
-            && let Some(pick) = &self.session.pick
-        {
-            self.session.worker.heard(pick.endpoint, now);
+        if std::mem::replace(&mut self.ticks.quiet, false) {
+            self.ticks.set(self.session, &self.owed, clock::now());
         }
     }
 
     fn tick(&mut self) -> Result<(), Ended> {
         let now = clock::now();
+        self.owed.tick(now);
         if self.ticks.lifetime.is_some_and(|due| now >= due) {
             return Err(Ended::Lifetime);
         }
@@ -396,7 +452,7 @@ impl Relay<'_> {
                 }
             }
         }
-        self.ticks.set(self.session, now);
+        self.ticks.set(self.session, &self.owed, now);
         Ok(())
     }
 }

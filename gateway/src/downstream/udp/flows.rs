@@ -12,9 +12,9 @@ use slab::Slab;
 use wire::quic;
 
 use super::flow::{Key, Opening};
-use super::path::Habits;
 use super::quic::Index;
 use super::{Flow, Hosts, Listening};
+use crate::downstream::habits::Habits;
 use crate::downstream::tcp::{Admitted, Door};
 use crate::net::datagram::{Batch, Run};
 use crate::observe::layer4::{Dropped, Ended};

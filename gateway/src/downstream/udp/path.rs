@@ -1,13 +1,11 @@
 //! The way from a flow to its endpoint: a connected socket, and what the failure detector may learn by it.
 //!
 //! A datagram owes nobody an answer, so silence is evidence only where answers are usual. What opens a path is a *question*
-//! where the endpoints of its backend have answered most openings before ([`Habits`]); so is, of a flow that has got at
+//! where the endpoints of its backend have answered most openings before ([`crate::downstream::habits`]); so is, of a flow that has got at
 //! least as many datagrams as it sent, the next one that breaks a rest. QUIC acknowledges without being answered: of it only
 //! the opening counts. A question that waits is an attempt that waits, as for HTTP; one without answer after a while is a
 //! timeout of the endpoint if it opened the path, and nothing otherwise.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -30,28 +28,6 @@ use crate::worker::{Deadline, Worker};
 const ANSWER_WAIT: Duration = Duration::from_secs(1);
 /// Datagrams after which a path is set up for runs: by then it is no question and answer.
 const BATCH_FROM: u64 = 32;
-
-/// Which backends answer. Learned of each worker's own flows; forgotten with the process.
-#[derive(Default)]
-pub(super) struct Habits(RefCell<HashMap<BackendId, u8>>);
-
-impl Habits {
-    /// Openings in a row, less those without answer: from here on silence is evidence.
-    const ANSWERING: u8 = 4;
-    /// The most that is counted: so many openings without answer make it none.
-    const SCORE_MAX: u8 = 16;
-
-    fn answers(&self, backend: BackendId) -> bool {
-        self.0.borrow().get(&backend).is_some_and(|score| *score >= Self::ANSWERING)
-    }
-
-    fn note(&self, backend: BackendId, answered: bool) {
-        let mut scores = self.0.borrow_mut();
-        let score = scores.entry(backend).or_default();
-        *score =
-            if answered { score.saturating_add(1).min(Self::SCORE_MAX) } else { score.saturating_sub(1) };
-    }
-}
 
 /// Something of a client that waits for an answer.
 struct Question {
@@ -298,23 +274,5 @@ impl Drop for Path {
             let now = crate::worker::clock::now();
             self.report(Outcome::Abandoned, now.since(question.since), now);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn silence_is_evidence_only_where_answers_are_usual() {
-        let (habits, backend) = (Habits::default(), BackendId(1));
-        (0..3).for_each(|_| habits.note(backend, true));
-        assert!(!habits.answers(backend));
-        (0..100).for_each(|_| habits.note(backend, true));
-        assert!(habits.answers(backend) && !habits.answers(BackendId(2)));
-        (0..13).for_each(|_| habits.note(backend, false));
-        assert!(!habits.answers(backend), "an endpoint that takes and never answers is no failure");
-        habits.note(backend, true);
-        assert!(habits.answers(backend));
     }
 }

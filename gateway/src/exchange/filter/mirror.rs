@@ -20,7 +20,7 @@ pub(in crate::exchange) fn mirror(flow: &mut Flow<'_>, mirror: &Mirror) {
     let now = flow.work.seen;
     let picked = {
         let (table, mut rng) = (flow.worker.table.borrow(), flow.worker.rng.borrow_mut());
-        let subject = subject(flow.client, flow.view);
+        let subject = subject(flow.client, flow.view, flow.work);
         table.pick_among(&mirror.backends, flow.rule, &subject, &Tried::new(), now, &mut rng)
     };
     let Ok(pick) = picked else { return };

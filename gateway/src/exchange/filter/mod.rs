@@ -3,6 +3,7 @@
 
 mod basic;
 mod cors;
+mod external;
 mod mirror;
 mod shown;
 
@@ -23,6 +24,7 @@ use crate::observe::stats::Limit;
 
 pub(super) use basic::authenticate;
 pub(super) use cors::{Fields, fields as cors_fields};
+pub(super) use external::{Granted, ask};
 pub(super) use mirror::mirror;
 pub(super) use shown::{Told, fields as shown_fields};
 
@@ -32,12 +34,14 @@ pub(super) enum Stop<'r> {
     Reply(Reply<'r>),
     /// It is sent to the same address with `https`.
     ToHttps(HttpsRedirect),
+    /// It is sent to this address, to sign in.
+    ToSignIn(Vec<u8>),
 }
 
 /// Runs the filters that come before forwarding. `None` = the request may go on.
 pub(super) fn judge<'r>(request: &mut Request<'_>, rule: &RuleRef, filters: &'r Filters) -> Option<Stop<'r>> {
     let stats = &request.worker.stats;
-    let peer = request.client.conn.peer().ip().to_canonical();
+    let peer = request.subject().peer.ip().to_canonical();
     if filters.access.as_ref().is_some_and(|access| !admits(access, peer)) {
         stats.hit(Limit::Access);
         return Some(Stop::Reply(Reply::new(403, "source_not_allowed")));

@@ -41,6 +41,8 @@ impl Scrape {
             "ringway_fleet_status_deferred_total" => {
                 vec![row([], self.controller.status_deferred)]
             }
+            "ringway_gateway_addresses" => vec![row([], self.controller.gateway_addresses.0)],
+            "ringway_gateways_without_address" => vec![row([], self.controller.gateway_addresses.1)],
             "ringway_fleet_propagation_seconds" => self
                 .controller
                 .lags

@@ -21,6 +21,7 @@ fn scrape() -> Scrape {
         routes: vec![("Ingress \"a\"\n\\b".into(), TallySum { classes: [0, 7, 0, 0, 0], failures: 0 })],
         backends: vec![("default/web:80".into(), "alpha".into(), TallySum::default())],
         certificates: vec![("default/shop".into(), 1_900_000_000)],
+        staples: vec![("default/shop".into(), 1_800_000_000)],
         controller: Facts::default(),
     }
 }

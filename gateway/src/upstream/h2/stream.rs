@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
+use http::{Response, StatusCode};
 use wire::body::{BodyDecoder, Progress, TrailerPolicy};
 use wire::h1::chunked::{self, PREFIX_BYTES_MAX};
 use wire::h1::decode::{self, Decoded};
@@ -232,13 +233,43 @@ async fn send_data(stream: &mut SendStream<Bytes>, mut bytes: &[u8]) -> Result<(
     Ok(())
 }
 
+enum Head {
+    Interim(Response<()>),
+    Final(Response<RecvStream>),
+}
+
+/// The next head of a response. The library drops interim ones that nobody asks for before the final one.
+async fn next_head(response: &mut ResponseFuture) -> Result<Head, h2::Error> {
+    poll_fn(|cx| match response.poll_informational(cx) {
+        Poll::Ready(Some(interim)) => Poll::Ready(interim.map(Head::Interim)),
+        Poll::Ready(None) | Poll::Pending => pin!(&mut *response).poll(cx).map_ok(Head::Final),
+    })
+    .await
+}
+
 /// Writes the response into the pipe.
-async fn download(pipe: &Pipe, response: ResponseFuture, is_head: bool) -> Ended {
-    let response = match response.await {
-        Ok(response) => response,
-        Err(error) => return error.into(),
-    };
+async fn download(pipe: &Pipe, mut response: ResponseFuture, is_head: bool) -> Ended {
     let mut out = Vec::with_capacity(1024);
+    let response = loop {
+        match next_head(&mut response).await {
+            Ok(Head::Final(response)) => break response,
+            // There is no switching of protocols in HTTP/2 (RFC 9113 §8.6).
+            Ok(Head::Interim(interim)) if interim.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                return Ended::Failed;
+            }
+            Ok(Head::Interim(interim)) => {
+                out.clear();
+                if convert::response(&interim, false, is_head, &mut out).is_err() {
+                    return Ended::Failed;
+                }
+                if let Err(ended) = pipe.write_bytes(&out).await {
+                    return ended;
+                }
+            }
+            Err(error) => return error.into(),
+        }
+    };
+    out.clear();
     let ends = response.body().is_end_stream();
     let Ok(length) = convert::response(&response, ends, is_head, &mut out) else { return Ended::Failed };
     if let Err(ended) = pipe.write_bytes(&out).await {

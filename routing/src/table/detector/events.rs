@@ -24,7 +24,7 @@ const REFUSED_WINDOW: Duration = Duration::from_millis(100);
 pub(super) struct Site {
     pub(super) slot: u32,
     /// In the detector; 0 = not used yet.
-    pulse: u32,
+    pub(super) pulse: u32,
     pub(super) cluster: ClusterId,
     backend: BackendId,
     pub(super) part: Option<u32>,
@@ -339,7 +339,7 @@ pub(super) enum Throttle {
 }
 
 impl Detector {
-    fn ended(&mut self, site: Site, sent: Option<MonoTime>, is_given_up: bool, now: MonoTime) {
+    pub(super) fn ended(&mut self, site: Site, sent: Option<MonoTime>, is_given_up: bool, now: MonoTime) {
         let pulse = &mut self.pulses[site.pulse as usize];
         let at_latest = sent.unwrap_or(now);
         let mut is_counted = at_latest > pulse.uncounted;

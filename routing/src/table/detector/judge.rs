@@ -117,7 +117,7 @@ impl Detector {
             if part.cluster != cluster || part.uncounted == NEVER_COUNTED {
                 continue;
             }
-            if part.flow.overdue(&self.lags, now).phi() > 0.0 {
+            if !part.is_opaque && part.flow.overdue(&self.lags, now).phi() > 0.0 {
                 slow += 1;
             } else if self.lags.awake(part.flow.last_rx, now) < part.flow.overdue_after() {
                 well += 1;
@@ -237,8 +237,10 @@ impl Live {
                 None => subject,
             };
             if self.state(doubtful) == State::Healthy && silence >= self.suspicious(doubtful) {
-                let evidence = self.evidence(doubtful, now);
-                self.signal(doubtful, Signal::Doubt, evidence, now);
+                if self.may_doubt(doubtful, now) {
+                    let evidence = self.evidence(doubtful, now);
+                    self.signal(doubtful, Signal::Doubt, evidence, now);
+                }
                 self.inquire(doubtful, since, now);
             }
             self.inquire(subject, since, now);
@@ -368,7 +370,7 @@ impl Live {
             self.inquire(subject, since, now);
         }
         if waits >= OUTSTANDING_MIN && silence >= suspicious {
-            if doubtful == Doubtful::Yes {
+            if doubtful == Doubtful::Yes && self.may_doubt(subject, now) {
                 let evidence = self.evidence(subject, now);
                 self.signal(subject, Signal::Doubt, evidence, now);
             }
@@ -441,7 +443,7 @@ impl Live {
         // sent since it last answered tells the two apart.
         let is_late =
             silence >= threshold.unheard_of / 2 || self.endpoint_overdue(slot, now).phi() >= PHI_SUSPECT;
-        if doubtful == Doubtful::Yes && is_late {
+        if doubtful == Doubtful::Yes && is_late && self.may_doubt(subject, now) {
             let evidence = self.evidence(subject, now);
             self.signal(subject, Signal::Doubt, evidence, now);
         }

@@ -6,6 +6,7 @@
 //! inquiry.rs   a suspicion under way: which probes, what they prove   -> Proof
 //! keep.rs      what is down: probes, probation, ramp                  -> Returned, Trusted, Ramped
 //! verdict.rs   the one place where a state changes, here and on the board
+//! owed.rs      answers on connections of which only the bytes are known
 //! overdue.rs   who should have been answered by now: of a backend over all workers, of an endpoint
 //! checks.rs    active checks;  probes.rs  probes in flight and actions;  advise.rs  what is in flight
 //! ```
@@ -19,6 +20,7 @@ mod inquiry;
 mod judge;
 mod keep;
 mod overdue;
+pub(crate) mod owed;
 pub(crate) mod probes;
 pub(crate) mod quiet;
 mod verdict;
@@ -97,6 +99,8 @@ pub(crate) struct ClusterEvidence {
     pub(crate) endpoints: u32,
     /// Attempts in flight.
     pub(crate) in_flight: u32,
+    /// Answers on connections that this worker waits for (see `owed.rs`).
+    owed: u32,
     /// Endpoints that turned out to be refused since `refused_since`.
     refused: u32,
     refused_since: MonoTime,
@@ -139,6 +143,9 @@ pub(crate) struct Part {
     pub(crate) errors: ErrorWindow,
     pub(crate) hedges: HedgeWindow,
     pub(crate) recent: [EndpointKey; 2],
+    /// Answers on connections that this worker waits for, and whether there ever was one: then its speech is not known.
+    owed: u32,
+    is_opaque: bool,
     asked: MonoTime,
     /// What was sent until then is not counted for its cluster: it was down. [`NEVER_COUNTED`] while it is.
     uncounted: MonoTime,
@@ -175,6 +182,8 @@ pub(crate) struct Pulse {
     /// Mean gap between two signs of life while something waits, in microseconds; 0 = not known.
     gap_us: u32,
     pub(crate) outstanding: u32,
+    /// Of those, answers on connections (see `owed.rs`).
+    owed: u32,
     /// While it is ejected: since when, good answers in a row, and when the next single request may go.
     ejected: MonoTime,
     next_trial: MonoTime,
@@ -221,7 +230,7 @@ pub(crate) struct Detector {
     free_pulse: u32,
     quiet_endpoints: QuietList,
     quiet_parts: QuietList,
-    lags: Lags,
+    pub(crate) lags: Lags,
     inquiries: Vec<Inquiry>,
     keeps: Vec<Keep>,
     probes: Probes,
@@ -293,11 +302,13 @@ impl Detector {
         if entry.verdict.tag != tag {
             let old = entry.verdict;
             let (endpoints, in_flight, recent) = (entry.endpoints, entry.in_flight, entry.recent);
+            let owed = entry.owed;
             let region = Arc::clone(&entry.region);
             *entry = ClusterEvidence {
                 verdict: Verdict::new(tag),
                 endpoints,
                 in_flight,
+                owed,
                 recent,
                 region,
                 ..ClusterEvidence::default()

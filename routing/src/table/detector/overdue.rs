@@ -17,6 +17,9 @@ impl Live {
             State::Healthy | State::Suspect | State::Ramp => {}
             State::Down(_) | State::Probation => return false,
         }
+        if self.is_opaque(subject) {
+            return false;
+        }
         match subject {
             Subject::Cluster(cluster) => {
                 self.detector.over_all(cluster, now).overdue.is_proof()

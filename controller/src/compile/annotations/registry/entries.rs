@@ -35,7 +35,9 @@ const CLOUD: &str = "cloud provisioning";
 const SNIPPET: &str = "there are no templates here, and never will be: a snippet is nginx's own language";
 const BUFFERS: &str = "bodies are streamed; buffers are bounded by limits.* in gateway.toml";
 const TLS_LATER: &str = "TLS of this kind is not configured by annotation yet";
-const EXTERNAL: &str = "requests cannot be authorised here yet; the rules answer 503 instead of being open";
+const AUTH_URL: &str = "http or https, SERVICE.NAMESPACE.svc[.cluster.local][:PORT], $host or a host of this gateway, a path; of variables $host, $http_host, $scheme, $request_uri, $escaped_request_uri, $uri, $args, $request_method";
+const EXTERNAL: &str = "only Services and hosts that this gateway serves are asked; a Service of another namespace needs a ReferenceGrant";
+const AUTH_SNIPPET: &str = "a snippet is nginx's own language, and what it says decides who may come: the rules answer 503 instead of being open";
 const BOOL: &str = "true, false";
 const TO_A_MILLION: &str = "1 to 1000000";
 const IN_USE: &str =
@@ -44,8 +46,7 @@ const ENDPOINT_SHARE: &str =
     "connections in use are counted; every worker of a node has its share, at least one";
 const OWN_HOST: &str = "for every rule of the Ingress's hosts, where the host's oldest route is of its namespace; else for its own";
 const CIPHERS: &str = "OpenSSL's names by colon; those of TLS 1.2 with ECDHE and GCM or ChaCha20 are used";
-const HANDSHAKES: &str =
-    "for the Ingress's hosts; older versions and weak ciphers are not spoken; such hosts resume no sessions";
+const HANDSHAKES: &str = "for the Ingress's hosts; older versions and weak ciphers are not spoken";
 const ON_OFF: &str = "on, off";
 const PLUGIN: &str = "plugins are not supported";
 
@@ -298,7 +299,14 @@ pub const ENTRIES: &[Entry] = &[
         "loose",
         "always persistent: a session stays while its endpoint serves",
     ),
-    no("affinity-canary-behavior", "n", "sessions stay with the backend that they have"),
+    but(
+        "affinity-canary-behavior",
+        "n",
+        "sticky, legacy; default sticky",
+        "legacy",
+        "loose",
+        "on the canary or on its Ingress; a header, query or cookie of the canary comes before a session",
+    ),
     yes("session-cookie-name", "nmh", "a cookie name", "route", "a b"),
     yes("session-cookie-path", "nmh", "a path", "/app", "app"),
     yes("session-cookie-max-age", "nmh", "0 to 31536000 seconds", "600", "-1"),
@@ -443,18 +451,31 @@ pub const ENTRIES: &[Entry] = &[
     yes("auth-secret", "nmh", "[NAMESPACE/]NAME of a Secret", "default/staff", "a/b/c"),
     yes("auth-secret-type", "nmh", "auth-file, auth-map; default auth-file", "auth-map", "file"),
     yes("auth-realm", "nmh", "at most 256 visible characters", "Staff only", "é"),
-    shut("auth-url", "n", EXTERNAL),
-    no("auth-method", "n", "goes with auth-url"),
-    no("auth-signin", "n", "goes with auth-url"),
-    no("auth-signin-redirect-param", "n", "goes with auth-url"),
-    no("auth-response-headers", "n", "goes with auth-url"),
-    no("auth-request-redirect", "n", "goes with auth-url"),
-    no("auth-proxy-set-headers", "n", "goes with auth-url"),
-    no("auth-cache-key", "n", "goes with auth-url"),
-    no("auth-cache-duration", "n", "goes with auth-url"),
-    no("auth-keepalive*", "n", "goes with auth-url"),
-    no("auth-always-set-cookie", "n", "goes with auth-url"),
-    no("auth-snippet", "n", SNIPPET),
+    but(
+        "auth-url",
+        "n",
+        AUTH_URL,
+        "http://oauth2-proxy.default.svc.cluster.local/oauth2/auth",
+        "http://10.0.0.1/",
+        EXTERNAL,
+    ),
+    yes("auth-method", "n", "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH; default GET", "POST", "CONNECT"),
+    yes(
+        "auth-signin",
+        "n",
+        "a URL or a path, with variables as in auth-url",
+        "https://$host/oauth2/start",
+        "//elsewhere",
+    ),
+    yes("auth-signin-redirect-param", "n", "a name of a query parameter; default rd", "to", "a&b"),
+    yes("auth-response-headers", "n", "1 to 64 header names by comma", "X-User, X-Email", "X User"),
+    yes("auth-request-redirect", "n", "a URL or a path, with variables as in auth-url", "/back", "a b"),
+    no("auth-proxy-set-headers", "n", "it names a ConfigMap; the question carries the request's own fields"),
+    no("auth-cache-key", "n", "every request is asked about: no verdict is older than its request"),
+    no("auth-cache-duration", "n", "every request is asked about: no verdict is older than its request"),
+    no("auth-keepalive*", "n", "questions use the connections that are kept to every endpoint"),
+    yes("auth-always-set-cookie", "n", BOOL, "true", "maybe"),
+    shut("auth-snippet", "n", AUTH_SNIPPET),
     no("enable-global-auth", "n", "there is no global authorisation"),
     no("satisfy", "n", "source ranges and authorisation must both hold"),
     // ------------------------------------------------ beside

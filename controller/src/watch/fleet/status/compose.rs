@@ -90,7 +90,11 @@ pub(super) fn status(finding: &Finding, live: &Value, addresses: &[String], now:
             return parents_of(live, parents.iter().map(entry).collect());
         }
         Standing::Gateway { listeners, addresses: asked } => {
-            gateway((finding, listeners), live, &reached(asked, addresses), now)
+            let addresses = match asked {
+                Some(asked) => asked.iter().take(ADDRESSES_MAX).map(ToString::to_string).collect(),
+                None => reached(&[], addresses),
+            };
+            gateway((finding, listeners), live, &addresses, now)
         }
         Standing::Class => {
             let wrong = finding.notes.iter().find(|note| note.code == Some(Code::InvalidParameters));
@@ -221,6 +225,8 @@ fn is_reference(code: Code) -> bool {
         | Code::HostnameConflict
         | Code::ProtocolConflict
         | Code::UnsupportedAddress
+        | Code::AddressNotUsable
+        | Code::AddressNotAssigned
         | Code::UnsupportedValue
         | Code::Foreign => false,
     }
@@ -281,8 +287,18 @@ fn gateway(
     };
     conditions.add("Accepted", holds, reason, &message);
     let served = told.iter().filter(|one| one.programmed.is_none()).count();
+    let address = finding.notes.iter().find_map(|note| {
+        let code = note.code?;
+        let concerns = matches!(code, Code::AddressNotUsable | Code::AddressNotAssigned);
+        concerns.then(|| (code.as_str(), said(note)))
+    });
+    let unbound = listeners.iter().find_map(|one| one.unbound.clone());
     let none = (served == 0).then(|| ("Invalid", "no listener is served".to_owned()));
-    conditions.unless("Programmed", &none, ("Programmed", &format!("{served} listeners are served")));
+    conditions.unless(
+        "Programmed",
+        &address.or(unbound).or(none),
+        ("Programmed", &format!("{served} listeners are served")),
+    );
     let entries: Vec<Value> = told.iter().map(|one| one.entry(live, generation, now)).collect();
     let kind = |address: &String| if is_ip(address) { "IPAddress" } else { "Hostname" };
     let addresses: Vec<Value> =
@@ -322,7 +338,7 @@ impl<'a> Listener<'a> {
             .map(|note| told(note, Code::InvalidRouteKinds));
         let refusal = conflict.clone().or(protocol).or(wrong);
         let programmed = match (&refusal, &certificates, standing.serves) {
-            (None, None, true) => None,
+            (None, None, true) => standing.unbound.clone(),
             (Some((_, message)), _, _) | (None, Some((_, message)), _) => Some(("Invalid", message.clone())),
             (None, None, false) => Some(("Invalid", "it is not served".to_owned())),
         };

@@ -1,0 +1,46 @@
+//! What the endpoints of a backend usually do: only where they answer, silence is evidence.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use routing::id::BackendId;
+
+/// Which backends do it. Learned of each worker's own traffic; forgotten with the process.
+#[derive(Default)]
+pub(crate) struct Habits(RefCell<HashMap<BackendId, u8>>);
+
+impl Habits {
+    /// Times in a row, less those when it was not so: from here on it is usual.
+    const ANSWERING: u8 = 4;
+    /// The most that is counted: so many times without make it none.
+    const SCORE_MAX: u8 = 16;
+
+    pub(crate) fn answers(&self, backend: BackendId) -> bool {
+        self.0.borrow().get(&backend).is_some_and(|score| *score >= Self::ANSWERING)
+    }
+
+    pub(crate) fn note(&self, backend: BackendId, answered: bool) {
+        let mut scores = self.0.borrow_mut();
+        let score = scores.entry(backend).or_default();
+        *score =
+            if answered { score.saturating_add(1).min(Self::SCORE_MAX) } else { score.saturating_sub(1) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_evidence_only_where_answers_are_usual() {
+        let (habits, backend) = (Habits::default(), BackendId(1));
+        (0..3).for_each(|_| habits.note(backend, true));
+        assert!(!habits.answers(backend));
+        (0..100).for_each(|_| habits.note(backend, true));
+        assert!(habits.answers(backend) && !habits.answers(BackendId(2)));
+        (0..13).for_each(|_| habits.note(backend, false));
+        assert!(!habits.answers(backend), "an endpoint that takes and never answers is no failure");
+        habits.note(backend, true);
+        assert!(habits.answers(backend));
+    }
+}
