@@ -462,10 +462,8 @@ impl<'a> Life<'a> {
 
     fn judge(&mut self, broadcaster: &mut Broadcaster) {
         self.desk.judge(&mut self.compiler, broadcaster);
-        if let Some(board) = &self.board {
-            board.post(self.compiler.take_findings(&self.world));
-        }
-        self.publish_progress(broadcaster);
+        self.post();
+        self.publish(broadcaster);
     }
 
     /// Saves the world if it has changed; a writer that is busy is asked again at the next tick.
