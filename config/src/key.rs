@@ -101,6 +101,22 @@ pub const KEYS: &[Key] = &[
     Key { name: "fleet.addresses", range: Range::List(0, 16), reload: Restart, limit: None },
     number("fleet.status_burst", 1, 10_000, Restart, None),
     number("fleet.status_per_second", 1, 10_000, Restart, None),
+    typed("canary.enabled", Restart),
+    Key {
+        name: "canary.watch",
+        range: Range::Time(Period::millis(100), Period::millis(HOUR)),
+        reload: Restart,
+        limit: None,
+    },
+    Key {
+        name: "canary.longest",
+        range: Range::Time(Period::millis(100), Period::millis(DAY)),
+        reload: Restart,
+        limit: None,
+    },
+    number("canary.requests", 1, 1_000_000_000, Restart, None),
+    number("canary.errors_above", 0, 100, Restart, None),
+    number("canary.p99_above", 0, 100_000, Restart, None),
     number("worker.count", 0, 1_024, Restart, None),
     typed("worker.pin", Restart),
     // 32,768 and 65,536 are the kernel's own bounds (IORING_MAX_ENTRIES, IORING_MAX_CQ_ENTRIES).

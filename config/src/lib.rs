@@ -6,6 +6,7 @@
 //!
 //! Routes, clusters and policies are not here: they are Kubernetes objects, read by the controller.
 
+mod canary;
 mod controller;
 mod error;
 mod forward;
@@ -29,6 +30,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
+pub use canary::Canary;
 pub use controller::{Fleet, ManifestsDir};
 pub use error::{ConfigError, Invalid};
 pub use forward::{EncodedSlashPolicy, Forward, RequestIdPolicy, UnderscorePolicy, ViaPolicy};
@@ -59,6 +61,8 @@ pub struct Config {
     pub manifests: ManifestsDir,
     /// The hub cluster, in place of the directory.
     pub fleet: Fleet,
+    /// How changes are tried before they go to all workers.
+    pub canary: Canary,
     /// Workers and their rings.
     pub worker: Worker,
     /// Bounds of memory, connections and heads.
@@ -122,6 +126,7 @@ impl Default for Config {
             }],
             manifests: ManifestsDir::default(),
             fleet: Fleet::default(),
+            canary: Canary::default(),
             worker: Worker::default(),
             limits: Limits::default(),
             pool: Pool::default(),
@@ -314,6 +319,9 @@ impl Config {
             let value = format!("\"{range}\"");
             need(!overlaps, "gateway.address_pool", value, "ranges that do not overlap".to_owned());
         }
+        let Canary { watch, longest, .. } = self.canary;
+        let allowed = format!("at least canary.watch (\"{watch}\")");
+        need(longest >= watch, "canary.longest", format!("\"{longest}\""), allowed);
         let limits = &self.limits;
         let head = limits.head_bytes_max;
         for (key, value) in [

@@ -17,6 +17,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use routing::delta::{self, Change, Mail, Report, RouteTable, TableDelta, Update};
 use routing::id::Generation;
 
+use crate::canary::apart::Apart;
 use crate::operator::{Order, Refused, Standing, Words};
 use crate::view::LagHistogram;
 
@@ -24,6 +25,9 @@ use crate::view::LagHistogram;
 pub const UPDATES_KEPT_MAX: usize = 4096;
 /// Updates whose propagation is being timed; beyond it the oldest is not.
 const TIMED_MAX: usize = 4096;
+
+/// The worker that runs a table on trial.
+const CANARY: usize = 0;
 
 /// The way to one worker.
 #[derive(Debug)]
@@ -78,6 +82,10 @@ pub struct Broadcaster {
     words: Words,
     generation: Generation,
     snapshot: Option<Arc<Update>>,
+    /// What the workers run in place of parts of the table: on trial, or refused.
+    pub(crate) apart: Apart,
+    /// The worker that runs a table on trial, by its number.
+    pub(crate) canary: Option<usize>,
     kept: VecDeque<Arc<Update>>,
     timed: VecDeque<(Generation, u64)>,
     timed_clusters: VecDeque<(Generation, u64, Arc<str>)>,
@@ -109,6 +117,8 @@ impl Broadcaster {
             words: Words::default(),
             generation: Generation::default(),
             snapshot: None,
+            apart: Apart::default(),
+            canary: None,
             kept: VecDeque::new(),
             timed: VecDeque::new(),
             timed_clusters: VecDeque::new(),
@@ -132,29 +142,46 @@ impl Broadcaster {
         self.serving().map(|worker| worker.applied).collect()
     }
 
+    /// Workers that serve.
+    #[must_use]
+    pub fn worker_count(&self) -> usize {
+        self.serving().count()
+    }
+
     fn serving(&self) -> impl Iterator<Item = &Worker> {
         self.workers.iter().filter(|worker| worker.mailbox.reader == Reader::Worker)
     }
 
     /// Sends a change to every worker. `table` is the table after it.
-    pub fn delta(&mut self, mut delta: TableDelta, observed_ns: u64, table: &RouteTable) {
-        self.overlay(&mut delta);
-        if !delta.clusters.is_empty() {
+    pub fn delta(&mut self, delta: TableDelta, observed_ns: u64, table: &RouteTable) {
+        self.send(delta, None, observed_ns, table);
+    }
+
+    /// Sends one change to the first worker, which is the canary from now on, and another one to all others.
+    pub(crate) fn lanes(
+        &mut self,
+        all: TableDelta,
+        canary: TableDelta,
+        observed_ns: u64,
+        table: &RouteTable,
+    ) {
+        self.canary = Some(CANARY);
+        self.send(all, Some(canary), observed_ns, table);
+    }
+
+    fn send(&mut self, all: TableDelta, canary: Option<TableDelta>, observed_ns: u64, table: &RouteTable) {
+        if !all.clusters.is_empty() {
             self.words.settle(table);
         }
         let base = self.generation;
         self.next_generation(observed_ns);
-        let update = Arc::new(Update {
-            generation: self.generation,
-            base_generation: base,
-            observed_ns,
-            change: Change::Table(delta),
-        });
-        self.kept.push_back(update.clone());
+        let all = self.update(all, base, observed_ns);
+        let canary = canary.map(|canary| self.update(canary, base, observed_ns));
         for index in 0..self.workers.len() {
+            let update = if index == CANARY { canary.as_ref().unwrap_or(&all) } else { &all };
             let worker = &mut self.workers[index];
             let is_next = matches!(worker.waiting, Waiting::Nothing) && worker.sent == base;
-            if is_next && worker.send(&update) {
+            if is_next && worker.send(update) {
                 continue;
             }
             self.coalesced_total += 1;
@@ -164,9 +191,23 @@ impl Broadcaster {
         self.flush(table);
     }
 
+    fn update(&mut self, mut delta: TableDelta, base: Generation, observed_ns: u64) -> Arc<Update> {
+        self.overlay(&mut delta);
+        let update = Arc::new(Update {
+            generation: self.generation,
+            base_generation: base,
+            observed_ns,
+            change: Change::Table(delta),
+        });
+        self.kept.push_back(update.clone());
+        update
+    }
+
     /// Sends the whole table to every worker: the first one, or that of a restarted controller.
     pub fn everything(&mut self, observed_ns: u64, table: &RouteTable) {
         self.words.settle(table);
+        // Its numbers may be others than those of what was kept apart.
+        (self.apart, self.canary) = (Apart::default(), None);
         self.next_generation(observed_ns);
         for worker in &mut self.workers {
             worker.waiting = Waiting::Snapshot { observed_ns };
@@ -275,7 +316,7 @@ impl Broadcaster {
                     }
                 }
                 Waiting::Snapshot { observed_ns } => {
-                    let update = self.snapshot(observed_ns, table);
+                    let update = self.snapshot(index, observed_ns, table);
                     if self.workers[index].send(&update) {
                         self.snapshots_total += 1;
                         self.workers[index].evidence = Evidence::Known;
@@ -312,12 +353,22 @@ impl Broadcaster {
         self.workers.iter().any(|worker| waits(worker) || worker.evidence == Evidence::Due)
     }
 
-    /// The whole table of the newest generation; built once however many workers want it.
-    fn snapshot(&mut self, observed_ns: u64, table: &RouteTable) -> Arc<Update> {
-        if let Some(snapshot) = &self.snapshot {
+    /// The whole table of the newest generation as this worker is to run it; built once for all but a canary.
+    fn snapshot(&mut self, index: usize, observed_ns: u64, table: &RouteTable) -> Arc<Update> {
+        let is_canary = self.canary == Some(index);
+        if let Some(snapshot) = self.snapshot.as_ref().filter(|_| !is_canary) {
             return snapshot.clone();
         }
-        let mut whole = delta::snapshot(table);
+        let mut whole = if self.apart.is_empty() {
+            delta::snapshot(table)
+        } else {
+            let mut lane = table.clone();
+            lane.apply(&self.apart.refused.before());
+            if !is_canary {
+                lane.apply(&self.apart.trial.before());
+            }
+            delta::snapshot(&lane)
+        };
         self.overlay(&mut whole);
         let update = Arc::new(Update {
             generation: self.generation,
@@ -326,7 +377,9 @@ impl Broadcaster {
             change: Change::Snapshot(whole),
         });
         self.kept.push_back(update.clone());
-        self.snapshot = Some(update.clone());
+        if !is_canary {
+            self.snapshot = Some(update.clone());
+        }
         update
     }
 

@@ -51,6 +51,8 @@ pub enum Standing {
     Class,
     /// An Ingress of ours: the addresses of its listeners where they are bound to particular ones.
     Ingress(Vec<IpAddr>),
+    /// A `BackendTLSPolicy`: the Gateways of ours that have routes to what it names.
+    Backing(Vec<AncestorStanding>),
     /// A `FailoverPolicy`.
     Policy,
     /// An `AlbConfig` that a class of ours names: its listeners, as `80/HTTP`.
@@ -93,6 +95,15 @@ pub struct ParentStanding {
     pub sections: Vec<Arc<str>>,
     /// Why it is attached to none.
     pub refusal: Option<(Code, &'static str)>,
+}
+
+/// A Gateway by which a policy on a Service is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AncestorStanding {
+    /// The Gateway: namespace and name.
+    pub gateway: (Arc<str>, Arc<str>),
+    /// Every Service of it that the policy names has an older policy.
+    pub conflicted: bool,
 }
 
 /// One listener of a Gateway of ours.

@@ -4,12 +4,13 @@
 //! [`compile`] → [`broadcast`] → workers, and back as reports → [`view`]. What an [`operator`] says goes straight to
 //! the broadcast. [`mod@run`] is the loop; [`unbound`] is what workers cannot listen on; [`snapshot`] keeps the world for a start without the hub; [`check`] is the same
 //! road without workers. [`verdict`] is what is said about objects on the way, [`finding`] what the hub is told of it; [`dump`] is what a table
-//! looks like, [`plan`] how two of them differ.
+//! looks like, [`plan`] how two of them differ. [`canary`] tries a changed table on one worker first.
 //!
 //! It is never on the path of a request or of a first fallback: while it is dead, the last good table serves.
 #![forbid(unsafe_code)]
 
 pub mod broadcast;
+pub mod canary;
 pub mod check;
 mod clock;
 pub mod compile;

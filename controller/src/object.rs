@@ -21,7 +21,7 @@ use gateway_api::experimental::udproutes::UdpRoute;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use routing::model::Carrier;
 
-use crate::crd::{FailoverPolicy, GatewayConfig, MemberCluster};
+use crate::crd::{FailoverPolicy, GatewayConfig, MemberCluster, MemberClusterSpec};
 
 /// Where an object was seen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -357,6 +357,15 @@ pub struct FleetProfile {
     pub refused: Vec<crate::verdict::Note>,
     /// It stands for the member of its name. Not so where another one does, or where it may not.
     pub is_member: bool,
+}
+
+impl FleetProfile {
+    /// Says where a member is, as far as its `MemberCluster` does not.
+    pub fn place(&self, spec: &mut MemberClusterSpec) {
+        let given = |text: &Arc<str>| (!text.is_empty()).then(|| text.to_string());
+        spec.region = spec.region.take().or_else(|| given(&self.region));
+        spec.zone = spec.zone.take().or_else(|| given(&self.zone));
+    }
 }
 
 /// How a `ClusterProfile` says that its API is reached, as far as that takes no program.

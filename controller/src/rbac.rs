@@ -12,7 +12,7 @@ const READ: [&str; 3] = ["get", "list", "watch"];
 /// What holding a Lease takes.
 const LEASE: [&str; 3] = ["get", "create", "update"];
 /// Whose status is written: group and resource. Of the objects themselves nothing is ever changed.
-const STATUS: [(&str, &str); 12] = [
+const STATUS: [(&str, &str); 13] = [
     ("gateway.networking.k8s.io", "gatewayclasses"),
     ("gateway.networking.k8s.io", "gateways"),
     ("gateway.networking.k8s.io", "httproutes"),
@@ -20,6 +20,7 @@ const STATUS: [(&str, &str); 12] = [
     ("gateway.networking.k8s.io", "tcproutes"),
     ("gateway.networking.k8s.io", "tlsroutes"),
     ("gateway.networking.k8s.io", "udproutes"),
+    ("gateway.networking.k8s.io", "backendtlspolicies"),
     ("networking.k8s.io", "ingresses"),
     ("ringway.dev", "memberclusters"),
     ("ringway.dev", "failoverpolicies"),

@@ -17,6 +17,8 @@ use routing::model::Protocol;
 use tracing::{error, info, warn};
 
 use crate::broadcast::{Broadcaster, Mailbox};
+use crate::canary::Canary;
+use crate::canary::desk::{Desk, JUDGE_INTERVAL};
 use crate::clock;
 use crate::compile::{Compiler, CompilerSettings, Defaults};
 use crate::finding::Board;
@@ -86,6 +88,8 @@ pub struct Inputs {
     pub orders: Receiver<Command>,
     /// What holds from now on where no policy says otherwise: gateway.toml was read again.
     pub defaults: Receiver<Defaults>,
+    /// How changed tables are tried on one worker first; `None` = they go to all at once.
+    pub canary: Option<Canary>,
     /// The end.
     pub stop: Receiver<()>,
 }
@@ -101,8 +105,11 @@ pub fn run(settings: &ControllerSettings, mailboxes: Vec<Mailbox>, inputs: &Inpu
     let mut defaults = settings.defaults.clone();
     let mut unbound = Unbound::default();
     loop {
-        let kept = (&mut defaults, &mut unbound);
-        let one_life = || Life::new(settings, kept, view).run(&mut broadcaster, &mut store, inputs);
+        let one_life = || {
+            let mut life = Life::new(settings, (&mut defaults, &mut unbound), view);
+            life.desk = Desk::new(inputs.canary.as_ref(), broadcaster.worker_count(), &mut life.compiler);
+            life.run(&mut broadcaster, &mut store, inputs)
+        };
         match catch_unwind(AssertUnwindSafe(one_life)) {
             Ok(End::Stopped) => return,
             ended @ (Ok(End::Again) | Err(_)) => {
@@ -132,6 +139,8 @@ struct Life<'a> {
     feed: Feed,
     world: World,
     compiler: Compiler,
+    /// Tables on trial.
+    desk: Desk<'a>,
     defaults: &'a mut Defaults,
     /// What workers cannot listen on.
     unbound: &'a mut Unbound,
@@ -195,11 +204,13 @@ impl<'a> Life<'a> {
             board.clear();
             compiler.want_findings();
         }
+        let desk = Desk::new(None, 0, &mut compiler);
         let (is_serving, unsaved, verdicts_after) = (false, false, Instant::now());
         Self {
             feed,
             world,
             compiler,
+            desk,
             defaults,
             unbound,
             view,
@@ -226,6 +237,7 @@ impl<'a> Life<'a> {
             let heard = events.as_ref().map_or_else(never, |events| events.receiver().clone());
             let retry = if broadcaster.is_behind() { after(FLUSH_INTERVAL) } else { never() };
             let step = next_step(broadcaster);
+            let judge = if self.desk.is_watching() { after(JUDGE_INTERVAL) } else { never() };
             select! {
                 recv(heard) -> event => match event {
                     Ok(event) => {
@@ -269,6 +281,7 @@ impl<'a> Life<'a> {
                     self.look(broadcaster);
                 }
                 recv(retry) -> _ => broadcaster.flush(self.compiler.table()),
+                recv(judge) -> _ => self.judge(broadcaster),
                 recv(publish) -> _ => {
                     if self.compiler.is_due() {
                         self.recompile(clock::monotonic_ns(), broadcaster);
@@ -437,13 +450,22 @@ impl<'a> Life<'a> {
         if !self.is_serving {
             self.is_serving = true;
             broadcaster.everything(observed_ns, self.compiler.table());
+            self.desk.everything(&mut self.compiler);
             self.publish_verdicts();
             self.save();
-        } else if !delta.is_empty() {
-            broadcaster.delta(delta, observed_ns, self.compiler.table());
+        } else {
+            self.desk.send(delta, observed_ns, &mut self.compiler, broadcaster);
         }
         self.post();
         self.publish(broadcaster);
+    }
+
+    fn judge(&mut self, broadcaster: &mut Broadcaster) {
+        self.desk.judge(&mut self.compiler, broadcaster);
+        if let Some(board) = &self.board {
+            board.post(self.compiler.take_findings(&self.world));
+        }
+        self.publish_progress(broadcaster);
     }
 
     /// Saves the world if it has changed; a writer that is busy is asked again at the next tick.
@@ -494,6 +516,7 @@ impl<'a> Life<'a> {
             view.snapshots_total = broadcaster.snapshots_total;
             view.ejections_total = broadcaster.ejections_total;
             view.lags.clone_from(&broadcaster.lags);
+            view.canary = self.desk.view();
             view.standings = broadcaster.words().standings(self.compiler.table());
         });
     }

@@ -44,6 +44,8 @@ pub enum Code {
     UnsupportedAddress,
     AddressNotUsable,
     AddressNotAssigned,
+    InvalidCaCertificateRef,
+    Conflicted,
     /// A value that is not served; the Gateway API's reason of that name.
     UnsupportedValue,
     /// Another controller's object: nothing is written about it.
@@ -70,6 +72,8 @@ impl Code {
             Self::UnsupportedAddress => "UnsupportedAddress",
             Self::AddressNotUsable => "AddressNotUsable",
             Self::AddressNotAssigned => "AddressNotAssigned",
+            Self::InvalidCaCertificateRef => "InvalidCACertificateRef",
+            Self::Conflicted => "Conflicted",
             Self::UnsupportedValue => "UnsupportedValue",
             Self::Foreign => "Foreign",
         }

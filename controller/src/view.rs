@@ -97,6 +97,54 @@ pub struct ControllerView {
     pub gateways_without_address: usize,
     /// Where every member cluster stands with operators, by name.
     pub standings: Vec<Standing>,
+    /// Tables on trial.
+    pub canary: CanaryView,
+}
+
+/// Tables on trial, as they are shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CanaryView {
+    /// What is going on.
+    pub phase: CanaryPhase,
+    /// Routes on trial.
+    pub routes: Vec<Arc<str>>,
+    /// Requests of theirs that the canary has answered so far.
+    pub answered: u64,
+    /// Of these failed.
+    pub failed: u64,
+    /// Routes that stay as they were because what they are to be was refused.
+    pub refused: Vec<Arc<str>>,
+    /// Why the last one was.
+    pub reason: String,
+    /// Tables that went to all workers after they were compared.
+    pub promoted_total: u64,
+    /// Tables that went to all workers although there were too few requests.
+    pub unproven_total: u64,
+    /// Tables that were taken back.
+    pub rolled_back_total: u64,
+    /// Tables whose source was changed back meanwhile.
+    pub withdrawn_total: u64,
+}
+
+/// What is going on with tables on trial.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CanaryPhase {
+    /// They are not wanted.
+    #[default]
+    Off,
+    /// They are wanted and cannot be; why.
+    Skipped(&'static str),
+    /// All workers run the same.
+    Idle,
+    /// A worker runs a table that the others do not.
+    Watching {
+        /// Which worker.
+        worker: usize,
+        /// When the first change came, `CLOCK_MONOTONIC` nanoseconds.
+        began_ns: u64,
+        /// When the last one did.
+        since_ns: u64,
+    },
 }
 
 /// One API server that is watched, as it is shown.

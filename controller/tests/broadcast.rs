@@ -287,7 +287,8 @@ fn start(root: &Path, workers: u16) -> Running {
     };
     let shared = view.clone();
     let (orders_in, orders) = bounded(16);
-    let inputs = Inputs { reports, orders, defaults: crossbeam_channel::never(), stop: stopped };
+    let inputs =
+        Inputs { reports, orders, defaults: crossbeam_channel::never(), canary: None, stop: stopped };
     let controller = std::thread::spawn(move || {
         run(&settings, mailboxes, &inputs, &shared);
         done.store(true, Ordering::Relaxed);

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
@@ -13,11 +13,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use config::Period;
 use gateway::observe::layer4::Ended;
 use routing::model::Protocol;
+use rustix::process::{Pid, Signal, kill_process};
+use support::backend::Backend;
 use support::client::Client;
 use support::table::World;
-use support::{Gateway, config, until};
+use support::{Gateway, PATIENCE, config, pass, until};
 
 /// How long a server may take to start on a busy machine.
 const START: Duration = Duration::from_secs(60);
@@ -58,6 +61,11 @@ fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
 struct Server(Child);
 
 impl Server {
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
     fn kill(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -337,6 +345,101 @@ fn redis_answers_pipelined_commands_in_order_and_another_cluster_takes_over() {
     assert_eq!(cli(&["EXISTS", "key7"]), "0");
     let failed = [Ended::ConnectFailed, Ended::NoEndpoint];
     assert_eq!(gateway.sum(|stats| failed.iter().map(|why| stats.layer4.ended(*why)).sum()), 0);
+}
+
+/// Stopped, not dead: its kernel accepts and acknowledges. No health check, one question at a time; a client that waits for
+/// a job as long as it takes is nobody's fault.
+#[test]
+fn a_stopped_redis_is_left_by_new_connections_and_taken_back() {
+    if !has("redis-server", "redis-server") {
+        return;
+    }
+    let ports = [free_port(), free_port()];
+    let servers = ports.map(redis);
+    let gateway = before(local(ports[0]), local(ports[1]), Protocol::Tcp);
+    let ask = |on: SocketAddr, command: &str| -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(on)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(command.as_bytes())?;
+        let mut answer = [0; 64];
+        let n = stream.read(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer[..n]).into_owned())
+    };
+    for (port, name) in ports.into_iter().zip(["1", "2"]) {
+        assert_eq!(ask(local(port), &format!("SET who {name}\r\n")).unwrap(), "+OK\r\n");
+    }
+    let who = || ask(gateway.addr, "GET who\r\n");
+    for _ in 0..64 {
+        assert_eq!(who().unwrap(), "$1\r\n1\r\n");
+    }
+    let mut workers: Vec<_> = (0..8).map(|_| Client::connect(gateway.addr)).collect();
+    for worker in &mut workers {
+        worker.send("PING\r\n");
+        assert_eq!(worker.exactly(7).unwrap(), b"+PONG\r\n");
+        worker.send("BLPOP jobs 0\r\n");
+    }
+    pass(Duration::from_millis(300));
+    let verdicts = || gateway.sum(|stats| stats.verdicts_total.get());
+    assert_eq!(verdicts(), 0, "to wait for a job is not to hang");
+    assert_eq!(who().unwrap(), "$1\r\n1\r\n");
+
+    servers[0].signal(Signal::STOP);
+    // What Redis may have got is not sent to another one.
+    let error = who().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    for _ in 0..50 {
+        assert_eq!(who().unwrap(), "$1\r\n2\r\n");
+    }
+    assert!(workers.iter_mut().all(|worker| worker.exactly(1).is_err()), "its connections are reset");
+    servers[0].signal(Signal::CONT);
+    until("it is used again", || who().is_ok_and(|answer| answer == "$1\r\n1\r\n"));
+}
+
+// ---------------------------------------------------------------- a shell
+
+/// As a shell is used: keys one by one with rests, in which nothing is held for it, and now and then a screenful.
+#[test]
+fn a_long_session_of_keys_rests_and_bursts_loses_no_byte_and_raises_nothing() {
+    let shell = Backend::raw(|peer| {
+        peer.send("login: ");
+        while peer.more().is_some() {
+            let typed = peer.take_pending();
+            let is_command = typed.ends_with(b"\n");
+            peer.send(typed);
+            if is_command {
+                peer.send(vec![b'x'; 512 << 10]);
+            }
+        }
+    });
+    let mut config = config();
+    config.timeouts.buffer_idle = Period::millis(5);
+    let (addr, standby) = (shell.addr, Backend::raw(|peer| peer.drained()));
+    let world = World::new().cluster(0, &[addr]).cluster(1, &[standby.addr]);
+    let gateway = Gateway::start(config, |on| world.layer4(Protocol::Tcp, |_| {}).on(on));
+    let mut sessions: Vec<_> = (0..6).map(|_| Client::connect(gateway.addr)).collect();
+    for session in &mut sessions {
+        assert_eq!(session.exactly(7).unwrap(), b"login: ");
+    }
+    for round in 0..4 {
+        for key in "ls -l".bytes() {
+            for session in &mut sessions {
+                session.send([key]);
+                assert_eq!(session.exactly(1).unwrap(), [key], "round {round}");
+            }
+            pass(Duration::from_millis(15));
+        }
+        for session in &mut sessions {
+            session.send("\n");
+        }
+        for session in &mut sessions {
+            let screen = session.exactly(1 + (512 << 10)).unwrap();
+            assert!(screen[0] == b'\n' && screen[1..].iter().all(|byte| *byte == b'x'));
+        }
+    }
+    // A rest in which every buffer goes back; and a client that waits for a command that takes its time.
+    until("nothing is held", || gateway.sum(|stats| stats.buffer_bytes.get()) == 0);
+    let suspected = gateway.sum(|stats| stats.suspicions_total.get() + stats.verdicts_total.get());
+    assert_eq!((suspected, standby.connections()), (0, 0));
 }
 
 // ---------------------------------------------------------------- DNS

@@ -30,5 +30,5 @@ pub use engine::{Load, LoadError, run, run_recorded, run_secured};
 pub use http2::{Call, Http2, run_http2};
 pub use journal::{Execution, Journal, now};
 pub use record::{Asks, Method, Outcome, Record};
-pub use tls::Tls;
+pub use tls::{Secured, Tls};
 pub use window::{Failures, Summary, VALUES_MAX, ValueWindow, WINDOW, Window};

@@ -6,13 +6,15 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
 
 use crate::engine::LoadError;
 
@@ -54,14 +56,55 @@ impl Tls {
     }
 
     /// The same, offering HTTP/2 and nothing else by ALPN.
-    pub(crate) fn speaking_http2(&self) -> Self {
+    #[must_use]
+    pub fn speaking_http2(&self) -> Self {
         let mut config = ClientConfig::clone(&self.config);
         config.alpn_protocols = vec![b"h2".to_vec()];
         Self { config: Arc::new(config), ..self.clone() }
     }
 
+    /// A connection of its own, outside of any load: blocking, for whoever looks at few of them or only holds them.
+    ///
+    /// # Errors
+    /// The handshake fails, or the other side took none of the protocols that are offered.
+    pub fn connect(&self, mut socket: TcpStream) -> std::io::Result<Secured> {
+        let mut tls = self.begin()?;
+        while tls.is_handshaking() {
+            tls.complete_io(&mut socket)?;
+        }
+        if !self.config.alpn_protocols.is_empty() && tls.alpn_protocol().is_none() {
+            return Err(std::io::Error::other("no protocol was agreed on"));
+        }
+        Ok(Secured(StreamOwned::new(tls, socket)))
+    }
+
     pub(crate) fn begin(&self) -> std::io::Result<ClientConnection> {
         ClientConnection::new(Arc::clone(&self.config), self.name.clone()).map_err(std::io::Error::other)
+    }
+}
+
+/// One connection over TLS, its handshake done.
+pub struct Secured(StreamOwned<ClientConnection, TcpStream>);
+
+impl fmt::Debug for Secured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secured").finish_non_exhaustive()
+    }
+}
+
+impl Read for Secured {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl Write for Secured {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        self.0.write(buf)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
     }
 }
 

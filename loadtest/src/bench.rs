@@ -63,7 +63,7 @@ pub(crate) struct Options {
     proxies: Vec<Proxy>,
     #[command(flatten)]
     stand: Stand,
-    /// Connections of the case idle-memory.
+    /// Connections of the cases idle-memory, l4-idle, tls-idle and h2-idle.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=25_000))]
     idle_connections: u32,
     /// Connections and streams on each of the cases h2-32, h2c-32 and grpc-32, such as 16x4; what is known of peers holds
@@ -349,7 +349,7 @@ impl Bench<'_> {
         let mut rows = Vec::new();
         for contender in &contenders {
             let before = contender.running.memory()?;
-            let connections = idle::open(contender.running.addr, count, &self.ground.stop)?;
+            let connections = idle::open(case, contender.running.addr, count, &self.ground.stop)?;
             // Long enough for buffers of idle connections to be given back.
             self.ground.stop.pause(Duration::from_secs(2))?;
             let after = contender.running.memory()?;

@@ -57,6 +57,9 @@ pub struct Backends {
     /// The same on how they are spoken to.
     remarks: BTreeMap<BackendKey, transport::Remarks>,
     notes_changed: bool,
+    keeps: bool,
+    /// Those without a route.
+    unused: BTreeSet<BackendKey>,
     transports: Transports,
     /// Endpoints of each cluster.
     pub counts: BTreeMap<ClusterId, usize>,
@@ -72,8 +75,9 @@ pub enum Use {
 }
 
 impl Backends {
-    /// A route refers to the backend from now on.
-    pub fn refer(&mut self, key: &BackendKey, id: BackendId, (how, speech): (Use, Speech)) {
+    /// A route refers to the backend from now on. Is it new?
+    pub fn refer(&mut self, key: &BackendKey, id: BackendId, (how, speech): (Use, Speech)) -> bool {
+        let is_new = !self.known.contains_key(key);
         let backend = self.known.entry(key.clone()).or_insert_with(|| Backend {
             id,
             routes: 0,
@@ -97,6 +101,32 @@ impl Backends {
         }
         backend.hashed += usize::from(how == Use::Hashed);
         backend.http += usize::from(speech == Speech::Http);
+        self.unused.remove(key);
+        is_new
+    }
+
+    /// From now on backends that lose their last route stay until [`Backends::release`].
+    pub fn keep_unused(&mut self) {
+        self.keeps = true;
+    }
+
+    /// Are there backends that no route refers to?
+    pub fn has_unused(&self) -> bool {
+        !self.unused.is_empty()
+    }
+
+    /// Lets go of those that are not `pinned`.
+    pub fn release(&mut self, pinned: &BTreeSet<BackendId>, ids: &mut Ids, delta: &mut TableDelta) {
+        for key in std::mem::take(&mut self.unused) {
+            match self.known.remove(&key) {
+                Some(backend) if pinned.contains(&backend.id) => {
+                    self.known.insert(key.clone(), backend);
+                    self.unused.insert(key);
+                }
+                Some(backend) => self.forget(&key, backend, ids, delta),
+                None => {}
+            }
+        }
     }
 
     /// A route no longer refers to the backend.
@@ -195,11 +225,18 @@ impl Backends {
     ) {
         for key in std::mem::take(&mut self.stale) {
             let Some(mut backend) = self.known.remove(&key) else { continue };
-            if backend.routes == 0 {
+            if backend.routes == 0 && !self.keeps {
                 self.forget(&key, backend, ids, delta);
                 continue;
             }
             let changed = self.endpoints(&key, &mut backend, (world, context, loopback), ids, delta);
+            if backend.routes == 0 {
+                // Some worker's rules may lead to it: where it is stays true, how it is spoken to is not asked again.
+                rings(&mut backend, context, &changed, delta);
+                self.unused.insert(key.clone());
+                self.known.insert(key, backend);
+                continue;
+            }
             self.detect(&key, &mut backend, context);
             self.speak(&key, &mut backend, world, context);
             announce(&key, &mut backend, context, ids, delta);
@@ -322,6 +359,7 @@ impl Backends {
         }
         delta.rings.extend(backend.rings.iter().map(|cluster| ((backend.id, *cluster), None)));
         delta.backends.push((backend.id, None));
+        ids.backends.release(key);
         self.note(key, Vec::new());
         self.remark(key, Vec::new());
         if let Some(keys) = self.by_service.get_mut(&key.service) {
@@ -384,9 +422,11 @@ fn announce(
 }
 
 fn rings(backend: &mut Backend, context: &Context, changed: &BTreeSet<ClusterId>, delta: &mut TableDelta) {
-    let wanted: BTreeSet<ClusterId> = match backend.hashed {
-        0 => BTreeSet::new(),
-        _ => backend.endpoints.keys().map(|(cluster, _)| *cluster).collect(),
+    // Without a route it keeps the rings that its last one needed.
+    let is_hashed = backend.hashed > 0 || backend.routes == 0 && !backend.rings.is_empty();
+    let wanted: BTreeSet<ClusterId> = match is_hashed {
+        false => BTreeSet::new(),
+        true => backend.endpoints.keys().map(|(cluster, _)| *cluster).collect(),
     };
     for cluster in backend.rings.difference(&wanted) {
         delta.rings.push(((backend.id, *cluster), None));

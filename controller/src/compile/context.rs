@@ -23,7 +23,7 @@ use crate::object::{FleetProfile, Kind, Object, ObjectId, Source, Spec};
 use crate::text;
 use crate::verdict::{Code, Note, Notes, Severity};
 use crate::watch::files::is_cluster_name;
-use crate::world::World;
+use crate::world::{ServiceName, World};
 
 /// The controller names that a class of ours may carry; the last two are ACK One's.
 pub const INGRESS_CONTROLLERS: [&str; 3] =
@@ -74,6 +74,8 @@ pub struct Context {
     pub(super) secure: BTreeMap<ListenerId, Wanted>,
     /// `BackendTLSPolicies` by what they are attached to.
     pub(super) tls_policies: HashMap<transport::PolicyTarget, Arc<Object>>,
+    /// Every `BackendTLSPolicy` that names a Service, and whether it holds there.
+    pub(super) tls_targets: HashMap<ServiceName, Vec<(ObjectId, bool)>>,
     /// Where the Ingresses of each `AlbConfig` are served.
     pub(super) alb_listeners: HashMap<Arc<str>, Vec<Listen>>,
     /// The world comes from a directory of manifests, not from API servers.
@@ -247,7 +249,8 @@ impl Context {
             let object = objects.get(&name).copied();
             let mut notes = Notes::default();
             let spec = object.and_then(|object| object.spec.member()).map(|member| member.spec.clone());
-            let spec = placed(spec.unwrap_or_default(), profiles.get(&name).copied());
+            let mut spec = spec.unwrap_or_default();
+            profiles.get(&name).into_iter().for_each(|profile| profile.place(&mut spec));
             let promoted = object.is_some_and(|object| is_promoted(object, &mut notes));
             if object.is_some() && !world.members().contains(&name) {
                 notes.ignored(
@@ -557,14 +560,6 @@ impl Context {
             }
         }
     }
-}
-
-/// Where a member is: as its `MemberCluster` says, or else as its `ClusterProfile` does.
-fn placed(mut spec: crd::MemberClusterSpec, profile: Option<&FleetProfile>) -> crd::MemberClusterSpec {
-    let given = |text: &Arc<str>| (!text.is_empty()).then(|| text.to_string());
-    spec.region = spec.region.or_else(|| given(&profile?.region));
-    spec.zone = spec.zone.or_else(|| given(&profile?.zone));
-    spec
 }
 
 /// The annotation `ringway.dev/promoted` of a `MemberCluster`: it may take writes although it is a standby.

@@ -3,20 +3,22 @@
 //! A route costs itself; a change of what all routes have in common looks at every object that is not a route, and at
 //! the routes whose outcome differs. How many routes a listener has is counted along, never anew.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::compile::context::{GATEWAY_CONTROLLER, GatewayListener};
 use crate::compile::route::RouteOutput;
 use crate::compile::{Compiler, gateways, layer4};
-use crate::finding::{Finding, ListenerStanding, ParentStanding, Standing};
+use crate::finding::{AncestorStanding, Finding, ListenerStanding, ParentStanding, Standing};
 use crate::object::{Kind, Object, ObjectId, Role, Source, Spec};
 use crate::unbound::{Unbound, Why};
 use crate::verdict::{Code, Notes};
 use crate::watch::Problem;
-use crate::world::World;
+use crate::world::{ServiceName, World};
 
+/// Namespace and name.
+type GatewayName = (Arc<str>, Arc<str>);
 /// Gateway namespace, Gateway name, listener.
 type Section = (Arc<str>, Arc<str>, Arc<str>);
 
@@ -32,6 +34,10 @@ pub(super) struct Findings {
     remarked: BTreeSet<ObjectId>,
     /// What this node cannot listen on.
     unbound: Unbound,
+    /// By which Gateways a Service is reached, and by how many routes of each.
+    reached: HashMap<ServiceName, BTreeMap<GatewayName, u32>>,
+    /// Services of which that has changed.
+    moved: BTreeSet<ServiceName>,
 }
 
 impl Findings {
@@ -51,6 +57,7 @@ impl Findings {
         if !self.wanted {
             return;
         }
+        self.reach(before, now);
         let outcome = |output: &'a RouteOutput| (output.generation, &output.standing, &output.notes);
         if before.map(outcome) == now.map(outcome) {
             return;
@@ -82,6 +89,40 @@ impl Findings {
         for section in now.difference(&before) {
             *self.attached.entry(section.clone()).or_default() += 1;
             self.stale.insert(gateway(section));
+        }
+    }
+
+    /// Counts by which Gateways the Services of a route are reached.
+    fn reach(&mut self, before: Option<&RouteOutput>, now: Option<&RouteOutput>) {
+        let gateways = |output: &RouteOutput| -> BTreeSet<GatewayName> {
+            let Standing::Route { parents, .. } = &output.standing else { return BTreeSet::new() };
+            let attached = parents.iter().filter(|parent| !parent.sections.is_empty());
+            attached.map(|parent| parent.gateway.clone()).collect()
+        };
+        let pairs = |output: Option<&RouteOutput>| -> BTreeSet<(ServiceName, GatewayName)> {
+            let Some(output) = output else { return BTreeSet::new() };
+            let gateways = gateways(output);
+            let services = output.services.iter();
+            let each = |service: &ServiceName| {
+                let service = service.clone();
+                gateways.iter().map(move |gateway| (service.clone(), gateway.clone())).collect::<Vec<_>>()
+            };
+            services.flat_map(each).collect()
+        };
+        let (before, now) = (pairs(before), pairs(now));
+        for (service, gateway) in before.difference(&now) {
+            let Some(counts) = self.reached.get_mut(service) else { continue };
+            let count = counts.entry(gateway.clone()).or_default();
+            *count = count.saturating_sub(1);
+            counts.retain(|_, count| *count > 0);
+            if counts.is_empty() {
+                self.reached.remove(service);
+            }
+            self.moved.insert(service.clone());
+        }
+        for (service, gateway) in now.difference(&before) {
+            *self.reached.entry(service.clone()).or_default().entry(gateway.clone()).or_default() += 1;
+            self.moved.insert(service.clone());
         }
     }
 
@@ -132,6 +173,10 @@ impl Compiler {
 
     /// What there is to say of objects of the hub that was not said before, or is not true any more (`None`).
     pub fn take_findings(&mut self, world: &World) -> Vec<(ObjectId, Option<Arc<Finding>>)> {
+        for service in std::mem::take(&mut self.findings.moved) {
+            let policies = self.context.tls_targets.get(&service).into_iter().flatten();
+            policies.for_each(|(policy, _)| self.findings.stale(policy));
+        }
         let stale = std::mem::take(&mut self.findings.stale);
         if stale.is_empty() {
             return Vec::new();
@@ -153,6 +198,7 @@ impl Compiler {
                 | Standing::Class
                 | Standing::Ingress(_)
                 | Standing::Policy
+                | Standing::Backing(_)
                 | Standing::Alb(_)
                 | Standing::Mse => true,
             };
@@ -276,6 +322,10 @@ impl Compiler {
             Spec::GatewayClass(class) if class.spec.controller_name == GATEWAY_CONTROLLER => Standing::Class,
             Spec::GatewayClass(_) => Standing::Nothing,
             Spec::FailoverPolicy(_) => Standing::Policy,
+            Spec::BackendTlsPolicy(policy) => {
+                let names = policy.spec.target_refs.iter().map(|target| Arc::from(target.name.as_str()));
+                self.backing(id, names.collect())
+            }
             // Only what a class of ours names is read, and remarked on.
             Spec::AlbConfig(_) if self.context.notes.contains_key(id) => {
                 let served = self.context.alb_listeners.get(&id.name).into_iter().flatten();
@@ -288,7 +338,6 @@ impl Compiler {
             Spec::MseIngressConfig(_) if self.context.notes.contains_key(id) => Standing::Mse,
             Spec::IngressClass(_)
             | Spec::ReferenceGrant(_)
-            | Spec::BackendTlsPolicy(_)
             | Spec::GatewayConfig(_)
             | Spec::ClusterProfile(_)
             // Its status is the watches' to write, and they look its remarks up here.
@@ -303,6 +352,26 @@ impl Compiler {
             | Spec::Node(_)
             | Spec::Other => Standing::Nothing,
         }
+    }
+
+    /// The Gateways by which the Services of these names, in the policy's namespace, are reached.
+    fn backing(&self, id: &ObjectId, names: BTreeSet<Arc<str>>) -> Standing {
+        let mut found: BTreeMap<GatewayName, bool> = BTreeMap::new();
+        for name in names {
+            let service = ServiceName { namespace: id.namespace.clone(), name };
+            let targets = self.context.tls_targets.get(&service).into_iter().flatten();
+            let mut own = targets.filter(|(policy, _)| policy == id).map(|(_, holds)| *holds).peekable();
+            if own.peek().is_none() {
+                continue;
+            }
+            let holds = own.any(|holds| holds);
+            for gateway in self.findings.reached.get(&service).into_iter().flat_map(BTreeMap::keys) {
+                *found.entry(gateway.clone()).or_default() |= holds;
+            }
+        }
+        let ancestor =
+            |(gateway, holds): (GatewayName, bool)| AncestorStanding { gateway, conflicted: !holds };
+        Standing::Backing(found.into_iter().map(ancestor).collect())
     }
 
     /// The addresses of these listeners, where all of them are particular ones.

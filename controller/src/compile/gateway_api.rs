@@ -22,7 +22,7 @@ use crate::text;
 use crate::verdict::{Code, Note, Notes, Severity};
 use crate::world::ServiceName;
 
-pub(super) const GROUP: &str = "gateway.networking.k8s.io";
+pub(crate) const GROUP: &str = "gateway.networking.k8s.io";
 /// The cookie of `sessionPersistence` without a `sessionName`.
 const SESSION_COOKIE: &str = "ringway-session";
 /// Header conditions of one match (Gateway API: 16).

@@ -53,6 +53,7 @@ pub mod namespaces;
 mod ocsp;
 pub mod order;
 pub mod policy;
+mod release;
 pub mod route;
 mod secrets;
 pub mod transport;
@@ -129,6 +130,10 @@ pub struct Compiler {
     limits: Limits,
     reports: bool,
     findings: Findings,
+    keeps: bool,
+    before: TableDelta,
+    /// Routes that stay as they were on the workers, and why.
+    refused: HashMap<ObjectId, Notes>,
 }
 
 impl Compiler {
@@ -153,6 +158,9 @@ impl Compiler {
             limits: Limits::default(),
             reports: true,
             findings: Findings::default(),
+            keeps: false,
+            before: TableDelta::default(),
+            refused: HashMap::new(),
         }
     }
 
@@ -219,7 +227,10 @@ impl Compiler {
             self.release_context(before);
         }
         self.review(world, &dirty);
-        self.ids.settle();
+        if !self.keeps {
+            self.ids.settle();
+        }
+        self.note_before(&delta);
         self.table.apply(&delta);
         delta
     }
@@ -309,7 +320,10 @@ impl Compiler {
         self.reports |= self.routes.get(id).is_none_or(|before| before.notes != output.notes);
         for key in &output.backends {
             if let Some(backend) = self.ids.backends.get(key) {
-                self.backends.refer(key, BackendId(backend), (used(&output, key), output.speech));
+                if self.backends.refer(key, BackendId(backend), (used(&output, key), output.speech)) {
+                    // Its number is its own for as long as it is known, with or without a route.
+                    self.ids.backends.acquire(key);
+                }
                 self.backends.say(key, id, output.detections.get(key));
                 let apart = output.apart.get(key).map(Option::as_ref);
                 self.backends.say_transport(key, id, apart.unwrap_or(output.transport.as_ref()));
@@ -426,7 +440,10 @@ impl Compiler {
             self.shadowed.insert(key.clone(), named);
         }
         if rules.is_empty() {
-            self.hosts.remove(key);
+            // Canaries that wait for their Ingress are remembered.
+            if ids.is_empty() {
+                self.hosts.remove(key);
+            }
             if self.table.hosts.contains_key(key) {
                 delta.hosts.push((key.clone(), None));
             }
@@ -535,6 +552,7 @@ impl Compiler {
             self.context.notes.get(id),
             self.routes.get(id).map(|route| &route.notes),
             self.reviewed.get(id),
+            self.refused.get(id),
             shadowed,
             judged,
             self.secrets.notes().get(id),

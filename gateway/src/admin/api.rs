@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::VerdictFact;
+use super::facts::{CanaryFact, VerdictFact};
 use crate::observe::histogram::Snapshot;
 
 /// Items of a list, unless asked otherwise.
@@ -306,6 +306,8 @@ pub struct GenerationState {
     pub propagation_mean_ms: Option<f64>,
     /// The longest, in milliseconds.
     pub propagation_max_ms: Option<f64>,
+    /// Tables on trial.
+    pub canary: CanaryFact,
 }
 
 /// `GET /api/v1/verdicts`

@@ -59,6 +59,31 @@ pub struct Facts {
     pub snapshots_total: u64,
     /// Restarts of the controller after a panic.
     pub restarts_total: u64,
+    /// Tables on trial.
+    pub canary: CanaryFact,
+}
+
+/// Tables on trial: `[canary]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CanaryFact {
+    /// `off`, `skipped`, `idle` or `watching`.
+    pub state: String,
+    /// Why it is skipped, or why the last table was taken back; empty = nothing to say.
+    pub reason: String,
+    /// The worker that runs the table on trial.
+    pub worker: Option<usize>,
+    /// Since when there is one, seconds.
+    pub since_seconds: Option<f64>,
+    /// Routes on trial.
+    pub routes: Vec<String>,
+    /// Their requests that the worker has answered so far.
+    pub answered: u64,
+    /// Of these failed.
+    pub failed: u64,
+    /// Routes that stay as they were because what they are to be was taken back.
+    pub refused: Vec<String>,
+    /// Tables so far by verdict: `promoted`, `unproven`, `rolled_back`, `withdrawn`.
+    pub verdicts: BTreeMap<String, u64>,
 }
 
 /// One API server.

@@ -42,7 +42,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use routing::delta::{Mail, Report};
 use tokio::sync::oneshot;
 
-pub use self::facts::{Controller, Facts, Lag, SourceFact, VerdictFact, VerdictNote, WatchFact};
+pub use self::facts::{CanaryFact, Controller, Facts, Lag, SourceFact, VerdictFact, VerdictNote, WatchFact};
 use self::socket::Socket;
 
 use crate::net::wake;

@@ -367,6 +367,7 @@ impl Room {
             propagated: facts.lag.count,
             propagation_mean_ms: some.then(|| ms(facts.lag.sum_ns) / as_f64(facts.lag.count)),
             propagation_max_ms: some.then(|| ms(facts.lag.max_ns)),
+            canary: facts.canary,
         }
     }
 

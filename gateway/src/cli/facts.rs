@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use controller::verdict::{Outcome, Verdict};
-use controller::view::{LAG_BOUNDS_NS, SourceView, WatchView};
+use controller::view::{CanaryPhase, CanaryView, LAG_BOUNDS_NS, SourceView, WatchView};
 use controller::{Command, ControllerView, LagHistogram, Order, Refused, SharedView, operator};
 use crossbeam_channel::Sender;
 use gateway::admin::api::{Origin, Standing};
 use gateway::admin::operate::{Answer, OrderRefused, Wish};
-use gateway::admin::{Controller, Facts, Lag, SourceFact, VerdictFact, VerdictNote, WatchFact};
+use gateway::admin::{CanaryFact, Controller, Facts, Lag, SourceFact, VerdictFact, VerdictNote, WatchFact};
 use gateway::worker::clock;
 use routing::time::MonoTime;
 
@@ -45,6 +45,7 @@ impl Controller for Told {
             coalesced_total: view.coalesced_total,
             snapshots_total: view.snapshots_total,
             restarts_total: view.restarts_total,
+            canary: canary(&view.canary),
         }
     }
 
@@ -85,6 +86,33 @@ fn lag(lag: &LagHistogram) -> Lag {
         count: lag.count,
         sum_ns: lag.sum_ns,
         max_ns: lag.max_ns,
+    }
+}
+
+fn canary(view: &CanaryView) -> CanaryFact {
+    let (state, skipped, on) = match view.phase {
+        CanaryPhase::Off => ("off", None, None),
+        CanaryPhase::Skipped(reason) => ("skipped", Some(reason), None),
+        CanaryPhase::Idle => ("idle", None, None),
+        CanaryPhase::Watching { worker, began_ns, .. } => ("watching", None, Some((worker, began_ns))),
+    };
+    let names = |routes: &[std::sync::Arc<str>]| routes.iter().map(ToString::to_string).collect();
+    let verdicts = [
+        ("promoted", view.promoted_total),
+        ("unproven", view.unproven_total),
+        ("rolled_back", view.rolled_back_total),
+        ("withdrawn", view.withdrawn_total),
+    ];
+    CanaryFact {
+        state: state.to_owned(),
+        reason: skipped.map_or_else(|| view.reason.clone(), str::to_owned),
+        worker: on.map(|(worker, _)| worker),
+        since_seconds: on.map(|(_, began_ns)| clock::now().since(MonoTime(began_ns)).as_secs_f64()),
+        routes: names(&view.routes),
+        answered: view.answered,
+        failed: view.failed,
+        refused: names(&view.refused),
+        verdicts: verdicts.map(|(verdict, count)| (verdict.to_owned(), count)).into(),
     }
 }
 

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use config::Config;
+use controller::canary::{Canary, CanaryPolicy, Figures, Tally};
 use controller::compile::{AddressPool, Defaults, Place};
 use controller::finding::Board;
 use controller::watch::fleet::{FleetSettings, HubAccess, Limits, Writing, check_access};
@@ -16,8 +17,9 @@ use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
 use gateway::addresses::{Addresses, Wanted};
 use gateway::admin::Admin;
 use gateway::node::Node;
+use gateway::observe::stats::WorkerStats;
 use gateway::worker::clock;
-use routing::model::{BackendLimits, Protocol, Timeouts};
+use routing::model::{BackendLimits, Protocol, StatSlot, Timeouts};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
@@ -93,9 +95,10 @@ impl Serving {
             defaults: defaults(config),
             state_dir: Some(config.admin.state_dir.clone()).filter(|dir| !dir.as_os_str().is_empty()),
         };
+        let canary = config.canary.enabled.then(|| canary(config, &node));
         let (stop_controller, stop) = bounded(1);
         let (defaults_in, fresh_defaults) = bounded(RELOADS_WAITING_MAX);
-        let inputs = Inputs { reports: node.reports.clone(), orders, defaults: fresh_defaults, stop };
+        let inputs = Inputs { reports: node.reports.clone(), orders, defaults: fresh_defaults, canary, stop };
         let seen = view.clone();
         let controller = std::thread::Builder::new()
             .name("controller".into())
@@ -247,6 +250,32 @@ fn writer(config: &Config) -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let name = if config.node.name.is_empty() { host } else { config.node.name.clone() };
     format!("{name}_{}_{:x}", std::process::id(), clock::now().0)
+}
+
+/// How tables are tried, and where the figures come from.
+fn canary(config: &Config, node: &Node) -> Canary {
+    let settings = &config.canary;
+    let stats = node.stats.clone();
+    let figures = |stats: &WorkerStats, slots: &[StatSlot]| {
+        let figures = stats.compared(slots);
+        let tally = |(answered, failed)| Tally { answered, failed };
+        Figures {
+            all: tally(figures.all),
+            routes: tally(figures.routes),
+            panics: figures.panics,
+            latency: figures.latency,
+        }
+    };
+    Canary {
+        policy: CanaryPolicy {
+            watch: settings.watch.get(),
+            longest: settings.longest.get(),
+            requests: u64::from(settings.requests),
+            errors_above: settings.errors_above,
+            p99_above: settings.p99_above,
+        },
+        measure: Box::new(move |slots| stats.iter().map(|one| figures(one, slots)).collect()),
+    }
 }
 
 /// What holds where no policy says otherwise.

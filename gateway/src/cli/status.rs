@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use gateway::admin::CanaryFact;
 use gateway::admin::api::{
     Activity, BackendState, Backends, ClusterState, Clusters, GenerationState, HealthState, Latency, Origin,
 };
@@ -47,6 +48,7 @@ pub fn main(args: &StatusArgs) -> Result<ExitCode, String> {
     let tables: GenerationState = client::get(args.admin, "/api/v1/generation")?;
     let backends: Backends = client::get(args.admin, "/api/v1/backends")?;
     let mut out = render(&state, &tables);
+    out.push_str(&render_canary(&tables.canary));
     out.push_str(&render_backends(&backends, args.backends));
     if let Some(name) = &args.endpoints {
         let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
@@ -110,6 +112,27 @@ fn render(state: &Clusters, tables: &GenerationState) -> String {
     let mut align = [Align::Right; 13];
     (align[0], align[1], align[12]) = (Align::Left, Align::Left, Align::Left);
     out.push_str(&table::render("", align, &rows));
+    out
+}
+
+/// Tables on trial, where there is something to say.
+fn render_canary(canary: &CanaryFact) -> String {
+    let mut out = String::new();
+    if canary.state == "skipped" {
+        out.push_str(&format!("\ncanary: skipped: {}\n", canary.reason));
+    }
+    if let (Some(worker), Some(since)) = (canary.worker, canary.since_seconds) {
+        out.push_str(&format!(
+            "\ncanary: worker {worker} tries {} for {}: {} requests, {} failed\n",
+            canary.routes.join(", "),
+            age(since),
+            canary.answered,
+            canary.failed
+        ));
+    }
+    if !canary.refused.is_empty() {
+        out.push_str(&format!("\ncanary: taken back: {}: {}\n", canary.refused.join(", "), canary.reason));
+    }
     out
 }
 

@@ -427,6 +427,12 @@ impl Scrape {
             "ringway_updates_coalesced_total" => one(facts.coalesced_total),
             "ringway_snapshots_total" => one(facts.snapshots_total),
             "ringway_controller_restarts_total" => one(facts.restarts_total),
+            "ringway_canary_watching" => one(u64::from(facts.canary.state == "watching")),
+            "ringway_canary_refused_routes" => one(facts.canary.refused.len() as u64),
+            "ringway_canary_verdicts_total" => {
+                let verdicts = facts.canary.verdicts.iter();
+                verdicts.map(|(verdict, count)| row([("verdict", &**verdict)], *count)).collect()
+            }
             _ => return None,
         })
     }

@@ -1,6 +1,7 @@
 //! What is counted and written down: statistics, the access log, the flight recorder.
 
 pub mod access_log;
+pub mod compared;
 pub mod histogram;
 pub mod layer4;
 pub mod metrics;

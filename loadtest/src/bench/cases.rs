@@ -65,7 +65,7 @@ const STREAMS: Kind = Kind::Streams { connections: 2, streams: 32 };
 const RATE: Kind = Kind::Open { rate: 5_000 };
 
 /// All cases, the most telling first.
-pub(crate) static CASES: [Spec; 44] = [
+pub(crate) static CASES: [Spec; 46] = [
     plain("h1-64", "HTTP/1.1, 128-byte bodies, 64 connections", Group::Main, keep(64)),
     plain("h1-1000", "HTTP/1.1, 128-byte bodies, 1,000 connections", Group::Main, keep(1_000)),
     plain("h1-1", "HTTP/1.1, 128-byte bodies, one connection", Group::Main, keep(1)),
@@ -121,6 +121,11 @@ pub(crate) static CASES: [Spec; 44] = [
         Speech::Grpc,
         Speech::Grpc,
     ),
+    secured("tls-idle", "memory of idle HTTPS connections of HTTP/1.1, after one request each", Kind::Idle),
+    Spec {
+        speech: Speech::Http2,
+        ..secured("h2-idle", "memory of idle HTTPS connections of HTTP/2, after one request each", Kind::Idle)
+    },
     scaled("conns-1", 1),
     scaled("conns-8", 8),
     scaled("conns-64", 64),

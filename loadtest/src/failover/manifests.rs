@@ -50,7 +50,18 @@ impl Manifests {
     }
 }
 
+/// Of connections nothing is known but their bytes: traffic alone must tell.
+const NO_CHECK: &str = "";
+
 fn fleet(row: &Row) -> String {
+    let check = format!(
+        "
+  healthCheck: {{protocol: HTTP, path: {HEALTH_PATH}, interval: 20ms, timeout: 40ms, unhealthyThreshold: 2, healthyThreshold: 3}}"
+    );
+    let check = match row.layer {
+        Layer::Seven => &check,
+        Layer::Four => NO_CHECK,
+    };
     let (route, target) = match row.layer {
         Layer::Seven => (ingress(row) + "---\n", "{group: networking.k8s.io, kind: Ingress, name: web}"),
         Layer::Four => (
@@ -67,8 +78,7 @@ spec:
   targetRefs: [{target}]
   clusters:
   - {{name: a, priority: 0}}
-  - {{name: b, priority: 1}}
-  healthCheck: {{protocol: HTTP, path: {HEALTH_PATH}, interval: 20ms, timeout: 40ms, unhealthyThreshold: 2, healthyThreshold: 3}}
+  - {{name: b, priority: 1}}{check}
   retry: {{attempts: 3, budgetPercent: 20, statuses: [500, 502, 503, 504]}}
   hedge: {{mode: {}}}
   timeouts: {{connect: 1s, attempt: 0s, request: 30s, idle: 60s}}

@@ -297,9 +297,12 @@ fn layer4() -> impl Iterator<Item = Row> {
         let row = Row::new(&format!("tcp-{name}"), about, *kind);
         let row = Row { layer: Layer::Four, rate: RATE_TCP, ..row };
         match kind {
-            // A stopped endpoint's kernel accepts, and nothing that is passed on says that nobody will answer: the health
-            // check finds out, after two that were not answered within 40 ms.
-            Kind::Stop => row.claiming([Claim::at_most(Metric::LastAffectedMs, 200.0)]),
+            // A stopped endpoint's kernel accepts and takes what it is sent. That may still be processed, so it is not sent
+            // again: whoever comes between the fault and the verdict is reset, and nobody who comes later.
+            Kind::Stop => row.claiming([
+                Claim::at_most(Metric::VerdictMs, 15.0),
+                Claim::at_most(Metric::LastAffectedMs, 25.0),
+            ]),
             Kind::Drop | Kind::LinkDown => {
                 row.claiming([Claim::never(Metric::NewFailed), Claim::at_most(Metric::VerdictMs, 10.0)])
             }

@@ -26,8 +26,8 @@ use crate::compile::context::{Context, MCS_GROUP};
 use crate::merge::{BackendKey, port_of};
 use crate::object::{AppProtocol, Kind, Object, ObjectId, Spec};
 use crate::text;
-use crate::verdict::{Note, Notes, Severity};
-use crate::world::World;
+use crate::verdict::{Code, Note, Notes, Severity};
+use crate::world::{ServiceName, World};
 
 /// The option of a `BackendTLSPolicy` that names the Secret with our own certificate, in the policy's namespace.
 pub(crate) const CLIENT_CERTIFICATE: &str = "ringway.dev/client-certificate";
@@ -103,11 +103,16 @@ struct Wrong {
     field: String,
     value: String,
     reason: String,
+    code: Option<Code>,
 }
 
 impl Wrong {
     fn new(field: impl Into<String>, value: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { field: field.into(), value: value.into(), reason: reason.into() }
+        Self { field: field.into(), value: value.into(), reason: reason.into(), code: None }
+    }
+
+    fn because(self, code: Code) -> Self {
+        Self { code: Some(code), ..self }
     }
 }
 
@@ -196,7 +201,8 @@ impl Transports {
                         ("", "ConfigMap") => Kind::ConfigMap,
                         ("", "Secret") => Kind::Secret,
                         (_, other) => {
-                            return Err(Wrong::new(field, other, "InvalidKind: allowed: ConfigMap, Secret"));
+                            let reason = "InvalidKind: allowed: ConfigMap, Secret";
+                            return Err(Wrong::new(field, other, reason).because(Code::InvalidKind));
                         }
                     };
                     wanted.push((kind, Arc::clone(&object.id.namespace), Arc::from(&*reference.name)));
@@ -209,6 +215,7 @@ impl Transports {
                         name,
                         format!("InvalidCACertificateRef: {reason}"),
                     )
+                    .because(Code::InvalidCaCertificateRef)
                 })?
             }
         };
@@ -311,9 +318,9 @@ fn close_if_wrong(
 ) -> Security {
     match made {
         Ok(security) => security,
-        Err(Wrong { field, value, reason }) => {
+        Err(Wrong { field, value, reason, code }) => {
             let told = format!("{reason}; its backends are not spoken to at all");
-            remarks.push((id.clone(), Note::new(severity, field, value, told)));
+            remarks.push((id.clone(), Note { code, ..Note::new(severity, field, value, told) }));
             Security::Closed(Arc::from(reason))
         }
     }
@@ -414,11 +421,15 @@ impl Context {
                     continue;
                 }
                 let section = target.section_name.clone().unwrap_or_default();
-                let key = (object.id.namespace.clone(), Arc::from(target.name.as_str()), section);
+                let key = (object.id.namespace.clone(), Arc::<str>::from(target.name.as_str()), section);
+                let service = ServiceName { namespace: key.0.clone(), name: key.1.clone() };
+                let holds = !self.tls_policies.contains_key(&key);
+                self.tls_targets.entry(service).or_default().push((object.id.clone(), holds));
                 match self.tls_policies.get(&key) {
                     Some(first) => {
                         let reason = format!("Conflicted: {} has this target and is older", first.id);
-                        notes.refused_part(field, &target.name, reason);
+                        let note = Note::new(Severity::RefusedPart, field, &target.name, reason);
+                        notes.push(note.because(Code::Conflicted));
                     }
                     None => {
                         self.tls_policies.insert(key, Arc::clone(object));

@@ -231,7 +231,7 @@ impl Writer {
         if !id.namespace.is_empty() {
             metadata["namespace"] = (&*id.namespace).into();
         }
-        if status.get("parents").is_some() {
+        if status.get("parents").or(status.get("ancestors")).is_some() {
             // The list is one value: written over anything but what was read, entries of others would be lost.
             metadata["resourceVersion"] = live.metadata.resource_version.unwrap_or_default().into();
         }

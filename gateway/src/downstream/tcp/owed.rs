@@ -60,16 +60,25 @@ pub(super) struct Owed {
     heard: bool,
     pieces: u8,
     doubt: u8,
+    /// Is its endpoint known to close what has ended, or not to?
+    is_acquainted: bool,
 }
 
 impl Owed {
     /// A connection that was accepted; `spoken` = the client has said something already.
     pub(super) fn new(worker: &Rc<Worker>, pick: &Pick, spoken: bool, now: MonoTime) -> Self {
         let (endpoint, backend) = (pick.endpoint, pick.backend);
-        let worker = Rc::clone(worker);
-        let (pieces, doubt) = (0, 0);
-        let mut owed =
-            Self { worker, endpoint, backend, asked: None, opened: None, heard: false, pieces, doubt };
+        let mut owed = Self {
+            worker: Rc::clone(worker),
+            endpoint,
+            backend,
+            asked: None,
+            opened: None,
+            heard: false,
+            pieces: 0,
+            doubt: 0,
+            is_acquainted: false,
+        };
         let usual = &owed.worker.usual;
         if spoken {
             owed.client(now);
@@ -146,6 +155,10 @@ impl Owed {
 
     fn ask(&mut self, now: MonoTime) {
         self.asked = Some(now);
+        if !std::mem::replace(&mut self.is_acquainted, true) {
+            let addr = self.worker.table.borrow().endpoint(self.endpoint).map(|view| view.addr);
+            addr.into_iter().for_each(|addr| Endings::used(&self.worker, self.endpoint, addr));
+        }
         self.worker.table.borrow().on_asked(self.endpoint, now);
         self.worker.heed();
     }

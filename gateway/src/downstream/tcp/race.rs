@@ -28,7 +28,6 @@ use crate::net::conn::{Cancel, Conn};
 use crate::observe::layer4::Ended;
 use crate::observe::recorder::{What, Whom};
 use crate::observe::stats::Limit;
-use crate::upstream::endings::Endings;
 use crate::worker::drill::Fault;
 use crate::worker::{Worker, clock, supervise};
 
@@ -291,7 +290,6 @@ fn accepted(worker: &Rc<Worker>, held: &mut Held, now: MonoTime) {
     if !worker.usual.is_answering(pick.backend) {
         return held.tell(Outcome::Success, now);
     }
-    Endings::used(worker, pick.endpoint, pick.addr);
     if pick.trial { held.tell(Outcome::Success, now) } else { held.accepted(now) }
 }
 

@@ -265,6 +265,17 @@ pub const METRICS: &[Metric] = &[
         "",
         "Gateways without an address: gateway.address_pool has none for them",
     ),
+    gauge("ringway_canary_watching", "", "1 while the first worker runs a table that is on trial"),
+    gauge(
+        "ringway_canary_refused_routes",
+        "",
+        "Routes that stay as they were because a canary took them back",
+    ),
+    counter(
+        "ringway_canary_verdicts_total",
+        "verdict",
+        "Tables on trial by how it ended (promoted, unproven, rolled_back, withdrawn)",
+    ),
     gauge("ringway_fleet_ready", "cluster", "1 while all is well with a cluster's API: `fleet` is the hub"),
     gauge("ringway_fleet_answered_age_seconds", "cluster", "Since a cluster's API last answered anything"),
     gauge("ringway_fleet_event_age_seconds", "cluster", "Since a cluster's API last said something new"),

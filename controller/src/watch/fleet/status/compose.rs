@@ -8,13 +8,16 @@
 use serde_json::{Value, json};
 
 use crate::compile::context::GATEWAY_CONTROLLER;
-use crate::finding::{Finding, ListenerStanding, ParentStanding, Standing};
+use crate::compile::gateway_api::GROUP as GATEWAY_GROUP;
+use crate::finding::{AncestorStanding, Finding, ListenerStanding, ParentStanding, Standing};
 use crate::verdict::{Code, Note, Severity};
 
 /// Characters of a condition's message. The API's own bound is 32768.
 const MESSAGE_CHARS_MAX: usize = 1024;
 /// Entries of a route's `parents` (Gateway API: 32).
 const PARENTS_MAX: usize = 32;
+/// Entries of a policy's `ancestors` (Gateway API: 16).
+const ANCESTORS_MAX: usize = 16;
 /// Entries of `status.addresses` (Gateway API: 16).
 const ADDRESSES_MAX: usize = 16;
 /// What of the Gateway API is served beyond its core, as `supportedFeatures` names it, in alphabetical order.
@@ -87,7 +90,12 @@ pub(super) fn status(finding: &Finding, live: &Value, addresses: &[String], now:
         Standing::Nothing => return taken_back(live),
         Standing::Route { parents, serves } => {
             let entry = |parent| entry(parent, *serves, finding, live, now);
-            return parents_of(live, parents.iter().map(entry).collect());
+            return entries_of(("parents", PARENTS_MAX), live, parents.iter().map(entry).collect());
+        }
+        Standing::Backing(ancestors) => {
+            let entry = |ancestor| backing(ancestor, finding, live, now);
+            let entries = ancestors.iter().map(entry).collect();
+            return entries_of(("ancestors", ANCESTORS_MAX), live, entries);
         }
         Standing::Gateway { listeners, addresses: asked } => {
             let addresses = match asked {
@@ -159,24 +167,53 @@ fn judged(conditions: &mut Conditions<'_>, notes: &[Note]) {
 
 /// An object that is another controller's now, or nobody's: what was ours goes.
 fn taken_back(live: &Value) -> Option<Value> {
-    match live.get("parents") {
-        Some(_) => parents_of(live, Vec::new()),
+    match (live.get("parents"), live.get("ancestors")) {
+        (Some(_), _) => entries_of(("parents", PARENTS_MAX), live, Vec::new()),
+        (None, Some(_)) => entries_of(("ancestors", ANCESTORS_MAX), live, Vec::new()),
         // Applied, it removes what this field manager owns, and nothing else.
-        None => live.as_object().filter(|live| !live.is_empty()).map(|_| json!({})),
+        (None, None) => live.as_object().filter(|live| !live.is_empty()).map(|_| json!({})),
     }
 }
 
 /// The entries of others as they are, then ours.
-fn parents_of(live: &Value, ours: Vec<Value>) -> Option<Value> {
-    let there: &[Value] = live["parents"].as_array().map_or(&[], Vec::as_slice);
+fn entries_of((list, max): (&str, usize), live: &Value, ours: Vec<Value>) -> Option<Value> {
+    let there: &[Value] = live[list].as_array().map_or(&[], Vec::as_slice);
     let is_ours = |entry: &&Value| entry["controllerName"] == GATEWAY_CONTROLLER;
     let before: Vec<&Value> = there.iter().filter(is_ours).collect();
+    let others = there.iter().filter(|entry| !is_ours(entry)).cloned();
+    let room = max.saturating_sub(there.len() - before.len());
+    let ours = &ours[..ours.len().min(room)];
     if before.len() == ours.len() && before.iter().all(|before| ours.iter().any(|ours| ours == *before)) {
         return None;
     }
-    let others = there.iter().filter(|entry| !is_ours(entry)).cloned();
-    let all: Vec<Value> = others.chain(ours).take(PARENTS_MAX).collect();
-    Some(json!({"parents": all}))
+    let all: Vec<Value> = others.chain(ours.iter().cloned()).collect();
+    Some(json!({list: all}))
+}
+
+/// What becomes of a `BackendTLSPolicy` at one Gateway (GEP-1897).
+fn backing(ancestor: &AncestorStanding, finding: &Finding, live: &Value, now: &str) -> Value {
+    let (namespace, name) = &ancestor.gateway;
+    let reference =
+        json!({"group": GATEWAY_GROUP, "kind": "Gateway", "namespace": &**namespace, "name": &**name});
+    let there = live["ancestors"].as_array().into_iter().flatten();
+    let is_same =
+        |entry: &&Value| entry["controllerName"] == GATEWAY_CONTROLLER && entry["ancestorRef"] == reference;
+    let before = there.clone().find(is_same).map_or(&Value::Null, |entry| &entry["conditions"]);
+    let first = |counts: &dyn Fn(&Note) -> bool| finding.notes.iter().find(|note| counts(note));
+    let of_code =
+        |code: Option<Code>| matches!(code, Some(Code::InvalidKind | Code::InvalidCaCertificateRef));
+    let reference_problem = first(&|note| of_code(note.code));
+    let conflict = first(&|note| note.code == Some(Code::Conflicted)).filter(|_| ancestor.conflicted);
+    let wrong = first(&|note| note.severity == Severity::Refused && !of_code(note.code));
+    let refusal = (conflict.map(|note| (Code::Conflicted.as_str(), said(note))))
+        .or_else(|| reference_problem.map(|note| ("NoValidCACertificate", said(note))))
+        .or_else(|| wrong.map(|note| ("Invalid", said(note))));
+    let unresolved = reference_problem
+        .map(|note| (note.code.map_or(Code::InvalidKind.as_str(), Code::as_str), said(note)));
+    let mut conditions = Conditions::new(before, finding.generation, now);
+    conditions.unless("Accepted", &refusal, ("Accepted", "in force"));
+    conditions.unless("ResolvedRefs", &unresolved, ("ResolvedRefs", "every reference is resolved"));
+    json!({"ancestorRef": reference, "controllerName": GATEWAY_CONTROLLER, "conditions": conditions.list})
 }
 
 fn entry(parent: &ParentStanding, serves: bool, finding: &Finding, live: &Value, now: &str) -> Value {
@@ -227,6 +264,8 @@ fn is_reference(code: Code) -> bool {
         | Code::UnsupportedAddress
         | Code::AddressNotUsable
         | Code::AddressNotAssigned
+        | Code::InvalidCaCertificateRef
+        | Code::Conflicted
         | Code::UnsupportedValue
         | Code::Foreign => false,
     }

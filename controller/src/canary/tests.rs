@@ -1,0 +1,94 @@
+use super::*;
+
+const POLICY: CanaryPolicy = CanaryPolicy {
+    watch: Duration::from_secs(30),
+    longest: Duration::from_secs(120),
+    requests: 100,
+    errors_above: 2,
+    p99_above: 100,
+};
+
+fn at(seconds: u64) -> MonoTime {
+    MonoTime::ZERO + Duration::from_secs(seconds)
+}
+
+fn figures(answered: u64, failed: u64, ms: u64) -> Figures {
+    let tally = Tally { answered, failed };
+    let slow = if ms == 50 { answered } else { 0 };
+    let latency = vec![(1_000_000, answered - slow), (50_000_000, slow)];
+    Figures { all: tally, routes: tally, panics: 0, latency }
+}
+
+/// Worker 0 is the canary; the workers had counted something before.
+fn trial(by_route: bool) -> Trial {
+    Trial::new(0, at(0), at(0), vec![figures(1_000, 500, 1), figures(1_000, 0, 1)], by_route)
+}
+
+fn now(own: Figures, other: Figures) -> Vec<Figures> {
+    let mut both = vec![figures(1_000, 500, 1), figures(1_000, 0, 1)];
+    add(&mut both[0], &own);
+    add(&mut both[1], &other);
+    both
+}
+
+#[test]
+fn a_table_that_is_no_worse_goes_to_all_when_it_was_watched_and_not_before() {
+    let seen = now(figures(200, 2, 1), figures(300, 3, 1));
+    assert_eq!(trial(true).rule(at(29), &seen, &POLICY), Ruling::Watch);
+    assert_eq!(trial(true).rule(at(30), &seen, &POLICY), Ruling::Promote(Proof::Compared));
+}
+
+#[test]
+fn more_failures_take_it_back_at_once_but_only_of_enough_requests() {
+    let few = now(figures(99, 99, 1), figures(300, 0, 1));
+    assert_eq!(trial(true).rule(at(1), &few, &POLICY), Ruling::Watch);
+    let enough = now(figures(100, 5, 1), figures(300, 0, 1));
+    let Ruling::RollBack(reason) = trial(true).rule(at(1), &enough, &POLICY) else { panic!("it is worse") };
+    assert!(reason.starts_with("5.0 % of 100 requests of the changed routes failed, 0.0 %"), "{reason}");
+    let as_bad = now(figures(100, 50, 1), figures(300, 150, 1));
+    assert_eq!(trial(true).rule(at(30), &as_bad, &POLICY), Ruling::Promote(Proof::Compared));
+}
+
+#[test]
+fn failures_of_the_changed_routes_count_although_the_worker_as_a_whole_looks_well() {
+    let mut own = figures(100_000, 0, 1);
+    own.routes = Tally { answered: 100, failed: 100 };
+    own.all.failed = 100;
+    let seen = now(own, figures(100_000, 0, 1));
+    assert!(matches!(trial(true).rule(at(1), &seen, &POLICY), Ruling::RollBack(_)));
+    assert_eq!(
+        trial(false).rule(at(1), &seen, &POLICY),
+        Ruling::Watch,
+        "without slots of their own it is 0.1 %"
+    );
+}
+
+#[test]
+fn a_slower_table_is_taken_back_at_the_end_of_the_watch() {
+    let seen = now(figures(200, 0, 50), figures(200, 0, 1));
+    assert_eq!(
+        trial(true).rule(at(29), &seen, &POLICY),
+        Ruling::Watch,
+        "a few slow ones at first say nothing"
+    );
+    let Ruling::RollBack(reason) = trial(true).rule(at(30), &seen, &POLICY) else { panic!("it is slower") };
+    assert!(reason.starts_with("p99 is 50ms, 1ms with the other workers"), "{reason}");
+}
+
+#[test]
+fn too_few_requests_are_waited_for_until_the_longest_time_and_a_panic_ends_it() {
+    let few = now(figures(10, 10, 1), figures(10, 0, 1));
+    assert_eq!(trial(true).rule(at(119), &few, &POLICY), Ruling::Watch);
+    assert_eq!(trial(true).rule(at(120), &few, &POLICY), Ruling::Promote(Proof::Unproven));
+    let mut panicked = few;
+    panicked[0].panics = 1;
+    assert!(matches!(trial(true).rule(at(1), &panicked, &POLICY), Ruling::RollBack(_)));
+}
+
+#[test]
+fn changes_begin_the_watch_anew_but_never_beyond_the_longest_time() {
+    let again = Trial::new(0, at(0), at(100), trial(true).before, true);
+    let seen = now(figures(200, 0, 1), figures(200, 0, 1));
+    assert_eq!(again.rule(at(119), &seen, &POLICY), Ruling::Watch);
+    assert_eq!(again.rule(at(120), &seen, &POLICY), Ruling::Promote(Proof::Compared));
+}
