@@ -92,6 +92,16 @@ fn a_large_answer_that_is_cut_has_begun_and_one_that_is_whole_has_its_bytes() {
 }
 
 #[test]
+fn a_request_is_sent_when_it_is_due_and_not_at_the_next_millisecond() {
+    let backend = start("a", Behaviour::steady(Latency::default()), None);
+    let records = recorded(&load(backend.addr(), 400), &asks(), &AtomicBool::new(false), |_| {});
+    let mut late: Vec<Duration> = records.iter().filter_map(|record| record.late).collect();
+    late.sort_unstable();
+    // Of the earliest quarter, which a busy machine leaves alone: rounded up to milliseconds it were 250 µs and more.
+    assert!(late[late.len() / 4] < Duration::from_micros(220), "{late:?}");
+}
+
+#[test]
 fn what_is_unanswered_when_a_load_is_stopped_is_told_as_a_timeout() {
     let backend = start("a", Behaviour::steady(Latency::fixed(Duration::from_secs(60))), None);
     let stop = AtomicBool::new(false);
