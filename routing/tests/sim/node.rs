@@ -336,11 +336,15 @@ impl Sim {
 
     /// Bytes came. After a standstill the detector hears of that first.
     pub(crate) fn heard(&mut self, worker: usize, endpoint: EndpointKey, now: MonoTime) {
+        self.note_standstill(worker, now);
+        self.nodes[worker].table.on_bytes(endpoint, now);
+    }
+
+    fn note_standstill(&mut self, worker: usize, now: MonoTime) {
         let armed = self.nodes[worker].armed;
         if now.0 > armed.0.saturating_add(LAG.as_nanos() as u64) {
             self.tick(worker, now);
         }
-        self.nodes[worker].table.on_bytes(endpoint, now);
     }
 
     pub(crate) fn heed(&mut self, worker: usize) -> Result<(), Failed> {
@@ -369,7 +373,7 @@ impl Sim {
             && next < self.nodes[worker].armed
         {
             // Nothing is due before it is asked for.
-            let next = next.max(self.read(worker));
+            let next = next.max(self.nodes[worker].last);
             self.nodes[worker].armed = next;
             let late = match self.rng.random_range(0..100) {
                 0 => self.rng.random_range(0..900 * US),
@@ -439,10 +443,20 @@ impl Sim {
         let Event::Probed { token, endpoint, app, sent, asked, timeout, reply } = event else {
             return Ok(());
         };
+        let now = self.read(worker);
+        if reply == Reply::Lost {
+            // As the gateway waits for a probe: while it stood still it could not hear.
+            self.note_standstill(worker, now);
+            let missing = timeout.saturating_sub(self.nodes[worker].table.awake(asked, now));
+            if !missing.is_zero() {
+                let at = self.now + missing.as_nanos() as Time + 20 * US;
+                self.push(at, worker, Event::Probed { token, endpoint, app, sent, asked, timeout, reply });
+                return self.heed(worker);
+            }
+        }
         if !self.watch.first_result(worker, token) {
             return Ok(());
         }
-        let now = self.read(worker);
         let result = match reply {
             Reply::Refused => ProbeResult::Refused,
             Reply::Lost => ProbeResult::TimedOut,
