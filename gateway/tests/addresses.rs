@@ -11,7 +11,8 @@ use std::process::Command;
 const PREAMBLE: &str = r#"
 set -eu
 ip link set lo up
-ip link add vip0 type dummy
+ip link add vip0 type veth peer name vip1
+ip link set vip1 up
 ip link set vip0 up
 until_true() {
     end=$(( $(date +%s) + 20 ))
@@ -42,7 +43,7 @@ struct Lab {
 impl Lab {
     /// `None` where this machine allows no namespaces, or has not the tools: then one line says so.
     fn new(name: &str, config: &str) -> Option<Self> {
-        let probe = "ip link add p0 type dummy && curl --version && setpriv --version";
+        let probe = "ip link add p0 type veth peer name p1 && curl --version && setpriv --version";
         let tried = Command::new("unshare").args(["--net", "sh", "-c", probe]).output();
         let allowed = tried.is_ok_and(|output| output.status.success());
         if !allowed {
