@@ -283,9 +283,7 @@ impl<'a> Life<'a> {
                 recv(retry) -> _ => broadcaster.flush(self.compiler.table()),
                 recv(judge) -> _ => self.judge(broadcaster),
                 recv(publish) -> _ => {
-                    if self.compiler.is_due() {
-                        self.recompile(clock::monotonic_ns(), broadcaster);
-                    }
+                    self.expire(broadcaster);
                     self.publish_progress(broadcaster);
                     self.publish_verdicts();
                     // A manifest may have made a word superfluous.
@@ -439,6 +437,13 @@ impl<'a> Life<'a> {
         self.observe(seen);
         self.unsaved = true;
         self.recompile(observed_ns, broadcaster);
+    }
+
+    /// Compiles what time alone has changed.
+    fn expire(&mut self, broadcaster: &mut Broadcaster) {
+        if self.compiler.is_due() {
+            self.recompile(clock::monotonic_ns(), broadcaster);
+        }
     }
 
     fn recompile(&mut self, observed_ns: u64, broadcaster: &mut Broadcaster) {
