@@ -253,11 +253,10 @@ impl<'a> Life<'a> {
                     broadcaster.step(clock::monotonic_ns(), self.compiler.table());
                     store.save(broadcaster.words());
                 }
-                recv(inputs.reports) -> report => {
-                    let Ok(report) = report else { return End::Stopped };
-                    self.hear(&report);
-                    broadcaster.report(report, self.compiler.table());
-                }
+                recv(inputs.reports) -> report => match report {
+                    Ok(report) => self.hear(report, broadcaster),
+                    Err(_) => return End::Stopped,
+                },
                 recv(settle) -> _ => {
                     settle = never();
                     self.look(broadcaster);
@@ -269,15 +268,7 @@ impl<'a> Life<'a> {
                     self.look(broadcaster);
                 }
                 recv(retry) -> _ => broadcaster.flush(self.compiler.table()),
-                recv(publish) -> _ => {
-                    if self.compiler.is_due() {
-                        self.recompile(clock::monotonic_ns(), broadcaster);
-                    }
-                    self.publish_progress(broadcaster);
-                    self.publish_verdicts();
-                    // A manifest may have made a word superfluous.
-                    store.save(broadcaster.words());
-                }
+                recv(publish) -> _ => self.round(broadcaster, store),
                 recv(save) -> _ => self.save(),
                 recv(inputs.stop) -> _ => {
                     self.save();
@@ -288,6 +279,17 @@ impl<'a> Life<'a> {
                 self.look(broadcaster);
             }
         }
+    }
+
+    /// What is looked after now and then.
+    fn round(&mut self, broadcaster: &mut Broadcaster, store: &mut Store) {
+        if self.compiler.is_due() {
+            self.recompile(clock::monotonic_ns(), broadcaster);
+        }
+        self.publish_progress(broadcaster);
+        self.publish_verdicts();
+        // A manifest may have made a word superfluous.
+        store.save(broadcaster.words());
     }
 
     /// What the fleet's watches see; `None` when they cannot begin.
@@ -317,12 +319,13 @@ impl<'a> Life<'a> {
         done(result);
     }
 
-    /// A worker may have said that it cannot listen.
-    fn hear(&mut self, report: &Report) {
-        if self.unbound.note(report) {
+    /// A worker says something, perhaps that it cannot listen.
+    fn hear(&mut self, report: Report, broadcaster: &mut Broadcaster) {
+        if self.unbound.note(&report) {
             self.compiler.set_unbound(self.unbound);
             self.post();
         }
+        broadcaster.report(report, self.compiler.table());
     }
 
     fn post(&mut self) {
