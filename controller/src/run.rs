@@ -265,11 +265,10 @@ impl<'a> Life<'a> {
                     broadcaster.step(clock::monotonic_ns(), self.compiler.table());
                     store.save(broadcaster.words());
                 }
-                recv(inputs.reports) -> report => {
-                    let Ok(report) = report else { return End::Stopped };
-                    self.hear(&report);
-                    broadcaster.report(report, self.compiler.table());
-                }
+                recv(inputs.reports) -> report => match report {
+                    Ok(report) => self.hear(report, broadcaster),
+                    Err(_) => return End::Stopped,
+                },
                 recv(settle) -> _ => {
                     settle = never();
                     self.look(broadcaster);
@@ -282,13 +281,7 @@ impl<'a> Life<'a> {
                 }
                 recv(retry) -> _ => broadcaster.flush(self.compiler.table()),
                 recv(judge) -> _ => self.judge(broadcaster),
-                recv(publish) -> _ => {
-                    self.expire(broadcaster);
-                    self.publish_progress(broadcaster);
-                    self.publish_verdicts();
-                    // A manifest may have made a word superfluous.
-                    store.save(broadcaster.words());
-                }
+                recv(publish) -> _ => self.round(broadcaster, store),
                 recv(save) -> _ => self.save(),
                 recv(inputs.stop) -> _ => {
                     self.save();
@@ -329,11 +322,12 @@ impl<'a> Life<'a> {
     }
 
     /// A worker may have said that it cannot listen.
-    fn hear(&mut self, report: &Report) {
-        if self.unbound.note(report) {
+    fn hear(&mut self, report: Report, broadcaster: &mut Broadcaster) {
+        if self.unbound.note(&report) {
             self.compiler.set_unbound(self.unbound);
             self.post();
         }
+        broadcaster.report(report, self.compiler.table());
     }
 
     fn post(&mut self) {
@@ -439,11 +433,15 @@ impl<'a> Life<'a> {
         self.recompile(observed_ns, broadcaster);
     }
 
-    /// Compiles what time alone has changed.
-    fn expire(&mut self, broadcaster: &mut Broadcaster) {
+    /// What is done at every round, whether or not anything has come.
+    fn round(&mut self, broadcaster: &mut Broadcaster, store: &mut Store) {
         if self.compiler.is_due() {
             self.recompile(clock::monotonic_ns(), broadcaster);
         }
+        self.publish_progress(broadcaster);
+        self.publish_verdicts();
+        // A manifest may have made a word superfluous.
+        store.save(broadcaster.words());
     }
 
     fn recompile(&mut self, observed_ns: u64, broadcaster: &mut Broadcaster) {

@@ -250,9 +250,9 @@ mod tests {
     fn assign(pool: &AddressPool, objects: &[Arc<Object>]) -> Vec<(Vec<String>, Vec<Code>)> {
         let gateways: Vec<(&Arc<Object>, &Gateway)> = objects
             .iter()
-            .map(|object| match &object.spec {
-                Spec::Gateway(gateway) => (object, &**gateway),
-                other => panic!("{other:?}"),
+            .map(|object| {
+                let Spec::Gateway(gateway) = &object.spec else { panic!("{object:?}") };
+                (object, &**gateway)
             })
             .collect();
         let told = |given: Given| {

@@ -69,13 +69,7 @@ impl Context {
             let mut notes = Notes::default();
             match classes.get(gateway.spec.gateway_class_name.as_str()) {
                 Some(Some((permitted, default, layer4))) => {
-                    let given = match addresses.remove(&object.id) {
-                        Some(given) => {
-                            notes.extend(&given.notes);
-                            Some(given.addresses)
-                        }
-                        None => asked(gateway, &mut notes),
-                    };
+                    let given = had(addresses.remove(&object.id), gateway, &mut notes);
                     let at = given.as_deref();
                     let listeners =
                         self.gateway_listeners((object, gateway, at), (taken, layer4), ids, &mut notes);
@@ -112,9 +106,9 @@ impl Context {
             return HashMap::new();
         }
         let ours: Vec<(&Arc<Object>, &Gateway)> = (gateways.iter())
-            .filter_map(|object| match &object.spec {
-                Spec::Gateway(gateway) => Some((*object, &**gateway)),
-                _ => None,
+            .filter_map(|object| {
+                let Spec::Gateway(gateway) = &object.spec else { return None };
+                Some((*object, &**gateway))
             })
             .filter(|(_, gateway)| is_ours(&gateway.spec.gateway_class_name))
             .collect();
@@ -231,6 +225,13 @@ impl Context {
         }
         secrets.into()
     }
+}
+
+/// The addresses that a Gateway has: what the pool gives it, where there is one.
+fn had(pooled: Option<Given>, gateway: &Gateway, notes: &mut Notes) -> Option<Vec<IpAddr>> {
+    let Some(given) = pooled else { return asked(gateway, notes) };
+    notes.extend(&given.notes);
+    Some(given.addresses)
 }
 
 /// The addresses that a Gateway asks for where there is no pool; `None` = every address of the node.

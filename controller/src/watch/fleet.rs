@@ -322,9 +322,10 @@ impl Hub {
                     }
                 }
             }
-            match object.id.kind {
-                Kind::ClusterProfile => self.keep_profile((**object).clone(), notes.clone()),
-                _ => drop(self.note(object)),
+            if object.id.kind == Kind::ClusterProfile {
+                self.keep_profile((**object).clone(), notes.clone());
+            } else {
+                self.note(object);
             }
         }
         self.is_resumed = !before.members.is_empty() || !before.objects.is_empty();

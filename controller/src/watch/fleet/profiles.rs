@@ -18,6 +18,7 @@ pub(super) struct Profile {
 
 /// How a member of the inventory is reached.
 #[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "a few at a time, on their way to where they are used")]
 pub(super) enum Reach {
     /// It is not known yet, or not any more: what there is stays.
     Unknown,
