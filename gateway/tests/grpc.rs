@@ -231,7 +231,7 @@ fn a_stream_whose_time_is_over_ends_with_a_status_and_the_connection_stays() {
     let gateway = gateway(&[backend.addr], |_| {});
     run(async {
         let mut client = client_h2::Client::connect(gateway.addr).await;
-        let (response, mut send) = client.start(call("/shop.Web/Talk", Some("300m")), false).await;
+        let (response, mut send) = client.start(call("/shop.Web/Talk", Some("1S")), false).await;
         send.send_data(Bytes::from_static(b"hello"), false).unwrap();
         let mut body = response.await.unwrap().into_body();
         assert_eq!(body.data().await.unwrap().unwrap(), "hello");

@@ -218,7 +218,7 @@ fn a_stream_whose_time_is_over_ends_with_a_frame() {
         let mut client = client_h2::Client::connect(gateway.addr).await;
         for (asked, _) in TYPES {
             let mut call = request(asked);
-            call.headers_mut().insert("grpc-timeout", HeaderValue::from_static("200m"));
+            call.headers_mut().insert("grpc-timeout", HeaderValue::from_static("1S"));
             let (response, mut send) = client.start(call, false).await;
             send.send_data(written(asked, HELLO).into(), false).unwrap();
             let answer = client_h2::answer(response.await.unwrap()).await.unwrap();

@@ -69,6 +69,11 @@ impl Request<'_> {
         if !retry_time.is_zero() && self.work.seen.since(self.began) >= retry_time {
             return Next::Done(self.reply(reply::given_up(&failed)).await);
         }
+        self.again(rule, pick, attempt, &failed).await
+    }
+
+    /// Tries once more elsewhere, or gives up.
+    async fn again(&mut self, rule: &RuleRef, pick: &Pick, attempt: u8, failed: &Failed) -> Next {
         let decision = self.worker.table.borrow().retry(
             pick.backend,
             attempt,
@@ -94,7 +99,7 @@ impl Request<'_> {
                     self.worker.stats.hit(Limit::RetryBudget);
                 }
                 self.entry.gave_up = Some(reason);
-                Next::Done(self.reply(reply::given_up(&failed)).await)
+                Next::Done(self.reply(reply::given_up(failed)).await)
             }
         }
     }

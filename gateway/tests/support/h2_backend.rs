@@ -236,20 +236,21 @@ async fn echo(
     response: Response<()>,
     own: Option<HeaderMap>,
 ) {
-    let mut stream = respond.send_response(response, false).unwrap();
+    // The gateway may have reset it meanwhile.
+    let Ok(mut stream) = respond.send_response(response, false) else { return };
     while let Some(Ok(mut data)) = body.data().await {
         let len = data.len();
         while !data.is_empty() {
             stream.reserve_capacity(data.len());
             let Some(Ok(n)) = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await else { return };
             if n > 0 {
-                stream.send_data(data.split_to(n.min(data.len())), false).unwrap();
+                let _ = stream.send_data(data.split_to(n.min(data.len())), false);
             }
         }
         let _ = body.flow_control().release_capacity(len);
     }
     match body.trailers().await.map(|trailers| own.or(trailers)) {
-        Ok(Some(trailers)) => stream.send_trailers(trailers).unwrap(),
-        Ok(None) | Err(_) => stream.send_data(Bytes::new(), true).unwrap(),
+        Ok(Some(trailers)) => drop(stream.send_trailers(trailers)),
+        Ok(None) | Err(_) => drop(stream.send_data(Bytes::new(), true)),
     }
 }
