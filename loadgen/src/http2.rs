@@ -118,11 +118,7 @@ impl<'a> Engine<'a> {
         })
     }
 
-    fn run(
-        &mut self,
-        stop: &AtomicBool,
-        on_record: &mut impl FnMut(Record),
-    ) -> Result<Summary, LoadError> {
+    fn run(&mut self, stop: &AtomicBool, on_record: &mut impl FnMut(Record)) -> Result<Summary, LoadError> {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS_MAX);
         loop {
             let now = self.start.elapsed();
@@ -178,7 +174,8 @@ impl<'a> Engine<'a> {
         let mut touched = Vec::new();
         while !self.waiting.is_empty() {
             let taking = self.connections.iter().flatten().filter(|one| one.takes_more()).count();
-            let place = if taking < self.load.connections_max as usize { self.open() } else { self.emptiest() };
+            let place =
+                if taking < self.load.connections_max as usize { self.open() } else { self.emptiest() };
             let Some(place) = place else { break };
             let Some(mut ask) = self.waiting.pop_front() else { break };
             ask.late = self.start.elapsed().saturating_sub(ask.due);
@@ -329,8 +326,7 @@ impl Requests {
         let scheme = if is_secured { "https" } else { "http" };
         let invalid = || LoadError::Invalid("host, path or a header is nothing that HTTP/2 can carry");
         let heads = paths.iter().map(|path| {
-            let uri: Uri =
-                format!("{scheme}://{}{path}", load.host).parse().map_err(|_| invalid())?;
+            let uri: Uri = format!("{scheme}://{}{path}", load.host).parse().map_err(|_| invalid())?;
             let method = match (call, asks.method) {
                 (Call::Http, Method::Get) => http::Method::GET,
                 (Call::Grpc, _) | (Call::Http, Method::Post) => http::Method::POST,
@@ -344,7 +340,8 @@ impl Requests {
             }
             request.body(()).map_err(|_| invalid())
         });
-        let number = asks.number_header.as_deref().map(|name| name.parse().map_err(|_| invalid())).transpose()?;
+        let number =
+            asks.number_header.as_deref().map(|name| name.parse().map_err(|_| invalid())).transpose()?;
         let body = match call {
             Call::Http => Bytes::copy_from_slice(&asks.body),
             Call::Grpc => message(&asks.body),

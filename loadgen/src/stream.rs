@@ -316,13 +316,19 @@ struct Io(Socket);
 
 fn poll<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
     match result {
-        Err(why) if matches!(why.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => Poll::Pending,
+        Err(why) if matches!(why.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => {
+            Poll::Pending
+        }
         done => Poll::Ready(done),
     }
 }
 
 impl AsyncRead for Io {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         poll(self.0.read(into.initialize_unfilled())).map_ok(|length| into.advance(length))
     }
 }

@@ -23,7 +23,11 @@ fn every_request_is_answered_as_a_stream_of_few_connections_with_its_number_and_
     let (records, summary) = send(&load, &asks, Call::Http);
     assert_eq!((records.len(), summary.total.ok, summary.connections), (200, 200, 2));
     for record in &records {
-        assert_eq!(record.outcome, Outcome::Answered { status: 200, body: 5 + 20 }, "body and number come back");
+        assert_eq!(
+            record.outcome,
+            Outcome::Answered { status: 200, body: 5 + 20 },
+            "body and number come back"
+        );
         let path = if record.number % 2 == 0 { "/a" } else { "/b" };
         assert_eq!(record.value.as_deref(), Some(path));
     }

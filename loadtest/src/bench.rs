@@ -88,7 +88,9 @@ fn cases_named(word: &str) -> std::result::Result<Named, String> {
     let cases = Spec::named(word);
     if cases.is_empty() {
         let groups = Group::ALL.map(Group::name).join(", ");
-        return Err(format!("neither a case (--list tells them) nor a group of cases ({groups}, scaling, all)"));
+        return Err(format!(
+            "neither a case (--list tells them) nor a group of cases ({groups}, scaling, all)"
+        ));
     }
     Ok(cases.into())
 }
@@ -174,7 +176,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if cases.is_empty() {
         cases = Spec::usual();
     }
-    let proxies = if options.proxies.is_empty() { everybody(&options.stand) } else { options.proxies.clone() };
+    let proxies =
+        if options.proxies.is_empty() { everybody(&options.stand) } else { options.proxies.clone() };
     let stop = Stop::on_signals()?;
     let cores = options.stand.cores()?;
     for program in ["taskset", "setpriv"] {
@@ -206,7 +209,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             continue;
         }
         match case.kind {
-            Kind::Load { .. } | Kind::Streams { .. } | Kind::Open { .. } => bench.load(case, &proxies, &mut report)?,
+            Kind::Load { .. } | Kind::Streams { .. } | Kind::Open { .. } => {
+                bench.load(case, &proxies, &mut report)?
+            }
             Kind::Idle => bench.idle(case, &proxies, &mut report)?,
         }
     }
@@ -258,7 +263,8 @@ impl Bench<'_> {
     fn load(&self, case: Case, proxies: &[Proxy], report: &mut Report) -> Result<()> {
         if let Some((asked, given)) = connections(case).filter(|(asked, given)| given < asked) {
             let files = process::files_max();
-            let note = format!("{given} connections, not {asked}: a proxy may have {files} descriptors (ulimit -n)");
+            let note =
+                format!("{given} connections, not {asked}: a proxy may have {files} descriptors (ulimit -n)");
             println!("\n{}", report.add_note(case, &note));
         }
         let (_backend, mut contenders) = self.start(case, proxies)?;
@@ -321,7 +327,8 @@ impl Bench<'_> {
                 format!("{} of {} requests failed in case {}", result.errors, result.requests, case.name);
             return Err(BenchError::failed(contender.proxy.name(), why));
         }
-        let foreign = core.saturating_sub(cpu).as_secs_f64() / begin.elapsed().as_secs_f64() / f64::from(case.workers);
+        let foreign =
+            core.saturating_sub(cpu).as_secs_f64() / begin.elapsed().as_secs_f64() / f64::from(case.workers);
         Ok(Sample::new(cpu, foreign, &result))
     }
 

@@ -39,7 +39,8 @@ pub(crate) fn service_speaking(
     target_port: impl Display,
     app_protocol: &str,
 ) -> String {
-    let speaks = if app_protocol.is_empty() { String::new() } else { format!(", appProtocol: {app_protocol}") };
+    let speaks =
+        if app_protocol.is_empty() { String::new() } else { format!(", appProtocol: {app_protocol}") };
     format!(
         "\
 apiVersion: v1

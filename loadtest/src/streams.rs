@@ -186,7 +186,9 @@ impl Backend {
             }
             Done::Moved(slot, length) if slot % 2 == 0 => self.received(slot / 2, length),
             Done::Moved(slot, length) => self.sent(slot / 2, length),
-            Done::Connected(..) | Done::Sent(..) => unreachable!("the backend receives into and sends from slots"),
+            Done::Connected(..) | Done::Sent(..) => {
+                unreachable!("the backend receives into and sends from slots")
+            }
         }
     }
 
@@ -354,7 +356,14 @@ impl Connection {
         Some(())
     }
 
-    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8], asked: &mut Vec<u32>) -> Option<()> {
+    fn frame(
+        &mut self,
+        kind: u8,
+        flags: u8,
+        stream: u32,
+        payload: &[u8],
+        asked: &mut Vec<u32>,
+    ) -> Option<()> {
         let (is_last, is_whole) = (flags & 0x1 != 0, flags & 0x4 != 0);
         let number = |bytes: &[u8]| bytes.try_into().map(u32::from_be_bytes).ok();
         match kind {

@@ -3,6 +3,7 @@
 //! Nothing here decides anything. Payloads that many workers share ([`HostRules`], [`Policy`], [`BackendSpec`],
 //! [`HashRing`]) travel as `Arc` and are immutable; everything mutable lives in a worker's `Table`.
 
+mod affinity;
 mod edit;
 mod external;
 mod failover;
@@ -22,6 +23,7 @@ use ipnet::IpNet;
 use regex::bytes::Regex;
 pub use wire::head::Method;
 
+pub use self::affinity::{AcrossBackends, COOKIE_ATTRIBUTES, CookieAffinity};
 pub use self::edit::{FixedResponse, HeaderEdits, PathRewrite, Redirect, Rewrite};
 pub use self::external::{Authoriser, ExternalAuth, UrlPart, UrlTemplate};
 pub use self::failover::{
@@ -422,34 +424,6 @@ pub enum HashKey {
     /// The value of this query parameter.
     Query(Arc<str>),
 }
-
-/// Cookie affinity. The cookie names the endpoint; when that cannot serve, another is chosen and set anew.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CookieAffinity {
-    /// The cookie's name.
-    pub cookie: Arc<str>,
-    /// The cookie's `Path` attribute.
-    pub path: Arc<str>,
-    /// The cookie's `Max-Age`; `None` = a session cookie.
-    pub max_age: Option<Duration>,
-    /// Its further attributes as they are sent, the first `; ` included. Default [`COOKIE_ATTRIBUTES`].
-    pub attributes: Arc<str>,
-    /// Does a session stay with its backend, too, where a rule has several?
-    pub across: AcrossBackends,
-}
-
-/// What a session means for the choice between the backends of a rule.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AcrossBackends {
-    /// It stays with the backend that it has, whatever the weights.
-    #[default]
-    Stay,
-    /// The backend is chosen by weight for each request; the session holds within it.
-    Anew,
-}
-
-/// What an affinity cookie carries unless it is told otherwise.
-pub const COOKIE_ATTRIBUTES: &str = "; HttpOnly; SameSite=Lax";
 
 /// How often a request is tried, and what it may cost.
 #[derive(Clone, Debug, PartialEq, Eq)]

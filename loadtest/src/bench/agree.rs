@@ -57,7 +57,11 @@ struct Row {
 const ROWS: [Row; 6] = [
     Row { about: "HTTP/1.1, 64 connections, requests/s", case: "h1-64", figure: Figure::Throughput },
     Row { about: "HTTP/1.1, one at a time, p50 µs", case: "h1-64", figure: Figure::Median },
-    Row { about: "HTTP/2, 2 connections × 32 streams, requests/s", case: "h2c-32", figure: Figure::Throughput },
+    Row {
+        about: "HTTP/2, 2 connections × 32 streams, requests/s",
+        case: "h2c-32",
+        figure: Figure::Throughput,
+    },
     Row { about: "HTTP/2, one at a time, p50 µs", case: "h2c-32", figure: Figure::Median },
     Row { about: "gRPC, 2 connections × 32 streams, calls/s", case: "grpc-32", figure: Figure::Throughput },
     Row { about: "gRPC, one at a time, p50 µs", case: "grpc-32", figure: Figure::Median },

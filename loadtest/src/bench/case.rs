@@ -268,7 +268,11 @@ mod tests {
     fn names_are_unique_and_no_case_is_called_like_a_group() {
         for (at, case) in CASES.iter().enumerate() {
             assert!(CASES[..at].iter().all(|other| other.name != case.name), "{} twice", case.name);
-            assert!(Group::ALL.iter().all(|group| group.name() != case.name && !["all", SCALING].contains(&group.name())));
+            assert!(
+                Group::ALL
+                    .iter()
+                    .all(|group| group.name() != case.name && !["all", SCALING].contains(&group.name()))
+            );
         }
     }
 

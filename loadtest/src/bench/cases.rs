@@ -92,7 +92,11 @@ pub(crate) static CASES: [Spec; 44] = [
         SMALL,
     ),
     secured("tls-h1-64", "HTTP/1.1 over TLS, 128-byte bodies, 64 connections", keep(64)),
-    secured("tls-handshakes", "a new TLS 1.3 connection per request, full P-256 handshakes, 64 at once", EACH),
+    secured(
+        "tls-handshakes",
+        "a new TLS 1.3 connection per request, full P-256 handshakes, 64 at once",
+        EACH,
+    ),
     Spec {
         transport: Transport::Tls,
         ..streams(

@@ -136,7 +136,10 @@ fn versions(envoy: Option<&Path>) -> Vec<String> {
         let said = String::from_utf8_lossy(&said);
         // Envoy's line begins with its path.
         let line = said.lines().map(str::trim).find(|line| !line.is_empty())?;
-        Some(line.rsplit_once("  version: ").map_or(line.to_owned(), |(_, version)| format!("envoy {version}")))
+        Some(
+            line.rsplit_once("  version: ")
+                .map_or(line.to_owned(), |(_, version)| format!("envoy {version}")),
+        )
     })
     .collect()
 }

@@ -238,8 +238,12 @@ pub(crate) fn ask(
     let ran = match (speech, &tls) {
         (Speech::Http1, None) => loadgen::run_recorded(&load, &asks, start, &stop, keep),
         (Speech::Http1, Some(tls)) => loadgen::run_secured(&load, &asks, tls, start, &stop, keep),
-        (Speech::Http2, tls) => loadgen::run_http2(&load, &asks, http2(Call::Http), tls.as_ref(), start, &stop, keep),
-        (Speech::Grpc, tls) => loadgen::run_http2(&load, &asks, http2(Call::Grpc), tls.as_ref(), start, &stop, keep),
+        (Speech::Http2, tls) => {
+            loadgen::run_http2(&load, &asks, http2(Call::Http), tls.as_ref(), start, &stop, keep)
+        }
+        (Speech::Grpc, tls) => {
+            loadgen::run_http2(&load, &asks, http2(Call::Grpc), tls.as_ref(), start, &stop, keep)
+        }
     };
     ran.map_err(|why| why.to_string())?;
     match seen {

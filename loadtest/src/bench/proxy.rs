@@ -169,7 +169,9 @@ impl Proxy {
             (Transport::Tls, Self::Nginx) => {
                 let http2 = if is_http1 { "" } else { " http2" };
                 let session = "ssl_session_tickets off; ssl_session_cache off";
-                format!("ssl{http2}; ssl_certificate {dir}/tls.crt; ssl_certificate_key {dir}/tls.key; {session}")
+                format!(
+                    "ssl{http2}; ssl_certificate {dir}/tls.crt; ssl_certificate_key {dir}/tls.key; {session}"
+                )
             }
             (Transport::Tls, Self::Haproxy) => {
                 let alpn = if is_http1 { "http/1.1" } else { "h2" };

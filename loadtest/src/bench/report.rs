@@ -194,7 +194,15 @@ impl IdleRow {
 impl Report {
     /// An empty one.
     pub(crate) fn new(machine: Facts, rounds: u32, seconds: u32) -> Self {
-        Self { machine, rounds, seconds, load: Vec::new(), idle: Vec::new(), void: Vec::new(), notes: Vec::new() }
+        Self {
+            machine,
+            rounds,
+            seconds,
+            load: Vec::new(),
+            idle: Vec::new(),
+            void: Vec::new(),
+            notes: Vec::new(),
+        }
     }
 
     /// Why the run must not be believed; empty when it may.

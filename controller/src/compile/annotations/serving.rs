@@ -201,7 +201,7 @@ fn nginx_cookie(given: &mut Given<'_, '_>) -> CookieAffinity {
         path: path.unwrap_or_else(|| Arc::from("/")),
         max_age: max_age.map(|age| Duration::from_secs(u64::from(age))),
         attributes: Arc::from(attributes),
-        across: across,
+        across,
     }
 }
 
