@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use routing::failover::Tried;
 use routing::health::endpoint::Outcome;
+use routing::id::BackendId;
 use routing::model::{Authoriser, ExternalAuth, Filters, Target, UrlPart, WeightedBackend};
 use routing::retry::{Charge, Decision};
 use routing::subject::{Subject, SubjectKind};
@@ -21,7 +22,7 @@ use wire::head::{BodyLength, RequestHead, RequestView};
 
 use super::{Stop, admits, came_by_tls, fixed, takes};
 use crate::exchange::account::{Asked, Held};
-use crate::exchange::attempt::{Blame, edits};
+use crate::exchange::attempt::{Blame, Failed, edits};
 use crate::exchange::forward::Forwarding;
 use crate::exchange::relay::copy_of;
 use crate::exchange::reply::Reply;
@@ -281,24 +282,30 @@ impl<'a> Question<'a> {
                 request.worker.stats.hit(Limit::AuthRequestTimeout);
                 return Err("auth_request_timeout");
             }
-            let decision = request.worker.table.borrow().retry(
-                pick.backend,
-                attempt,
-                &policy.retry,
-                &failed.failure,
-                self.auth.method,
-                now,
-            );
-            match decision {
-                Decision::Again { charge: Charge::Budget } => request.worker.stats.retries_total.inc(),
-                Decision::Again { charge: Charge::Free } => request.worker.stats.moves_total.inc(),
-                Decision::GiveUp { .. } => return Err("auth_unreachable"),
-            }
+            self.again(request, rule, (pick.backend, attempt), &failed)?;
             if failed.blame != Blame::Nobody {
                 tried.note(&pick);
             }
             attempt += 1;
         }
+    }
+
+    /// May it be asked again elsewhere? Within the budget of retries, like any request.
+    fn again(
+        &self,
+        request: &Request<'_>,
+        rule: &RuleRef,
+        (backend, attempt): (BackendId, u8),
+        failed: &Failed,
+    ) -> Result<(), &'static str> {
+        let (policy, method) = (&rule.policy().retry, self.auth.method);
+        let table = request.worker.table.borrow();
+        match table.retry(backend, attempt, policy, &failed.failure, method, clock::now()) {
+            Decision::Again { charge: Charge::Budget } => request.worker.stats.retries_total.inc(),
+            Decision::Again { charge: Charge::Free } => request.worker.stats.moves_total.inc(),
+            Decision::GiveUp { .. } => return Err("auth_unreachable"),
+        }
+        Ok(())
     }
 
     /// The question as the rule that is asked changes requests; a Service gets it as it is.
