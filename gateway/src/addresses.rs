@@ -209,10 +209,10 @@ impl Keeper {
 }
 
 fn address(message: &AddressMessage) -> Option<IpAddr> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Address(ip) => Some(*ip),
-        _ => None,
-    })
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| if let AddressAttribute::Address(ip) = attribute { Some(*ip) } else { None })
 }
 
 /// What the kernel said, and what an operator can do about it.

@@ -213,7 +213,8 @@ fn an_authoriser_that_says_nothing_is_a_no_within_its_time() {
 fn questions_use_connections_again_and_have_the_method_and_the_target_that_were_asked_for() {
     let (auth, web) = (obeying(), Backend::named("web"));
     let url = "http://auth.default.svc$uri/for?method=$request_method&$args";
-    let text = ingress("web", "/", "web", &[(N, "auth-url", url), (N, "auth-method", "POST")]);
+    let back = (N, "auth-request-redirect", "https://$host/back$uri");
+    let text = ingress("web", "/", "web", &[(N, "auth-url", url), (N, "auth-method", "POST"), back]);
     let fleet = with(&text, &[("web", &[web.addr]), ("auth", &[auth.addr])]);
     for _ in 0..5 {
         assert_eq!(get(&fleet, "/a?x=1", "").text(), "web");
@@ -222,6 +223,7 @@ fn questions_use_connections_again_and_have_the_method_and_the_target_that_were_
     for asked in auth.requests() {
         assert_eq!(asked.line(), "POST /a/for?method=GET&x=1 HTTP/1.1");
         assert_eq!(asked.one("content-length"), Some("0"));
+        assert_eq!(asked.one("x-auth-request-redirect"), Some("https://shop.example/back/a"));
     }
 }
 

@@ -44,7 +44,8 @@ fn before(backend: &Backend) -> Gateway {
 
 fn before_with(config: Config, backend: &Backend, rules: impl FnOnce(&mut Layer4)) -> Gateway {
     let addr = backend.addr;
-    Gateway::start(config, |on| world(&[addr]).layer4(Protocol::Tcp, rules).on(on))
+    // What the detector makes of an endpoint that is late has tests of its own.
+    Gateway::start(config, |on| world(&[addr]).undetected().layer4(Protocol::Tcp, rules).on(on))
 }
 
 fn ended(gateway: &Gateway, why: Ended) -> u64 {

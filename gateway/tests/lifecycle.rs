@@ -398,9 +398,19 @@ fn exchanges_in_flight_are_bounded() {
     let response = third.get("/");
     assert_eq!((response.status, response.reason()), (503, "exchanges_max"));
     assert_eq!(response.one("retry-after"), Some("1"));
+    // The next request is not lost with the first, and a body that nobody reads is no request.
+    third.send("GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /second HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!((third.response().status, third.response().status), (503, 503));
+    let hidden = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut fourth = Client::connect(gateway.addr);
+    fourth.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{hidden}", hidden.len()));
+    assert_eq!(fourth.response().reason(), "exchanges_max");
     gate.store(true, Ordering::SeqCst);
     busy.iter_mut().for_each(|client| assert_eq!(client.response().status, 200));
-    assert_eq!(third.get("/").status, 200, "the same connection is served when there is room");
+    assert_eq!(fourth.get("/after").text(), "done", "the same connection is served when there is room");
+    assert_eq!(third.get("/").status, 200);
+    let seen = backend.requests();
+    assert!(seen.iter().all(|request| request.target() != "/hidden"), "a body became a request");
 }
 
 /// Buffer memory runs out: requests are shed, nothing breaks, and what was lent comes back.

@@ -792,6 +792,34 @@ const SCENARIOS: &[Scenario] = &[
 
 /// Annotations whose scenario needs more than requests and answers: the test that shows it.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
+    (
+        "affinity-canary-behavior",
+        "annotations.rs",
+        "a_session_stays_with_its_side_of_a_canary_unless_it_is_to_be_chosen_anew",
+    ),
+    ("auth-url", "external_auth.rs", "only_a_yes_lets_a_request_through"),
+    ("auth-method", "external_auth.rs", "questions_use_connections_again_and_have_the_method_and_the_target"),
+    (
+        "auth-request-redirect",
+        "external_auth.rs",
+        "questions_use_connections_again_and_have_the_method_and_the_target",
+    ),
+    ("auth-signin", "external_auth.rs", "who_is_not_known_is_sent_to_sign_in_and_told_where_to_come_back_to"),
+    (
+        "auth-signin-redirect-param",
+        "external_auth.rs",
+        "who_is_not_known_is_sent_to_sign_in_and_told_where_to_come_back_to",
+    ),
+    (
+        "auth-response-headers",
+        "external_auth.rs",
+        "a_request_goes_on_with_what_the_answer_says_and_nothing_that_the_client_says_in_its_place",
+    ),
+    (
+        "auth-always-set-cookie",
+        "external_auth.rs",
+        "cookies_of_the_answer_are_for_good_responses_unless_they_are_always",
+    ),
     ("backend-protocol", "upstream_tls.rs", "annotations_of_ingress_nginx_verify_where_they_say_so"),
     ("proxy-ssl-secret", "upstream_tls.rs", "a_backend_that_asks_for_a_certificate_gets_ours"),
     ("proxy-ssl-name", "upstream_tls.rs", "annotations_of_ingress_nginx_verify_where_they_say_so"),

@@ -106,7 +106,7 @@ impl Request<'_> {
             self.work.upload.reset(self.view.head.body, BodyLength::Chunked);
             self.work.upload.take_base64();
         }
-        if behind.is_empty() { Ok(()) } else { self.take_first(behind) }
+        if behind.is_empty() || !self.work.upload.wants_more() { Ok(()) } else { self.take_first(behind) }
     }
 
     /// Servers of gRPC speak HTTP/2. A backend of HTTP/1.1 that is sent gRPC-Web speaks that itself.

@@ -77,8 +77,8 @@ impl Request<'_> {
         let head = self.view.head;
         let body = if head.upgrade.is_some() { BodyLength::None } else { head.body };
         self.work.upload.reset(body, body);
-        // Of gRPC-Web the rule decides what becomes of it.
-        if behind.is_empty() || self.work.call.is_web() {
+        // Of a body of gRPC-Web the rule decides what becomes of it.
+        if behind.is_empty() || (self.work.call.is_web() && self.work.upload.wants_more()) {
             return Ok(());
         }
         self.take_first(behind)

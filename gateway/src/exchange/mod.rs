@@ -148,12 +148,13 @@ impl Request<'_> {
     async fn serve(&mut self, behind: &[u8]) -> After {
         self.worker.stats.requests_total.inc();
         let wrong = if self.view.head.method == Method::Post { self.hear() } else { None };
+        // Before anything is answered: what an answer leaves unread would be taken for the next request.
+        if let Err(reply) = self.take_behind(behind) {
+            return self.reply(reply).await;
+        }
         if self.worker.stats.in_flight.get() > self.settings.exchanges_max {
             self.worker.stats.hit(Limit::Exchanges);
             return self.reply(Reply::shed("exchanges_max")).await;
-        }
-        if let Err(reply) = self.take_behind(behind) {
-            return self.reply(reply).await;
         }
         if self.is_misdirected() {
             return self.reply(Reply::new(421, "misdirected")).await;

@@ -150,7 +150,7 @@ impl Shared {
             secrets.0.push(secret);
         }
         fence(Ordering::Acquire);
-        let is_whole = version % 2 == 0 && self.version.load(Ordering::Relaxed) == version;
+        let is_whole = version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version;
         is_whole.then_some((version, secrets))
     }
 }

@@ -146,6 +146,10 @@ fn url(text: &str) -> Result<(Asked, UrlTemplate), String> {
         Ok(HostPattern::Wildcard { .. } | HostPattern::Any) | Err(_) => return Err(allowed()),
     }
     let labels: Vec<&str> = name.split('.').collect();
+    // A name that ends in a number is an address in one of its spellings (WHATWG URL, "ends in a number").
+    if labels.last().is_some_and(|last| last.starts_with("0x") || last.bytes().all(|b| b.is_ascii_digit())) {
+        return Err(allowed());
+    }
     let to = match labels[..] {
         [service, namespace, "svc", ..] => {
             let (namespace, name) = (service_name(namespace)?, service_name(service)?);

@@ -83,4 +83,5 @@ pub(super) fn add_sample(facts: &mut crate::admin::Facts) {
         watches: vec![WatchFact { kind: "Service", state: "watching", ..WatchFact::default() }],
     });
     facts.lags.push(("alpha".to_owned(), Lag::default()));
+    facts.canary.verdicts.insert("promoted".into(), 1);
 }
