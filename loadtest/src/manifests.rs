@@ -18,6 +18,17 @@ pub(crate) fn replace(path: &Path, text: &str) -> Result<()> {
         .map_err(BenchError::io(format!("write {}", path.display())))
 }
 
+/// `[admin]` of a gateway whose folder this is: nothing of it is the machine's, where a gateway may serve whose operators'
+/// words would be read here, and the other way round.
+pub(crate) fn admin(home: &Path) -> String {
+    let (socket, state) = (home.join("admin.sock"), home.join("state"));
+    format!(
+        "[admin]\nsocket = {:?}\nstate_dir = {:?}\n",
+        socket.display().to_string(),
+        state.display().to_string()
+    )
+}
+
 /// What a slice says of its endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Condition {
@@ -144,5 +155,19 @@ impl Certificate {
             block(&self.chain),
             block(&self.key)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_that_is_measured_keeps_what_it_is_told_in_its_own_folder() {
+        let text = admin(Path::new("/run-of-ours/ringway"));
+        for key in ["socket", "state_dir"] {
+            let value = text.lines().find_map(|line| line.strip_prefix(&format!("{key} = ")));
+            assert!(value.is_some_and(|value| value.starts_with("\"/run-of-ours/ringway/")), "{key}: {text}");
+        }
     }
 }

@@ -30,6 +30,10 @@ fn the_lab_comes_up_serves_the_nearest_moves_on_and_leaves_nothing_behind() {
     assert!(lab.run(&["heal", "alpha"]).status.success());
     lab.until("eu", &["cluster alpha"]);
     assert!(said(&lab.run(&["ringway", "eu", "status"])).contains("alpha"));
+    // An operator's word is the lab's own: it is kept in its folder, not where the machine's gateway keeps its own.
+    assert!(lab.run(&["ringway", "eu", "drain", "delta"]).status.success());
+    let state = std::env::temp_dir().join(format!("rwlab{}", lab.name)).join("eu.state");
+    assert!(std::fs::read_dir(&state).unwrap().next().is_some(), "nothing is kept in {}", state.display());
     assert!(!lab.run(&["kill", "nonsense"]).status.success());
     assert!(lab.run(&["down"]).status.success());
     assert!(!namespaces().contains(&lab.name), "{}", namespaces());

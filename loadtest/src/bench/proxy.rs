@@ -34,6 +34,19 @@ const NGINX: &str = include_str!("../../peers/nginx/nginx.conf.tmpl");
 const HAPROXY: &str = include_str!("../../peers/haproxy/haproxy.cfg.tmpl");
 const NGINX_L4: &str = include_str!("../../peers/nginx/layer4.conf.tmpl");
 const HAPROXY_L4: &str = include_str!("../../peers/haproxy/layer4.cfg.tmpl");
+/// As with the peers: a connection is never closed for its count, nor for want of room in a pool; as many connects may be
+/// under way as the load has connections, and each has the peers' time.
+const RINGWAY: &str = r#"
+[observe]
+log_level = "warn"
+[http2]
+requests_max = 1000000000
+[pool]
+idle_per_endpoint_max = 65535
+pending_per_endpoint_max = 1000000
+[timeouts]
+connect = "5s"
+"#;
 /// nginx speaks layer 4 by a module that Debian packages apart.
 const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
@@ -199,13 +212,7 @@ fn prepare_ringway(setup: &Setup<'_>) -> Result<Vec<OsString>> {
     let Setup { case, home, ringway, listen, backend, .. } = *setup;
     write_manifests(home, case, listen, backend)?;
     let config = home.join("gateway.toml");
-    let socket = home.join("admin.sock");
-    // As with the peers, a connection is never closed for its count.
-    let settings = format!(
-        "[admin]\nsocket = {:?}\n[observe]\nlog_level = \"warn\"\n[http2]\nrequests_max = 1000000000\n",
-        socket.display().to_string()
-    );
-    write(&config, &settings)?;
+    write(&config, &format!("{}{RINGWAY}", manifests::admin(home)))?;
     let admin = super::free_addr()?;
     let mut command: Vec<OsString> = vec![ringway.into(), "run".into(), "--config".into(), config.into()];
     command.extend(["--manifests".into(), home.join("manifests").into()]);

@@ -14,6 +14,7 @@ use super::template::{self, Backend};
 use super::topology::{Host, Plan};
 use crate::bench::process::{Child, find};
 use crate::bench::{BenchError, Result};
+use crate::manifests::admin;
 
 const HAPROXY: &str = include_str!("../../peers/haproxy/failover.cfg.tmpl");
 const NGINX: &str = include_str!("../../peers/nginx/failover.conf.tmpl");
@@ -163,12 +164,8 @@ fn ringway(
     workers: u16,
     folder: &Path,
 ) -> Result<Vec<OsString>> {
-    let socket = folder.join("admin.sock").display().to_string();
-    let config = write(
-        folder,
-        "gateway.toml",
-        &format!("[admin]\nsocket = {socket:?}\n[observe]\nlog_level = \"info\"\n"),
-    )?;
+    let settings = format!("{}[observe]\nlog_level = \"info\"\n", admin(folder));
+    let config = write(folder, "gateway.toml", &settings)?;
     let program = std::path::absolute(&programs.ringway).map_err(BenchError::io("find the gateway"))?;
     let mut line: Vec<OsString> = vec![program.into(), "run".into(), "--config".into(), config.into()];
     line.extend(["--manifests".into(), manifests.root().into()]);

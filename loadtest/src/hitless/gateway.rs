@@ -16,7 +16,7 @@ use crate::bench::machine::Stop;
 use crate::bench::process::{Child, WorkDir};
 use crate::bench::{BenchError, Result, free_addr};
 use crate::failover::http::{Answer, ask};
-use crate::manifests::{self, Certificate, Condition, replace};
+use crate::manifests::{self, Certificate, Condition, admin, replace};
 
 /// Host of every request of the load.
 pub(super) const HOST: &str = "shop.example";
@@ -149,7 +149,7 @@ impl Gateway {
         let via = if has_via(nth) { "both" } else { "request" };
         replace(
             &self.home.join("gateway.toml"),
-            &format!("[observe]\nlog_level = \"warn\"\n[forward]\nvia = \"{via}\"\n"),
+            &format!("{}[observe]\nlog_level = \"warn\"\n[forward]\nvia = \"{via}\"\n", admin(&self.home)),
         )
     }
 
