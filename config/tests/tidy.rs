@@ -40,6 +40,23 @@ fn source_files_are_short_tests_apart() {
     }));
 }
 
+/// A Debian that has nothing but Rust lacks what links: whoever builds brings it.
+#[test]
+fn scripts_that_build_source_what_finds_cargo_and_a_compiler() {
+    let scripts = fs::read_dir(root().join("scripts")).unwrap().map(|entry| entry.unwrap().path());
+    report(scripts.filter(|path| path.file_name().is_some_and(|name| name != "rust")).filter_map(|path| {
+        let text = fs::read_to_string(&path).unwrap();
+        builds_alone(&text).then(|| format!("{}: builds without `. scripts/rust`", path.display()))
+    }));
+}
+
+fn builds_alone(script: &str) -> bool {
+    let mut code = script.lines().map(str::trim_start).filter(|line| !line.starts_with('#'));
+    let builds = ["cargo build", "cargo test", "cargo clippy", "cargo fuzz", "} test -p "];
+    code.clone().any(|line| builds.iter().any(|word| line.contains(word)))
+        && !code.any(|line| line == ". scripts/rust")
+}
+
 #[test]
 fn crates_depend_only_on_those_below_them() {
     let mut findings = Vec::new();
@@ -150,6 +167,9 @@ fn every_metric_is_listed_in_the_readme() {
 fn each_rule_finds_what_breaks_it() {
     assert_eq!(lines_without_tests("a\nb\n#[cfg(test)]\nmod tests {\nc\n}\n"), 2);
     assert_eq!(lines_without_tests("a\nb\nc\n"), 3);
+
+    assert!(builds_alone("# . scripts/rust\n  cargo build --release\n"));
+    assert!(!builds_alone(". scripts/rust\ncargo build\n") && !builds_alone("# cargo build\necho\n"));
 
     let manifest = "[dependencies]\nwire = { workspace = true }\nserde = '1'\nx = { path = '../x', package = 'ringway-config' }\n";
     assert_eq!(foreign_dependencies(manifest, &["wire"]), ["may not depend on config"]);
