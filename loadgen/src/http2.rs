@@ -225,11 +225,10 @@ impl<'a> Engine<'a> {
         let Some(connection) = self.connections[place].as_mut() else { return };
         let mut context = Context::from_waker(Waker::noop());
         connection.pump(&mut context, &self.requests, &mut self.ended);
-        if connection.is_over() {
-            // Closing the descriptor takes it out of the epoll set.
-            self.connections[place] = None;
-        }
+        // First: a connection that is over may still hold what it did not process, which is asked again.
         self.conclude();
+        // Closing the descriptor takes it out of the epoll set.
+        self.connections[place].take_if(|connection| connection.is_over());
     }
 
     /// Counts what ended; what was not processed waits again, first in the queue.

@@ -9,7 +9,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,7 +44,6 @@ enum After {
 
 struct Backend {
     ring: Ring,
-    listener: TcpListener,
     response: &'static [u8],
     latency: Duration,
     connections: Vec<Option<Connection>>,
@@ -64,11 +63,10 @@ pub(crate) fn run(listen: SocketAddr, body: usize, latency: Duration) -> io::Res
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
-    let ring = Ring::new()?;
-    let listener = crate::socket::listen(listen)?;
+    let mut ring = Ring::new()?;
+    ring.listen(crate::socket::listen(listen)?);
     let mut backend = Backend {
         ring,
-        listener,
         // One response for as long as the process lives.
         response: response(body).leak(),
         latency,
@@ -78,7 +76,6 @@ pub(crate) fn run(listen: SocketAddr, body: usize, latency: Duration) -> io::Res
         accepted: 0,
         requests: 0,
     };
-    backend.ring.accept(&backend.listener)?;
     let mut batch = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let timeout = backend.next_due().map_or(WAIT_MAX, |due| due.min(WAIT_MAX));
@@ -102,13 +99,8 @@ fn response(body: usize) -> Vec<u8> {
 impl Backend {
     fn complete(&mut self, done: Done) -> io::Result<()> {
         match done {
-            Done::Accepted(socket) => {
-                // Nothing can be done about a client that failed to arrive, and running out of descriptors passes.
-                if let Some(socket) = socket {
-                    self.adopt(socket)?;
-                }
-                self.ring.accept(&self.listener)
-            }
+            // Nothing can be done about a peer that failed to arrive, and running out of descriptors passes.
+            Done::Accepted(socket) => socket.map_or(Ok(()), |socket| self.adopt(socket)),
             Done::Moved(index, Some(length)) if length > 0 => self.received(index, length),
             Done::Moved(index, Some(_) | None) | Done::Sent(index, None) => {
                 self.close(index);

@@ -164,7 +164,8 @@ const WARM_UP_SECONDS: u32 = 1;
 /// Runs the comparison and prints it.
 ///
 /// # Errors
-/// A program is missing, does not start, or answers wrongly; a kernel setting cannot be changed; a signal came.
+/// A program is missing, a kernel setting cannot be changed, a signal came; or, when every other case has been measured and
+/// the report is written, a program did not start or answered wrongly in a case.
 pub(crate) fn run(options: &Options) -> Result<()> {
     if options.list {
         for case in &CASES {
@@ -203,21 +204,40 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("{facts}");
 
     let mut report = Report::new(facts, options.rounds, options.seconds);
-    for case in cases {
-        if let Some(why) = cores.lacks(case.workers) {
-            println!("\n{}", report.add_note(case, &format!("not measured: {why}")));
-            continue;
+    let measured = each(&cases, |case| {
+        let measured = bench.measure(case, &proxies, &mut report);
+        if let Err(why @ (BenchError::Missing { .. } | BenchError::Io { .. } | BenchError::Failed { .. })) =
+            &measured
+        {
+            println!("\n{}", report.add_note(case, &format!("FAILED: {why}")));
         }
-        match case.kind {
-            Kind::Load { .. } | Kind::Streams { .. } | Kind::Open { .. } => {
-                bench.load(case, &proxies, &mut report)?
-            }
-            Kind::Idle => bench.idle(case, &proxies, &mut report)?,
-        }
-    }
+        measured
+    });
     for reason in report.void_reasons() {
         println!("VOID: {reason}");
     }
+    write(options, &report)?;
+    measured
+}
+
+/// Measures one case after the other. One that fails is no reason to lose the others: it is told at the end, by name.
+fn each(cases: &[Case], mut measure: impl FnMut(Case) -> Result<()>) -> Result<()> {
+    let mut failed = Vec::new();
+    for case in cases {
+        match measure(case) {
+            Ok(()) => {}
+            Err(BenchError::Stopped) => return Err(BenchError::Stopped),
+            Err(_) => failed.push(case.name),
+        }
+    }
+    match failed.as_slice() {
+        [] => Ok(()),
+        failed => Err(BenchError::failed("bench", format!("failed: {}", failed.join(", ")))),
+    }
+}
+
+/// The report, where it is wanted.
+fn write(options: &Options, report: &Report) -> Result<()> {
     if let Some(path) = &options.json {
         save(path, &report.json())?;
     }
@@ -225,7 +245,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(BenchError::io(format!("create {}", folder.display())))?;
         save(&folder.join("bench.json"), &report.json())?;
         save(&folder.join("bench.csv"), &report.csv())?;
-        for (name, chart) in charts::all(&report) {
+        for (name, chart) in charts::all(report) {
             save(&folder.join(format!("bench-{name}.svg")), &chart.svg())?;
         }
     }
@@ -254,20 +274,31 @@ struct Bench<'a> {
 struct Contender {
     proxy: Proxy,
     running: Running,
+    /// Its own: what the others keep open takes none of its descriptors.
+    _backend: Vec<Running>,
     home: PathBuf,
     samples: Vec<Sample>,
     syscalls_per_request: Option<f64>,
 }
 
 impl Bench<'_> {
+    fn measure(&self, case: Case, proxies: &[Proxy], report: &mut Report) -> Result<()> {
+        if let Some(why) = self.ground.cores.lacks(case.workers) {
+            println!("\n{}", report.add_note(case, &format!("not measured: {why}")));
+            return Ok(());
+        }
+        match case.kind {
+            Kind::Load { .. } | Kind::Streams { .. } | Kind::Open { .. } => self.load(case, proxies, report),
+            Kind::Idle => self.idle(case, proxies, report),
+        }
+    }
+
     fn load(&self, case: Case, proxies: &[Proxy], report: &mut Report) -> Result<()> {
         if let Some((asked, given)) = connections(case).filter(|(asked, given)| given < asked) {
             let files = process::files_max();
-            let note =
-                format!("{given} connections, not {asked}: a proxy may have {files} descriptors (ulimit -n)");
-            println!("\n{}", report.add_note(case, &note));
+            println!("\n{}", report.add_note(case, &fewer(asked, given, files)));
         }
-        let (_backend, mut contenders) = self.start(case, proxies)?;
+        let mut contenders = self.start(case, proxies)?;
         eprintln!(
             "{}: {} rounds of {} s × {} …",
             case.name,
@@ -300,7 +331,7 @@ impl Bench<'_> {
         let _churn = churn::Running::start(case, contender.home.clone());
         match case.kind {
             Kind::Load { connections, reuse } => {
-                let connections = Spec::within(connections, process::files_max());
+                let connections = Spec::within(connections, process::files_max(), case.files_each());
                 wrk::run(&self.ground.cores, target, case, (connections, reuse), seconds, &self.ground.stop)
             }
             Kind::Streams { connections, streams } => {
@@ -343,8 +374,12 @@ impl Bench<'_> {
     }
 
     fn idle(&self, case: Case, proxies: &[Proxy], report: &mut Report) -> Result<()> {
-        let (_backend, contenders) = self.start(case, proxies)?;
-        let count = self.options.idle_connections;
+        let contenders = self.start(case, proxies)?;
+        let (asked, files) = (self.options.idle_connections, process::files_max());
+        let count = Spec::within(asked, files, case.files_each());
+        if count < asked {
+            println!("\n{}", report.add_note(case, &fewer(asked, count, files)));
+        }
         eprintln!("{}: {count} connections × {} …", case.name, contenders.len());
         let mut rows = Vec::new();
         for contender in &contenders {
@@ -360,28 +395,33 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// A backend for the case, and every proxy that takes part in it, ready to serve.
-    fn start(&self, case: Case, proxies: &[Proxy]) -> Result<(Vec<Running>, Vec<Contender>)> {
-        let backend = self.ground.backend(case)?;
+    /// Every proxy that takes part in the case, each with a backend behind it, ready to serve.
+    fn start(&self, case: Case, proxies: &[Proxy]) -> Result<Vec<Contender>> {
         let mut contenders = Vec::new();
         for proxy in proxies.iter().copied().filter(|proxy| case.takes(*proxy)) {
+            let backend = self.ground.backend(case)?;
             let (running, home) = self.ground.proxy(proxy, case, &backend)?;
             contenders.push(Contender {
                 proxy,
                 running,
+                _backend: backend,
                 home,
                 samples: Vec::new(),
                 syscalls_per_request: None,
             });
         }
-        Ok((backend, contenders))
+        Ok(contenders)
     }
 }
 
 /// Connections that the case asks for, and as many as it gets.
 fn connections(case: Case) -> Option<(u32, u32)> {
     let asked = case.connections()?;
-    Some((asked, Spec::within(asked, process::files_max())))
+    Some((asked, Spec::within(asked, process::files_max(), case.files_each())))
+}
+
+fn fewer(asked: u32, given: u32, files: u64) -> String {
+    format!("{given} connections, not {asked}: a proxy may have {files} descriptors (ulimit -n)")
 }
 
 /// An address that nobody listens on now. Somebody else may take it before we use it: then the start fails by name.
@@ -389,4 +429,28 @@ pub(crate) fn free_addr() -> Result<SocketAddr> {
     std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
         .map_err(BenchError::io("find a free port"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_that_fails_is_named_and_the_others_are_measured() {
+        let cases: Vec<Case> = CASES.iter().take(3).collect();
+        let mut seen = Vec::new();
+        let ran = each(&cases, |case| {
+            seen.push(case.name);
+            if seen.len() == 1 { Err(BenchError::failed("nginx", "some failed")) } else { Ok(()) }
+        });
+        assert_eq!(seen, cases.iter().map(|case| case.name).collect::<Vec<_>>());
+        assert!(ran.unwrap_err().to_string().contains(cases[0].name));
+
+        let mut seen = 0;
+        let ran = each(&cases, |_| {
+            seen += 1;
+            Err(BenchError::Stopped)
+        });
+        assert!(matches!(ran, Err(BenchError::Stopped)) && seen == 1, "a signal ends it");
+    }
 }

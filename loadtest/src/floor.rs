@@ -8,7 +8,7 @@
 //! directions have ended.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use rustix::net::Shutdown;
@@ -42,7 +42,6 @@ struct Pair {
 
 struct Floor {
     ring: Ring,
-    listener: TcpListener,
     upstream: SocketAddr,
     /// The same as the kernel reads it.
     upstream_raw: &'static SockAddr,
@@ -55,12 +54,11 @@ struct Floor {
 /// # Errors
 /// The address cannot be bound, or the kernel has no io_uring with the flags that Ringway's workers use.
 pub(crate) fn run(listen: SocketAddr, upstream: SocketAddr) -> io::Result<()> {
-    let ring = Ring::new()?;
-    let listener = crate::socket::listen(listen)?;
+    let mut ring = Ring::new()?;
+    ring.listen(crate::socket::listen(listen)?);
     // One address for as long as the process lives.
     let upstream_raw = Box::leak(Box::new(SockAddr::from(upstream)));
-    let mut floor = Floor { ring, listener, upstream, upstream_raw, pairs: Vec::new(), free: Vec::new() };
-    floor.ring.accept(&floor.listener)?;
+    let mut floor = Floor { ring, upstream, upstream_raw, pairs: Vec::new(), free: Vec::new() };
     let mut batch = Vec::new();
     loop {
         floor.ring.wait(None, &mut batch)?;
@@ -73,13 +71,8 @@ pub(crate) fn run(listen: SocketAddr, upstream: SocketAddr) -> io::Result<()> {
 impl Floor {
     fn complete(&mut self, done: Done) -> io::Result<()> {
         match done {
-            Done::Accepted(client) => {
-                // Nothing can be done about a client that failed to arrive, and running out of descriptors passes.
-                if let Some(client) = client {
-                    self.open(client)?;
-                }
-                self.ring.accept(&self.listener)
-            }
+            // Nothing can be done about a peer that failed to arrive, and running out of descriptors passes.
+            Done::Accepted(client) => client.map_or(Ok(()), |client| self.open(client)),
             Done::Connected(index, Some(())) => {
                 self.start(index, Side::ToUpstream)?;
                 self.start(index, Side::ToClient)

@@ -5,8 +5,9 @@
 //! Ringway's workers: what is compared is the work above the ring, not the ring.
 
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use socket2::SockAddr;
@@ -17,6 +18,10 @@ pub(crate) const BUFFER_BYTES: usize = 16 * 1024;
 const RING_ENTRIES: u32 = 4_096;
 /// Entries of the completion queue: four per submission.
 const CQ_ENTRIES: u32 = 16_384;
+
+/// How long nothing is accepted after an accept that failed: descriptors have run out, and come back when others close. At
+/// once again it would fail again, as fast as the machine can.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Low bits of `user_data` that name the operation; above them is the caller's number or the slot's.
 const OP_BITS: u32 = 2;
@@ -30,6 +35,14 @@ pub(crate) struct Ring {
     ring: IoUring,
     slots: Vec<Slot>,
     entries: Vec<cqueue::Entry>,
+    door: Option<Door>,
+}
+
+/// Where connections come in. One operation accepts all that are queued, until it ends.
+struct Door {
+    listener: TcpListener,
+    /// When to ask again; `None` while the kernel accepts.
+    again: Option<Instant>,
 }
 
 struct Slot {
@@ -46,7 +59,7 @@ enum SlotState {
 
 /// A finished operation. `None` in place of a length or a descriptor: it failed.
 pub(crate) enum Done {
-    /// Of [`Ring::accept`].
+    /// Of [`Ring::listen`].
     Accepted(Option<OwnedFd>),
     /// Of [`Ring::connect`], under the caller's number.
     Connected(usize, Option<()>),
@@ -66,7 +79,7 @@ impl Ring {
             .setup_submit_all()
             .setup_cqsize(CQ_ENTRIES)
             .build(RING_ENTRIES)?;
-        Ok(Self { ring, slots: Vec::new(), entries: Vec::new() })
+        Ok(Self { ring, slots: Vec::new(), entries: Vec::new(), door: None })
     }
 
     /// Makes slots up to this number, so that `slot < count` may be used.
@@ -92,11 +105,22 @@ impl Ring {
         length
     }
 
-    /// Accepts one connection.
-    pub(crate) fn accept(&mut self, listener: &impl AsFd) -> io::Result<()> {
-        let (null, length) = (std::ptr::null_mut(), std::ptr::null_mut());
-        let accept = opcode::Accept::new(fd(listener), null, length).flags(libc::SOCK_CLOEXEC);
-        self.push(&accept.build().user_data(ACCEPT))
+    /// Accepts every connection from now on; each comes as a completion.
+    pub(crate) fn listen(&mut self, listener: TcpListener) {
+        self.door = Some(Door { listener, again: Some(Instant::now()) });
+    }
+
+    /// Accepts again where that has ended and its pause is over; how much of the pause is left.
+    fn reopen(&mut self) -> io::Result<Option<Duration>> {
+        let Some(door) = &mut self.door else { return Ok(None) };
+        let Some(again) = door.again else { return Ok(None) };
+        let left = again.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            return Ok(Some(left));
+        }
+        door.again = None;
+        let accept = opcode::AcceptMulti::new(fd(&door.listener)).flags(libc::SOCK_CLOEXEC);
+        self.push(&accept.build().user_data(ACCEPT)).map(|()| None)
     }
 
     /// Connects `socket`; `number` comes back with the completion.
@@ -145,6 +169,8 @@ impl Ring {
 
     /// Submits what was asked for, waits for at least one completion or the timeout, and appends all there are.
     pub(crate) fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Done>) -> io::Result<()> {
+        let pause = self.reopen()?;
+        let timeout = [timeout, pause].into_iter().flatten().min();
         let waited = match timeout {
             None => self.ring.submit_and_wait(1),
             Some(timeout) => {
@@ -169,7 +195,13 @@ impl Ring {
         let result = u32::try_from(entry.result()).ok();
         let length = result.map(|length| length as usize);
         match entry.user_data() & ((1 << OP_BITS) - 1) {
-            ACCEPT => Done::Accepted(result.map(own)),
+            ACCEPT => {
+                if let Some(door) = self.door.as_mut().filter(|_| !cqueue::more(entry.flags())) {
+                    let pause = if result.is_some() { Duration::ZERO } else { ACCEPT_PAUSE };
+                    door.again = Some(Instant::now() + pause);
+                }
+                Done::Accepted(result.map(own))
+            }
             CONNECT => Done::Connected(number, result.map(|_| ())),
             SEND_STATIC => Done::Sent(number, length),
             _ => {

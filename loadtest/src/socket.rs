@@ -5,8 +5,9 @@ use std::net::{SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Connections that the kernel queues: more than any case opens at once.
-const BACKLOG: i32 = 4_096;
+/// Connections that the kernel queues: more than any case opens at once. `net.core.somaxconn` bounds it (4,096 where nobody
+/// has changed it): what does not fit waits for the client's next SYN.
+const BACKLOG: i32 = 65_535;
 
 /// Listens on `addr` and prints `listening on ADDR` with the port that the kernel chose.
 ///

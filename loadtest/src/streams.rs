@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -72,7 +72,6 @@ struct Connection {
 
 struct Backend {
     ring: Ring,
-    listener: TcpListener,
     answer: Prepared,
     latency: Duration,
     connections: Vec<Option<Connection>>,
@@ -93,12 +92,10 @@ pub(crate) fn run(listen: SocketAddr, body: usize, latency: Duration, answer: An
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
-    let ring = Ring::new()?;
-    let listener = crate::socket::listen(listen)?;
+    let mut ring = Ring::new()?;
+    ring.listen(crate::socket::listen(listen)?);
     let (connections, free, due) = (Vec::new(), Vec::new(), BinaryHeap::new());
-    let mut backend =
-        Backend { ring, listener, answer, latency, connections, free, due, births: 0, requests: 0 };
-    backend.ring.accept(&backend.listener)?;
+    let mut backend = Backend { ring, answer, latency, connections, free, due, births: 0, requests: 0 };
     let mut batch = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let timeout = backend.next_due().map_or(WAIT_MAX, |due| due.min(WAIT_MAX));
@@ -177,13 +174,8 @@ fn push_frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8
 impl Backend {
     fn complete(&mut self, done: Done) -> io::Result<()> {
         match done {
-            Done::Accepted(socket) => {
-                // Nothing can be done about a peer that failed to arrive, and running out of descriptors passes.
-                if let Some(socket) = socket {
-                    self.adopt(socket)?;
-                }
-                self.ring.accept(&self.listener)
-            }
+            // Nothing can be done about a peer that failed to arrive, and running out of descriptors passes.
+            Done::Accepted(socket) => socket.map_or(Ok(()), |socket| self.adopt(socket)),
             Done::Moved(slot, length) if slot % 2 == 0 => self.received(slot / 2, length),
             Done::Moved(slot, length) => self.sent(slot / 2, length),
             Done::Connected(..) | Done::Sent(..) => {

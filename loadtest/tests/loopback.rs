@@ -29,6 +29,33 @@ fn the_backend_answers_keep_alive_pipelined_and_close_with_the_body_asked_for() 
     );
 }
 
+/// An accept that fails for want of descriptors would fail again at once, as often as the machine can.
+#[test]
+fn a_backend_without_descriptors_left_takes_a_rest_and_goes_on_when_there_are_some() {
+    for kind in [&["backend"][..], &["backend", "--http2"]] {
+        // The limit counts as it was when the kernel was asked to accept.
+        let mut few = Command::new("sh");
+        few.args(["-c", "ulimit -n 24; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_loadtest")]);
+        let backend = Server::of(few.args(kind).args(["--listen", "127.0.0.1:0"]));
+        let mut clients: Vec<TcpStream> = (0..40).map(|_| connect(backend.addr)).collect();
+        let before = backend.ticks();
+        // The last is in the kernel's queue, and nobody greets it.
+        let last = clients.last_mut().unwrap();
+        last.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        last.read(&mut [0; 64]).unwrap_err();
+        let ticks = backend.ticks() - before;
+        assert!(ticks < 20, "{kind:?}: {ticks} ticks of 10 ms in half a second");
+        drop(clients);
+        let mut client = connect(backend.addr);
+        let request: &[u8] = match kind {
+            [_, "--http2"] => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+            _ => b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        };
+        client.write_all(request).unwrap();
+        assert!(client.read(&mut [0; 64]).unwrap() > 0, "{kind:?}");
+    }
+}
+
 #[test]
 fn the_backend_answers_http2_and_grpc_within_the_peers_window() {
     for (flag, call, bytes) in [("--http2", Call::Http, 10_000), ("--grpc", Call::Grpc, 10_005)] {
@@ -138,12 +165,22 @@ struct Server {
 
 impl Server {
     fn start(args: &[&str]) -> Self {
-        let mut process =
-            Command::new(env!("CARGO_BIN_EXE_loadtest")).args(args).stdout(Stdio::piped()).spawn().unwrap();
+        Self::of(Command::new(env!("CARGO_BIN_EXE_loadtest")).args(args))
+    }
+
+    fn of(command: &mut Command) -> Self {
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let addr = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("said {line:?}"));
         Self { addr: addr.parse().unwrap(), process }
+    }
+
+    /// CPU time so far, user's and system's, in ticks.
+    fn ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
     }
 }
 

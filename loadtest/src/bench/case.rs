@@ -235,10 +235,14 @@ impl Spec {
         }
     }
 
-    /// So many connections, or as many as a proxy with that many descriptors can have: each takes two, when all are
-    /// busy at once.
-    pub(crate) fn within(connections: u32, files: u64) -> u32 {
-        let most = files.saturating_sub(FILES_APART) / 2;
+    /// Descriptors of a proxy that a connection of its client takes: two, when all are busy at once, or are relayed.
+    pub(crate) fn files_each(&self) -> u64 {
+        if self.kind == Kind::Idle && self.layer == Layer::Seven { 1 } else { 2 }
+    }
+
+    /// So many connections, or as many as a proxy with that many descriptors can have, of which each takes some.
+    pub(crate) fn within(connections: u32, files: u64, files_each: u64) -> u32 {
+        let most = files.saturating_sub(FILES_APART) / files_each;
         connections.min(u32::try_from(most).unwrap_or(u32::MAX).max(1))
     }
 
@@ -290,9 +294,11 @@ mod tests {
 
     #[test]
     fn connections_are_as_many_as_descriptors_allow() {
-        assert_eq!(Spec::within(10_000, 1 << 20), 10_000);
-        assert_eq!(Spec::within(10_000, 20_000), 9_900);
-        assert_eq!((Spec::within(64, 1_024), Spec::within(64, 0)), (64, 1));
+        assert_eq!(Spec::within(10_000, 1 << 20, 2), 10_000);
+        assert_eq!(Spec::within(10_000, 20_000, 2), 9_900);
+        assert_eq!((Spec::within(64, 1_024, 2), Spec::within(64, 0, 2)), (64, 1));
+        let each = |name| Spec::named(name)[0].files_each();
+        assert_eq!((each("l4-idle"), each("idle-memory"), each("h1-64")), (2, 1, 2));
     }
 
     #[test]

@@ -53,9 +53,9 @@ pub(crate) struct Options {
     /// The path, of a call of gRPC /SERVICE/METHOD.
     #[arg(long, default_value = "/")]
     path: String,
-    /// Connections at most: while all are busy requests wait, and their latency grows.
-    #[arg(long, default_value_t = CONNECTIONS_MAX, value_parser = clap::value_parser!(u32).range(1..=50_000))]
-    connections: u32,
+    /// Connections at most: while all are busy requests wait, and their latency grows. Default: 10000, over HTTP/2 4.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    connections: Option<u32>,
     /// Streams at once on a connection of HTTP/2.
     #[arg(long, default_value_t = HTTP2_STREAMS, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     streams: u32,
@@ -121,7 +121,7 @@ fn load(options: &Options) -> Load {
         host: options.host.clone(),
         path: options.path.clone(),
         rate_per_s: options.rate,
-        connections_max: options.connections,
+        connections_max: options.connections.unwrap_or_else(|| connections_max(call(options).is_some())),
         duration: Duration::from_secs(u64::from(options.seconds)),
         timeout: TIMEOUT,
         headers: if options.fresh { vec![("Connection".to_owned(), "close".to_owned())] } else { Vec::new() },
@@ -150,6 +150,11 @@ fn summary(records: &[Record], took: Duration) -> Offered {
     }
 }
 
+/// Connections at most where nobody says how many.
+fn connections_max(is_http2: bool) -> u32 {
+    if is_http2 { HTTP2_CONNECTIONS } else { CONNECTIONS_MAX }
+}
+
 /// How much is sent, on how many connections of how many streams at most.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
@@ -161,7 +166,7 @@ pub(crate) struct Shape {
 impl Shape {
     /// Of a case with that rate: as much at once as it takes.
     pub(crate) fn of(case: Case, rate: u32) -> Self {
-        let connections = if case.speech == Speech::Http1 { CONNECTIONS_MAX } else { HTTP2_CONNECTIONS };
+        let connections = connections_max(case.speech != Speech::Http1);
         Self { rate, connections, streams: HTTP2_STREAMS }
     }
 }
@@ -255,6 +260,23 @@ pub(crate) fn ask(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_of_http2_are_few_unless_somebody_says_how_many() {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            options: Options,
+        }
+        let connections = |words: &str| {
+            let line = format!("open --target 127.0.0.1:80 {words}");
+            let cli: Cli = clap::Parser::try_parse_from(line.split_whitespace()).unwrap();
+            load(&cli.options).connections_max
+        };
+        assert_eq!((connections(""), connections("--tls")), (CONNECTIONS_MAX, CONNECTIONS_MAX));
+        assert_eq!((connections("--http2"), connections("--grpc 5")), (HTTP2_CONNECTIONS, HTTP2_CONNECTIONS));
+        assert_eq!((connections("--http2 --connections 9"), connections("--connections 9")), (9, 9));
+    }
 
     #[test]
     fn what_is_printed_is_read() {
