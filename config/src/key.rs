@@ -211,7 +211,7 @@ pub const KEYS: &[Key] = &[
     typed("observe.access_log", Restart),
     size("observe.access_log_bytes_max", 64 * KIB, GIB, Restart, Some("access_log_bytes")),
     typed("observe.log_level", Live),
-    number("observe.metrics_series_max", 1, 1_000_000, Restart, Some("metrics_series")),
+    number("observe.metrics_series_max", 1, 1_000_000, Restart, None),
     number("observe.recorder_entries", 0, 1_000_000, Restart, None),
     typed("observe.recorder_dir", Restart),
     number("observe.recorder_files", 1, 1_000, Restart, None),

@@ -90,11 +90,11 @@ pub struct Pool {
     pub http2_ping: crate::Period,
     /// How long an idle connection is kept. Default 60 s.
     pub idle_timeout: crate::Period,
-    /// Requests in flight on one endpoint. Default 0 = unlimited. Beyond it a request waits (`pending_per_endpoint_max`)
-    /// or goes to another endpoint. Counted as `endpoint_in_flight`.
+    /// Requests in flight on one endpoint. Default 0 = unlimited. Beyond it a request goes to another endpoint, or is
+    /// answered 503: none waits. Counted as `endpoint_in_flight`.
     pub endpoint_in_flight_max: u32,
-    /// Requests that wait for a place on one endpoint. Default 1,024. Beyond it 503 with Retry-After. Counted as
-    /// `endpoint_pending`.
+    /// Connects to one endpoint under way. Default 1,024. Beyond it a request goes to another endpoint, or is answered 503
+    /// with Retry-After. Counted as `endpoint_pending`.
     pub pending_per_endpoint_max: u32,
     /// Requests in flight on one backend, all clusters together. Default 0 = unlimited. Beyond it 503 with
     /// Retry-After. Counted as `backend_in_flight`.

@@ -39,7 +39,7 @@ pub struct Observe {
     /// What is logged to stderr. Default info. Live.
     pub log_level: LogLevel,
     /// Series of one metric that has a label from configuration (route, backend, cluster). Default 4,096. Beyond it
-    /// the rest is summed under `other` and counted as `metrics_series`. Not live.
+    /// the rest is summed under `other`. Not live.
     pub metrics_series_max: u32,
     /// Decisions that each worker's flight recorder remembers, 64 bytes each. Default 4,096; 0 = no recorder. Not live.
     pub recorder_entries: u32,
