@@ -1,7 +1,7 @@
 //! `[gateway]`: the addresses that Gateways get.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -66,20 +66,38 @@ impl FromStr for AddressRange {
         let (first, last) = if let Some((first, last)) = text.split_once('-') {
             (ip(first)?, ip(last)?)
         } else if text.contains('/') {
-            let net: IpNet = text.trim().parse().map_err(|_| RangeError::Form)?;
-            (net.network(), net.broadcast())
+            hosts(text.trim().parse().map_err(|_| RangeError::Form)?)?
         } else {
             (ip(text)?, ip(text)?)
         };
         if first.is_ipv4() != last.is_ipv4() || first > last {
             return Err(RangeError::Order);
         }
-        let nobodys = |ip: IpAddr| ip.is_unspecified() || ip.is_multicast();
-        if nobodys(first) || nobodys(last) {
+        if is_nobodys(first) || is_nobodys(last) {
             return Err(RangeError::Address);
         }
         Ok(Self { first, last })
     }
+}
+
+fn is_nobodys(ip: IpAddr) -> bool {
+    ip.is_unspecified() || ip.is_multicast()
+}
+
+/// The first and the last address that a host may have: of an IPv4 network not its own and not that of its broadcasts, but
+/// where it has only two (RFC 3021).
+fn hosts(net: IpNet) -> Result<(IpAddr, IpAddr), RangeError> {
+    let (first, last) = (net.network(), net.broadcast());
+    if is_nobodys(first) || is_nobodys(last) {
+        return Err(RangeError::Address);
+    }
+    Ok(match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) if net.prefix_len() < 31 => {
+            let (first, last) = (u32::from(first) + 1, u32::from(last) - 1);
+            (Ipv4Addr::from(first).into(), Ipv4Addr::from(last).into())
+        }
+        bounds => bounds,
+    })
 }
 
 impl fmt::Display for AddressRange {
@@ -113,7 +131,9 @@ mod tests {
     fn ranges_networks_and_single_addresses_are_read() {
         for (text, first, last) in [
             ("10.0.0.10-10.0.0.20", "10.0.0.10", "10.0.0.20"),
-            ("10.0.0.4/30", "10.0.0.4", "10.0.0.7"),
+            ("10.0.0.4/30", "10.0.0.5", "10.0.0.6"),
+            ("10.0.0.4/31", "10.0.0.4", "10.0.0.5"),
+            ("10.0.0.4/32", "10.0.0.4", "10.0.0.4"),
             ("2001:db8::/120", "2001:db8::", "2001:db8::ff"),
             ("10.0.0.7", "10.0.0.7", "10.0.0.7"),
         ] {

@@ -363,7 +363,7 @@ impl Broadcaster {
             delta::snapshot(table)
         } else {
             let mut lane = table.clone();
-            lane.apply(&self.apart.refused.before());
+            lane.apply(&self.apart.refused_before());
             if !is_canary {
                 lane.apply(&self.apart.trial.before());
             }

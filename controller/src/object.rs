@@ -373,7 +373,9 @@ impl FleetProfile {
 pub struct ProfileAccess {
     /// Where it says so: `status.accessProviders[0]`.
     pub field: String,
-    /// The Secret's namespace; that of the fleet when absent.
+    /// The name of the profile that says so.
+    pub profile: String,
+    /// The Secret's namespace; the profile's own when absent, and no other one is allowed.
     pub namespace: Option<String>,
     /// The Secret's name.
     pub secret: String,

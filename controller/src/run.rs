@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 
 use crate::broadcast::{Broadcaster, Mailbox};
 use crate::canary::Canary;
-use crate::canary::desk::{Desk, JUDGE_INTERVAL};
+use crate::canary::desk::Desk;
 use crate::clock;
 use crate::compile::{Compiler, CompilerSettings, Defaults};
 use crate::finding::Board;
@@ -44,7 +44,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 const FLUSH_INTERVAL: Duration = Duration::from_millis(1);
 /// The pause before the loop starts again after a panic.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
-/// How often the lag and the workers' generations are published while nothing else is.
+/// How often the lag and the workers' generations are published while nothing else is, and a table on trial is judged.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 /// Batches of the fleet that are handled as one change.
 const BATCHES_TOGETHER_MAX: usize = 64;
@@ -237,7 +237,6 @@ impl<'a> Life<'a> {
             let heard = events.as_ref().map_or_else(never, |events| events.receiver().clone());
             let retry = if broadcaster.is_behind() { after(FLUSH_INTERVAL) } else { never() };
             let step = next_step(broadcaster);
-            let judge = if self.desk.is_watching() { after(JUDGE_INTERVAL) } else { never() };
             select! {
                 recv(heard) -> event => match event {
                     Ok(event) => {
@@ -280,7 +279,6 @@ impl<'a> Life<'a> {
                     self.look(broadcaster);
                 }
                 recv(retry) -> _ => broadcaster.flush(self.compiler.table()),
-                recv(judge) -> _ => self.judge(broadcaster),
                 recv(publish) -> _ => self.round(broadcaster, store),
                 recv(save) -> _ => self.save(),
                 recv(inputs.stop) -> _ => {
@@ -437,6 +435,9 @@ impl<'a> Life<'a> {
     fn round(&mut self, broadcaster: &mut Broadcaster, store: &mut Store) {
         if self.compiler.is_due() {
             self.recompile(clock::monotonic_ns(), broadcaster);
+        }
+        if self.desk.is_watching() {
+            self.judge(broadcaster);
         }
         self.publish_progress(broadcaster);
         self.publish_verdicts();

@@ -49,6 +49,8 @@ pub struct Dirty {
     pub secret_names: BTreeSet<(Arc<str>, Arc<str>)>,
     /// Did anything change that may hold a CA bundle or our certificate towards backends?
     pub authorities: bool,
+    /// A ReferenceGrant changed or went: what it permitted ends at once.
+    pub revoked: bool,
     /// Any object, problem or member changed at all.
     pub reports: bool,
     /// Objects that cannot be read, or can be read again.
@@ -138,6 +140,7 @@ impl World {
         if id.source != Source::Fleet {
             self.dirty.reviewed.insert(id.clone());
         }
+        self.dirty.revoked |= id.kind == Kind::ReferenceGrant && before.is_some();
         match id.kind.role() {
             Role::Route => {
                 self.dirty.routes.insert(id.clone());

@@ -22,7 +22,7 @@ fn profile(namespace: &str, name: &str, status: &Value) -> Value {
         "spec": {"clusterManager": {"name": "manager"}}, "status": status})
 }
 
-/// A profile whose credentials are in a kubeconfig of this Secret; empty = as the fleet's namespace.
+/// A profile whose credentials are in a kubeconfig of this Secret; empty = the profile's own namespace.
 fn by_secret(server: &str, namespace: &str, name: &str) -> Value {
     json!({"accessProviders": [
         {"name": "google", "cluster": {"server": "https://192.0.2.1"}},
@@ -58,7 +58,8 @@ fn a_profile_makes_a_member_whose_credentials_change_and_that_goes_without_a_res
     rig.until("it serves without the CRD", |rig| rig.serves("10.1.0.1:8080"));
     // The Secret's own server is another one: where the cluster is, is the profile's to say.
     let elsewhere = |token: &str| beta.kubeconfig(token).replace(&beta.addr.to_string(), "127.0.0.1:1");
-    hub.put(secret("ringway-system", "beta", &[], &[("value", &elsewhere("first"))]));
+    let label = [("x-k8s.io/cluster-profile", "beta")];
+    hub.put(secret("ringway-system", "beta", &label, &[("value", &elsewhere("first"))]));
     hub.install(&CRD);
     hub.put(profile("ringway-system", "beta", &by_secret(&at, "", "beta")));
     rig.until("the member is found", |rig| rig.serves("10.2.0.1:8080"));
@@ -69,17 +70,13 @@ fn a_profile_makes_a_member_whose_credentials_change_and_that_goes_without_a_res
     });
     beta.put(slice("web-1", &["10.2.0.2"]));
     assert!(rig.serves("10.2.0.1:8080"), "what it said stays");
-    hub.put(secret("ringway-system", "beta", &[], &[("value", &elsewhere("second"))]));
+    hub.put(secret("ringway-system", "beta", &label, &[("value", &elsewhere("second"))]));
     rig.until("the new ones are used", |rig| rig.serves("10.2.0.2:8080"));
 
     let (gamma, at) = cluster("10.3.0.1");
     gamma.accept_only("second");
     hub.put(profile("ringway-system", "beta", &by_secret(&at, "", "beta")));
     rig.until("it moves to another server", |rig| rig.serves("10.3.0.1:8080"));
-    hub.put(profile("ringway-system", "beta", &json!({})));
-    gamma.put(slice("web-1", &["10.3.0.2"]));
-    rig.until("a status that is written anew takes nothing away", |rig| rig.serves("10.3.0.2:8080"));
-
     hub.delete("clusterprofiles", "ringway-system", "beta");
     rig.until("it is gone", |rig| !rig.serves("10.3.0") && rig.reason("beta").is_none());
     assert!(rig.serves("10.1.0.1:8080"));
@@ -94,7 +91,8 @@ fn tokens_and_labelled_secrets_are_understood_and_a_member_cluster_comes_first()
     hub.install(&CRD);
     let (by_a_token, at) = cluster("10.2.0.1");
     by_a_token.accept_only("t");
-    hub.put(secret("ringway-system", "token", &[], &[("token", "t\n")]));
+    let label = [("x-k8s.io/cluster-profile", "beta")];
+    hub.put(secret("ringway-system", "token", &label, &[("token", "t\n")]));
     hub.put(profile("ringway-system", "beta", &by_token(&at, "token")));
 
     let (labelled, _) = cluster("10.3.0.1");
@@ -112,6 +110,9 @@ fn tokens_and_labelled_secrets_are_understood_and_a_member_cluster_comes_first()
     let mut rig = Rig::start(settings(&hub, &temp.0));
     rig.until("the token", |rig| rig.serves("10.2.0.1:8080") && rig.serves("10.1.0.1:8080"));
     assert!(rig.text().contains("eu"), "its region is a property\n{}", rig.text());
+    hub.put(profile("ringway-system", "beta", &json!({})));
+    by_a_token.put(slice("web-1", &["10.2.0.2"]));
+    rig.until("a status that is written anew takes nothing away", |rig| rig.serves("10.2.0.2:8080"));
     assert!(rig.reason("gamma").is_none(), "the Secret makes no member without its profile");
     hub.put(profile("argocd", "gamma", &json!({})));
     rig.until("the labelled Secret", |rig| rig.serves("10.3.0.1:8080"));
@@ -129,8 +130,12 @@ fn a_profile_whose_access_cannot_be_used_is_told_why_and_makes_no_member() {
     let exec = beta
         .kubeconfig("t")
         .replace("token: t", "exec: {apiVersion: client.authentication.k8s.io/v1, command: touch}");
-    hub.put(secret("ringway-system", "exec", &[], &[("value", &exec)]));
-    hub.put(secret("tenant", "good", &[], &[("value", &beta.kubeconfig("t"))]));
+    let label = |name| [("x-k8s.io/cluster-profile", name)];
+    hub.put(secret("ringway-system", "exec", &label("inside"), &[("value", &exec)]));
+    hub.put(secret("ringway-system", "unmeant", &label("inside"), &[("value", &beta.kubeconfig("t"))]));
+    hub.put(secret("tenant", "good", &label("foreign"), &[("value", &beta.kubeconfig("t"))]));
+    // A namespace whose Secrets make members: a profile that stands elsewhere may not name them all the same.
+    hub.put(secret("argocd", "good", &label("neighbour"), &[("value", &beta.kubeconfig("t"))]));
     let google = json!({"accessProviders": [{"name": "google", "cluster": {"server": at}}]});
     let proxied = json!({"accessProviders": [{"name": "secretreader",
         "cluster": {"server": at, "proxy-url": "http://10.0.0.1"}}]});
@@ -139,7 +144,10 @@ fn a_profile_whose_access_cannot_be_used_is_told_why_and_makes_no_member() {
         ("ringway-system", "proxied", proxied, "proxy-url is refused"),
         ("ringway-system", "inside", by_secret(&at, "", "exec"), "exec is refused"),
         ("ringway-system", "missing", by_secret(&at, "", "nobody"), "no such Secret"),
-        ("ringway-system", "foreign", by_secret(&at, "tenant", "good"), "fleet.secret_namespaces only"),
+        ("ringway-system", "foreign", by_secret(&at, "tenant", "good"), "of its own namespace"),
+        ("ringway-system", "neighbour", by_secret(&at, "argocd", "good"), "of its own namespace"),
+        ("argocd", "upward", by_secret(&at, "ringway-system", "exec"), "of its own namespace"),
+        ("ringway-system", "unlabelled", by_secret(&at, "", "unmeant"), "has no label"),
         ("ringway-system", "bare", json!({}), "no access provider"),
         ("tenant", "stray", by_secret(&at, "tenant", "good"), "makes no member"),
     ];

@@ -1,8 +1,8 @@
 //! Puts the addresses that Gateways have onto an interface, and takes them off again: `gateway.interface`.
 //!
-//! A thread of its own, by netlink; no worker waits for it. On that interface every address of the pool is ours: one that is
-//! there and that no Gateway has is taken off, so that nothing stays of a process that was killed. Addresses are added with
-//! the prefix of a single host. What does not succeed is tried again every second, and reported: the condition of the
+//! A thread of its own, by netlink; no worker waits for it. Addresses are added with the prefix of a single host, and on that
+//! interface every address of the pool that has one is ours: one that is there and that no Gateway has is taken off, so that
+//! nothing stays of a process that was killed. One with the prefix of a network is the node's own. What does not succeed is tried again every second, and reported: the condition of the
 //! Gateway tells of it.
 
 use std::collections::BTreeSet;
@@ -52,6 +52,7 @@ impl Addresses {
             wanted: Wanted::default(),
             added: BTreeSet::new(),
             failing: BTreeSet::new(),
+            stuck: BTreeSet::new(),
             said: String::new(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -91,6 +92,8 @@ struct Keeper {
     added: BTreeSet<IpAddr>,
     /// Reported as missing.
     failing: BTreeSet<IpAddr>,
+    /// Logged as not to be taken off.
+    stuck: BTreeSet<IpAddr>,
     /// The last failure that was logged.
     said: String,
 }
@@ -177,21 +180,23 @@ impl Keeper {
         for message in there {
             let Some(ip) = address(&message) else { continue };
             present.insert(ip);
-            let is_ours = self.added.contains(&ip) || self.wanted.pool.iter().any(|range| range.contains(ip));
-            if is_ours && !self.wanted.addresses.contains(&ip) {
+            if self.is_ours(ip, message.header.prefix_len) && !self.wanted.addresses.contains(&ip) {
                 match handle.address().del(message).execute().await {
                     Ok(()) => {
                         self.added.remove(&ip);
                         tracing::info!(%ip, interface, "address taken off");
                     }
-                    Err(error) => tracing::warn!(%ip, reason = named(error), "address not taken off"),
+                    Err(error) if self.stuck.insert(ip) => {
+                        tracing::warn!(%ip, reason = named(error), "address not taken off; trying again");
+                    }
+                    Err(_) => {}
                 }
             }
         }
+        self.stuck.retain(|ip| present.contains(ip) && !self.wanted.addresses.contains(ip));
         let mut failed = Vec::new();
         for ip in self.wanted.addresses.difference(&present) {
-            let bits = if ip.is_ipv4() { 32 } else { 128 };
-            let mut request = handle.address().add(index, *ip, bits);
+            let mut request = handle.address().add(index, *ip, single(*ip));
             if ip.is_ipv6() {
                 // It is used at once: whether somebody else has it is the pool's owner to know.
                 request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
@@ -206,6 +211,19 @@ impl Keeper {
         }
         Ok(failed)
     }
+}
+
+impl Keeper {
+    /// May it be taken off? What has a network's prefix was not put there by us, although it be an address of the pool.
+    fn is_ours(&self, ip: IpAddr, prefix_len: u8) -> bool {
+        let is_single = prefix_len == single(ip);
+        is_single && (self.added.contains(&ip) || self.wanted.pool.iter().any(|range| range.contains(ip)))
+    }
+}
+
+/// The length of the prefix that holds this address only.
+fn single(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 32 } else { 128 }
 }
 
 fn address(message: &AddressMessage) -> Option<IpAddr> {
@@ -227,5 +245,39 @@ fn why(error: &Error) -> String {
         }
         Some(libc::ENODEV) => "no such interface".to_owned(),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing helper fails its test")]
+
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_a_single_host_are_ours() {
+        let (reports, _) = bounded(1);
+        let pool = ["10.0.0.0/24", "2001:db8::/120"].map(|range| range.parse().unwrap()).to_vec();
+        let keeper = Keeper {
+            interface: String::new(),
+            reports,
+            wanted: Wanted { addresses: BTreeSet::new(), pool },
+            added: BTreeSet::from(["192.0.2.1".parse().unwrap()]),
+            failing: BTreeSet::new(),
+            stuck: BTreeSet::new(),
+            said: String::new(),
+        };
+        for (ip, prefix_len, is_ours) in [
+            ("10.0.0.5", 24, false),
+            ("10.0.0.5", 32, true),
+            ("10.0.1.5", 32, false),
+            ("192.0.2.1", 32, true),
+            ("192.0.2.1", 24, false),
+            ("2001:db8::5", 64, false),
+            ("2001:db8::5", 128, true),
+            ("2001:db8::5", 32, false),
+        ] {
+            assert_eq!(keeper.is_ours(ip.parse().unwrap(), prefix_len), is_ours, "{ip}/{prefix_len}");
+        }
     }
 }

@@ -297,6 +297,18 @@ pub struct RuleAction {
     pub filters: Option<Arc<Filters>>,
 }
 
+impl RuleAction {
+    /// Every backend that a request of this rule may reach, in whatever role.
+    pub fn backends(&self) -> impl Iterator<Item = BackendId> + '_ {
+        let own: &[WeightedBackend] = match &self.target {
+            Target::Forward(refs) => refs,
+            Target::Redirect(_) | Target::Reply { .. } | Target::Fixed(_) => &[],
+        };
+        let beside = self.filters.as_deref().into_iter().flat_map(Filters::backends);
+        own.iter().chain(beside).filter_map(|one| one.backend)
+    }
+}
+
 /// Where a counter of a route or of a (backend, cluster) pair lives.
 ///
 /// Given by the controller, dense, bounded by `metrics.series_max`; 0 is shared by everything above that bound.

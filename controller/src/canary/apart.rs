@@ -5,7 +5,8 @@
 //! compiler's with some entries replaced, and a trial ends by sending a few entries one way or the other.
 //!
 //! What may wait: rules of hosts; listeners that come, go or change their name; how a backend is spoken to and watched;
-//! rings that a changed rule no longer needs. Everything else is of endpoints and never waits.
+//! rings that a changed rule no longer needs. Everything else is of endpoints or certificates and never waits: an entry of
+//! which only a part waits goes to the other workers with that part as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,14 +14,15 @@ use std::sync::Arc;
 use routing::delta::{RingKey, RouteTable, TableDelta};
 use routing::id::{BackendId, ListenerId};
 use routing::model::{
-    BackendSpec, HashRing, HostKey, HostRules, ListenerSpec, Rule, Target, WeightedBackend,
+    BackendSpec, BackendTls, HashRing, HostKey, HostRules, ListenerSpec, Rule, RuleAction, Security,
+    Transport,
 };
 
 type Kept<K, V> = BTreeMap<K, Option<Arc<V>>>;
 type Changes<K, V> = Vec<(K, Option<Arc<V>>)>;
 
 /// Values from before, by key.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Held {
     hosts: Kept<HostKey, HostRules>,
     listeners: Kept<ListenerId, ListenerSpec>,
@@ -58,14 +60,18 @@ impl Held {
         }
     }
 
-    fn take_in(&mut self, other: Self) {
+    pub(crate) fn take_in(&mut self, other: Self) {
         self.hosts.extend(other.hosts);
         self.listeners.extend(other.listeners);
         self.backends.extend(other.backends);
         self.rings.extend(other.rings);
     }
 
-    /// Routes whose rules are others than before, and their slots.
+    pub(crate) fn holds_rings(&self) -> bool {
+        !self.rings.is_empty()
+    }
+
+    /// Routes whose rules are others than before, or lead to a backend that is; and their slots.
     pub(crate) fn touched(&self, table: &RouteTable) -> Touched {
         let mut touched = Touched::default();
         for (key, before) in &self.hosts {
@@ -80,22 +86,21 @@ impl Held {
                 }
             }
         }
+        if !self.backends.is_empty() {
+            let leads = |action: &RuleAction| action.backends().any(|id| self.backends.contains_key(&id));
+            for rule in
+                table.hosts.values().flat_map(|rules| &*rules.rules).filter(|rule| leads(&rule.action))
+            {
+                touched.routes.insert(rule.action.route.clone());
+                touched.slots.insert(rule.action.stat.0);
+            }
+        }
         touched
     }
 
     fn backends_in_use(&self, used: &mut BTreeSet<BackendId>) {
         for rules in self.hosts.values().flatten() {
-            for rule in &*rules.rules {
-                let mut see =
-                    |refs: &[WeightedBackend]| used.extend(refs.iter().filter_map(|one| one.backend));
-                if let Target::Forward(refs) = &rule.action.target {
-                    see(refs);
-                }
-                if let Some(filters) = &rule.action.filters {
-                    filters.mirror.iter().for_each(|mirror| see(&mirror.backends));
-                    filters.fallback.iter().for_each(|fallback| see(&fallback.backends));
-                }
-            }
+            used.extend(rules.rules.iter().flat_map(|rule| rule.action.backends()));
         }
         used.extend(self.backends.keys());
     }
@@ -129,8 +134,28 @@ fn now<K: Ord + Clone, V>(kept: &Kept<K, V>, table: &BTreeMap<K, Arc<V>>) -> Cha
 pub(crate) struct Apart {
     /// Of all workers but the canary.
     pub(crate) trial: Held,
-    /// Of all workers.
-    pub(crate) refused: Held,
+    /// Of all workers: what was taken back, one for each trial. What was tried together is tried together again.
+    refused: Vec<Held>,
+}
+
+/// Who gets what of a compiler's change.
+#[derive(Debug)]
+pub(crate) struct Split {
+    /// All workers but the canary; all, while nothing is on trial.
+    pub(crate) all: TableDelta,
+    /// The canary.
+    pub(crate) canary: TableDelta,
+    /// What is on trial, or refused, is another than before.
+    pub(crate) is_new: bool,
+}
+
+/// Does what may wait wait?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Haste {
+    /// Yes.
+    Tried,
+    /// No: the change takes a permission away.
+    AtOnce,
 }
 
 impl Apart {
@@ -138,79 +163,171 @@ impl Apart {
         self.trial.is_empty() && self.refused.is_empty()
     }
 
-    /// The part of a compiler's change that all workers get at once; the rest is on trial from now on. `before` holds what
-    /// the change replaced.
-    pub(crate) fn split(&mut self, mut delta: TableDelta, before: &TableDelta) -> TableDelta {
-        let (trial, refused) = (&mut self.trial, &mut self.refused);
+    /// The values from before of everything that was refused, as a change of the compiler's table.
+    pub(crate) fn refused_before(&self) -> TableDelta {
+        self.all_refused().before()
+    }
+
+    fn all_refused(&self) -> Held {
+        let mut all = Held::default();
+        for held in &self.refused {
+            all.take_in(held.clone());
+        }
+        all
+    }
+
+    /// Routes that are not what their sources say.
+    pub(crate) fn refused_routes(&self, table: &RouteTable) -> BTreeSet<Arc<str>> {
+        self.all_refused().touched(table).routes
+    }
+
+    pub(crate) fn holds_rings(&self) -> bool {
+        self.trial.holds_rings() || self.refused.iter().any(Held::holds_rings)
+    }
+
+    /// Parts a compiler's change in what all workers get at once and what is on trial from now on. `before` holds what
+    /// the change replaced in the compiler's table, `table` is what that is now.
+    pub(crate) fn split(
+        &mut self,
+        delta: TableDelta,
+        before: &TableDelta,
+        table: &RouteTable,
+        haste: Haste,
+    ) -> Split {
         let rules_change = !delta.hosts.is_empty();
-        part(&mut delta.hosts, &before.hosts, &mut trial.hosts, &mut refused.hosts, |_, _| true);
-        part(
-            &mut delta.listeners,
-            &before.listeners,
-            &mut trial.listeners,
-            &mut refused.listeners,
-            |base, after| match (base, after) {
-                (Some(base), Some(after)) => (&base.hostname, base.bind) != (&after.hostname, after.bind),
-                (_, _) => true,
-            },
-        );
-        part(
-            &mut delta.backends,
-            &before.backends,
-            &mut trial.backends,
-            &mut refused.backends,
-            |base, after| match (base, after) {
-                // A slot for a cluster that serves it now is none of its ways.
-                (Some(base), Some(after)) => {
-                    BackendSpec { stats: after.stats.clone(), ..(**base).clone() } != **after
+        let is_tried = haste == Haste::Tried;
+        let mut split = Split { all: delta.clone(), canary: delta, is_new: false };
+        let mut taken = BTreeSet::new();
+        macro_rules! part {
+            ($field:ident, $meanwhile:expr) => {
+                Part {
+                    all: &mut split.all.$field,
+                    canary: &mut split.canary.$field,
+                    trial: &mut self.trial.$field,
+                    refused: self.refused.iter_mut().map(|held| &mut held.$field).collect(),
+                    is_new: &mut split.is_new,
+                    taken: &mut taken,
                 }
-                (_, _) => false,
-            },
-        );
-        part(&mut delta.rings, &before.rings, &mut trial.rings, &mut refused.rings, |base, after| {
-            rules_change && base.is_some() && after.is_none()
+                .run(&before.$field, $meanwhile)
+            };
+        }
+        part!(hosts, |base, after| if is_tried { base.cloned() } else { after.cloned() });
+        part!(listeners, listener_meanwhile);
+        part!(backends, |base, after| if is_tried { backend_meanwhile(base, after) } else { after.cloned() });
+        part!(rings, |base, after| match (base, after) {
+            (Some(base), None) if rules_change && is_tried => Some(base.clone()),
+            (_, after) => after.cloned(),
         });
-        delta
+        for index in taken.into_iter().rev() {
+            let group = self.refused.remove(index);
+            let wanted = group.wanted(table);
+            split.canary.hosts.extend(wanted.hosts);
+            split.canary.listeners.extend(wanted.listeners);
+            split.canary.backends.extend(wanted.backends);
+            split.canary.rings.extend(wanted.rings);
+            self.trial.take_in(group);
+        }
+        self.refused.retain(|held| !held.is_empty());
+        split
     }
 
     /// The trial is over, and refused.
     pub(crate) fn refuse(&mut self) {
-        let trial = std::mem::take(&mut self.trial);
-        self.refused.take_in(trial);
+        self.refused.push(std::mem::take(&mut self.trial));
     }
 
     /// Backends that the rules from before need.
     pub(crate) fn pinned(&self) -> BTreeSet<BackendId> {
         let mut used = BTreeSet::new();
         self.trial.backends_in_use(&mut used);
-        self.refused.backends_in_use(&mut used);
+        self.refused.iter().for_each(|held| held.backends_in_use(&mut used));
         used
     }
 }
 
-fn part<K: Ord + Clone, V: PartialEq>(
-    changes: &mut Changes<K, V>,
-    before: &Changes<K, V>,
-    trial: &mut Kept<K, V>,
-    refused: &mut Kept<K, V>,
-    waits: impl Fn(Option<&Arc<V>>, Option<&Arc<V>>) -> bool,
-) {
-    if changes.is_empty() {
-        return;
+/// A listener as it was, but for its certificates and terms, which never wait.
+fn listener_meanwhile(
+    base: Option<&Arc<ListenerSpec>>,
+    after: Option<&Arc<ListenerSpec>>,
+) -> Option<Arc<ListenerSpec>> {
+    match (base, after) {
+        (Some(base), Some(after)) if base.bind == after.bind => {
+            Some(Arc::new(ListenerSpec { hostname: base.hostname.clone(), ..(**after).clone() }))
+        }
+        (base, _) => base.cloned(),
     }
-    let before: BTreeMap<&K, &Option<Arc<V>>> = before.iter().map(|(key, value)| (key, value)).collect();
-    changes.retain(|(key, after)| {
-        // A changed source is tried anew, whatever became of it before.
-        let apart = trial.remove(key).or_else(|| refused.remove(key));
-        let is_apart = apart.is_some();
-        let base = apart.unwrap_or_else(|| before.get(key).and_then(|value| (*value).clone()));
-        if is_apart && base == *after {
-            return false;
-        }
-        if waits(base.as_ref(), after.as_ref()) {
-            trial.insert(key.clone(), base);
-            return false;
-        }
-        true
-    });
 }
+
+/// A backend as it was, but for what never waits: slots for clusters that serve it now, and other certificates under the
+/// terms that it had.
+fn backend_meanwhile(
+    base: Option<&Arc<BackendSpec>>,
+    after: Option<&Arc<BackendSpec>>,
+) -> Option<Arc<BackendSpec>> {
+    let (Some(base), Some(after)) = (base, after) else { return after.cloned() };
+    let terms = |tls: &BackendTls| (tls.source.clone(), tls.server_name.clone(), tls.verification.clone());
+    let security = match (&base.transport.security, &after.transport.security) {
+        (Security::Tls(was), Security::Tls(is)) if terms(was) == terms(is) => Security::Tls(Arc::clone(is)),
+        (was, _) => was.clone(),
+    };
+    let transport = Transport { security, ..base.transport.clone() };
+    Some(Arc::new(BackendSpec { stats: after.stats.clone(), transport, ..(**base).clone() }))
+}
+
+/// One kind of entries of a change, on their ways.
+struct Part<'a, K, V> {
+    all: &'a mut Changes<K, V>,
+    canary: &'a mut Changes<K, V>,
+    trial: &'a mut Kept<K, V>,
+    refused: Vec<&'a mut Kept<K, V>>,
+    is_new: &'a mut bool,
+    /// Numbers of the refused trials of which something has changed.
+    taken: &'a mut BTreeSet<usize>,
+}
+
+impl<K: Ord + Clone, V: PartialEq> Part<'_, K, V> {
+    /// `meanwhile`: what a worker runs that had the first and is to have the second, while that is on trial.
+    fn run(
+        &mut self,
+        before: &Changes<K, V>,
+        meanwhile: impl Fn(Option<&Arc<V>>, Option<&Arc<V>>) -> Option<Arc<V>>,
+    ) {
+        let before: BTreeMap<&K, &Option<Arc<V>>> = before.iter().map(|(key, value)| (key, value)).collect();
+        let mut for_canary = BTreeMap::new();
+        self.all.retain_mut(|(key, after)| {
+            let was = before.get(key).and_then(|value| (*value).clone());
+            let group = self.refused.iter().position(|refused| refused.contains_key(key));
+            let on_trial = self.trial.remove(key);
+            let apart = on_trial.clone().or_else(|| self.refused[group?].remove(key));
+            let is_apart = apart.is_some();
+            let base = apart.unwrap_or_else(|| was.clone());
+            let now = meanwhile(base.as_ref(), after.as_ref());
+            // Nothing that waits has changed: certificates have, under the terms of before.
+            let is_same = is_apart && meanwhile(was.as_ref(), after.as_ref()) == *after && now != *after;
+            match group {
+                Some(group) if is_same && on_trial.is_none() => {
+                    self.refused[group].insert(key.clone(), now.clone());
+                    for_canary.insert(key.clone(), now.clone());
+                }
+                _ => {
+                    *self.is_new |= !is_same && (is_apart || now != *after);
+                    // A changed source is tried anew, whatever became of it before, with what was refused together with it.
+                    self.taken.extend(group);
+                    if now != *after {
+                        self.trial.insert(key.clone(), now.clone());
+                    }
+                }
+            }
+            *after = now;
+            *after != base
+        });
+        for (key, value) in self.canary.iter_mut() {
+            if let Some(now) = for_canary.remove(key) {
+                *value = now;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,22 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use routing::delta::TableDelta;
 use routing::model::StatSlot;
 use routing::time::MonoTime;
 use tracing::{info, warn};
 
-use super::apart::Touched;
+use super::apart::{Haste, Touched};
 use super::{Canary, Proof, Ruling, Trial};
 use crate::broadcast::Broadcaster;
 use crate::clock;
 use crate::compile::Compiler;
 use crate::view::{CanaryPhase, CanaryView};
 
-/// How often a table on trial is judged.
-pub(crate) const JUDGE_INTERVAL: Duration = Duration::from_millis(100);
 /// Routes that are named in a log line and in the view; the rest is counted.
 const NAMED_MAX: usize = 20;
 
@@ -72,16 +69,16 @@ impl<'a> Desk<'a> {
             return;
         };
         let before = compiler.take_before();
+        let haste = if compiler.take_revoked() { Haste::AtOnce } else { Haste::Tried };
         if !delta.is_empty() {
             let was_on_trial = self.now.is_some();
-            let all = broadcaster.apart.split(delta.clone(), &before);
-            let changed = all != delta;
+            let split = broadcaster.apart.split(delta, &before, compiler.table(), haste);
             if was_on_trial || !broadcaster.apart.trial.is_empty() {
-                broadcaster.lanes(all, delta, observed_ns, compiler.table());
+                broadcaster.lanes(split.all, split.canary, observed_ns, compiler.table());
             } else {
-                broadcaster.delta(all, observed_ns, compiler.table());
+                broadcaster.delta(split.all, observed_ns, compiler.table());
             }
-            if changed {
+            if split.is_new {
                 self.watch(canary, compiler, broadcaster);
             }
         }
@@ -91,7 +88,7 @@ impl<'a> Desk<'a> {
     /// Rules that are on trial have changed: their watch begins, or begins anew.
     fn watch(&mut self, canary: &Canary, compiler: &mut Compiler, broadcaster: &mut Broadcaster) {
         let touched = broadcaster.apart.trial.touched(compiler.table());
-        let refused = broadcaster.apart.refused.touched(compiler.table()).routes;
+        let refused = broadcaster.apart.refused_routes(compiler.table());
         if refused != self.refused {
             self.refused = refused;
             compiler.refuse(&self.refused, "");
@@ -138,7 +135,7 @@ impl<'a> Desk<'a> {
                 let before = broadcaster.apart.trial.before();
                 broadcaster.apart.refuse();
                 broadcaster.lanes(TableDelta::default(), before, now_ns, compiler.table());
-                self.refused = broadcaster.apart.refused.touched(compiler.table()).routes;
+                self.refused = broadcaster.apart.refused_routes(compiler.table());
                 compiler.refuse(&self.refused, &reason);
             }
         }
@@ -149,6 +146,7 @@ impl<'a> Desk<'a> {
 
     /// Lets go of backends that neither the sources nor rules from before refer to.
     fn release(&self, observed_ns: u64, compiler: &mut Compiler, broadcaster: &mut Broadcaster) {
+        compiler.settle_places(broadcaster.apart.holds_rings());
         if !compiler.has_unused() {
             if broadcaster.apart.is_empty() {
                 compiler.settle();

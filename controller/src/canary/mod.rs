@@ -125,7 +125,8 @@ impl Trial {
             ("requests of the changed routes", own.routes, others.routes),
             ("requests", own.all, others.all),
         ];
-        let (first, rest) = if self.by_route { (0, 2) } else { (1, 2) };
+        // With figures of their own only those count: whoever asks for what no rule matches has no say.
+        let (first, rest) = if self.by_route { (0, 1) } else { (1, 2) };
         for (what, own, others) in &pairs[first..rest] {
             if let Some(reason) = worse_errors(what, *own, *others, policy) {
                 return Ruling::RollBack(reason);

@@ -64,6 +64,15 @@ fn failures_of_the_changed_routes_count_although_the_worker_as_a_whole_looks_wel
 }
 
 #[test]
+fn requests_that_no_rule_matches_have_no_say_where_the_changed_routes_have_figures_of_their_own() {
+    let mut own = figures(200, 0, 1);
+    own.all = Tally { answered: 2_000, failed: 1_800 };
+    let seen = now(own, figures(200, 0, 1));
+    assert_eq!(trial(true).rule(at(30), &seen, &POLICY), Ruling::Promote(Proof::Compared));
+    assert!(matches!(trial(false).rule(at(1), &seen, &POLICY), Ruling::RollBack(_)));
+}
+
+#[test]
 fn a_slower_table_is_taken_back_at_the_end_of_the_watch() {
     let seen = now(figures(200, 0, 50), figures(200, 0, 1));
     assert_eq!(

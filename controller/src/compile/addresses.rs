@@ -1,8 +1,8 @@
 //! Which virtual IP each Gateway gets from the pool.
 //!
-//! Pure, and the same on every node: it follows from the Gateways alone. The first by age, then by name, come first. An
-//! address that a Gateway asks for in `spec.addresses`, and one that its status says it has, it keeps; who has none yet gets
-//! the one that its name leads to, or the next that is free. So a restart, or another Gateway that comes or goes, moves nobody
+//! Pure, and the same on every node: it follows from the Gateways alone. What its status says it has a Gateway keeps while
+//! it wants it, whoever asks for it later; then the first by age, then by name, get what they ask for in `spec.addresses`; who
+//! has none yet gets the one that its name leads to, or the next that is free. So a restart, or another Gateway that comes or goes, moves nobody
 //! whose status is written; and the hub's status is only memory: without it the same addresses follow from the names.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -115,18 +115,17 @@ impl AddressPool {
 
     /// Gives every Gateway its addresses: `gateways` of ours, the first by age and name first.
     pub(super) fn assign(&self, gateways: &[(&Arc<Object>, &Gateway)]) -> Vec<Given> {
-        let mut taken: BTreeMap<IpAddr, Arc<Object>> = BTreeMap::new();
+        let mut taken = self.kept(gateways);
         let mut all: Vec<Given> = Vec::with_capacity(gateways.len());
         let mut open: Vec<Vec<(Family, String)>> = Vec::with_capacity(gateways.len());
         for (object, gateway) in gateways {
             let mut given = Given::default();
             let mut wanted = self.ask(object, gateway, &mut taken, &mut given);
-            let had = gateway.status.iter().flat_map(|status| status.addresses.iter().flatten());
-            for ip in had.filter_map(|had| had.value.parse().ok()) {
-                let is_free = self.contains(ip) && !taken.contains_key(&ip);
+            for ip in had(gateway) {
+                let is_free = taken.get(&ip).is_some_and(|owner| owner.id == object.id)
+                    && !given.addresses.contains(&ip);
                 if let Some(at) = wanted.iter().position(|(family, _)| is_free && *family == Family::of(ip)) {
                     wanted.remove(at);
-                    taken.insert(ip, Arc::clone(object));
                     given.addresses.push(ip);
                 }
             }
@@ -147,6 +146,34 @@ impl AddressPool {
             given.addresses.sort_unstable();
         }
         all
+    }
+
+    /// Addresses that a status says a Gateway has, and that it still wants: by name, or because it takes any.
+    fn kept(&self, gateways: &[(&Arc<Object>, &Gateway)]) -> BTreeMap<IpAddr, Arc<Object>> {
+        let mut kept: BTreeMap<IpAddr, Arc<Object>> = BTreeMap::new();
+        for (object, gateway) in gateways {
+            let asked = gateway.spec.addresses.as_deref().unwrap_or_default();
+            let value = |at: usize| asked[at].value.as_deref().unwrap_or_default();
+            let named = |ip: IpAddr| (0..asked.len()).any(|at| value(at).parse() == Ok(ip));
+            // How many of each family it may keep beside those that it names.
+            let any = if asked.is_empty() {
+                1
+            } else {
+                (0..asked.len()).filter(|at| value(*at).is_empty()).count()
+            };
+            let mut left = Family::BOTH.map(|_| any);
+            for ip in had(gateway).filter(|ip| self.contains(*ip)) {
+                let left = &mut left[usize::from(Family::of(ip) == Family::V6)];
+                if kept.contains_key(&ip) || !(named(ip) || *left > 0) {
+                    continue;
+                }
+                if !named(ip) {
+                    *left -= 1;
+                }
+                kept.insert(ip, Arc::clone(object));
+            }
+        }
+        kept
     }
 
     fn exhausted(&self, family: Family, field: String) -> Note {
@@ -202,9 +229,9 @@ impl AddressPool {
                         given.notes.push(refused(Code::AddressNotUsable, reason));
                     }
                     Ok(ip) if own.contains(&ip) => {}
-                    Ok(ip) => match taken.get(&ip) {
+                    Ok(ip) => match taken.get(&ip).filter(|owner| owner.id != object.id) {
                         Some(first) => {
-                            let reason = format!("{} came first and has it", first.id);
+                            let reason = format!("{} has it", first.id);
                             given.notes.push(refused(Code::AddressNotUsable, reason));
                         }
                         None => {
@@ -218,6 +245,12 @@ impl AddressPool {
         }
         wanted
     }
+}
+
+/// What its status says it has.
+fn had(gateway: &Gateway) -> impl Iterator<Item = IpAddr> + '_ {
+    let had = gateway.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    had.filter_map(|had| had.value.parse().ok())
 }
 
 #[cfg(test)]
@@ -319,5 +352,22 @@ mod tests {
         assert_eq!((given[5].0.len(), &given[5].1[..]), (1, &[][..]));
         let held = assign(&pool, &[gateway("old", &[], &["10.0.0.2"]), gateway("new", &["10.0.0.2"], &[])]);
         assert_eq!((&held[0].0[0][..], &held[1].1[..]), ("10.0.0.2", &[Code::AddressNotUsable][..]));
+    }
+
+    #[test]
+    fn an_older_gateway_cannot_take_what_a_younger_one_has_by_asking_for_it() {
+        let pool = pool(&[("10.0.0.1", "10.0.0.3")]);
+        for asked in [&[][..], &["10.0.0.2"], &[""]] {
+            let given = assign(
+                &pool,
+                &[gateway("old", &["10.0.0.2"], &["10.0.0.1"]), gateway("young", asked, &["10.0.0.2"])],
+            );
+            assert_eq!(given[0], (vec![], vec![Code::AddressNotUsable]), "{asked:?}");
+            assert_eq!(given[1], (vec!["10.0.0.2".to_owned()], vec![]), "{asked:?}");
+        }
+        // It wants another one now: the older may have it.
+        let moved = [gateway("old", &["10.0.0.2"], &[]), gateway("young", &["10.0.0.3"], &["10.0.0.2"])];
+        let given = assign(&pool, &moved);
+        assert_eq!([&given[0].0[0], &given[1].0[0]], ["10.0.0.2", "10.0.0.3"]);
     }
 }

@@ -95,6 +95,16 @@ impl Ids {
         self.nodes.release(&(cluster, node.clone()));
     }
 
+    /// An update went out to everybody, of endpoints: their numbers may be used by later ones, but while somebody's rings
+    /// may still name them.
+    pub fn settle_places(&mut self, rings_are_held: bool) {
+        self.zones.settle();
+        self.nodes.settle();
+        if !rings_are_held {
+            self.endpoints.settle();
+        }
+    }
+
     /// An update went out: numbers that it removed may be used by later ones.
     pub fn settle(&mut self) {
         self.clusters.settle();

@@ -131,6 +131,7 @@ pub struct Compiler {
     reports: bool,
     findings: Findings,
     keeps: bool,
+    revoked: bool,
     before: TableDelta,
     /// Routes that stay as they were on the workers, and why.
     refused: HashMap<ObjectId, Notes>,
@@ -159,6 +160,7 @@ impl Compiler {
             reports: true,
             findings: Findings::default(),
             keeps: false,
+            revoked: false,
             before: TableDelta::default(),
             refused: HashMap::new(),
         }
@@ -181,6 +183,7 @@ impl Compiler {
         let world = &*world;
         let mut delta = TableDelta::default();
         self.reports |= dirty.reports;
+        self.revoked |= dirty.revoked;
         dirty.remarked.iter().for_each(|id| self.findings.stale(id));
         self.secrets.stale |= !dirty.secret_names.is_empty() || dirty.everything || self.secrets.is_due();
         let before =

@@ -43,6 +43,17 @@ impl Compiler {
         delta
     }
 
+    /// Numbers of endpoints and of where they are may be given again: those never wait, so that no worker knows them any
+    /// more. Only a ring from before may name an endpoint that is gone.
+    pub fn settle_places(&mut self, rings_are_held: bool) {
+        self.ids.settle_places(rings_are_held);
+    }
+
+    /// Did the last compiles follow from a permission that was changed or taken away?
+    pub fn take_revoked(&mut self) -> bool {
+        std::mem::take(&mut self.revoked)
+    }
+
     /// Numbers that are not in use may be given again: every worker runs this table.
     pub fn settle(&mut self) {
         self.ids.settle();

@@ -60,6 +60,9 @@ pub enum Refused {
     Unreadable(&'static str),
     /// Not a cluster id.
     Name(String),
+    /// The `ClusterProfile` of this name says where the credentials are sent, and the Secret does not say that they are
+    /// for it.
+    Unlabelled(String),
 }
 
 impl fmt::Display for Refused {
@@ -76,6 +79,11 @@ impl fmt::Display for Refused {
             Self::Plaintext => f.write_str("http:// is refused: credentials would travel in the clear"),
             Self::Absent => f.write_str("the Secret has no key kubeconfig, value, config or Config"),
             Self::Unreadable(what) => write!(f, "not a usable kubeconfig: {what}"),
+            Self::Unlabelled(profile) => write!(
+                f,
+                "the profile gives cluster.server, and the Secret has no label {INVENTORY_LABEL}: {profile}: \
+                 its credentials would be sent where their owner did not mean them to go"
+            ),
             Self::Name(name) => {
                 write!(f, "{name:?} is no cluster id: 1 to 63 lower-case letters, digits or '-'")
             }
@@ -180,6 +188,10 @@ pub async fn profiled(secret: &Secret, access: &ProfileAccess) -> Result<Credent
         }
     };
     if !access.server.is_empty() {
+        let labels = secret.metadata.labels.as_ref();
+        if labels.and_then(|labels| labels.get(INVENTORY_LABEL)) != Some(&access.profile) {
+            return Err(Refused::Unlabelled(access.profile.clone()));
+        }
         let chosen =
             parsed.contexts.iter_mut().find(|named| Some(&named.name) == parsed.current_context.as_ref());
         let chosen = chosen.and_then(|named| named.context.as_mut());

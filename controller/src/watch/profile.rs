@@ -83,7 +83,7 @@ pub(super) fn read(value: &Value, id: ObjectId, notes: Notes) -> Result<(Object,
                 break;
             }
             let field = format!("status.{list}[{index}]");
-            match access(entry, &field) {
+            match access(entry, &field, &id.name) {
                 Ok(access) => profile.access = Some(access),
                 Err(note) => profile.refused.push(note),
             }
@@ -102,7 +102,7 @@ fn typed<T: DeserializeOwned>(value: &Value, field: &str) -> Result<T, Note> {
     })
 }
 
-fn access(entry: &Value, field: &str) -> Result<ProfileAccess, Note> {
+fn access(entry: &Value, field: &str, profile: &str) -> Result<ProfileAccess, Note> {
     let name = entry["name"].as_str().unwrap_or_default();
     let refused = |within: &str, value: &str, reason: String| {
         Note::new(Severity::Refused, format!("{field}{within}"), value, reason)
@@ -163,6 +163,7 @@ fn access(entry: &Value, field: &str) -> Result<ProfileAccess, Note> {
     }
     Ok(ProfileAccess {
         field: field.to_owned(),
+        profile: profile.to_owned(),
         namespace: (!namespace.is_empty()).then_some(namespace),
         secret,
         holds,

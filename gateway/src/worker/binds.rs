@@ -89,6 +89,9 @@ impl Binds {
                 if before.as_ref().is_some_and(|before| before.opened.addr != opened.addr) {
                     self.heal(worker, before);
                 }
+                // It is not healed, whatever is still to be said of the worker before.
+                let socket = |opened: &OpenedBind| (opened.addr, opened.protocol.carrier());
+                self.healed.borrow_mut().retain(|healed| socket(healed) != socket(&opened));
                 let mut failing = Failing { opened, told: None };
                 failing.tell(worker, &error);
                 self.failing.borrow_mut().insert(opened.bind, failing);
@@ -168,6 +171,10 @@ impl Binds {
     /// The worker that accepted from the sockets is no more.
     pub fn inherit(&self) {
         self.sockets.borrow_mut().values_mut().for_each(|open| open.accepting = false);
+        // The next one binds what its own table says; what the controller was told of others is not so any more.
+        let told = self.failing.borrow_mut().drain().map(|(_, failing)| failing).collect::<Vec<_>>();
+        let told = told.into_iter().filter(|failing| failing.told.is_some());
+        self.healed.borrow_mut().extend(told.map(|failing| failing.opened));
         self.inherited.set(true);
     }
 
@@ -257,5 +264,29 @@ fn close(worker: &Rc<Worker>, bind: BindId, open: &Open) {
             }
             worker.flows.close(bind);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing helper fails its test")]
+
+    use super::*;
+
+    #[test]
+    fn what_a_worker_could_not_bind_is_healed_for_those_who_were_told_when_its_successor_begins() {
+        let binds = Binds::new(1);
+        let opened = |bind: u16| OpenedBind {
+            bind: BindId(bind),
+            addr: SocketAddr::from(([127, 0, 0, 1], bind)),
+            protocol: Protocol::Http,
+        };
+        for (bind, told) in [(1, Some(libc::EADDRINUSE)), (2, None)] {
+            binds.failing.borrow_mut().insert(BindId(bind), Failing { opened: opened(bind), told });
+        }
+        binds.inherit();
+        assert!(binds.failing.borrow().is_empty());
+        let healed: Vec<BindId> = binds.healed.borrow().iter().map(|healed| healed.bind).collect();
+        assert_eq!(healed, [BindId(1)]);
     }
 }

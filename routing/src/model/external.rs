@@ -39,6 +39,17 @@ pub enum Authoriser {
     Unusable,
 }
 
+impl Authoriser {
+    /// Who is asked by the table's number.
+    #[must_use]
+    pub fn backends(&self) -> &[WeightedBackend] {
+        match self {
+            Self::Service { backends, .. } => backends,
+            Self::Host(_) | Self::Unusable => &[],
+        }
+    }
+}
+
 /// A URL, or a part of one, with facts of the request in it: a closed list of parts, put one behind the other.
 pub type UrlTemplate = Box<[UrlPart]>;
 

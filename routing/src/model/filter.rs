@@ -41,6 +41,29 @@ pub struct Filters {
     pub fallback: Option<Fallback>,
 }
 
+impl Filters {
+    /// The backends of all filters. Every field is named: one that comes says here whether it has any.
+    pub fn backends(&self) -> impl Iterator<Item = &WeightedBackend> {
+        let Self {
+            access: _,
+            https: _,
+            client: _,
+            cors: _,
+            rates: _,
+            concurrency: _,
+            body_bytes_max: _,
+            basic: _,
+            external,
+            gzip: _,
+            mirror,
+            fallback,
+        } = self;
+        let asked = external.iter().flat_map(|external| external.asked.backends());
+        let mirror = mirror.iter().flat_map(|mirror| &*mirror.backends);
+        asked.chain(mirror).chain(fallback.iter().flat_map(|fallback| &*fallback.backends))
+    }
+}
+
 /// Which source addresses may come. An address that is denied may not, whatever else allows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {

@@ -1,7 +1,8 @@
 //! Members of a cluster inventory: which `ClusterProfile` objects make one, and what is said of those that do not.
 //!
 //! Whoever can write a `ClusterProfile` in a namespace whose Secrets make members can add a member; elsewhere a profile makes
-//! none. A `MemberCluster`, and a Secret whose label names the member, come first. What is known of a profile's access
+//! none, and the Secret that it names stands beside it: it says where the Secret's credentials are sent, so it may name no
+//! other namespace's. A `MemberCluster`, and a Secret whose label names the member, come first. What is known of a profile's access
 //! here only (its Secret) is added to the remarks on it, and it is sent on with them: the rest of the way is any object's.
 
 use super::*;
@@ -74,14 +75,14 @@ impl Hub {
         found
     }
 
-    /// The Secret that an access names, where it may name it.
-    fn secret_of(&self, access: &ProfileAccess) -> Result<SecretName, String> {
-        let namespace = access.namespace.as_deref().unwrap_or(&self.settings.namespace);
-        let secret = (Rc::from(namespace), access.secret.clone());
-        match self.meant().any(|meant| *meant == *namespace) {
-            true => Ok(secret),
-            false => Err(format!(
-                "Secret {namespace}/{}: Secrets that make members are read in fleet.namespace and fleet.secret_namespaces only",
+    /// The Secret that a profile's access names, where it may name it: who writes a profile decides where what the Secret
+    /// holds is sent, and has no say over another namespace's.
+    fn secret_of(profile: &Profile, access: &ProfileAccess) -> Result<SecretName, String> {
+        let own = &*profile.object.id.namespace;
+        match access.namespace.as_deref().unwrap_or(own) {
+            namespace if namespace == own => Ok((Rc::from(own), access.secret.clone())),
+            namespace => Err(format!(
+                "Secret {namespace}/{}: a ClusterProfile may name Secrets of its own namespace ({own}) only",
                 access.secret
             )),
         }
@@ -90,8 +91,9 @@ impl Hub {
     /// Secrets that profiles name, and what they are to hold.
     pub(super) fn accesses(&self) -> BTreeMap<SecretName, Vec<ProfileAccess>> {
         let mut named = BTreeMap::<SecretName, Vec<ProfileAccess>>::new();
-        for access in self.candidates().into_values().filter_map(|profile| profile.spec().access.as_ref()) {
-            if let Ok(secret) = self.secret_of(access) {
+        for profile in self.candidates().into_values() {
+            let Some(access) = &profile.spec().access else { continue };
+            if let Ok(secret) = Self::secret_of(profile, access) {
                 named.entry(secret).or_default().push(access.clone());
             }
         }
@@ -103,9 +105,14 @@ impl Hub {
         let inventory = self.labelled(|shape| shape == Shape::Inventory);
         let reach = |name: &str, profile: &Profile| {
             let Some(access) = &profile.spec().access else {
-                return inventory.get(name).cloned().map_or(Reach::Nowhere, Reach::By);
+                return match inventory.get(name) {
+                    // Its status is being written anew, and what the label is for is no kubeconfig.
+                    Some(Err(_)) if self.members.contains_key(name) => Reach::Unknown,
+                    Some(by) => Reach::By(by.clone()),
+                    None => Reach::Nowhere,
+                };
             };
-            let secret = match self.secret_of(access) {
+            let secret = match Self::secret_of(profile, access) {
                 Ok(secret) => secret,
                 Err(reason) => return Reach::By(Err(reason)),
             };
