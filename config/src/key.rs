@@ -172,6 +172,7 @@ pub const KEYS: &[Key] = &[
     time("timeouts.write_stall", 100, HOUR, Some("write_stall")),
     time("timeouts.tunnel_idle", 0, 7 * DAY, None),
     time("timeouts.tcp_idle", 0, 7 * DAY, None),
+    time("timeouts.tcp_hang", 0, HOUR, None),
     time("timeouts.udp_idle", 100, DAY, None),
     time("timeouts.tcp_lifetime", 0, 30 * DAY, None),
     time("timeouts.drain", 0, HOUR, None),

@@ -41,6 +41,9 @@ pub struct Timeouts {
     pub tunnel_idle: Period,
     /// No byte in either direction of a layer-4 connection. Default 1 h; 0 = none.
     pub tcp_idle: Period,
+    /// How long a layer-4 connection stays with an endpoint that is found to hang and has got something of it. Default 1 s;
+    /// 0 = reset at the verdict. A server that pauses (a collection of garbage, a slow script) goes on where it stood.
+    pub tcp_hang: Period,
     /// No datagram in either direction of a flow (UDP listeners). Default 60 s; never zero. RFC 4787 §4.3 asks NATs for two
     /// minutes and lets well-known ports have less.
     pub udp_idle: Period,
@@ -73,6 +76,7 @@ impl Default for Timeouts {
             write_stall: Period::secs(30),
             tunnel_idle: Period::secs(3_600),
             tcp_idle: Period::secs(3_600),
+            tcp_hang: Period::secs(1),
             udp_idle: Period::secs(60),
             tcp_lifetime: Period::secs(0),
             drain: Period::secs(30),

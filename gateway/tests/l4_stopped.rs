@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use config::Period;
 use gateway::observe::layer4::Ended;
 use routing::model::{Policy, Protocol};
 use support::client::Client;
@@ -190,6 +191,79 @@ fn a_client_that_has_said_nothing_is_moved_and_notices_nothing() {
     quiet.send("who is there?");
     assert_eq!(quiet.exactly(7).unwrap(), b"standby");
     assert_eq!(gateway.sum(|stats| stats.layer4.ended(Ended::Down)), 1, "only the one that had asked");
+}
+
+/// A connection that has asked and been answered.
+fn talking(gateway: &Gateway) -> Client {
+    let mut client = Client::connect(gateway.addr);
+    client.send("who is there?");
+    assert_eq!(client.exactly(6).unwrap(), b"active");
+    client
+}
+
+/// A collection of garbage, a slow script: whoever comes is sent elsewhere, whoever has a connection keeps it.
+#[test]
+fn a_pause_is_noticed_and_resets_nobody() {
+    let (active, standby) = (Process::named("active"), Process::named("standby"));
+    let gateway = before(&active, &standby, |_| {});
+    learn(&gateway, "active");
+    let mut clients: Vec<_> = (0..8).map(|_| talking(&gateway)).collect();
+    active.stop();
+    let stopped = Instant::now();
+    for client in &mut clients {
+        client.send("again");
+    }
+    until("there is a verdict", || verdicts(&gateway) > 0);
+    assert_eq!(ask(gateway.addr).unwrap(), "standby");
+    pass(Duration::from_millis(50).saturating_sub(stopped.elapsed()));
+    active.go_on();
+    for client in &mut clients {
+        assert_eq!(client.exactly(6).unwrap(), b"active");
+    }
+    until("it is used again", || ask(gateway.addr).is_ok_and(|name| name == "active"));
+    assert!(clients.iter_mut().all(|client| client.ended().is_none()));
+    assert_eq!(gateway.sum(|stats| stats.layer4.ended(Ended::Down)), 0);
+}
+
+#[test]
+fn what_stands_still_for_longer_loses_its_connections_after_the_hold() {
+    const HOLD: Duration = Duration::from_millis(300);
+    let (active, standby) = (Process::named("active"), Process::named("standby"));
+    let mut config = config();
+    config.timeouts.tcp_hang = Period::millis(300);
+    let clusters = World::new().cluster(0, &[active.addr]).cluster(1, &[standby.addr]);
+    let gateway = Gateway::start(config, |on| clusters.layer4(Protocol::Tcp, |_| {}).on(on));
+    learn(&gateway, "active");
+    let mut client = talking(&gateway);
+    client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    active.stop();
+    let stopped = Instant::now();
+    client.send("again");
+    let error = client.stream.read(&mut [0; 16]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert!(stopped.elapsed() >= HOLD, "{:?}", stopped.elapsed());
+    until("it is counted", || gateway.sum(|stats| stats.layer4.ended(Ended::Down)) == 1);
+}
+
+#[test]
+fn what_nobody_else_could_take_is_kept_however_long_it_hangs() {
+    let active = Process::named("active");
+    let mut config = config();
+    config.timeouts.tcp_hang = Period::millis(20);
+    let alone = World::new().cluster(0, &[active.addr]);
+    let gateway = Gateway::start(config, |on| alone.layer4(Protocol::Tcp, |_| {}).on(on));
+    learn(&gateway, "active");
+    let (mut client, mut quiet) = (talking(&gateway), Client::connect(gateway.addr));
+    until("both are connected", || gateway.sum(|stats| stats.layer4.connections_open.get()) == 2);
+    active.stop();
+    client.send("again");
+    until("there is a verdict", || verdicts(&gateway) > 0);
+    pass(Duration::from_millis(400));
+    active.go_on();
+    quiet.send("who is there?");
+    assert_eq!(client.exactly(6).unwrap(), b"active");
+    assert_eq!(quiet.exactly(6).unwrap(), b"active");
+    assert_eq!(gateway.sum(|stats| stats.layer4.ended(Ended::Down)), 0);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use rand::rngs::SmallRng;
 use routing::failover::Tried;
 use routing::health::action::{Action, ProbeKind, ProbeResult, ProbeToken};
 use routing::health::state::{Reason, State};
+use routing::id::ClusterId;
 use routing::model::Policy;
 use routing::table::{Pick, Unanswered};
 use routing::time::MonoTime;
@@ -227,4 +228,21 @@ fn endpoints_that_leave_take_with_them_what_they_owe() {
     net.run(Duration::from_secs(2));
     assert_eq!(net.log, []);
     assert_eq!(net.worker.table.next_tick(), None, "nothing is waited for");
+}
+
+#[test]
+fn what_is_asked_of_endpoints_that_have_left_raises_no_suspicion_either() {
+    for (seed, others) in (0..SEEDS).flat_map(|seed| [(seed, 0), (seed, 2)]) {
+        let mut net = Net::new(seed, &[(Nature::Asks, 12)]);
+        net.run(Duration::from_secs(3));
+        // Their connections stay, and fall silent one after the other.
+        net.worker.edit(|world| {
+            world.endpoints.retain(|_, spec| spec.cluster != ClusterId(0));
+            add_endpoints(world, 0, 0, 50, others);
+        });
+        net.run(ms(20));
+        net.conns.iter_mut().for_each(|conn| conn.nature = Nature::Listens);
+        net.run(Duration::from_secs(4));
+        assert_eq!(net.log, [], "seed {seed}, {others} others");
+    }
 }

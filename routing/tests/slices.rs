@@ -8,9 +8,10 @@ use std::sync::Arc;
 use common::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use routing::balance::hash::ring;
 use routing::delta::{Change, RouteTable, Update, diff, snapshot};
 use routing::failover::Tried;
-use routing::id::{BackendId, Generation, ListenerId};
+use routing::id::{BackendId, ClusterId, EndpointId, Generation, ListenerId};
 use routing::model::*;
 use routing::table::{Applied, ENTRIES_PER_LOOK, Progress, Table, TableSettings};
 use routing::time::MonoTime;
@@ -172,6 +173,38 @@ fn a_number_that_changes_hands_makes_the_update_one_piece() {
     assert_eq!(&*worker.table.backends()[0].name, "default/b39:80");
 }
 
+/// The same, by a controller that counts endpoints from another one on.
+fn renumbered(mut world: RouteTable, by: u32) -> RouteTable {
+    let count = u32::try_from(world.endpoints.len()).unwrap();
+    let moved = |(id, spec): (EndpointId, EndpointSpec)| (EndpointId((id.0 + by) % count), spec);
+    world.endpoints = std::mem::take(&mut world.endpoints).into_iter().map(moved).collect();
+    for id in world.backends.keys() {
+        let own = world.endpoints.iter().filter(|(_, spec)| spec.backend == *id);
+        let own: Vec<_> = own.map(|(id, spec)| (*id, spec.addr)).collect();
+        world.rings.insert((*id, ClusterId(0)), Arc::new(ring("alpha", &own)));
+    }
+    world
+}
+
+#[test]
+fn endpoints_that_are_numbered_afresh_take_nobody_elses_place_between_slices() {
+    let mut first = many(40);
+    first.endpoints.clear();
+    (0..40).for_each(|id| add_endpoints(&mut first, id, 0, id, 1));
+    let mut worker = Worker::new(&first);
+    let mut after = first.clone();
+    let turned = |(id, spec): (&EndpointId, &EndpointSpec)| (EndpointId(39 - id.0), spec.clone());
+    after.endpoints = first.endpoints.iter().map(turned).collect();
+    let update = update(&worker.table, Change::Snapshot(snapshot(&after)));
+    let (slices, _) = in_slices(&mut worker.table, &update, |table| {
+        for id in 0..40 {
+            assert_eq!(serves(table, &format!("h{id}.example")), Some(BackendId(id)));
+        }
+    });
+    assert!(slices <= 10, "only the owners were compared in slices: {slices}");
+    assert_eq!(endpoint_count(&worker.table, 40), 40);
+}
+
 #[test]
 fn regexes_of_a_host_are_made_ready_a_few_at_a_time() {
     let mut world = many(1);
@@ -193,17 +226,27 @@ fn regexes_of_a_host_are_made_ready_a_few_at_a_time() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
-    /// Worlds of a few hosts, each by delta from the one before: sliced or not, the same table and the same sockets.
+    /// Worlds of a few hosts, one after the other, by delta or by snapshot, with endpoints that are numbered afresh: sliced
+    /// or not, the same table and the same sockets, and what is there before and after is served all the time.
     #[test]
-    fn slices_lead_to_the_table_of_one_piece(counts in vec(1u32..30, 1..5)) {
+    fn slices_lead_to_the_table_of_one_piece(steps in vec((1u32..30, 0u32..40, any::<bool>()), 1..5)) {
         let mut whole = Worker::new(&RouteTable::default());
         let mut sliced = Table::new(TableSettings::default());
-        for count in counts {
-            let world = many(count);
-            let delta = diff(&whole.world, &world);
-            let update = update(&sliced, Change::Table(delta));
-            let (_, mut applied) = in_slices(&mut sliced, &update, |_| {});
-            let mut at_once = whole.move_to(&world, T0);
+        let mut before = 0;
+        for (count, by, afresh) in steps {
+            let world = renumbered(many(count), by);
+            let change = || match afresh {
+                true => Change::Snapshot(snapshot(&world)),
+                false => Change::Table(diff(&whole.world, &world)),
+            };
+            let (in_one, in_parts) = (update(&whole.table, change()), update(&sliced, change()));
+            let (_, mut applied) = in_slices(&mut sliced, &in_parts, |table| {
+                for id in 0..before.min(count) {
+                    assert_eq!(serves(table, &format!("h{id}.example")), Some(BackendId(id)));
+                }
+            });
+            let mut at_once = whole.table.apply(&in_one, T0).unwrap();
+            whole.world = world.clone();
             applied.removed.sort_unstable();
             at_once.removed.sort_unstable();
             prop_assert_eq!(applied, at_once);
@@ -212,6 +255,7 @@ proptest! {
             for id in 0..count {
                 prop_assert_eq!(serves(&sliced, &format!("h{id}.example")), Some(BackendId(id)));
             }
+            before = count;
         }
     }
 }

@@ -200,7 +200,7 @@ impl Worker {
     /// Tells the log and the statistics that a state has changed.
     fn tell(&self, change: &Transition) {
         self.recorder.note_change(change);
-        self.cut_established(change);
+        self.judge_established(change);
         let (scope, cluster) = self.name_of(change.scope);
         let ms = change.at.since(change.since).as_millis();
         let (from, to, evidence) = (change.from, change.to, &change.evidence);

@@ -1,7 +1,8 @@
-//! Layer-4 connections that are established: ended at once when what they lead to is found to answer nothing.
+//! Layer-4 connections that are established: ended when what they lead to is found to answer nothing.
 //!
 //! A client that waits on a dead connection waits for its own timeout; one that is reset opens another, which goes where
-//! somebody answers. Each connection is registered while it lives; a verdict looks at all of them.
+//! somebody answers. Each connection is registered while it lives; a verdict looks at all of them. What is silent or
+//! refuses has lost them; what hangs may only pause, so its connections know the verdict, and what they make of it is theirs.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -10,6 +11,7 @@ use routing::health::action::{Scope, Transition};
 use routing::health::state::{Reason, State};
 use routing::id::{BackendId, ClusterId};
 use routing::table::{EndpointKey, Pick};
+use routing::time::MonoTime;
 
 use super::wheel::TimerId;
 use super::{Deadline, Worker};
@@ -29,8 +31,17 @@ struct Place {
     backend: BackendId,
     /// Whom to wake; `None` = this place is free, and `next` is the next free one plus one.
     timer: Option<TimerId>,
-    cut: bool,
+    verdict: Option<(Scope, Verdict)>,
     next: u32,
+}
+
+/// What was found of that to which a connection leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// When.
+    pub at: MonoTime,
+    /// May it go on later as if nothing had been: does its kernel still hold the connection?
+    pub may_return: bool,
 }
 
 /// One connection, registered while this lives.
@@ -49,7 +60,7 @@ impl Established {
             cluster: pick.cluster,
             backend: pick.backend,
             timer: Some(deadline.id()),
-            cut: false,
+            verdict: None,
             next: 0,
         };
         let mut places = list.places.borrow_mut();
@@ -67,10 +78,10 @@ impl Established {
         Self { worker: Rc::clone(worker), index }
     }
 
-    /// Is it to end?
+    /// What it leads to was found to answer nothing, and still is.
     #[must_use]
-    pub fn is_cut(&self) -> bool {
-        self.worker.established.places.borrow()[self.index as usize].cut
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.worker.established.places.borrow()[self.index as usize].verdict.map(|(_, verdict)| verdict)
     }
 }
 
@@ -85,25 +96,31 @@ impl Drop for Established {
 }
 
 impl Worker {
-    /// A verdict: connections to what answers nothing end.
+    /// A verdict: connections to what answers nothing learn of it, and that it holds no longer.
     ///
     /// One endpoint that refuses connects may only be finishing what it has (a server that stops listening first), so
     /// its connections stay; one that is silent has lost them, and one that hangs lets them wait for nobody.
-    pub(super) fn cut_established(&self, change: &Transition) {
-        let State::Down(reason) = change.to else { return };
-        let is_lost = match change.scope {
-            Scope::All | Scope::Cluster(_) | Scope::Backend(..) => reason.is_unreachable(),
-            Scope::Endpoint(_) => matches!(reason, Reason::Silent | Reason::Hang),
+    pub(super) fn judge_established(&self, change: &Transition) {
+        let verdict = match (change.to, change.scope) {
+            (State::Down(Reason::Refused), Scope::Endpoint(_)) => None,
+            (State::Down(reason), _) if reason.is_unreachable() => {
+                Some(Verdict { at: change.at, may_return: reason == Reason::Hang })
+            }
+            _ => None,
         };
-        if !is_lost {
-            return;
-        }
         let mut places = self.established.places.borrow_mut();
         let mut wheel = self.wheel.borrow_mut();
         for place in places.iter_mut().filter(|place| place.is_in(change.scope)) {
-            if let Some(timer) = place.timer {
-                place.cut = true;
-                wheel.fire(timer);
+            let Some(timer) = place.timer else { continue };
+            match (verdict, place.verdict) {
+                // It hangs whoever says so: the hold that has begun goes on.
+                (Some(new), Some((_, old))) if new.may_return || !old.may_return => {}
+                (Some(new), _) => {
+                    place.verdict = Some((change.scope, new));
+                    wheel.fire(timer);
+                }
+                (None, Some((scope, _))) if scope == change.scope => place.verdict = None,
+                (None, _) => {}
             }
         }
     }

@@ -64,6 +64,8 @@ pub struct Settings {
     pub tcp_idle: Duration,
     /// `timeouts.tcp_lifetime`; zero = for ever.
     pub tcp_lifetime: Duration,
+    /// `timeouts.tcp_hang`; zero = at once.
+    pub tcp_hang: Duration,
     /// `timeouts.udp_idle`
     pub udp_idle: Duration,
     /// `limits.connection_sources_max`
@@ -163,6 +165,7 @@ impl Settings {
             tunnel_idle: timeouts.tunnel_idle.get(),
             tcp_idle: timeouts.tcp_idle.get(),
             tcp_lifetime: timeouts.tcp_lifetime.get(),
+            tcp_hang: timeouts.tcp_hang.get(),
             udp_idle: timeouts.udp_idle.get(),
             connection_sources_max: limits.connection_sources_max as usize,
             flows_max: limits.flows_max as usize,

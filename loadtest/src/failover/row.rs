@@ -298,7 +298,8 @@ fn layer4() -> impl Iterator<Item = Row> {
         let row = Row { layer: Layer::Four, rate: RATE_TCP, ..row };
         match kind {
             // A stopped endpoint's kernel accepts and takes what it is sent. That may still be processed, so it is not sent
-            // again: whoever comes between the fault and the verdict is reset, and nobody who comes later.
+            // again: whoever comes between the fault and the verdict is reset, `timeouts.tcp_hang` after it (it may only
+            // pause), and nobody who comes later. When the last of them came is what is claimed, not when it was reset.
             Kind::Stop => row.claiming([
                 Claim::at_most(Metric::VerdictMs, 15.0),
                 Claim::at_most(Metric::LastAffectedMs, 25.0),

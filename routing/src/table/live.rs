@@ -215,7 +215,7 @@ impl Live {
                 });
                 return None;
             }
-            left = self.remove_endpoint(id);
+            left = self.remove_endpoint(id, now);
         }
         let index = self.take_free_slot();
         let affinity = sticky::affinity_of(cluster_name, spec.addr);
@@ -254,10 +254,10 @@ impl Live {
     }
 
     /// Takes an endpoint out of every choice. Its slot stays until its last attempt ends.
-    pub(crate) fn remove_endpoint(&mut self, id: EndpointId) -> Option<EndpointKey> {
+    pub(crate) fn remove_endpoint(&mut self, id: EndpointId, now: MonoTime) -> Option<EndpointKey> {
         let index = self.slot_of(id)?;
         let state = self.slots[index as usize].state;
-        self.forget_owed(index);
+        self.forget_owed(index, now);
         self.by_id[id.index()] = 0;
         let key = self.key(index);
         let slot = &mut self.slots[index as usize];

@@ -5,8 +5,9 @@
 //! gone goes in the opposite one. A listener comes when its rules are there and goes before they do.
 //!
 //! One case cannot be served in between: a number that now names something else (the controller started anew and gave
-//! its numbers again). Rules of the old owner would lead to the new one. Such an update is found out first, and
-//! applied in one piece whatever it costs.
+//! its numbers again). Rules of the old owner would lead to the new one, and an endpoint's number that another backend
+//! gets takes it from the one that had it, which has it back under another number many turns later. Such an update is
+//! found out first, and applied in one piece whatever it costs.
 
 use std::sync::Arc;
 
@@ -159,7 +160,8 @@ impl Table {
                 return Err(OutOfStep { have: self.generation, base: update.base_generation });
             }
             Change::Table(_) => {}
-            Change::Snapshot(_) if is_empty => applying.pace = Pace::Fresh,
+            // Nobody owns a number yet.
+            Change::Snapshot(_) if is_empty => (applying.pace, applying.step) = (Pace::Fresh, Step::Clusters),
             Change::Snapshot(_) => applying.replaces = true,
             Change::Health(delta) => {
                 // Evidence is absolute: it counts whatever table we run. Only in step does the number follow.
@@ -221,7 +223,8 @@ impl Table {
 
     /// Has the owner of one number changed? Then nothing may be served before the update is whole.
     fn compare_owners(&self, applying: &mut Applying, delta: &TableDelta, at: usize) {
-        let (clusters, backends) = (delta.clusters.len(), delta.backends.len());
+        let (clusters, backends, listeners) =
+            (delta.clusters.len(), delta.backends.len(), delta.listeners.len());
         let is_another = if let Some((id, spec)) = delta.clusters.get(at) {
             spec.as_ref()
                 .is_some_and(|spec| self.world.cluster(*id).is_some_and(|entry| entry.spec.name != spec.name))
@@ -232,6 +235,13 @@ impl Table {
             spec.as_ref().is_some_and(|spec| {
                 let before = self.world.hosts.listener(*id);
                 before.is_some_and(|before| (&before.name, before.addr) != (&spec.name, spec.addr))
+            })
+        } else if let Some((id, spec)) = delta.endpoints.get(at - clusters - backends - listeners) {
+            // At another address, but of the same backend in the same cluster, it stays in its group.
+            let live = self.live.borrow();
+            spec.as_ref().is_some_and(|spec| {
+                let before = live.slot_of(*id).map(|slot| &live.slots[slot as usize]);
+                before.is_some_and(|slot| (slot.backend, slot.cluster) != (spec.backend, spec.cluster))
             })
         } else {
             return applying.next_step();
@@ -313,7 +323,7 @@ impl Table {
                 let live = self.live.get_mut();
                 let here = || live.slots.get(at).map(|slot| (slot.life == Life::Live).then_some(slot.id));
                 take(gone(replaces, &delta.endpoints, at, here), |id| {
-                    applying.applied.removed.extend(live.remove_endpoint(id));
+                    applying.applied.removed.extend(live.remove_endpoint(id, now));
                 })
             }
             Step::GoneBackends => {

@@ -10,6 +10,7 @@ use std::io;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use routing::failover::Tried;
 use routing::time::MonoTime;
 
 use super::delivered::Delivered;
@@ -28,6 +29,8 @@ use crate::worker::established::Established;
 const LEAN_READS: u8 = 8;
 /// A tick of activity is never shorter: one deadline for each connection must not become a busy loop.
 const TICK_MIN: Duration = Duration::from_millis(1);
+/// A connection to what hangs, and which nobody else could take, looks for somebody so often.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// One direction.
 struct Lane {
@@ -167,6 +170,8 @@ struct Ticks {
     idle: Duration,
     /// End of the connection's life, if it has one.
     lifetime: Option<MonoTime>,
+    /// Its endpoint hangs: since which verdict, and when that is looked at again.
+    hold: Option<(MonoTime, MonoTime)>,
 }
 
 impl Ticks {
@@ -180,6 +185,7 @@ impl Ticks {
             buffer_idle: settings.buffer_idle.max(TICK_MIN),
             idle: settings.tcp_idle,
             lifetime: (!lifetime.is_zero()).then(|| session.began + lifetime),
+            hold: None,
         }
     }
 
@@ -187,7 +193,8 @@ impl Ticks {
     fn set(&self, session: &Session, owed: &Owed, now: MonoTime) {
         let idle = (!self.idle.is_zero()).then(|| self.last + self.idle);
         let tick = (!self.quiet).then(|| now + self.buffer_idle);
-        match [tick, idle, self.lifetime, owed.due()].into_iter().flatten().min() {
+        let hold = self.hold.map(|(_, due)| due);
+        match [tick, idle, self.lifetime, hold, owed.due()].into_iter().flatten().min() {
             Some(due) => session.deadline.set(due.max(now)),
             None => session.deadline.clear(),
         }
@@ -277,7 +284,7 @@ impl Relay<'_> {
                 Event::Written(side, result) => result.map_err(|_| side.broke()),
                 Event::Deadline => self.tick(),
             };
-            if self.established.as_ref().is_some_and(Established::is_cut) {
+            if self.is_lost() {
                 self.owed.cut();
                 match Box::pin(self.move_on()).await {
                     Ok(()) => continue,
@@ -291,6 +298,49 @@ impl Relay<'_> {
                 return ended;
             }
         }
+    }
+
+    /// Was its endpoint found to answer nothing, so that the connection is to leave it? One that only hangs may go on where
+    /// it stood (a pause of its runtime, a slow script): it keeps what it has got for `timeouts.tcp_hang`, and beyond while
+    /// nobody else could take it.
+    fn is_lost(&mut self) -> bool {
+        let Some(verdict) = self.established.as_ref().and_then(Established::verdict) else {
+            self.ticks.hold = None;
+            return false;
+        };
+        if !verdict.may_return {
+            return true;
+        }
+        let now = clock::now();
+        let due = match self.ticks.hold {
+            Some((at, due)) if at == verdict.at => due,
+            _ if self.delivered.again().is_some() => verdict.at,
+            _ => verdict.at + self.session.worker.settings().tcp_hang,
+        };
+        let is_due = now >= due;
+        if is_due && self.has_elsewhere(now) {
+            return true;
+        }
+        let due = if is_due { now + LOOK_AGAIN } else { due };
+        if self.ticks.hold != Some((verdict.at, due)) {
+            self.ticks.hold = Some((verdict.at, due));
+            self.ticks.set(self.session, &self.owed, now);
+        }
+        false
+    }
+
+    /// Is there another endpoint that would take a connection like this one?
+    fn has_elsewhere(&self, now: MonoTime) -> bool {
+        let Some(rule) = &self.session.rule else { return false };
+        let worker = &self.session.worker;
+        let mut tried = Tried::new();
+        tried.note(&self.held.pick);
+        let table = worker.table.borrow();
+        let picked = table.pick(rule, &self.session.subject(), &tried, now, &mut worker.rng.borrow_mut());
+        picked.is_ok_and(|pick| {
+            table.release(pick.endpoint);
+            pick.endpoint != self.held.pick.endpoint && !pick.panic && !pick.trial
+        })
     }
 
     /// Its endpoint was found to answer nothing. If that has got nothing that it may process yet, another one gets it.
@@ -318,6 +368,7 @@ impl Relay<'_> {
         self.owed = Owed::new(&self.session.worker, &held.pick, spoken, now);
         (self.up, self.held, self.established, self.delivered) = (up, held, established, delivered);
         (self.to_up.waits, self.to_up.shut, self.to_up.moved) = (first, false, 0);
+        self.ticks.hold = None;
         self.ticks.set(self.session, &self.owed, now);
         Ok(())
     }
@@ -415,6 +466,8 @@ impl Relay<'_> {
 
     fn upstream_ended(&mut self, side: Side) {
         if side == Side::Upstream {
+            // That is an answer, too: whoever has given one keeps the connection.
+            self.delivered.answered();
             self.owed.upstream_ended(clock::now());
         }
     }

@@ -150,7 +150,7 @@ impl Path {
 
     /// Was what it leads to found to answer nothing?
     pub(super) fn is_cut(&self) -> bool {
-        self.established.as_ref().is_some_and(Established::is_cut)
+        self.established.as_ref().and_then(Established::verdict).is_some()
     }
 
     /// Has anything ever come back?

@@ -8,8 +8,8 @@
 
 use std::time::Duration;
 
-use super::Live;
 use super::events::Site;
+use super::{Live, NEVER_COUNTED};
 use crate::health::board::Subject;
 use crate::health::endpoint::Outcome;
 use crate::health::evidence::OUTSTANDING_MIN;
@@ -78,17 +78,33 @@ impl Live {
         }
     }
 
-    /// An endpoint leaves: its backend and its cluster owe nothing of what it does.
-    pub(crate) fn forget_owed(&mut self, slot: u32) {
-        let owed = self.pulse(slot).owed;
-        if owed > 0
-            && let Some(site) = self.site(self.key(slot))
-        {
-            self.owe(site, -i32::try_from(owed).unwrap_or(i32::MAX));
+    /// An endpoint leaves: its backend neither owes nor waits for what is asked of it, whose ends it will not hear of. Its
+    /// cluster does until they come.
+    pub(crate) fn forget_owed(&mut self, slot: u32, now: MonoTime) {
+        let pulse = self.pulse(slot);
+        let (owed, outstanding, uncounted) = (pulse.owed, pulse.outstanding, pulse.uncounted);
+        let Some(site) = self.site(self.key(slot)).filter(|_| outstanding > 0) else { return };
+        self.owe_here(site, -i32::try_from(owed).unwrap_or(i32::MAX));
+        if let Some(at) = site.part.filter(|_| uncounted != NEVER_COUNTED) {
+            let detector = &mut self.detector;
+            let waiting = &mut detector.parts[at as usize].flow.waiting;
+            (0..outstanding).for_each(|_| waiting.ended(None, now));
+            if waiting.total() == 0 {
+                detector.quiet_parts.remove(&mut detector.parts, at);
+            }
         }
     }
 
     fn owe(&mut self, site: Site, count: i32) {
+        self.owe_here(site, count);
+        // Of one that has left, too: what is sent there waits in its cluster all the same.
+        if let Some(entry) = self.detector.clusters.get_mut(site.cluster.index()) {
+            entry.owed = entry.owed.saturating_add_signed(count);
+        }
+    }
+
+    /// By an endpoint, and by its backend where it is.
+    fn owe_here(&mut self, site: Site, count: i32) {
         if site.is_live && site.pulse != 0 {
             let pulse = &mut self.detector.pulses[site.pulse as usize];
             pulse.owed = pulse.owed.saturating_add_signed(count);
@@ -96,9 +112,6 @@ impl Live {
         if let Some(at) = site.part {
             let part = &mut self.detector.parts[at as usize];
             part.owed = part.owed.saturating_add_signed(count);
-        }
-        if let Some(entry) = self.detector.clusters.get_mut(site.cluster.index()).filter(|_| site.is_live) {
-            entry.owed = entry.owed.saturating_add_signed(count);
         }
     }
 
@@ -112,7 +125,12 @@ impl Live {
             Subject::Backend(backend, cluster) => {
                 let Some(at) = self.detector.part_of(&self.backends, backend, cluster) else { return false };
                 let part = &mut self.detector.parts[at as usize];
-                (part.flow.waiting.count(now), part.owed)
+                let waits = part.flow.waiting.count(now);
+                if waits == 0 {
+                    // What its cluster waits for waits at endpoints that have left, or with other workers.
+                    return false;
+                }
+                (waits, part.owed)
             }
             Subject::Endpoint(id) => {
                 let Some(slot) = self.slot_of(id) else { return false };
