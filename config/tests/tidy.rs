@@ -61,7 +61,7 @@ fn builds_alone(script: &str) -> bool {
 fn security_names_tests_and_bounds_that_exist() {
     let text = fs::read_to_string(root().join("SECURITY.md")).unwrap();
     assert!(text.matches(".rs::").count() > 44, "most rows name a test");
-    report(unheld(&text, |path| fs::read_to_string(root().join(path)).ok()).into_iter());
+    report(unheld(&text, |path| fs::read_to_string(root().join(path)).ok()));
 }
 
 /// The words in backticks that are a test (`file.rs::name`), a folder of scenarios or a key of gateway.toml, and are not there.
