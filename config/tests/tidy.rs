@@ -58,6 +58,30 @@ fn builds_alone(script: &str) -> bool {
 }
 
 #[test]
+fn security_names_tests_and_bounds_that_exist() {
+    let text = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    assert!(text.matches(".rs::").count() > 44, "most rows name a test");
+    report(unheld(&text, |path| fs::read_to_string(root().join(path)).ok()));
+}
+
+/// The words in backticks that are a test (`file.rs::name`), a folder of scenarios or a key of gateway.toml, and are not there.
+fn unheld(text: &str, read: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let words = text.split('`').skip(1).step_by(2);
+    let is_missing = |word: &&str| match word.split_once("::") {
+        Some((path, name)) => !read(path).is_some_and(|file| file.contains(&format!("fn {name}("))),
+        None if word.starts_with("controller/tests/") => !root().join(word).is_dir(),
+        None => {
+            let is_key = |part: &str| {
+                part.bytes().all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte))
+            };
+            let key = word.split_once('.').filter(|(section, key)| is_key(section) && is_key(key));
+            key.is_some() && !config::KEYS.iter().any(|known| known.name == *word)
+        }
+    };
+    words.filter(is_missing).map(|word| format!("SECURITY.md: {word} does not exist")).collect()
+}
+
+#[test]
 fn crates_depend_only_on_those_below_them() {
     let mut findings = Vec::new();
     for (name, allowed) in MAY_IMPORT {
@@ -167,6 +191,13 @@ fn every_metric_is_listed_in_the_readme() {
 fn each_rule_finds_what_breaks_it() {
     assert_eq!(lines_without_tests("a\nb\n#[cfg(test)]\nmod tests {\nc\n}\n"), 2);
     assert_eq!(lines_without_tests("a\nb\nc\n"), 3);
+
+    let file = |path: &str| (path == "a.rs").then(|| "fn holds() {}".to_owned());
+    assert_eq!(unheld("`a.rs::holds` `limits.headers_max` `Upgrade: h2c`", file), Vec::<String>::new());
+    assert_eq!(
+        unheld("`a.rs::hold` `b.rs::holds` `limits.headers` `controller/tests/scenarios/none`", file).len(),
+        4
+    );
 
     assert!(builds_alone("# . scripts/rust\n  cargo build --release\n"));
     assert!(!builds_alone(". scripts/rust\ncargo build\n") && !builds_alone("# cargo build\necho\n"));

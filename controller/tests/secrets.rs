@@ -343,7 +343,7 @@ fn a_gateway_uses_a_secret_of_another_namespace_only_while_that_allows_it() {
     assert_eq!(fleet.certificates(), Vec::<String>::new(), "revoked");
 }
 
-/// `CERTIFICATES=10000 cargo test --release -p ringway-controller --test secrets -- --nocapture load` measures.
+/// `CERTIFICATES=10000 cargo test --release -p ringway-controller --test secrets -- --nocapture one_of_many` measures.
 #[test]
 fn one_of_many_certificates_is_swapped_without_looking_at_the_others_keys() {
     let count: usize = std::env::var("CERTIFICATES").ok().and_then(|count| count.parse().ok()).unwrap_or(300);

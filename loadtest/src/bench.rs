@@ -232,7 +232,7 @@ fn each(cases: &[Case], mut measure: impl FnMut(Case) -> Result<()>) -> Result<(
     }
     match failed.as_slice() {
         [] => Ok(()),
-        failed => Err(BenchError::failed("bench", format!("failed: {}", failed.join(", ")))),
+        failed => Err(BenchError::failed("failed", failed.join(", "))),
     }
 }
 
