@@ -165,12 +165,13 @@ fn a_number_that_changes_hands_makes_the_update_one_piece() {
         after.backends.insert(BackendId(id), backend(&format!("default/b{}:80", 39 - id)));
     }
     let update = update(&worker.table, Change::Snapshot(snapshot(&after)));
-    let (slices, _) = in_slices(&mut worker.table, &update, |table| {
+    let (slices, applied) = in_slices(&mut worker.table, &update, |table| {
         let names = table.backends();
         assert!(names.iter().all(|view| *view.name == *format!("default/b{}:80", view.id.0)), "{names:?}");
     });
     assert!(slices <= 10, "only the owners were compared in slices: {slices}");
     assert_eq!(&*worker.table.backends()[0].name, "default/b39:80");
+    assert_eq!(applied.replaced, (0..40).map(BackendId).collect::<Vec<_>>(), "each has another owner");
 }
 
 /// The same, by a controller that counts endpoints from another one on.
@@ -249,6 +250,7 @@ proptest! {
             whole.world = world.clone();
             applied.removed.sort_unstable();
             at_once.removed.sort_unstable();
+            prop_assert_eq!(applied.replaced.len(), (before.saturating_sub(count)) as usize);
             prop_assert_eq!(applied, at_once);
             prop_assert_eq!(endpoint_count(&sliced, 30), world.endpoints.len());
             prop_assert_eq!(sliced.hosts().count(), world.hosts.len());

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use routing::id::BackendId;
 
-/// Which backends do it. Learned of each worker's own traffic; forgotten with the process.
+/// Which backends do it. Learned of each worker's own traffic; forgotten with the backend, for its number may be another's next.
 #[derive(Default)]
 pub(crate) struct Habits(RefCell<HashMap<BackendId, u8>>);
 
@@ -25,6 +25,11 @@ impl Habits {
         *score =
             if answered { score.saturating_add(1).min(Self::SCORE_MAX) } else { score.saturating_sub(1) };
     }
+
+    /// The backend has left the table, or its number is another's.
+    pub(crate) fn forget(&self, backend: BackendId) {
+        self.0.borrow_mut().remove(&backend);
+    }
 }
 
 #[cfg(test)]
@@ -42,5 +47,8 @@ mod tests {
         assert!(!habits.answers(backend), "an endpoint that takes and never answers is no failure");
         habits.note(backend, true);
         assert!(habits.answers(backend));
+        habits.forget(backend);
+        habits.note(backend, true);
+        assert!(!habits.answers(backend), "who gets its number begins anew");
     }
 }

@@ -11,12 +11,15 @@ use routing::health::action::{Probe, ProbeKind, ProbeResult};
 use routing::model::{Application, Speech};
 use routing::time::MonoTime;
 
+use crate::accept::is_out_of_descriptors;
 use crate::downstream::udp;
 use crate::net::datagram::DatagramSocket;
 use crate::net::{self, Buf, Class, acquire};
 use crate::observe::recorder::{What, Whom};
 use crate::observe::stats::Limit;
 use crate::tls::Stream;
+use crate::tls::connect::Ended;
+use crate::upstream::dial::NoConnection;
 use crate::upstream::{dial, endings, h2, health};
 use crate::worker::drill::Fault;
 use crate::worker::{Deadline, Worker, clock, supervise};
@@ -28,13 +31,8 @@ const NOT_SERVING: u16 = 503;
 pub fn send(worker: &Rc<Worker>, probe: Probe) {
     worker.stats.probes_total.inc();
     let Some(place) = Place::take(worker) else {
-        // An unknown state means "keep using it".
-        worker.table.borrow().on_probe(
-            probe.token,
-            ProbeResult::Answered { latency: Duration::ZERO },
-            clock::now(),
-        );
-        return;
+        let now = clock::now();
+        return worker.table.borrow().on_probe(probe.token, unknown(now, now), now);
     };
     let owner = Rc::clone(worker);
     supervise::spawn_guarded(worker, async move {
@@ -75,6 +73,51 @@ impl Drop for Place {
 /// Standstills of our own for which one probe is given more time; whoever stands still more often learns nothing by it.
 const MORE_TIMES_MAX: u32 = 8;
 
+/// Why an endpoint gave no good answer.
+enum NoAnswer {
+    /// This is what it gave.
+    Given(ProbeResult),
+    /// It could not be asked, for want of something of our own: that says nothing about it.
+    Shortage(Limit),
+}
+
+impl From<ProbeResult> for NoAnswer {
+    fn from(result: ProbeResult) -> Self {
+        Self::Given(result)
+    }
+}
+
+impl From<io::Error> for NoAnswer {
+    fn from(error: io::Error) -> Self {
+        if is_out_of_descriptors(&error) {
+            Self::Shortage(Limit::Descriptors)
+        } else if error.kind() == io::ErrorKind::OutOfMemory {
+            Self::Shortage(Limit::BuffersBytes)
+        } else {
+            Self::Given(ProbeResult::Refused)
+        }
+    }
+}
+
+impl From<NoConnection> for NoAnswer {
+    fn from(none: NoConnection) -> Self {
+        match none {
+            NoConnection::Descriptors => Self::Shortage(Limit::Descriptors),
+            NoConnection::Tls(Ended::Buffers) => Self::Shortage(Limit::BuffersBytes),
+            NoConnection::Refused
+            | NoConnection::Failed
+            | NoConnection::Tls(_)
+            | NoConnection::Settings
+            | NoConnection::Streams => Self::Given(ProbeResult::Refused),
+        }
+    }
+}
+
+/// What is told where nothing was found out: an unknown state means "keep using it".
+fn unknown(begun: MonoTime, now: MonoTime) -> ProbeResult {
+    ProbeResult::Answered { latency: now.since(begun) }
+}
+
 /// Asks, and waits for the answer for as long as a probe may take while this worker is running: an answer that came while
 /// it stood still could not be heard, and one that is overdue by our own fault says nothing.
 async fn ask(worker: &Rc<Worker>, probe: &Probe) -> ProbeResult {
@@ -86,32 +129,39 @@ async fn ask(worker: &Rc<Worker>, probe: &Probe) -> ProbeResult {
     for _ in 0..MORE_TIMES_MAX {
         match within(worker, &deadline, due, answer.as_mut()).await {
             Some(Ok(())) => return ProbeResult::Answered { latency: clock::now().since(begun) },
-            Some(Err(result)) => return result,
+            Some(Err(NoAnswer::Given(result))) => return result,
+            Some(Err(NoAnswer::Shortage(limit))) => {
+                worker.stats.hit(limit);
+                return unknown(begun, clock::now());
+            }
             None => {}
         }
         let now = clock::now();
         let missing = timeout.saturating_sub(worker.awake(begun, now));
-        if missing.is_zero() || worker.is_stopping() {
+        if missing.is_zero() {
+            // The silence of a host that is not known to answer says nothing.
+            return match is_datagrams(worker, probe) && !worker.flows.hosts.answers(probe.addr.ip()) {
+                true => unknown(begun, now),
+                false => ProbeResult::TimedOut,
+            };
+        }
+        if worker.is_stopping() {
             break;
         }
         due = now + missing;
     }
-    match is_datagrams(worker, probe) && !worker.flows.hosts.answers(probe.addr.ip()) {
-        // The silence of a host that is not known to answer says nothing ("an unknown state means keep using it").
-        true => ProbeResult::Answered { latency: clock::now().since(begun) },
-        false => ProbeResult::TimedOut,
-    }
+    unknown(begun, clock::now())
 }
 
 /// Comes back when the endpoint has said something, or refused to; for ever silent when it is.
-async fn answer(worker: &Rc<Worker>, probe: &Probe) -> Result<(), ProbeResult> {
+async fn answer(worker: &Rc<Worker>, probe: &Probe) -> Result<(), NoAnswer> {
     drilled(worker, probe).await?;
     if is_datagrams(worker, probe) {
         return ask_host(worker, probe).await;
     }
     let Some(request) = request(probe).filter(|_| !is_opaque(worker, probe)) else {
-        let conn = net::listen::connect(probe.addr).await.map_err(refused)?;
-        if closing(worker, probe).is_some() && !endings::closes(conn).await {
+        let conn = net::listen::connect(probe.addr).await?;
+        if closing(worker, probe).is_some() && !endings::closes(conn).await? {
             std::future::pending::<()>().await;
         }
         return Ok(());
@@ -122,29 +172,25 @@ async fn answer(worker: &Rc<Worker>, probe: &Probe) -> Result<(), ProbeResult> {
     let of_h2 = is_grpc || dial::spoken(worker, backend).protocol == Application::Http2;
     if of_h2 && probe.kind == ProbeKind::Ping {
         // What HTTP/2 has for it, and no request that an application would have to answer.
-        return Box::pin(h2::ping(worker, backend, probe.addr)).await.map_err(refused);
+        return Ok(Box::pin(h2::ping(worker, backend, probe.addr)).await?);
     }
     let to = h2::Target { backend, endpoint: probe.endpoint, addr: probe.addr };
     let connected = match of_h2 {
         false => dial::dial(worker, backend, probe.addr).await,
         true => Box::pin(h2::open(worker, to)).await.map(|opened| opened.stream),
     };
-    let mut conn = connected.map_err(refused)?;
+    let mut conn = connected?;
     if is_grpc {
-        return match health::check(&mut conn, request).await.map_err(refused)? {
+        return match health::check(&mut conn, request).await? {
             true => Ok(()),
-            false => Err(ProbeResult::BadStatus(NOT_SERVING)),
+            false => Err(ProbeResult::BadStatus(NOT_SERVING).into()),
         };
     }
-    let status = exchange(&mut conn, request).await.map_err(refused)?;
+    let status = exchange(&mut conn, request).await?;
     match probe.kind {
-        ProbeKind::Http { .. } if !(200..400).contains(&status) => Err(ProbeResult::BadStatus(status)),
+        ProbeKind::Http { .. } if !(200..400).contains(&status) => Err(ProbeResult::BadStatus(status).into()),
         ProbeKind::Connect | ProbeKind::Ping | ProbeKind::Http { .. } | ProbeKind::Grpc { .. } => Ok(()),
     }
-}
-
-fn refused<E>(_error: E) -> ProbeResult {
-    ProbeResult::Refused
 }
 
 /// What a drill makes of a probe: to the detector a drilled cluster looks as a broken one does.
@@ -186,14 +232,14 @@ fn speech(worker: &Worker, probe: &Probe) -> Speech {
 
 /// Asks for an endpoint that takes datagrams: an empty one, which a host answers with ICMP where nobody listens, and a
 /// connect, which a host that lives answers either way. Neither asks the application anything.
-async fn ask_host(worker: &Rc<Worker>, probe: &Probe) -> Result<(), ProbeResult> {
-    let socket = DatagramSocket::connected(probe.addr).map_err(|_unreachable| ProbeResult::Refused)?;
+async fn ask_host(worker: &Rc<Worker>, probe: &Probe) -> Result<(), NoAnswer> {
+    let socket = DatagramSocket::connected(probe.addr)?;
     let refused = |result: &io::Result<()>| match result {
         Ok(()) => false,
         Err(error) => error.kind() != io::ErrorKind::WouldBlock,
     };
     if refused(&socket.send_one(&[])) {
-        return Err(ProbeResult::Refused);
+        return Err(ProbeResult::Refused.into());
     }
     let mut connect = pin!(net::listen::connect(probe.addr));
     let mut readable = pin!(socket.readable());
@@ -205,10 +251,11 @@ async fn ask_host(worker: &Rc<Worker>, probe: &Probe) -> Result<(), ProbeResult>
         // Something came: an answer, or ICMP.
         None => {}
         Some(connected) if udp::is_answer(&connected) => worker.flows.hosts.note(probe.addr.ip()),
-        Some(_unreachable) => return Err(ProbeResult::Refused),
+        Some(Err(error)) => return Err(error.into()),
+        Some(Ok(_)) => {}
     }
     // The datagram went first: what ICMP has to say of it has come before what the connect came to.
-    if refused(&socket.look()) { Err(ProbeResult::Refused) } else { Ok(()) }
+    if refused(&socket.look()) { Err(ProbeResult::Refused.into()) } else { Ok(()) }
 }
 
 /// The bytes to send, if the connect alone is not the question.
@@ -266,5 +313,25 @@ pub async fn within<T>(
             None if clock::now() >= due || worker.is_stopping() => return None,
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_we_lack_ourselves_is_no_answer_of_an_endpoint() {
+        let of = |errno| NoAnswer::from(io::Error::from_raw_os_error(errno));
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS] {
+            assert!(matches!(of(errno), NoAnswer::Shortage(Limit::Descriptors)), "{errno}");
+        }
+        let no_buffer = NoAnswer::from(io::Error::from(io::ErrorKind::OutOfMemory));
+        assert!(matches!(no_buffer, NoAnswer::Shortage(Limit::BuffersBytes)));
+        for errno in [libc::ECONNREFUSED, libc::ECONNRESET, libc::EHOSTUNREACH] {
+            assert!(matches!(of(errno), NoAnswer::Given(ProbeResult::Refused)), "{errno}");
+        }
+        assert!(matches!(NoConnection::Descriptors.into(), NoAnswer::Shortage(Limit::Descriptors)));
+        assert!(matches!(NoConnection::Refused.into(), NoAnswer::Given(ProbeResult::Refused)));
     }
 }

@@ -125,6 +125,11 @@ impl Pending {
                 applying.take_removed().for_each(|endpoint| {
                     worker.pool.forget(endpoint);
                     worker.h2.forget(endpoint);
+                    worker.usual.endings.forget(endpoint);
+                });
+                applying.take_replaced().for_each(|backend| {
+                    worker.usual.forget_backend(backend);
+                    worker.flows.habits.forget(backend);
                 });
                 if let Some(spent) = spent {
                     worker.report(Report::Spent(spent));

@@ -26,6 +26,8 @@ pub struct Applied {
     pub opened: Vec<OpenedBind>,
     /// Endpoints that are gone: their idle connections are to be closed. Attempts in flight go on.
     pub removed: Vec<EndpointKey>,
+    /// Backends that are gone, or whose numbers are others' now: what was known is not about these.
+    pub replaced: Vec<BackendId>,
 }
 
 /// A socket to open.
@@ -93,20 +95,28 @@ impl Table {
         live.copy(Subject::Cluster(id), now);
     }
 
-    pub(super) fn set_backend(&mut self, id: BackendId, spec: Option<&Arc<BackendSpec>>, now: MonoTime) {
+    /// `true`: there was one under this number, and it is no longer there.
+    pub(super) fn set_backend(
+        &mut self,
+        id: BackendId,
+        spec: Option<&Arc<BackendSpec>>,
+        now: MonoTime,
+    ) -> bool {
         if self.world.backends.len() <= id.index() {
             self.world.backends.resize_with(id.index() + 1, || None);
         }
         let old = std::mem::replace(&mut self.world.backends[id.index()], spec.map(Arc::clone));
         let entry = self.live.get_mut().set_backend(id, spec, now);
-        let Some(spec) = spec else { return };
+        let is_replaced = old.is_some_and(|old| spec.is_none_or(|spec| old.name != spec.name));
+        let Some(spec) = spec else { return is_replaced };
         // Another Service under a used id starts with a budget of its own.
-        if entry.budget.is_none() || old.is_some_and(|old| old.name != spec.name) {
+        if entry.budget.is_none() || is_replaced {
             entry.budget = Some(Budget::new(self.settings.workers));
         }
         for group in &mut entry.groups {
             group.stat = stat(spec, group.cluster);
         }
+        is_replaced
     }
 
     pub(super) fn set_ring(&mut self, key: (BackendId, ClusterId), ring: Option<Arc<HashRing>>) {

@@ -55,6 +55,11 @@ impl Applying {
         self.applied.removed.drain(..)
     }
 
+    /// Backends that have gone since this was last asked, and those whose number has another owner since.
+    pub fn take_replaced(&mut self) -> impl Iterator<Item = BackendId> {
+        self.applied.replaced.drain(..)
+    }
+
     /// Binds to close, then to open, once it is whole.
     pub fn take_sockets(&mut self) -> (Vec<BindId>, Vec<OpenedBind>) {
         (std::mem::take(&mut self.applied.closed), std::mem::take(&mut self.applied.opened))
@@ -260,8 +265,8 @@ impl Table {
                 }
             }),
             Step::Backends => delta.backends.get(at).map(|(id, spec)| {
-                if spec.is_some() {
-                    self.set_backend(*id, spec.as_ref(), now);
+                if spec.is_some() && self.set_backend(*id, spec.as_ref(), now) {
+                    applying.applied.replaced.push(*id);
                 }
             }),
             Step::Endpoints => delta.endpoints.get(at).map(|(id, spec)| {
@@ -329,7 +334,11 @@ impl Table {
             Step::GoneBackends => {
                 let here =
                     || self.world.backends.get(at).map(|spec| spec.as_ref().map(|_| BackendId(to_u32(at))));
-                take(gone(replaces, &delta.backends, at, here), |id| self.set_backend(id, None, now))
+                take(gone(replaces, &delta.backends, at, here), |id| {
+                    if self.set_backend(id, None, now) {
+                        applying.applied.replaced.push(id);
+                    }
+                })
             }
             Step::GoneClusters => {
                 let id = || u16::try_from(at).ok().map(ClusterId);

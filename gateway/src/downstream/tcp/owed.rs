@@ -45,6 +45,12 @@ impl Usual {
     pub(super) fn is_answering(&self, backend: BackendId) -> bool {
         self.answers.answers(backend)
     }
+
+    /// The backend has left the table, or its number is another's.
+    pub(crate) fn forget_backend(&self, backend: BackendId) {
+        self.answers.forget(backend);
+        self.greets.forget(backend);
+    }
 }
 
 /// See the module. One for each connection.

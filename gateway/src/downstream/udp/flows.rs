@@ -35,7 +35,7 @@ pub struct Flows {
     list: RefCell<List>,
     /// Memory for what one call receives.
     pub(super) batch: RefCell<Batch>,
-    pub(super) habits: Habits,
+    pub(crate) habits: Habits,
     pub(super) connections: Index,
     /// Which hosts answer connects.
     pub hosts: Hosts,
