@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use controller::compile::Defaults;
-use controller::compile::annotations::registry::{ENTRIES, Entry, Family, Fate};
+use controller::compile::annotations::registry::{self, ENTRIES, Entry, Family, Fate};
 use controller::compile::annotations::{self, Annotations, Reading};
 use controller::crd::EndpointMode;
 use controller::merge::Member;
@@ -792,4 +792,72 @@ mod hostile {
             }
         }
     }
+}
+
+/// What cannot be read must not be as good as absent.
+#[test]
+fn what_protects_closes_where_its_value_is_too_long_or_holds_control_characters() {
+    let long: Vec<String> = (0..1_000).map(|n| format!("192.168.{}.{}/32, ", n / 256, n % 256)).collect();
+    let basic = [("auth-type", "basic"), ("auth-secret", "staff")];
+    let tls = [("auth-tls-secret", "ca"), ("auth-tls-match-cn", "CN=ann")];
+    let asked =
+        [("auth-url", "http://auth.default.svc/a"), ("auth-method", "GET"), ("auth-response-headers", "x-a")];
+    let lists = [
+        "whitelist-source-range",
+        "allowlist-source-range",
+        "denylist-source-range",
+        "blacklist-source-range",
+        "domain-whitelist-source-range",
+        "domain-blacklist-source-range",
+        "backend-protocol=HTTPS proxy-ssl-secret",
+        "auth-snippet",
+    ];
+    let mut all: Vec<(Vec<(&str, &str)>, &str)> = Vec::new();
+    for list in lists {
+        let (beside, name) = list.rsplit_once(' ').unwrap_or(("", list));
+        all.push((beside.split_once('=').into_iter().collect(), name));
+    }
+    for group in [&basic[..], &tls, &asked] {
+        all.extend(group.iter().map(|(name, _)| (group.to_vec(), *name)));
+    }
+    for (beside, name) in all {
+        let prefix = Family::PREFIXES
+            .iter()
+            .find(|(_, family)| registry::find(name).unwrap().is_of(*family))
+            .unwrap()
+            .0;
+        for value in [format!("10.0.0.0/8\r, {}", "x"), format!("{}x", long.concat())] {
+            let mut pairs: Vec<(String, String)> = Vec::new();
+            for (beside, value) in beside.iter().filter(|(beside, _)| *beside != name) {
+                pairs.push((format!("{prefix}{beside}"), (*value).to_owned()));
+            }
+            pairs.push((format!("{prefix}{name}"), value));
+            let (read, notes) = read(&pairs);
+            assert!(read.closed.is_some(), "{name} beside {beside:?}: {notes:?}");
+            let told = note_on(&format!("{prefix}{name}"), &notes);
+            assert!(told.reason.contains("no control characters"), "{told:?}");
+        }
+    }
+}
+
+/// One port is spoken to in one way: asking it may not take away what the rules say of it.
+#[test]
+fn a_question_to_the_backend_of_the_rules_is_asked_as_they_speak_to_it() {
+    let given = [
+        ("nginx.ingress.kubernetes.io/backend-protocol", "HTTPS"),
+        ("nginx.ingress.kubernetes.io/proxy-ssl-name", "inner.example"),
+        ("nginx.ingress.kubernetes.io/auth-url", "http://web.default.svc:80/check"),
+    ];
+    let (table, report) = compiled(&ingress("web", "/", &given));
+    assert!(table.contains("backend default/web:80 tls[inner.example"), "{table}");
+    assert!(report.contains("it is asked as they speak to it"), "{report}");
+    let elsewhere = given.map(|(name, value)| {
+        (name, if name.ends_with("auth-url") { "http://other.default.svc:81/check" } else { value })
+    });
+    let (table, report) = compiled(&ingress("web", "/", &elsewhere));
+    assert!(table.contains("backend default/web:80 tls[inner.example"), "{table}");
+    assert!(
+        !table.contains("backend default/other:81 tls") && !report.contains("as they speak to it"),
+        "{table}{report}"
+    );
 }

@@ -251,6 +251,8 @@ fn a_host_of_the_gateway_is_asked_by_its_own_rule_unless_that_is_guarded() {
         at("closed.example", "closed", "/", "auth", &[(N, "whitelist-source-range", "10.0.0.0/8")]),
         at("e.example", "e", "/", "web", &[(N, "auth-url", "http://nowhere.example/")]),
         at("f.example", "f", "/", "web", &[(N, "auth-url", "http://locked.example/")]),
+        at("g.example", "g", "/", "web", &[(N, "auth-url", "http://few.example/")]),
+        at("few.example", "few", "/", "auth", &[(N, "limit-connections", "1")]),
         at("locked.example", "locked", "/", "auth", &[(N, "auth-type", "basic"), (N, "auth-secret", "none")]),
     ]
     .concat();
@@ -269,6 +271,7 @@ fn a_host_of_the_gateway_is_asked_by_its_own_rule_unless_that_is_guarded() {
         ("d.example", "auth_rule_refuses"),
         ("e.example", "auth_no_route"),
         ("f.example", "auth_rule_guarded"),
+        ("g.example", "auth_rule_guarded"),
     ] {
         assert_eq!(outcome(&from(host)), (500, reason), "{host}");
     }
@@ -308,4 +311,35 @@ fn another_namespace_is_asked_with_its_grant() {
     assert_eq!(outcome(&get(&fleet, "/", "")), (503, "auth_service_unusable"));
     fleet.write("fleet/grant.yaml", grant);
     until("the grant is in force", || get(&fleet, "/", "").status == 200);
+}
+
+#[test]
+fn a_request_at_its_limits_is_asked_about_like_any_other() {
+    let (auth, web) = (obeying(), Backend::named("web"));
+    let fleet = asking(&[], &auth, &web);
+    let target = format!("/{}?b=c", "a".repeat(8_100));
+    let fields: String = (0..90).map(|n| format!("X-Field-{n}: {n}\n")).collect();
+    for (target, fields) in [(&*target, ""), ("/", &*fields), (&*target, &*fields)] {
+        let response = get(&fleet, target, fields);
+        assert_eq!((response.status, response.text().as_str()), (200, "web"), "{}", response.head);
+        let url = format!("http://shop.example{target}");
+        assert_eq!(auth.requests().pop().unwrap().one("x-original-url"), Some(&*url));
+    }
+}
+
+#[test]
+fn a_call_is_asked_about_no_longer_than_it_may_take() {
+    let (auth, web) = (Backend::raw(|peer| drop((peer.head(), peer.drained()))), Backend::named("web"));
+    let fleet = asking(&[], &auth, &web);
+    let response = send(
+        &fleet,
+        "POST / HTTP/1.1\nHost: shop.example\nContent-Type: application/grpc\ngrpc-timeout: 200m\nContent-Length: 0\n\n",
+    );
+    assert_eq!(
+        (response.one("grpc-status"), response.reason()),
+        (Some("4"), "grpc_timeout"),
+        "{}",
+        response.head
+    );
+    assert_eq!((web.count(), verdicts(&fleet), hits(&fleet, Limit::AuthRequestTimeout)), (0, [0, 0, 1], 0));
 }

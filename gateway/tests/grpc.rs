@@ -12,7 +12,9 @@ use config::AccessLog;
 use gateway::observe::stats::Limit;
 use h2::Reason;
 use http::{HeaderMap, HeaderValue, Request};
+use routing::id::ClusterId;
 use routing::model::{GrpcCode, Policy};
+use support::backend::Backend;
 use support::client::Client;
 use support::h2::{self as client_h2, Answer, run};
 use support::h2_backend::{Asked, Do, H2Backend};
@@ -250,6 +252,79 @@ fn a_stream_whose_time_is_over_ends_with_a_status_and_the_connection_stays() {
     });
     assert_eq!(counted(&gateway, GrpcCode::DEADLINE_EXCEEDED), 1);
     assert_eq!((backend.connections(), gateway.sum(|stats| stats.http2_connections_total.get())), (1, 1));
+}
+
+/// A backend that sends the head of an answer and these pieces of its body, each chunked where `length` is `None`.
+fn slow(length: Option<usize>, pieces: Vec<Vec<u8>>, end: &'static str) -> Backend {
+    Backend::raw(move |peer| {
+        if peer.head().is_none() {
+            return;
+        }
+        let framing = match length {
+            None => "Transfer-Encoding: chunked".to_owned(),
+            Some(length) => format!("Content-Length: {length}"),
+        };
+        peer.send(format!("HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\n{framing}\r\n\r\n"));
+        for piece in &pieces {
+            match length {
+                None => peer.send([format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat()),
+                Some(_) => peer.send(piece),
+            }
+            support::pass(Duration::from_millis(20));
+        }
+        peer.send(end);
+        peer.drained();
+    })
+}
+
+/// Of a policy under which one failure ejects.
+fn strict(backend: &Backend) -> Gateway {
+    let world = world(&[backend.addr]).undetected().policy(|policy| policy.outlier.consecutive_failures = 1);
+    Gateway::start(config(), |addr| world.on(addr))
+}
+
+#[track_caller]
+fn blames_nobody(gateway: &Gateway) {
+    let failures = gateway.sum(|stats| stats.cluster(ClusterId(0)).tally.failures.get());
+    assert_eq!((failures, gateway.sum(|stats| stats.ejections_total.get())), (0, 0));
+}
+
+#[test]
+fn a_stream_of_known_length_whose_time_is_over_is_cut_and_blames_nobody() {
+    let backend = slow(Some(100), vec![b"some of it".to_vec()], "");
+    let gateway = strict(&backend);
+    run(async {
+        let mut client = client_h2::Client::connect(gateway.addr).await;
+        for _ in 0..3 {
+            let (response, _send) = client.start(call("/shop.Web/Get", Some("200m")), true).await;
+            client_h2::answer(response.await.unwrap()).await.unwrap_err();
+        }
+    });
+    assert_eq!(counted(&gateway, GrpcCode::DEADLINE_EXCEEDED), 3);
+    blames_nobody(&gateway);
+}
+
+#[test]
+fn an_answer_that_waits_for_a_client_that_stalls_blames_nobody_for_the_time_it_waits() {
+    // The first piece is all the window that the client has; how many of the others wait where is for the gateway.
+    for more in 0..6 {
+        let pieces = [vec![vec![b'x'; 65_535]], vec![vec![b'y'; 500]; more]].concat();
+        let all = pieces.concat().len();
+        let backend = slow(None, pieces, "0\r\ngrpc-status: 0\r\n\r\n");
+        let gateway = strict(&backend);
+        run(async {
+            let mut client = client_h2::Client::connect(gateway.addr).await;
+            let (response, _send) = client.start(call("/shop.Web/Get", Some("300m")), true).await;
+            let response = response.await.unwrap();
+            tokio::time::sleep(Duration::from_millis(450)).await;
+            let answer = client_h2::answer(response).await.unwrap();
+            match code(&answer) {
+                Some(0) => assert_eq!(answer.body.len(), all, "{more}"),
+                code => assert_eq!(code, Some(4), "{more}"),
+            }
+        });
+        blames_nobody(&gateway);
+    }
 }
 
 #[test]

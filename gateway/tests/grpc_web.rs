@@ -293,3 +293,53 @@ fn scripts_of_other_origins_may_call_where_the_rule_lets_them() {
         assert_eq!(response.one("content-type").unwrap().split('+').next(), Some("application/grpc-web"));
     }
 }
+
+#[test]
+fn a_status_that_has_no_body_has_none_and_the_connection_goes_on() {
+    let backend = H2Backend::start(|asked| match asked.headers.get("x-as") {
+        None => Do::Call(vec![("grpc-status", "0"), ("grpc-message", "all fine")]),
+        Some(status) => Do::Status(
+            status.to_str().unwrap().parse().unwrap(),
+            vec![("content-type", "application/grpc"), ("grpc-status", "5")],
+        ),
+    });
+    let gateway = gateway(&[backend.addr]);
+    for (asked, _) in TYPES {
+        for status in [204, 304] {
+            let mut client = Client::connect(gateway.addr);
+            let more = format!("X-As: {status}\r\n");
+            let response = client.send(call(asked, &written(asked, HELLO), &more)).response();
+            assert_eq!(
+                (response.status, response.one("transfer-encoding")),
+                (status, None),
+                "{}",
+                response.head
+            );
+            // Nothing of an answer before this one lies in its way.
+            let response = client.send(call(asked, &written(asked, HELLO), "")).response();
+            assert_eq!(
+                (response.status, read(asked, &response.body)),
+                (200, [HELLO, FINE].concat()),
+                "{status}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_ends_within_a_message_has_no_frame_behind_it() {
+    let backend = serving();
+    let gateway = gateway(&[backend.addr]);
+    run(async {
+        let mut client = client_h2::Client::connect(gateway.addr).await;
+        for (asked, _) in TYPES {
+            let mut call = request(asked);
+            call.headers_mut().insert("grpc-timeout", HeaderValue::from_static("600m"));
+            let (response, mut send) = client.start(call, false).await;
+            send.send_data(written(asked, &HELLO[..9]).into(), false).unwrap();
+            let answer = client_h2::answer(response.await.unwrap()).await.unwrap();
+            assert_eq!(read(asked, &answer.body), &HELLO[..9], "{asked}");
+        }
+    });
+    assert_eq!(gateway.sum(|stats| stats.calls(Some(GrpcCode::DEADLINE_EXCEEDED))), 2);
+}

@@ -573,3 +573,25 @@ fn authority_and_host_that_differ_are_refused() {
     });
     assert_eq!(backend.count(), 1);
 }
+
+/// Who takes back too much while the process stops is not waited for: the worker comes to its end.
+#[test]
+fn requests_that_are_taken_back_in_a_stop_do_not_hold_it_up() {
+    for _ in 0..3 {
+        let backend = Backend::raw(|peer| {
+            if peer.head().is_some() {
+                peer.drained();
+            }
+        });
+        let mut config = config();
+        config.http2.cancels_max = 10;
+        let gateway = Gateway::start(config, |addr| world(&[backend.addr]).undetected().on(addr));
+        let mut client = support::frames::Raw::connect(gateway.addr, &[]);
+        let streams = || (0..60).map(|n| 2 * n + 1);
+        client.send(streams().flat_map(|stream| support::frames::get(stream, "/")).collect::<Vec<u8>>());
+        until("all are asked", || gateway.sum(|stats| stats.http2_streams_open.get()) == 60);
+        client.send(streams().skip(1).flat_map(support::frames::reset).collect::<Vec<u8>>());
+        gateway.node().peers.stop();
+        gateway.ended();
+    }
+}

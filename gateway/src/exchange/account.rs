@@ -164,6 +164,7 @@ impl Held {
             | End::TunnelEnded
             | End::ClientGone
             | End::ClientFault(_)
+            | End::Ended
             | End::Expired
             | End::Stopped
             | End::Diverted(_) => {}

@@ -46,6 +46,8 @@ pub(super) enum End {
     Failed(Failed),
     /// The response had begun and cannot be completed: the client must see that it is cut.
     Cut,
+    /// The same where we end it ourselves: nobody's fault.
+    Ended,
     /// The client left, or must be closed without a word.
     ClientGone,
     /// The client broke the rules, or was too slow, while its body was read.

@@ -141,6 +141,10 @@ const ENDS: [&[u8]; 3] = [b"grpc-status", b"grpc-message", b"grpc-status-details
 /// they come in the body, which scripts of other origins may read without being allowed each field.
 pub(super) fn for_web(call: &Call, head: &mut ResponseHead, bytes: &[u8]) -> Option<ForWeb> {
     let (content, form) = (call.content?, call.form()?);
+    // There is no body behind these for a last frame to stand in (RFC 9110 §15.3.5, §15.3.6, §15.4.5).
+    if matches!(head.status, 204 | 205 | 304) {
+        return None;
+    }
     let given = ResponseView { head, bytes }.header(b"content-type")?;
     let (Content::Grpc, rest) = Content::of(given)? else { return None };
     let content_type = [content.media_type().as_bytes(), rest].concat();

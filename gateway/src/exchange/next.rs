@@ -27,7 +27,7 @@ impl Request<'_> {
         let failed = match end {
             End::Complete(complete) => return Next::Done(self.complete(complete.client)),
             End::TunnelEnded => return Next::Done(After::Close),
-            End::Cut => {
+            End::Cut | End::Ended => {
                 self.entry.reason = "response_cut";
                 return Next::Done(After::Abort);
             }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use wire::body::{BodyDecoder, Progress};
 use wire::error::WireError;
-use wire::grpc::web::{self, Form};
+use wire::grpc::web::{self, Form, Messages};
 use wire::h1::chunked;
 use wire::head::BodyLength;
 
@@ -32,7 +32,7 @@ const BULK_ROOM: usize = 2 * Class::Bulk.bytes() + Class::Bulk.bytes() / 2;
 const RESEND_BYTES: usize = 96 * 1024;
 
 /// Bytes that become one piece of base64: whole groups, and a small buffer holds what they become.
-const TEXT_PIECE_BYTES: usize = 12 * 1024;
+const TEXT_PIECE_BYTES: usize = 9 * 1024;
 
 /// Ends a line of a trailer section, and the section.
 const CRLF: &[u8] = b"\r\n";
@@ -60,8 +60,8 @@ enum Coder {
     None,
     /// It is compressed.
     Gzip(Box<Gzip>),
-    /// It becomes a body of gRPC-Web.
-    Web(Form),
+    /// It becomes a body of gRPC-Web, whose messages have come so far.
+    Web(Form, Messages),
 }
 
 /// One direction of a body.
@@ -139,7 +139,7 @@ impl Pump {
     /// Writes what is taken in as gRPC-Web from now on. The framing must be chunks.
     pub(super) fn speak_web(&mut self, form: Form) {
         debug_assert!(self.framing == BodyLength::Chunked, "it becomes longer by its trailers");
-        self.coder = Coder::Web(form);
+        self.coder = Coder::Web(form, Messages::default());
     }
 
     /// What is taken in is in base64, and goes on without. The framing must be chunks.
@@ -326,8 +326,9 @@ impl Pump {
         match std::mem::take(&mut self.coder) {
             Coder::None => self.frame(buf, done),
             Coder::Gzip(gzip) => self.compress_and_frame(buf, done, gzip),
-            Coder::Web(form) => {
-                self.coder = Coder::Web(form);
+            Coder::Web(form, mut messages) => {
+                messages.pass(buf.bytes());
+                self.coder = Coder::Web(form, messages);
                 self.frame_for_web(buf, done, form)
             }
         }
@@ -374,7 +375,7 @@ impl Pump {
     /// Ends a body of gRPC-Web with these trailer lines, as its last frame. Nothing where there are none: they are not ours
     /// to make up.
     pub(super) fn end_for_web(&mut self, lines: &[u8]) -> Result<(), PumpError> {
-        let Coder::Web(form) = self.coder else { return Ok(()) };
+        let Coder::Web(form, _) = self.coder else { return Ok(()) };
         let mut last = Vec::new();
         if !lines.is_empty() {
             web::trailers(lines, form, &mut last);
@@ -384,8 +385,11 @@ impl Pump {
 
     /// Frames one piece of several.
     fn queue(&mut self, buf: Buf, done: bool) -> Result<(), PumpError> {
+        // What was put back comes before all of them.
+        let first = self.ready.take();
         self.frame(buf, done)?;
         self.more.extend(self.ready.take());
+        self.ready = first;
         Ok(())
     }
 
@@ -413,7 +417,7 @@ impl Pump {
         let trailers = match self.coder {
             Coder::None | Coder::Gzip(_) => self.decoder.trailers(),
             // They are in the body.
-            Coder::Web(_) => &[],
+            Coder::Web(..) => &[],
         };
         if trailers.is_empty() {
             buf.append(b"0\r\n\r\n");
@@ -444,14 +448,17 @@ impl Pump {
         self.ready = Some(buf);
     }
 
-    /// Ends the body here, whatever was to come, with these trailer lines. `false` where its framing has no trailers.
+    /// Ends the body here, whatever was to come, with these trailer lines. `false` where its framing has no trailers. In the
+    /// middle of a message of gRPC-Web they would be taken for bytes of that: it ends without them, and is seen to be cut.
     pub(super) fn end_with(&mut self, lines: &[u8]) -> Result<bool, PumpError> {
         if self.framing != BodyLength::Chunked || self.ended {
             return Ok(false);
         }
         match self.coder {
             Coder::None => self.behind = Some(copy_of(&[b"0\r\n", lines, CRLF].concat())?),
-            Coder::Web(_) => self.end_for_web(lines)?,
+            Coder::Web(_, messages) => {
+                self.end_for_web(if messages.is_between() { lines } else { &[] })?;
+            }
             Coder::Gzip(_) => return Ok(false),
         }
         self.ended = true;

@@ -265,10 +265,10 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
             Event::DownRead(done) => from_client(flow, done)?,
             // Whoever won let the others go.
             Event::Landed(_) => {}
-            Event::Deadline if flow.work.call.is_call() && flow.worker.is_stopping() => {
+            Event::Deadline if is_running(flow) && flow.worker.is_stopping() => {
                 return end_call(flow, GrpcCode::UNAVAILABLE, grpc::DRAINED).await;
             }
-            Event::Deadline if flow.work.call.has_expired() => {
+            Event::Deadline if is_running(flow) && flow.work.call.has_expired() => {
                 return end_call(flow, GrpcCode::DEADLINE_EXCEEDED, grpc::EXPIRED).await;
             }
             Event::Deadline => {
@@ -282,13 +282,19 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
     }
 }
 
-/// Ends a call of gRPC whose response has begun: its trailers say why, where they can.
+/// Is it a call of gRPC whose end has not come yet? One whose end waits for the client needs no other.
+fn is_running(flow: &Flow<'_>) -> bool {
+    flow.work.call.is_call() && flow.work.download.wants_more()
+}
+
+/// Ends a call of gRPC whose response has begun: its trailers say why, where they can; else it is cut. Its endpoint has
+/// done nothing wrong.
 async fn end_call(flow: &mut Flow<'_>, code: GrpcCode, reason: &'static str) -> Result<(), End> {
     let lines = format!("grpc-status: {}\r\ngrpc-message: {reason}\r\n", code.number());
-    if !flow.work.download.end_with(lines.as_bytes()).map_err(|error| cut(flow, error))? {
-        return Err(End::Cut);
-    }
     flow.work.call.ended = Some((code, reason));
+    if !flow.work.download.end_with(lines.as_bytes()).map_err(|error| cut(flow, error))? {
+        return Err(End::Ended);
+    }
     // What the endpoint still says is for nobody.
     flow.work.answer.persistence = Persistence::Close;
     while let Some(buf) = flow.work.download.hand_out() {
@@ -300,7 +306,8 @@ async fn end_call(flow: &mut Flow<'_>, code: GrpcCode, reason: &'static str) -> 
 
 /// When both bodies and the call's time are looked at again.
 fn look_at(flow: &Flow<'_>, up: &Upstream, due: Option<MonoTime>, pace: &Pace) -> Option<MonoTime> {
-    earlier(earlier(due, pace_due(flow, up, pace)), flow.work.call.due)
+    let call_due = flow.work.call.due.filter(|_| flow.work.download.wants_more());
+    earlier(earlier(due, pace_due(flow, up, pace)), call_due)
 }
 
 /// When the request's body is looked at again. A body that the backend does not take any more may come as it likes.
@@ -311,7 +318,7 @@ fn pace_due(flow: &Flow<'_>, up: &Upstream, pace: &Pace) -> Option<MonoTime> {
 /// The deadline fired: for whom? `due` is by when anything must have moved.
 fn late(flow: &Flow<'_>, up: &Upstream, due: Option<MonoTime>, pace: &mut Pace) -> Result<(), End> {
     if flow.worker.is_stopping() {
-        return Err(End::Cut);
+        return Err(End::Ended);
     }
     let now = clock::now();
     if due.is_some_and(|due| now >= due) {

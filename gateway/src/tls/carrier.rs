@@ -2,7 +2,7 @@
 //!
 //! Two operations at most, as everywhere: what is written is gathered and leaves in one send for each flush; what is
 //! read goes from a pooled buffer to the library's. A flush is over when the kernel has everything, so that an error
-//! shows where it happens. A connection that rests ([`Shared::rest`]) reads into a small buffer and holds no other.
+//! shows where it happens. A connection that rests ([`Carrier::rest`]) reads into a small buffer and holds no other.
 
 use std::cell::RefCell;
 use std::io;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use config::{Config, EncodedSlashPolicy, HalfClose, RequestIdPolicy, UnderscorePolicy, ViaPolicy};
 use ipnet::IpNet;
-use wire::h1::limits::{HeadLimits, Underscores};
+use wire::h1::limits::{HeadLimits, PEER_HEADERS_MAX, Underscores};
 use wire::path::{EncodedSlashes, PathPolicy};
 
 use crate::net::listen::Presence;
@@ -222,7 +222,7 @@ fn head_limits(config: &Config) -> HeadLimits {
     HeadLimits {
         head_bytes_max: limits.head_bytes_max.bytes(),
         header_line_bytes_max: limits.header_line_bytes_max.bytes(),
-        headers_max: limits.headers_max as usize,
+        headers_max: (limits.headers_max as usize).min(PEER_HEADERS_MAX),
         uri_bytes_max: limits.uri_bytes_max.bytes(),
         path: PathPolicy {
             encoded_slashes: match config.forward.encoded_slash {

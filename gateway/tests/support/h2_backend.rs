@@ -35,6 +35,8 @@ pub enum Do {
     Sized(&'static str),
     /// Fields alone.
     Only(Vec<(&'static str, &'static str)>),
+    /// This status, and fields alone.
+    Status(u16, Vec<(&'static str, &'static str)>),
     /// The body comes back as it comes, with its trailers.
     Echo,
     /// The same as a server of gRPC, with these trailers.
@@ -198,6 +200,12 @@ async fn serve(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, d
         Do::Only(fields) => {
             drain(&mut body).await;
             let mut response = Response::new(());
+            *response.headers_mut() = map(&fields);
+            respond.send_response(response, true).unwrap();
+        }
+        Do::Status(status, fields) => {
+            drain(&mut body).await;
+            let mut response = Response::builder().status(status).body(()).unwrap();
             *response.headers_mut() = map(&fields);
             respond.send_response(response, true).unwrap();
         }

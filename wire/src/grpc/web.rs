@@ -50,6 +50,45 @@ pub fn encode(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+/// Where a body of gRPC stands among its messages, each of which has a prefix of a flag and its length.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Messages {
+    /// Bytes of the present prefix that came.
+    prefix: u8,
+    /// The length that it says, as far as it came.
+    len: u32,
+    /// Bytes of the present message that are still to come.
+    left: u32,
+}
+
+impl Messages {
+    /// These bytes came.
+    pub fn pass(&mut self, mut bytes: &[u8]) {
+        while let Some((first, behind)) = bytes.split_first() {
+            if self.left > 0 {
+                let n = bytes.len().min(self.left as usize);
+                // No more than is left.
+                self.left -= u32::try_from(n).unwrap_or(self.left);
+                bytes = &bytes[n..];
+                continue;
+            }
+            // The flag is shifted out by the four bytes of the length.
+            self.len = self.len << 8 | u32::from(*first);
+            self.prefix += 1;
+            if self.prefix == 5 {
+                *self = Self { left: self.len, ..Self::default() };
+            }
+            bytes = behind;
+        }
+    }
+
+    /// Is every message that began complete?
+    #[must_use]
+    pub fn is_between(&self) -> bool {
+        self.prefix == 0 && self.left == 0
+    }
+}
+
 /// Takes base64 off a body as it comes. Padding may stand at the end of any group, not only of the last.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Decoder {
@@ -121,6 +160,22 @@ mod tests {
             all.extend_from_slice(&piece[..len]);
         }
         decoder.finish().map(|()| all)
+    }
+
+    #[test]
+    fn where_a_body_stands_among_its_messages_does_not_depend_on_its_pieces() {
+        let body = [&b"\x01\0\0\0\x03abc\0\0\0\0\0\0\0\0\x01\0"[..], &[b'x'; 256]].concat();
+        let between = [0, 8, 13, 18 + 256];
+        for piece in [1, 2, 3, 5, 7, 1_000] {
+            let mut messages = Messages::default();
+            let mut at = 0;
+            assert!(messages.is_between());
+            for piece in body.chunks(piece) {
+                messages.pass(piece);
+                at += piece.len();
+                assert_eq!(messages.is_between(), between.contains(&at), "{at}");
+            }
+        }
     }
 
     #[test]

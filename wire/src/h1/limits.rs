@@ -6,7 +6,10 @@ use crate::path::PathPolicy;
 pub const HEAD_BYTES_CAP: usize = 65_535;
 
 /// Hard bound of [`HeadLimits::headers_max`]: the header lines of one head are parsed on the stack.
-pub const HEADERS_CAP: usize = 100;
+pub const HEADERS_CAP: usize = 128;
+
+/// Most header lines that a peer may send: what forwarding adds to them still fits [`HEADERS_CAP`].
+pub const PEER_HEADERS_MAX: usize = 100;
 
 /// Longest method name accepted, in bytes. The longest registered one is `UPDATEREDIRECTREF` (17).
 pub const METHOD_BYTES_MAX: usize = 32;
@@ -25,7 +28,7 @@ pub struct HeadLimits {
     /// Longest header line in bytes, without its line ending. Default 8 KiB. Over it:
     /// [`WireError::HeaderTooLong`](crate::error::WireError::HeaderTooLong).
     pub header_line_bytes_max: usize,
-    /// Most header lines. Default and upper bound 100 ([`HEADERS_CAP`]). Over it:
+    /// Most header lines. Default 100 ([`PEER_HEADERS_MAX`]), at most [`HEADERS_CAP`]. Over it:
     /// [`WireError::TooManyHeaders`](crate::error::WireError::TooManyHeaders).
     pub headers_max: usize,
     /// Longest request-target in bytes. Default 8 KiB. Over it:
@@ -42,7 +45,7 @@ impl Default for HeadLimits {
         Self {
             head_bytes_max: 32 * 1024,
             header_line_bytes_max: 8 * 1024,
-            headers_max: HEADERS_CAP,
+            headers_max: PEER_HEADERS_MAX,
             uri_bytes_max: 8 * 1024,
             path: PathPolicy::default(),
             underscores: Underscores::default(),
@@ -58,6 +61,7 @@ impl HeadLimits {
             head_bytes_max: HEAD_BYTES_CAP,
             header_line_bytes_max: HEAD_BYTES_CAP,
             uri_bytes_max: HEAD_BYTES_CAP,
+            headers_max: HEADERS_CAP,
             underscores: Underscores::Keep,
             ..Self::default()
         }

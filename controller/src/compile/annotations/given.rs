@@ -28,6 +28,8 @@ struct Held<'a> {
     family: Family,
     entry: &'static Entry,
     state: State,
+    /// `false` = it is there and says nothing: what it protects must not be open for that.
+    is_readable: bool,
 }
 
 /// See the module.
@@ -68,13 +70,16 @@ impl<'a, 'n> Given<'a, 'n> {
         } else if let Some(first) = self.held.get(name) {
             let reason = format!("ignored: {} says the same, and comes first", first.full);
             self.notes.ignored(field(full), value, reason);
-        } else if value.len() > VALUE_BYTES_MAX
-            || value.chars().any(|c| c.is_control() && c != '\n' && c != '\t')
-        {
-            let reason = format!("allowed: at most {VALUE_BYTES_MAX} bytes, no control characters");
-            self.notes.refused_part(field(full), value, reason);
         } else {
-            self.held.insert(name, Held { full, value, family, entry, state: State::Unread });
+            let is_readable = value.len() <= VALUE_BYTES_MAX
+                && !value.chars().any(|c| c.is_control() && c != '\n' && c != '\t');
+            let mut state = State::Unread;
+            if !is_readable {
+                let reason = format!("allowed: at most {VALUE_BYTES_MAX} bytes, no control characters");
+                self.notes.refused_part(field(full), value, reason);
+                state = State::Told;
+            }
+            self.held.insert(name, Held { full, value, family, entry, state, is_readable });
         }
     }
 
@@ -84,9 +89,10 @@ impl<'a, 'n> Given<'a, 'n> {
         self.held.is_empty()
     }
 
-    /// The value, without the white space around it. Counts as read.
+    /// The value, without the white space around it. Counts as read. `None` also where it is there and cannot be read:
+    /// [`Given::family`] tells the two apart.
     pub fn raw(&mut self, name: &str) -> Option<&'a str> {
-        let held = self.held.get_mut(name)?;
+        let held = self.held.get_mut(name).filter(|held| held.is_readable)?;
         if held.state == State::Unread {
             held.state = State::Read;
         }
@@ -160,6 +166,10 @@ impl<'a, 'n> Given<'a, 'n> {
         for held in self.held.into_values() {
             let (field, value) = (field(held.full), held.value);
             match (held.state, held.entry.fate) {
+                // However its value reads: it is asked for, and not supported.
+                (State::Told, Fate::Closes(_)) => {
+                    out.closed.get_or_insert_with(|| Arc::from(held.entry.name));
+                }
                 (State::Told, _) => {}
                 (_, Fate::Ignored(why)) => self.notes.ignored(field, value, format!("ignored: {why}")),
                 (_, Fate::Closes(why)) => {

@@ -28,7 +28,7 @@ pub(super) fn read(given: &mut Given<'_, '_>, reading: &Reading<'_>, out: &mut A
         out.closed.get_or_insert_with(|| Arc::from("backend-protocol"));
     }
     let own = reading.id.namespace.clone();
-    let given_secret = given.raw("proxy-ssl-secret").is_some();
+    let given_secret = given.family("proxy-ssl-secret").is_some();
     let secret = given.parse("proxy-ssl-secret", |text| secret_name(text, &own));
     let verify = switch(given, "proxy-ssl-verify");
     let name = given.parse("proxy-ssl-name", text::check_host);

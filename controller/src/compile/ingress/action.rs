@@ -8,6 +8,7 @@ use routing::model::{
     Rewrite, RuleAction, RuleMatch, Target, WeightedBackend,
 };
 
+use super::protect::field_of;
 use super::{Compiler, strip_root};
 use crate::compile::annotations::{ConcurrencySpec, RateScope, RateSpec, ServiceRule};
 use crate::compile::policy::{Part, detection};
@@ -161,6 +162,12 @@ impl Compiler<'_> {
         let Some((id, key)) = builder.backend(service, port) else {
             return (Some(WeightedBackend { backend: None, ..weighted(weight) }), None);
         };
+        if builder.out.apart.remove(&key).is_some() {
+            // One port is spoken to in one way, and what the rules say of their own backend must not be less for this.
+            let reason = "auth-url names a backend of the rules: it is asked as they speak to it";
+            let field = field_of(builder, "auth-url");
+            builder.out.notes.info(field, key.to_string(), reason);
+        }
         let members = &builder.env.context.members;
         let cluster =
             self.annotations.cluster.as_ref().and_then(|name| members.get(name)).map(|member| member.id);

@@ -22,7 +22,8 @@ impl Compiler<'_> {
                 let (backend, key) = self.reference(builder, service, &PortRef::Number(*port), 1, &field);
                 if let Some(key) = key {
                     // How the Ingress speaks to its own backends says nothing of this one; certificates are not verified, as
-                    // ingress-nginx does not. A BackendTLSPolicy on the Service verifies.
+                    // ingress-nginx does not. A BackendTLSPolicy on the Service verifies. Where the rules go to it as well,
+                    // what they say of it holds ([`Compiler::known`]).
                     let part = TransportPart { spoken: Spoken::Https, ..TransportPart::default() };
                     builder.out.apart.insert(key, secure.then(|| Arc::new(part)));
                 }

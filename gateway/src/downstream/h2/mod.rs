@@ -339,6 +339,11 @@ impl<'a> Life<'a> {
     fn look(&mut self, framed: &mut Framed) -> bool {
         let now = clock::now();
         if self.worker.is_stopping() {
+            // Who takes back too much is not waited for: it would be looked at without end.
+            if self.is_abusive() {
+                self.worker.stats.hit(Limit::Http2Cancels);
+                return false;
+            }
             return self.speaks_last(framed, now);
         }
         let writing_since = self.shared.borrow().writing_since();

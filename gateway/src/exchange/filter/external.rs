@@ -18,6 +18,7 @@ use routing::table::RuleRef;
 use wire::h1::decode::{self, Decoded};
 use wire::h1::encode::{self, QueryEdit, RequestEdit};
 use wire::h1::forwarded::{ForwardedFields, PeerTrust};
+use wire::h1::limits::HeadLimits;
 use wire::head::{BodyLength, RequestHead, RequestView};
 
 use super::{Stop, admits, came_by_tls, fixed, takes};
@@ -29,7 +30,7 @@ use crate::exchange::reply::Reply;
 use crate::exchange::rescue::{Flight, Ready, fly};
 use crate::exchange::respond::{Keeping, is_whole};
 use crate::exchange::turn::{deadline, earlier};
-use crate::exchange::{Request, rewrite};
+use crate::exchange::{Request, grpc, rewrite};
 use crate::observe::stats::Limit;
 use crate::worker::{Worker, clock};
 
@@ -88,6 +89,7 @@ pub(in crate::exchange) async fn ask<'r>(
     };
     request.work.seen = clock::now();
     let (said, stop) = match answered {
+        Err(grpc::EXPIRED) => (Said::Nothing, Some(Stop::Reply(grpc::expired()))),
         Err(reason) => (Said::Nothing, Some(Stop::Reply(Reply::new(500, reason)))),
         Ok(status) => judged(request, auth, status),
     };
@@ -180,8 +182,8 @@ impl<'a> Question<'a> {
         encode::request(&mut written, view, &edit);
         bytes.extend_from_slice(&written[view.method_name().len()..]);
         let mut head = RequestHead::default();
-        // What a client may send of odd names and sizes was judged before; what was added is small.
-        match decode::request(&bytes, &settings.head, &mut head) {
+        // What a client may send was judged before; this repeats its URL, and has fields of ours.
+        match decode::request(&bytes, &HeadLimits::of_own_heads(), &mut head) {
             Ok(Decoded::Complete) => {}
             Ok(Decoded::Partial) | Err(_) => return Err("auth_request_malformed"),
         }
@@ -203,7 +205,10 @@ impl<'a> Question<'a> {
         let filters = rule.action().filters.as_deref();
         let peer = request.subject().peer.ip().to_canonical();
         let is_guarded = |filters: &Filters| {
-            filters.client.is_some() || filters.basic.is_some() || filters.external.is_some()
+            filters.client.is_some()
+                || filters.basic.is_some()
+                || filters.external.is_some()
+                || !filters.concurrency.is_empty()
         };
         if filters.is_some_and(is_guarded) || std::ptr::eq(rule.action(), asking.action()) {
             return Err("auth_rule_guarded");
@@ -239,6 +244,7 @@ impl<'a> Question<'a> {
             Some(clock::now() + request.settings.auth_request),
             deadline(request.began, asking.policy().timeouts.request),
         );
+        let due = earlier(due, request.work.call.due);
         let (mut tried, mut attempt) = (Tried::new(), 1);
         loop {
             let now = clock::now();
@@ -279,6 +285,9 @@ impl<'a> Question<'a> {
             };
             landed.held.failed(&failed, now);
             if due.is_some_and(|due| now >= due) {
+                if request.work.call.has_expired() {
+                    return Err(grpc::EXPIRED);
+                }
                 request.worker.stats.hit(Limit::AuthRequestTimeout);
                 return Err("auth_request_timeout");
             }

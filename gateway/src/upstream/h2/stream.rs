@@ -30,6 +30,7 @@ use crate::worker::{Deadline, Worker, clock};
 
 /// Bytes of a response's body in one piece, with room for the framing of a chunk.
 const PIECE_BYTES: usize = 8 * 1024;
+const _: () = assert!(PIECE_BYTES + PREFIX_BYTES_MAX + chunked::CRLF.len() <= Class::Small.bytes());
 
 /// How long the end of a stream is waited for whose response is complete by its length.
 const LINGER: Duration = Duration::from_secs(1);
@@ -76,7 +77,8 @@ impl Pipe {
 
     async fn write_bytes(&self, mut bytes: &[u8]) -> Result<(), Ended> {
         while !bytes.is_empty() {
-            let class = if bytes.len() <= PIECE_BYTES { Class::Small } else { Class::Bulk };
+            // Heads are longer at times; a piece of a body never is, with its framing.
+            let class = if bytes.len() <= Class::Small.bytes() { Class::Small } else { Class::Bulk };
             let mut buf = acquire(class, 0).ok_or(Ended::Failed)?;
             let n = buf.append(bytes);
             bytes = &bytes[n..];
