@@ -4,9 +4,6 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use config::{Config, Period};
 use controller::view::{CanaryPhase, CanaryView};
@@ -103,34 +100,6 @@ fn a_rule_that_leads_to_a_failing_backend_is_taken_back_by_itself_until_its_sour
     fleet.write("fleet/web.yaml", &to("web"));
     until("nothing is refused", || view(&fleet).refused.is_empty() && fleet.is_settled());
     assert_eq!((answers(&fleet), is_watching(&fleet)), (set(&["web"]), false));
-}
-
-#[test]
-fn it_is_judged_although_endpoints_change_all_the_time() {
-    let web = Backend::named("web");
-    let bad = Backend::answering("HTTP/1.1 500 Oops\r\nContent-Length: 3\r\n\r\nbad", Then::Close);
-    let fleet = start(Period::secs(3_600), &web, &bad);
-    fleet.write("fleet/web.yaml", &to("other"));
-    until("it is on trial", || is_watching(&fleet));
-    let is_over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let churn = scope.spawn(|| {
-            let more = SocketAddr::from(([127, 0, 0, 2], web.addr.port()));
-            let mut both = false;
-            while !is_over.load(Ordering::Relaxed) {
-                both = !both;
-                let endpoints = [web.addr, more];
-                fleet.write("clusters/one/web.yaml", &service(&endpoints[..1 + usize::from(both)]));
-                std::thread::park_timeout(Duration::from_millis(10));
-            }
-        });
-        let judged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            serve_until(&fleet, "it is taken back", |view| view.rolled_back_total == 1);
-        }));
-        is_over.store(true, Ordering::Relaxed);
-        churn.join().unwrap();
-        judged.unwrap();
-    });
 }
 
 #[test]
