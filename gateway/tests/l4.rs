@@ -185,6 +185,13 @@ fn idle_connections_give_their_buffers_back_and_go_on() {
         clients.iter_mut().for_each(|client| echoes(client, &format!("round {round}")));
         support::pass(Duration::from_millis(30));
     }
+    // In the very moment in which a side's read is called back, the other side speaks.
+    for round in 0..30 {
+        for client in &mut clients {
+            echoes(client, &format!("in between {round}"));
+            std::thread::park_timeout(Duration::from_micros(130));
+        }
+    }
     // What is kept for the next ones is bounded; 40 pairs of armed reads would hold 320 KiB.
     assert_eq!(open(&gateway), 40);
     drop(clients);

@@ -453,8 +453,8 @@ impl Relay<'_> {
                     Side::Upstream => stats.layer4.sent_bytes_total.add(n as u64),
                 }
             }
-            // Called back because nothing came.
-            Err(error) if self.ticks.quiet && error.raw_os_error() == Some(libc::ECANCELED) => return Ok(()),
+            // Called back because nothing came; the other side may have spoken meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => return Ok(()),
             Err(_) => {
                 self.upstream_ended(side);
                 return Err(side.broke());
