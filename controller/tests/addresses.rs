@@ -114,7 +114,7 @@ fn a_gateway_without_an_address_is_told_why() {
     for (name, reason, message) in [
         ("late", "AddressNotAssigned", "exhausted"),
         ("outside", "AddressNotUsable", "192.0.2.9"),
-        ("same", "AddressNotUsable", "default/asks came first"),
+        ("same", "AddressNotUsable", "default/asks has it"),
     ] {
         rig.until(name, |rig| {
             rig.text();
