@@ -4,9 +4,11 @@
 //! at once, before, during and after a trial. The decision ([`Trial::rule`]) is made of figures and of the time that are
 //! passed in; `desk` is the controller's hand.
 //!
-//!     nothing apart --rules change--> trial --watched, not worse--> everywhere
-//!                                     |  ^ rules change: watched anew
-//!                                     +--worse--> refused: base rules everywhere, until their source changes
+//! ```text
+//! nothing apart --rules change--> trial --watched, not worse--> everywhere
+//!                                 |  ^ rules change: watched anew
+//!                                 +--worse--> refused: base rules everywhere, until their source changes
+//! ```
 
 pub(crate) mod apart;
 pub(crate) mod desk;
