@@ -41,6 +41,8 @@ pub struct Applying {
     pace: Pace,
     /// A snapshot over a table that holds something: what the snapshot does not list goes.
     replaces: bool,
+    /// Of what anything is to go, as far as it was seen.
+    goes: Goes,
     /// What was served on the binds that change, before the first change.
     pub(super) binds: Vec<(BindId, Option<(std::net::SocketAddr, Protocol)>)>,
     /// Of the host that is next.
@@ -71,8 +73,30 @@ impl Applying {
         self.applied
     }
 
-    fn next_step(&mut self) {
-        (self.step, self.at) = (self.step.next(self.replaces || self.pace != Pace::Fresh), 0);
+    /// On to the next part in which there is anything to do: most updates are of one kind.
+    fn next_step(&mut self, delta: &TableDelta) {
+        self.at = 0;
+        loop {
+            self.step = self.step.next();
+            let is_due = match self.step {
+                Step::Owners | Step::End => true,
+                Step::Clusters => !delta.clusters.is_empty(),
+                Step::Backends => !delta.backends.is_empty(),
+                Step::Endpoints => !delta.endpoints.is_empty(),
+                Step::Rings => !delta.rings.is_empty(),
+                Step::Hosts => !delta.hosts.is_empty(),
+                Step::Listeners => !delta.listeners.is_empty(),
+                Step::GoneListeners => self.goes.listeners,
+                Step::GoneHosts => self.goes.hosts,
+                Step::GoneRings => self.goes.rings,
+                Step::GoneEndpoints => self.goes.endpoints,
+                Step::GoneBackends => self.goes.backends,
+                Step::GoneClusters => self.goes.clusters,
+            };
+            if is_due {
+                return;
+            }
+        }
     }
 }
 
@@ -87,12 +111,27 @@ pub enum Progress {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pace {
-    /// In slices, over an empty table: nothing can be gone.
-    Fresh,
     /// In slices.
     Sliced,
     /// In one piece: a number has another owner.
     AtOnce,
+}
+
+/// Kinds of entries of which some are to go.
+#[derive(Clone, Copy, Debug, Default)]
+struct Goes {
+    listeners: bool,
+    hosts: bool,
+    rings: bool,
+    endpoints: bool,
+    backends: bool,
+    clusters: bool,
+}
+
+impl Goes {
+    /// Of every kind: what a snapshot does not list is found by looking at what is here.
+    const ANY: Self =
+        Self { listeners: true, hosts: true, rings: true, endpoints: true, backends: true, clusters: true };
 }
 
 /// The parts of an update in the order in which they are applied.
@@ -115,7 +154,7 @@ enum Step {
 }
 
 impl Step {
-    fn next(self, may_remove: bool) -> Self {
+    fn next(self) -> Self {
         match self {
             Self::Owners => Self::Clusters,
             Self::Clusters => Self::Backends,
@@ -123,13 +162,13 @@ impl Step {
             Self::Endpoints => Self::Rings,
             Self::Rings => Self::Hosts,
             Self::Hosts => Self::Listeners,
-            Self::Listeners if may_remove => Self::GoneListeners,
+            Self::Listeners => Self::GoneListeners,
             Self::GoneListeners => Self::GoneHosts,
             Self::GoneHosts => Self::GoneRings,
             Self::GoneRings => Self::GoneEndpoints,
             Self::GoneEndpoints => Self::GoneBackends,
             Self::GoneBackends => Self::GoneClusters,
-            Self::Listeners | Self::GoneClusters | Self::End => Self::End,
+            Self::GoneClusters | Self::End => Self::End,
         }
     }
 }
@@ -156,6 +195,7 @@ impl Table {
             at: 0,
             pace: Pace::Sliced,
             replaces: false,
+            goes: Goes::default(),
             binds: Vec::new(),
             regexes: Vec::new(),
             applied: Applied::default(),
@@ -166,8 +206,8 @@ impl Table {
             }
             Change::Table(_) => {}
             // Nobody owns a number yet.
-            Change::Snapshot(_) if is_empty => (applying.pace, applying.step) = (Pace::Fresh, Step::Clusters),
-            Change::Snapshot(_) => applying.replaces = true,
+            Change::Snapshot(_) if is_empty => applying.step = Step::Clusters,
+            Change::Snapshot(_) => (applying.replaces, applying.goes) = (true, Goes::ANY),
             Change::Health(delta) => {
                 // Evidence is absolute: it counts whatever table we run. Only in step does the number follow.
                 if update.base_generation != self.generation {
@@ -249,40 +289,38 @@ impl Table {
                 before.is_some_and(|slot| (slot.backend, slot.cluster) != (spec.backend, spec.cluster))
             })
         } else {
-            return applying.next_step();
+            return applying.next_step(delta);
         };
         if is_another {
             applying.pace = Pace::AtOnce;
-            applying.next_step();
+            applying.next_step(delta);
         }
     }
 
     fn set_entry(&mut self, applying: &mut Applying, delta: &TableDelta, at: usize, now: MonoTime) {
         let is_there = match applying.step {
-            Step::Clusters => delta.clusters.get(at).map(|(id, spec)| {
-                if spec.is_some() {
-                    self.set_cluster(*id, spec.as_ref(), now);
-                }
+            Step::Clusters => delta.clusters.get(at).map(|(id, spec)| match spec {
+                Some(_) => self.set_cluster(*id, spec.as_ref(), now),
+                None => applying.goes.clusters = true,
             }),
-            Step::Backends => delta.backends.get(at).map(|(id, spec)| {
-                if spec.is_some() && self.set_backend(*id, spec.as_ref(), now) {
-                    applying.applied.replaced.push(*id);
-                }
+            Step::Backends => delta.backends.get(at).map(|(id, spec)| match spec {
+                Some(_) if self.set_backend(*id, spec.as_ref(), now) => applying.applied.replaced.push(*id),
+                Some(_) => {}
+                None => applying.goes.backends = true,
             }),
             Step::Endpoints => delta.endpoints.get(at).map(|(id, spec)| {
-                let Some(spec) = spec else { return };
+                let Some(spec) = spec else { return applying.goes.endpoints = true };
                 let name = self.world.cluster_name(spec.cluster);
                 let stat = self.world.stat(spec.backend, spec.cluster);
                 let removed = self.live.get_mut().set_endpoint(*id, spec, name, stat, now);
                 applying.applied.removed.extend(removed);
             }),
-            Step::Rings => delta.rings.get(at).map(|(key, ring)| {
-                if ring.is_some() {
-                    self.set_ring(*key, ring.clone());
-                }
+            Step::Rings => delta.rings.get(at).map(|(key, ring)| match ring {
+                Some(_) => self.set_ring(*key, ring.clone()),
+                None => applying.goes.rings = true,
             }),
             Step::Hosts => delta.hosts.get(at).map(|(key, rules)| {
-                let Some(rules) = rules else { return };
+                let Some(rules) = rules else { return applying.goes.hosts = true };
                 match next_regexes(rules, &mut applying.regexes) {
                     Progress::Part => applying.at = at,
                     Progress::Whole => {
@@ -291,10 +329,9 @@ impl Table {
                     }
                 }
             }),
-            Step::Listeners => delta.listeners.get(at).map(|(id, spec)| {
-                if let Some(spec) = spec {
-                    self.set_listener(*id, Some(spec), applying);
-                }
+            Step::Listeners => delta.listeners.get(at).map(|(id, spec)| match spec {
+                Some(spec) => self.set_listener(*id, Some(spec), applying),
+                None => applying.goes.listeners = true,
             }),
             Step::Owners
             | Step::GoneListeners
@@ -306,7 +343,7 @@ impl Table {
             | Step::End => None,
         };
         if is_there.is_none() {
-            applying.next_step();
+            applying.next_step(delta);
         }
     }
 
@@ -355,7 +392,7 @@ impl Table {
             | Step::End => true,
         };
         if is_over {
-            applying.next_step();
+            applying.next_step(delta);
         }
     }
 
