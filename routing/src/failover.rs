@@ -352,6 +352,11 @@ impl Tried {
         Self::default()
     }
 
+    /// Forgets all, in place: what was remembered is not touched.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
     /// Remembers a pick whose attempt failed. Beyond [`TRIED_MAX`] nothing more is remembered.
     pub fn note(&mut self, pick: &Pick) {
         let Some(place) = self.endpoints.get_mut(usize::from(self.len)) else { return };

@@ -24,7 +24,7 @@ use crate::exchange::{self, After, Exchange, reply};
 use crate::net::conn::Conn;
 use crate::net::{Buf, Class, acquire, joined, with_room};
 use crate::observe::stats::Limit;
-use crate::sys::prefetch::prefetch;
+use crate::sys::prefetch::{self, Place, Places, prefetch};
 use crate::tls::{self, Stream};
 use crate::worker::rebalance::ConnRate;
 use crate::worker::settings::Settings;
@@ -80,6 +80,13 @@ impl Client {
             rate: ConnRate::default(),
             counted: Counted { worker: Rc::clone(worker), source, counts },
         }
+    }
+
+    /// The task that is polled now looks at this client when it is woken, and at its upstream connection, if any.
+    pub(crate) fn expect(&self, upstream: Option<&Stream>) {
+        let [conn, work] = self.conn.places();
+        let [up, up_work] = upstream.map(Stream::places).unwrap_or_default();
+        prefetch::expect([Place::of(self), conn, work, up, up_work]);
     }
 
     /// Waits until what was written is out, but no longer than `timeouts.write_stall`. Uses the deadline.
@@ -249,7 +256,11 @@ enum Ended {
 }
 
 /// A place to run exchanges in, used by one active connection after the other so that none allocates.
-pub struct Runner(Pin<Box<dyn Future<Output = ()>>>);
+pub struct Runner {
+    jobs: Pin<Box<dyn Future<Output = ()>>>,
+    /// What it looks at when it is polled next.
+    next: Places,
+}
 
 /// What a runner does next.
 enum Job {
@@ -270,7 +281,7 @@ impl Runner {
     /// A new place: one allocation of a few kilobytes, used again and again.
     #[must_use]
     pub fn new(worker: Rc<Worker>) -> Self {
-        Self(Box::pin(run_jobs(worker)))
+        Self { jobs: Box::pin(run_jobs(worker)), next: Places::default() }
     }
 
     /// One request of a connection that carries several.
@@ -281,11 +292,13 @@ impl Runner {
     async fn run(&mut self, job: Job) -> Ended {
         let mut job = Some(job);
         poll_fn(|cx| {
-            prefetch(&*self.0);
+            prefetch(&*self.jobs);
+            self.next.into_iter().for_each(Place::prefetch);
             if let Some(job) = job.take() {
                 JOB.set(Some(job));
             }
-            let _never_ends = self.0.as_mut().poll(cx);
+            let _never_ends = self.jobs.as_mut().poll(cx);
+            self.next = prefetch::expected();
             ENDED.take().map_or(Poll::Pending, Poll::Ready)
         })
         .await
@@ -473,6 +486,7 @@ enum Waited {
 async fn wait_read(client: &mut Client, due: MonoTime) -> Waited {
     client.deadline.set(due);
     poll_fn(|cx| {
+        client.expect(None);
         if let Poll::Ready((result, buf)) = client.conn.poll_read(cx) {
             return Poll::Ready(Waited::Read(result, buf));
         }

@@ -228,6 +228,7 @@ impl Request<'_> {
                 Ok(pick) => pick,
                 Err(none) => return self.reply(self.no_endpoint(none)).await,
             };
+            self.worker.pool.foresee(pick.endpoint);
             if attempt == 1 && !self.work.raced {
                 self.worker.table.borrow().on_request(pick.backend, &policy.retry, self.began);
             }

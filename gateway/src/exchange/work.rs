@@ -68,7 +68,7 @@ impl Work {
     pub(super) fn reset(&mut self) {
         self.kept.clear();
         self.keeps = false;
-        self.tried = Tried::new();
+        self.tried.clear();
         self.next_request = None;
         self.interim = 0;
         self.sent = 0;

@@ -27,6 +27,7 @@ use monoio::net::TcpStream;
 
 use super::Buf;
 use crate::sys;
+use crate::sys::prefetch::Place;
 
 /// What a finished operation hands back.
 pub type Done<T> = (io::Result<T>, Buf);
@@ -208,6 +209,16 @@ impl Conn {
         Poll::Ready(done)
     }
 
+    /// Where it lies, and what it allocated for reading and writing.
+    #[must_use]
+    pub fn places(&self) -> [Place; 2] {
+        let work = match &self.stream {
+            Stream::Works(work) => Place::of(&**work),
+            Stream::Rest(_) | Stream::Watched(_) | Stream::Gone => Place::default(),
+        };
+        [Place::of(self), work]
+    }
+
     /// Waits for the read in flight.
     pub async fn finish_read(&mut self) -> Done<usize> {
         poll_fn(|cx| self.poll_read(cx)).await
@@ -300,6 +311,21 @@ impl Conn {
     pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
         Ok(sys::fd::with_fd(self, self.fd, |fd| rustix::net::send(fd, bytes, flags))?)
+    }
+
+    /// Reads what is there, without waiting: appends to `buf`. Only while no read is in flight: it would overtake it.
+    /// 0 bytes are the peer's end.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is there; else as `recv(2)`, whose error is told once and is not found again by a read.
+    pub fn read_now(&mut self, buf: &mut Buf) -> io::Result<usize> {
+        debug_assert!(!self.reading, "one read at a time");
+        let room = buf.readroom();
+        let into = &mut buf.tail_mut()[..room];
+        let flags = rustix::net::RecvFlags::DONTWAIT;
+        let (n, _) = sys::fd::with_fd(&self.stream, self.fd, |fd| rustix::net::recv(fd, into, flags))?;
+        buf.grow(n);
+        Ok(n)
     }
 
     /// What the socket takes for sending at once, in bytes as the kernel counts them; what is being written just now may
@@ -454,3 +480,6 @@ async fn write(mut half: WriteHalf) -> WriteHalf {
         DESK.with(|desk| desk.written.set(Some((result, buf))));
     }
 }
+
+#[cfg(test)]
+mod tests;

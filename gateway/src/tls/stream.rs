@@ -17,11 +17,12 @@ use super::session::Session;
 use crate::net::conn::{Conn, Done};
 use crate::net::pipe::End;
 use crate::net::{Buf, Class, acquire};
+use crate::sys::prefetch::Place;
 
 /// A connection, of a client or to an endpoint.
 pub enum Stream {
-    /// TCP in clear.
-    Plain(Conn),
+    /// TCP in clear. Boxed: from the pool through an attempt back into the pool it moves as a pointer.
+    Plain(Box<Conn>),
     /// TLS.
     Secured(Box<(Conn, Secured)>),
     /// One request of a connection that carries several, as of HTTP/2. Whoever multiplexes has the other end.
@@ -78,7 +79,7 @@ impl Stream {
     /// In clear.
     #[must_use]
     pub fn plain(conn: Conn) -> Self {
-        Self::Plain(conn)
+        Self::Plain(Box::new(conn))
     }
 
     /// One request of a connection that carries several.
@@ -197,6 +198,17 @@ impl Stream {
         }
     }
 
+    /// As [`Conn::read_now`], where that can be done: in clear, while no read is in flight. Else `WouldBlock`.
+    ///
+    /// # Errors
+    /// As [`Conn::read_now`].
+    pub fn read_now(&mut self, buf: &mut Buf) -> io::Result<usize> {
+        match self {
+            Self::Plain(conn) if !conn.is_reading() => conn.read_now(buf),
+            Self::Plain(_) | Self::Secured(_) | Self::Piped(_) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
     /// Is a read in flight, or finished and not yet collected?
     #[must_use]
     pub fn is_reading(&self) -> bool {
@@ -214,6 +226,15 @@ impl Stream {
             Self::Plain(conn) => conn.poll_read(cx),
             Self::Secured(whole) => whole.1.poll_read(&mut whole.0, cx),
             Self::Piped(piped) => piped.0.poll_read(cx),
+        }
+    }
+
+    /// As [`Conn::places`]; nothing where that would pay less.
+    #[must_use]
+    pub fn places(&self) -> [Place; 2] {
+        match self {
+            Self::Plain(conn) => conn.places(),
+            Self::Secured(_) | Self::Piped(_) => [Place::default(); 2],
         }
     }
 
@@ -279,6 +300,22 @@ impl Stream {
             }
             Self::Piped(piped) => piped.0.start_write(buf),
         }
+    }
+
+    /// Writes all of `buf`, what the socket takes of it at once: only the rest, if any, is in flight then. For large
+    /// buffers, whose bytes are still in the caches. At most one write at a time.
+    pub fn write_now(&mut self, mut buf: Buf) {
+        if let Self::Plain(conn) = self
+            && !conn.is_writing()
+            // What went wrong is told by the write that follows: a socket that cannot be written to stays so.
+            && let Ok(n) = conn.send_now(buf.bytes())
+        {
+            buf.consume(n);
+            if buf.is_empty() {
+                return;
+            }
+        }
+        self.start_write(buf);
     }
 
     /// Is a write in flight, or finished and not yet collected?

@@ -13,6 +13,7 @@ use routing::table::EndpointKey;
 use routing::time::MonoTime;
 
 use crate::net::{Class, acquire};
+use crate::sys::prefetch::Place;
 use crate::tls::Stream;
 
 /// Room in front of a response, where its rewritten head is put before the body.
@@ -77,6 +78,15 @@ impl Pool {
             taken.closed += 1;
         }
         taken
+    }
+
+    /// Asks for the memory of the connection that [`Pool::take`] is likely to find, a little before it is used.
+    pub fn foresee(&self, endpoint: EndpointKey) {
+        let endpoints = self.endpoints.borrow();
+        let entry = endpoints.get(endpoint.slot as usize).filter(|entry| entry.turn == endpoint.turn);
+        if let Some(idle) = entry.and_then(|entry| entry.idle.last()) {
+            idle.conn.places().into_iter().for_each(Place::prefetch);
+        }
     }
 
     /// Keeps a connection whose last exchange ended cleanly.
