@@ -245,6 +245,50 @@ fn a_reset_in_a_body_without_a_length_is_visibly_cut() {
     }
 }
 
+/// The same where the reset lies right behind a large body, which is read without waiting.
+#[test]
+fn a_reset_behind_a_large_body_without_a_length_is_visibly_cut() {
+    const FIRST: usize = 64 << 10;
+    const SIZE: usize = 1 << 20;
+    // Each with a gateway of its own: what was cut counts against the endpoint.
+    for _ in 0..4 {
+        let (open, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let backend = Backend::raw(move |peer| {
+            if peer.request().is_some() {
+                peer.send("HTTP/1.1 200 OK\r\n\r\n");
+                peer.send(vec![b'x'; FIRST]);
+                let _ = gate.lock().unwrap().recv_timeout(PATIENCE);
+                peer.send(vec![b'x'; SIZE]);
+                peer.reset();
+            }
+        });
+        let gateway = before(&backend);
+        let mut client = Client::connect(gateway.addr);
+        client.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n");
+        assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
+        client.exactly(FIRST).unwrap();
+        open.send(()).unwrap();
+        let (body, end) = client.rest();
+        assert_eq!(end, Cut::Reset, "{} of {SIZE} bytes taken for complete", body.len());
+    }
+}
+
+/// Every byte of a large body arrives, and its connection carries the next one.
+#[test]
+fn large_bodies_arrive_byte_for_byte() {
+    const SIZE: usize = 3 << 20;
+    let body: Vec<u8> = (0..SIZE).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect();
+    let sent = body.clone();
+    let backend = Backend::start(move |_, stream| respond(stream, &sent));
+    let gateway = before(&backend);
+    let mut client = Client::connect(gateway.addr);
+    for _ in 0..8 {
+        assert!(client.get("/").body == body);
+    }
+    assert_eq!(backend.connections(), 1);
+}
+
 #[test]
 fn interim_responses_are_passed_through_in_order() {
     let backend = Backend::raw(|peer| {

@@ -209,6 +209,12 @@ impl Pump {
         acquire(class, BODY_HEADROOM).or_else(|| acquire(Class::Head, BODY_HEADROOM))
     }
 
+    /// Is it likely to fill a large buffer next?
+    #[must_use]
+    pub(super) fn streams(&self) -> bool {
+        self.class == Class::Bulk && !self.ended
+    }
+
     /// Learns from what came how large the next read will be.
     fn learn(&mut self, buf: &Buf) {
         if !std::mem::take(&mut self.asked) {

@@ -1,5 +1,6 @@
 //! The second half of an attempt: the response on its way to the client, and what may be kept afterwards.
 
+use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,12 +20,16 @@ use super::pace::Pace;
 use super::relay::{Pump, PumpError, copy_of};
 use super::scratch::Answer;
 use super::turn::{Event, Flushed, deadline, earlier, from_client, move_upload, next, send, set};
-use crate::net::Buf;
+use crate::net::conn::Done;
+use crate::net::{Buf, Class};
 use crate::observe::stats::Limit;
 use crate::tls::Stream;
 use crate::upstream::pool::Kept;
 use crate::worker::settings::Settings;
 use crate::worker::{Worker, clock};
+
+/// Bytes of a body that are moved from socket to socket before the worker's other connections have their turn: about 0.1 ms.
+const AT_ONCE_BYTES: usize = 2 * Class::Bulk.bytes();
 
 /// Sends the response head and relays the body; then decides what may be kept.
 pub(super) async fn respond(flow: &mut Flow<'_>, mut up: Upstream, buf: Buf) -> End {
@@ -223,24 +228,26 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
     let idle = flow.rule.policy().timeouts.idle;
     let mut due = stream_due(flow, idle);
     let mut pace = Pace::new(flow.work.seen, flow.work.upload.taken());
-    set(flow.client, look_at(flow, up, due, &pace));
+    let mut quota = AT_ONCE_BYTES;
     loop {
-        if !flow.client.conn.is_writing()
-            && let Some(buf) = flow.work.download.hand_out()
-        {
-            send(flow, buf);
-        }
+        due = earlier(due, write_on(flow));
         if flow.work.download.is_finished() {
             return Ok(());
         }
-        if flow.work.download.wants_read() && !up.conn.is_reading() {
-            let client = &flow.client.conn;
-            let buf = flow.work.download.read_buffer(client.largest(), || client.send_room());
-            let buf = buf.ok_or_else(|| cut(flow, PumpError::Buffers))?;
-            up.conn.start_read(buf);
-        }
+        let came = read_on(flow, up, quota)?;
         move_upload(flow, up)?;
-        match next(flow, Some(&mut *up), Flushed::Awaited).await {
+        let event = match came {
+            Some(done) => {
+                quota = quota.saturating_sub(done.1.len());
+                Event::UpRead(done)
+            }
+            None => {
+                quota = AT_ONCE_BYTES;
+                set(flow.client, look_at(flow, up, due, &pace));
+                next(flow, Some(&mut *up), Flushed::Awaited).await
+            }
+        };
+        match event {
             Event::UpRead((Ok(n), buf)) if n > 0 => {
                 flow.held.heard(flow.work.seen);
                 let behind = flow.work.download.take(buf, |_| {}).map_err(|error| cut(flow, error))?;
@@ -273,13 +280,43 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
             }
             Event::Deadline => {
                 late(flow, up, due, &mut pace)?;
-                set(flow.client, look_at(flow, up, due, &pace));
                 continue;
             }
         }
         due = stream_due(flow, idle);
-        set(flow.client, look_at(flow, up, due, &pace));
     }
+}
+
+/// Hands on what is ready, if the client takes it. By when the client must have taken it, if not at once.
+fn write_on(flow: &mut Flow<'_>) -> Option<MonoTime> {
+    if flow.client.conn.is_writing() {
+        return None;
+    }
+    let buf = flow.work.download.hand_out()?;
+    send(flow, buf);
+    flow.client.conn.is_writing().then(|| flow.work.seen + flow.settings.write_stall)
+}
+
+/// Sees to it that the response's body is read. `Some` when a large buffer was read already: what is there goes on to the
+/// client while it is in the processor's caches. Not while the client takes nothing: it would be out of them by then.
+fn read_on(flow: &mut Flow<'_>, up: &mut Upstream, quota: usize) -> Result<Option<Done<usize>>, End> {
+    let client = &flow.client.conn;
+    if !flow.work.download.wants_read() || up.conn.is_reading() {
+        return Ok(None);
+    }
+    if flow.work.download.streams() && client.is_writing() {
+        return Ok(None);
+    }
+    let buf = flow.work.download.read_buffer(client.largest(), || client.send_room());
+    let mut buf = buf.ok_or_else(|| cut(flow, PumpError::Buffers))?;
+    if buf.class() == Class::Bulk && quota > 0 {
+        match up.conn.read_now(&mut buf) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return Ok(Some((result, buf))),
+        }
+    }
+    up.conn.start_read(buf);
+    Ok(None)
 }
 
 /// Is it a call of gRPC whose end has not come yet? One whose end waits for the client needs no other.

@@ -12,8 +12,8 @@ use super::attempt::{End, Fault, Flow, Upstream};
 use super::relay::PumpError;
 use super::rescue::{self, Landed};
 use crate::downstream::h1::Client;
-use crate::net::Buf;
 use crate::net::conn::Done;
+use crate::net::{Buf, Class};
 use crate::worker::clock;
 
 /// What happened first.
@@ -84,7 +84,12 @@ pub(super) fn from_client(flow: &mut Flow<'_>, (result, buf): Done<usize>) -> Re
 /// Starts writing to the client.
 pub(super) fn send(flow: &mut Flow<'_>, buf: Buf) {
     flow.work.sent += buf.len() as u64;
-    flow.client.conn.start_write(buf);
+    // More follows at once: it would only wait for this.
+    if buf.class() == Class::Bulk || flow.work.download.streams() {
+        flow.client.conn.write_now(buf);
+    } else {
+        flow.client.conn.start_write(buf);
+    }
 }
 
 /// Must the end of a write to the client be waited for?
@@ -101,6 +106,7 @@ pub(super) async fn next(flow: &mut Flow<'_>, first: Option<&mut Upstream>, flus
     let mut first = first;
     let uploading = flow.work.upload.wants_more() || !flow.work.upload.is_finished();
     poll_fn(|cx| {
+        client.expect(first.as_ref().map(|up| &up.conn));
         if let Some(up) = &mut first {
             if let Poll::Ready(done) = up.conn.poll_read(cx) {
                 return Poll::Ready(Event::UpRead(done));
