@@ -139,7 +139,7 @@ fn relations_between_keys_are_checked() {
         ("listen = []", "listen", "a list of 1 to 256 entries"),
         ("manifests = \"\"", "manifests", "not empty"),
         ("worker.ring_entries = 100", "worker.ring_entries", "a power of two"),
-        ("worker.cq_entries = 2048", "worker.cq_entries", "at least worker.ring_entries (4096)"),
+        ("worker.cq_entries = 128", "worker.cq_entries", "at least worker.ring_entries (256)"),
         (
             "limits.head_bytes_max = \"4KiB\"\nlimits.uri_bytes_max = \"1KiB\"",
             "limits.header_line_bytes_max",
