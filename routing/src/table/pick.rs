@@ -9,7 +9,7 @@ use super::group::Group;
 use super::live::{BackendEntry, Life, Live};
 use super::shed::Shares;
 use super::world::{DrainLot, World};
-use super::{EndpointKey, NoEndpoint, OverloadBound, Pick, detector};
+use super::{EndpointKey, NoEndpoint, OverloadBound, Pick};
 use crate::balance::weighted::Reservoir;
 use crate::balance::{hash, p2c, sticky};
 use crate::failover::{self, Counts, Offer, Panic, Rank, Spilled, Tier, Tried, Weights};
