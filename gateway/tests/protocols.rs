@@ -1,4 +1,4 @@
-//! Real servers and clients of Debian through layer 4: PostgreSQL, Redis, DNS. One that is not installed is skipped by
+//! Real servers and clients of Debian through layer 4: PostgreSQL with and without PgBouncer, Redis, DNS. One that is not installed is skipped by
 //! name; `scripts/test` installs them.
 #![allow(clippy::unwrap_used, reason = "a failing helper fails its test")]
 
@@ -26,9 +26,15 @@ use support::{Gateway, PATIENCE, config, pass, until};
 const START: Duration = Duration::from_secs(60);
 
 fn has(program: &str, package: &str) -> bool {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).exists()));
-    if !found {
+    find(program, package).is_some()
+}
+
+/// Where a program is. Debian has servers where not everybody's PATH leads.
+fn find(program: &str, package: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
+    let found = folders.find_map(|folder| Some(folder.join(program)).filter(|file| file.exists()));
+    if found.is_none() {
         println!("SKIPPED: {program} is not installed (Debian package {package})");
     }
     found
@@ -120,7 +126,10 @@ impl Postgres {
     }
 
     fn command(&self, program: &str) -> Command {
-        let program = self.bin.join(program);
+        self.run_as_user(&self.bin.join(program))
+    }
+
+    fn run_as_user(&self, program: &Path) -> Command {
         let Some((user, group)) = self.user else { return Command::new(program) };
         let mut command = Command::new("setpriv");
         command.args(["--reuid", &user.to_string(), "--regid", &group.to_string(), "--clear-groups"]);
@@ -206,6 +215,8 @@ impl Drop for Psql {
 /// What became of a pool's work.
 #[derive(Default)]
 struct Tally {
+    /// Clients that have done a transaction.
+    begun: AtomicU32,
     /// Transactions that were acknowledged on the first connection of a client, and on later ones.
     done: [AtomicU32; 2],
     /// Transactions that ended without an answer.
@@ -237,6 +248,7 @@ fn work(client: u32, port: u16, tally: &Tally, stop: &AtomicBool) {
                 break;
             }
             tally.done[usize::from(generation > 0)].fetch_add(1, Ordering::Relaxed);
+            tally.begun.fetch_add(u32::from(turn == 1), Ordering::Relaxed);
             if generation > 0 {
                 tally.later.lock().unwrap().push(number);
             }
@@ -244,53 +256,126 @@ fn work(client: u32, port: u16, tally: &Tally, stop: &AtomicBool) {
     }
 }
 
-/// A database fails over between two clusters with a pool of connections in front: only transactions in flight fail, new
-/// connections never do.
+/// Two databases with an empty table each, one for each cluster, and a gateway before them.
+struct Failover {
+    postgres: Postgres,
+    dir: PathBuf,
+    ports: [u16; 2],
+    servers: [Server; 2],
+    gateway: Gateway,
+}
+
+impl Failover {
+    fn start(name: &str) -> Option<Self> {
+        let postgres = Postgres::find()?;
+        let dir = std::env::temp_dir().join(format!("ringway-{name}-{}", std::process::id()));
+        let data = [dir.join("first"), dir.join("second")];
+        postgres.init(&data[0]);
+        let copied = Command::new("cp").arg("-a").args(&data).output().unwrap();
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        let ports = [free_port(), free_port()];
+        let servers = [0, 1].map(|number| postgres.start(&data[number], ports[number]));
+        for port in ports {
+            wait_for("PostgreSQL serves", || Psql::open(port).run("SELECT 'up';").as_deref() == Some("up"));
+            let made = Psql::open(port).run("CREATE TABLE t (n int PRIMARY KEY); SELECT 'made';");
+            assert_eq!(made.as_deref(), Some("made"));
+        }
+        let gateway = before(local(ports[0]), local(ports[1]), Protocol::Tcp);
+        Some(Self { postgres, dir, ports, servers, gateway })
+    }
+
+    /// Clients work through `port`, and the first database dies under them. Only what was in flight may be lost.
+    fn die_under(&mut self, clients: u32, port: u16) {
+        let (tally, stop) = (Arc::new(Tally::default()), Arc::new(AtomicBool::new(false)));
+        let working: Vec<_> = (1..=clients)
+            .map(|client| {
+                let (tally, stop) = (Arc::clone(&tally), Arc::clone(&stop));
+                std::thread::spawn(move || work(client, port, &tally, &stop))
+            })
+            .collect();
+        let done = |kind: usize| tally.done[kind].load(Ordering::Relaxed);
+        let begun = || tally.begun.load(Ordering::Relaxed) == clients;
+        wait_for("the pool works", || begun() && done(0) >= 40);
+        self.servers[0].kill();
+        wait_for("the pool works elsewhere", || done(1) >= 40 || tally.refused.load(Ordering::Relaxed) > 0);
+        stop.store(true, Ordering::Relaxed);
+        working.into_iter().for_each(|client| client.join().unwrap());
+        assert_eq!(tally.refused.load(Ordering::Relaxed), 0, "new connections never fail");
+        let lost = tally.lost.load(Ordering::Relaxed);
+        assert!(lost <= clients, "{lost} lost: at most one transaction in flight for each client");
+        // What was acknowledged is there.
+        let mut direct = Psql::open(self.ports[1]);
+        for number in tally.later.lock().unwrap().iter() {
+            let sql = format!("SELECT count(*) FROM t WHERE n = {number};");
+            assert_eq!(direct.run(&sql).as_deref(), Some("1"), "{number}");
+        }
+        let failed = [Ended::ConnectFailed, Ended::NoEndpoint];
+        let failed = self.gateway.sum(|stats| failed.iter().map(|why| stats.layer4.ended(*why)).sum::<u64>());
+        assert_eq!(failed, 0, "every connection that was opened got an endpoint");
+    }
+}
+
+impl Drop for Failover {
+    fn drop(&mut self) {
+        self.servers.iter_mut().for_each(Server::kill);
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A database fails over between two clusters, and its clients connect to it themselves.
 #[test]
-fn a_postgresql_pool_loses_only_what_was_in_flight_when_a_cluster_dies() {
-    const CLIENTS: u32 = 4;
-    let Some(postgres) = Postgres::find() else { return };
-    let dir = std::env::temp_dir().join(format!("ringway-postgres-{}", std::process::id()));
-    let data = [dir.join("first"), dir.join("second")];
-    postgres.init(&data[0]);
-    let copied = Command::new("cp").arg("-a").args(&data).output().unwrap();
-    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
-    let ports = [free_port(), free_port()];
-    let mut servers = [0, 1].map(|number| postgres.start(&data[number], ports[number]));
-    for port in ports {
-        wait_for("PostgreSQL serves", || Psql::open(port).run("SELECT 'up';").as_deref() == Some("up"));
-        let made = Psql::open(port).run("CREATE TABLE t (n int PRIMARY KEY); SELECT 'made';");
-        assert_eq!(made.as_deref(), Some("made"));
+fn postgresql_clients_lose_only_what_was_in_flight_when_a_cluster_dies() {
+    let Some(mut failover) = Failover::start("postgres") else { return };
+    let port = failover.gateway.addr.port();
+    failover.die_under(4, port);
+}
+
+/// The same with a pool of connections in front, which more clients share than it has connections: it finds out by itself
+/// that those are gone, opens others, and whoever has no transaction in flight notices nothing.
+#[test]
+fn behind_a_connection_pool_a_database_fails_over_and_only_what_was_in_flight_fails() {
+    let Some(pgbouncer) = find("pgbouncer", "pgbouncer") else { return };
+    let Some(mut failover) = Failover::start("pool") else { return };
+    let (port, log) = (free_port(), failover.dir.join("pool.log"));
+    let settings = [
+        "[databases]",
+        &format!("postgres = host=127.0.0.1 port={} user=postgres", failover.gateway.addr.port()),
+        "[pgbouncer]",
+        "listen_addr = 127.0.0.1",
+        &format!("listen_port = {port}"),
+        "unix_socket_dir =",
+        "auth_type = any",
+        "pool_mode = transaction",
+        "default_pool_size = 4",
+        "server_tls_sslmode = disable",
+        &format!("logfile = {}", log.display()),
+    ];
+    let file = failover.dir.join("pool.ini");
+    std::fs::write(&file, settings.join("\n")).unwrap();
+    let mut command = failover.postgres.run_as_user(&pgbouncer);
+    let command =
+        command.arg("-q").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let pool = Server(command.spawn().unwrap());
+    wait_for("the pool serves", || Psql::open(port).run("SELECT 'up';").as_deref() == Some("up"));
+
+    // They have used the pool's connections, and hold none.
+    let mut idle: Vec<_> = (0..4).map(|_| Psql::open(port)).collect();
+    let insert = |number: u32| format!("BEGIN; INSERT INTO t VALUES ({number}); COMMIT; SELECT 'done';");
+    for (number, client) in (1..).zip(&mut idle) {
+        assert_eq!(client.run(&insert(number)).as_deref(), Some("done"));
     }
-    let gateway = before(local(ports[0]), local(ports[1]), Protocol::Tcp);
-    let (tally, stop) = (Arc::new(Tally::default()), Arc::new(AtomicBool::new(false)));
-    let on = gateway.addr.port();
-    let clients: Vec<_> = (1..=CLIENTS)
-        .map(|client| {
-            let (tally, stop) = (Arc::clone(&tally), Arc::clone(&stop));
-            std::thread::spawn(move || work(client, on, &tally, &stop))
-        })
-        .collect();
-    let done = |kind: usize| tally.done[kind].load(Ordering::Relaxed);
-    wait_for("the pool works", || done(0) >= 40);
-    servers[0].kill();
-    wait_for("the pool works elsewhere", || done(1) >= 40 || tally.refused.load(Ordering::Relaxed) > 0);
-    stop.store(true, Ordering::Relaxed);
-    clients.into_iter().for_each(|client| client.join().unwrap());
-    assert_eq!(tally.refused.load(Ordering::Relaxed), 0, "new connections never fail");
+    failover.die_under(8, port);
+    for (number, client) in (101..).zip(&mut idle) {
+        assert_eq!(client.run(&insert(number)).as_deref(), Some("done"), "idle client {number}");
+    }
+    let of_gateway = failover.gateway.sum(|stats| stats.layer4.connections_total.get());
+    let log = std::fs::read_to_string(&log).unwrap_or_default();
     assert!(
-        tally.lost.load(Ordering::Relaxed) <= CLIENTS,
-        "at most one transaction in flight for each client"
+        (2..40).contains(&of_gateway),
+        "{of_gateway} connections of the pool: few, and used again\n{log}"
     );
-    // What was acknowledged is there.
-    let mut direct = Psql::open(ports[1]);
-    for number in tally.later.lock().unwrap().iter() {
-        let sql = format!("SELECT count(*) FROM t WHERE n = {number};");
-        assert_eq!(direct.run(&sql).as_deref(), Some("1"), "{number}");
-    }
-    drop(direct);
-    drop(servers);
-    let _ = std::fs::remove_dir_all(&dir);
+    assert!(!log.contains("connect failed") && !log.contains("login failed"), "{log}");
+    drop(pool);
 }
 
 // ---------------------------------------------------------------- Redis

@@ -419,6 +419,38 @@ fn a_quic_client_whose_address_changes_keeps_its_endpoint_over_a_path_of_its_own
     }
 }
 
+/// An endpoint is in doubt, and a client that comes from another address goes on with a connection that only this endpoint
+/// has: not one datagram goes elsewhere, and all of them by one path, or the endpoint would see the client move with each.
+#[test]
+fn a_quic_connection_stays_with_an_endpoint_that_is_in_doubt() {
+    let servers = [quic_server(b"server-0"), quic_server(b"server-1")];
+    let addrs = servers.each_ref().map(|server| server.addr);
+    let gateway = Gateway::start(config(), |on| {
+        let world = World::new().cluster(0, &addrs[..1]).cluster(1, &addrs[1..]);
+        udp(world.policy(|policy| policy.timeouts.attempt = Duration::from_millis(50))).on(on)
+    });
+    // Answers become usual, so that their absence says something.
+    for _ in 0..8 {
+        let client = Client::of(gateway.addr);
+        client.send(initial());
+        assert_eq!(&client.receive()[7..15], b"server-0");
+    }
+    servers[0].silence();
+    let moved = Client::of(gateway.addr);
+    let goes_on = [&[0x41][..], b"server-0", b"encrypted"].concat();
+    let mut sent = 0;
+    until("clients that ask for a connection have one elsewhere", || {
+        moved.send(&goes_on);
+        sent += 1;
+        Client::of(gateway.addr).send(initial());
+        support::pass(Duration::from_millis(5));
+        servers[1].count() >= 20
+    });
+    until("all have arrived", || servers[0].count() >= 8 + sent);
+    assert_eq!(servers[0].paths_of(&goes_on[..9]), 1, "one path for all of them");
+    assert_eq!(servers[1].paths_of(&goes_on[..9]), 0, "nobody else knows the connection");
+}
+
 // ---------------------------------------------------------------- bounds
 
 #[test]

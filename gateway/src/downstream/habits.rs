@@ -1,13 +1,12 @@
 //! What the endpoints of a backend usually do: only where they answer, silence is evidence.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 use routing::id::BackendId;
 
-/// Which backends do it. Learned of each worker's own traffic; forgotten with the backend, for its number may be another's next.
+/// Which backends do it, by their numbers, which are dense: this is looked at for every message. Learned of each worker's own traffic; forgotten with the backend, for its number may be another's next.
 #[derive(Default)]
-pub(crate) struct Habits(RefCell<HashMap<BackendId, u8>>);
+pub(crate) struct Habits(RefCell<Vec<u8>>);
 
 impl Habits {
     /// Times in a row, less those when it was not so: from here on it is usual.
@@ -16,19 +15,24 @@ impl Habits {
     const SCORE_MAX: u8 = 16;
 
     pub(crate) fn answers(&self, backend: BackendId) -> bool {
-        self.0.borrow().get(&backend).is_some_and(|score| *score >= Self::ANSWERING)
+        self.0.borrow().get(backend.index()).is_some_and(|score| *score >= Self::ANSWERING)
     }
 
     pub(crate) fn note(&self, backend: BackendId, answered: bool) {
         let mut scores = self.0.borrow_mut();
-        let score = scores.entry(backend).or_default();
+        if scores.len() <= backend.index() {
+            scores.resize(backend.index() + 1, 0);
+        }
+        let score = &mut scores[backend.index()];
         *score =
             if answered { score.saturating_add(1).min(Self::SCORE_MAX) } else { score.saturating_sub(1) };
     }
 
     /// The backend has left the table, or its number is another's.
     pub(crate) fn forget(&self, backend: BackendId) {
-        self.0.borrow_mut().remove(&backend);
+        if let Some(score) = self.0.borrow_mut().get_mut(backend.index()) {
+            *score = 0;
+        }
     }
 }
 

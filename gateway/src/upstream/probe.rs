@@ -140,7 +140,7 @@ async fn ask(worker: &Rc<Worker>, probe: &Probe) -> ProbeResult {
         let missing = timeout.saturating_sub(worker.awake(begun, now));
         if missing.is_zero() {
             // The silence of a host that is not known to answer says nothing.
-            return match is_datagrams(worker, probe) && !worker.flows.hosts.answers(probe.addr.ip()) {
+            return match is_datagrams(worker, probe) && !worker.flows.hosts.answers(probe.endpoint) {
                 true => unknown(begun, now),
                 false => ProbeResult::TimedOut,
             };
@@ -250,7 +250,7 @@ async fn ask_host(worker: &Rc<Worker>, probe: &Probe) -> Result<(), NoAnswer> {
     match first.await {
         // Something came: an answer, or ICMP.
         None => {}
-        Some(connected) if udp::is_answer(&connected) => worker.flows.hosts.note(probe.addr.ip()),
+        Some(connected) if udp::is_answer(&connected) => worker.flows.hosts.note(probe.endpoint),
         Some(Err(error)) => return Err(error.into()),
         Some(Ok(_)) => {}
     }

@@ -126,6 +126,7 @@ impl Pending {
                     worker.pool.forget(endpoint);
                     worker.h2.forget(endpoint);
                     worker.usual.endings.forget(endpoint);
+                    worker.flows.hosts.forget(endpoint);
                 });
                 applying.take_replaced().for_each(|backend| {
                     worker.usual.forget_backend(backend);

@@ -23,9 +23,12 @@ struct Shared {
     stop: AtomicBool,
     silent: AtomicBool,
     count: AtomicU64,
-    /// Who sent something.
-    peers: Mutex<BTreeSet<SocketAddr>>,
+    /// Who sent something, and how it began.
+    peers: Mutex<BTreeSet<(SocketAddr, Vec<u8>)>>,
 }
+
+/// So much of what a peer sent is remembered.
+const BEGINNING: usize = 9;
 
 impl Server {
     pub fn named(name: &'static str) -> Self {
@@ -47,7 +50,8 @@ impl Server {
                     continue;
                 }
                 seen.count.fetch_add(1, Ordering::Relaxed);
-                seen.peers.lock().unwrap().insert(peer);
+                let beginning = buf[..len.min(BEGINNING)].to_vec();
+                seen.peers.lock().unwrap().insert((peer, beginning));
                 if !seen.silent.load(Ordering::Relaxed) {
                     let _ = socket.send_to(&answer(&buf[..len]), peer);
                 }
@@ -62,7 +66,18 @@ impl Server {
 
     /// How many sources it has seen.
     pub fn paths(&self) -> usize {
-        self.shared.peers.lock().unwrap().len()
+        self.sources(|_| true)
+    }
+
+    /// How many sources it has seen whose datagrams begin like this.
+    pub fn paths_of(&self, beginning: &[u8]) -> usize {
+        self.sources(|seen| seen.starts_with(beginning))
+    }
+
+    fn sources(&self, is_meant: impl Fn(&[u8]) -> bool) -> usize {
+        let peers = self.shared.peers.lock().unwrap();
+        let meant = peers.iter().filter(|(_, beginning)| is_meant(beginning)).map(|(peer, _)| peer);
+        meant.collect::<BTreeSet<_>>().len()
     }
 
     /// From now on it answers nothing.

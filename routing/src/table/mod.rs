@@ -409,7 +409,7 @@ impl Table {
 
     /// This endpoint once more, for another flow of the same connection: a client that changed its address (RFC 9000 §9).
     /// In flight from now on, as by [`Table::pick`]. `None` when it has left the table, when the rule does not lead to its
-    /// backend, or when nothing answers there.
+    /// backend, or when it refuses; one that is only silent gets it all the same, for it alone knows the connection.
     #[must_use]
     pub fn pick_at(
         &self,

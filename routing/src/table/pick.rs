@@ -9,12 +9,12 @@ use super::group::Group;
 use super::live::{BackendEntry, Life, Live};
 use super::shed::Shares;
 use super::world::{DrainLot, World};
-use super::{EndpointKey, NoEndpoint, OverloadBound, Pick, detector};
+use super::{EndpointKey, NoEndpoint, OverloadBound, Pick};
 use crate::balance::weighted::Reservoir;
 use crate::balance::{hash, p2c, sticky};
 use crate::failover::{self, Counts, Offer, Panic, Rank, Spilled, Tier, Tried, Weights};
 use crate::health::board::Word;
-use crate::health::state::State;
+use crate::health::state::{Reason, State};
 use crate::id::{BackendId, ClusterId};
 use crate::model::{
     AcrossBackends, BackendLimits, Balance, ClusterShare, HashKey, Policy, WeightedBackend, WriteFence,
@@ -157,7 +157,7 @@ impl Live {
     ) -> Option<Pick> {
         let slot = self.slot(key).filter(|slot| slot.life == Life::Live)?;
         let index = refs.iter().position(|weighted| weighted.backend == Some(slot.backend))?;
-        if detector::unreachable(self.worst(slot)).is_some() {
+        if self.worst(slot).contains(&State::Down(Reason::Refused)) {
             return None;
         }
         Some(Pick { set_cookie: None, ..self.begin_pick(ask, key.slot, index, Tier::Ready) })

@@ -33,6 +33,7 @@ use self::delivered::Delivered;
 pub use self::door::{Admitted, Door};
 pub use self::owed::Usual;
 use self::prelude::Prelude;
+use self::relay::Relay;
 use crate::downstream::h1::Counted;
 use crate::net::conn::Conn;
 use crate::net::{Buf, Class, acquire};
@@ -137,20 +138,27 @@ pub fn spawn(worker: &Rc<Worker>, conn: Conn, bind: BindId, content: Content) {
     supervise::spawn_guarded(worker, serve(session));
 }
 
-async fn serve(mut session: Box<Session>) {
+async fn serve(session: Box<Session>) {
     // Boxed and gone before the relay begins: what is awaited only at first must not be part of what idles.
-    let opened = Box::pin(session.open()).await;
-    let (ended, detail) = match opened {
-        Ok(opened) => (relay::run(&mut session, opened).await, ""),
-        Err(failure) => {
-            // A client that is told by an alert why its handshake failed must be able to read it.
-            if failure.ended != Ended::Handshake {
-                session.down.reset();
-            }
-            (failure.ended, failure.detail)
-        }
+    let begun = Box::pin(begin(session)).await;
+    if let Some(relay) = begun {
+        let (session, ended) = relay.run().await;
+        session.finish(ended, "");
+    }
+}
+
+/// Brings a connection to where it is relayed; `None` = it has ended before.
+async fn begin(mut session: Box<Session>) -> Option<Box<Relay>> {
+    let failure = match session.open().await {
+        Ok(opened) => return Some(Relay::new(session, opened)),
+        Err(failure) => failure,
     };
-    session.finish(ended, detail);
+    // A client that is told by an alert why its handshake failed must be able to read it.
+    if failure.ended != Ended::Handshake {
+        session.down.reset();
+    }
+    session.finish(failure.ended, failure.detail);
+    None
 }
 
 /// What the relay starts with.

@@ -23,7 +23,7 @@ use routing::health::endpoint::Outcome;
 use routing::id::Generation;
 use routing::model::Target;
 use routing::subject::{Subject, SubjectKind};
-use routing::table::{NoEndpoint, OverloadBound, Pick, RuleRef};
+use routing::table::{EndpointKey, NoEndpoint, OverloadBound, Pick, RuleRef};
 use routing::time::MonoTime;
 
 use super::Listening;
@@ -221,12 +221,20 @@ impl Flow {
         if self.generation.get() != self.worker.table.borrow().generation() && !self.review() {
             return self.drop_run(run, Dropped::NoRoute);
         }
-        let is_cut = self.path.borrow().as_ref().is_some_and(Path::is_cut);
-        if is_cut {
-            self.leave_dead(now);
+        if self.bound_to(run).is_none() {
+            self.leave_if_dead(now);
+            self.leave_if_doubted(now);
         }
-        self.leave_if_doubted(now);
         self.send(run, &mut Tried::new(), now);
+    }
+
+    /// Who has the connection of QUIC that a run goes on with. Nobody else could: so it stays there whatever is thought of
+    /// that endpoint, until ICMP says that it is gone. What opens another connection is free.
+    fn bound_to(&self, run: &Run<'_>) -> Option<EndpointKey> {
+        let connection = self.connection.borrow();
+        let connection = connection.as_ref().filter(|connection| connection.is_named())?;
+        let opens = self.worker.flows.connections.is_opening(self.key.bind, run.first());
+        (!opens).then(|| connection.endpoint())
     }
 
     /// Sends a run to the flow's endpoint, to another one where nobody listens, and so on.
@@ -284,7 +292,7 @@ impl Flow {
                 self.lost.set(Some((Ended::ConnectFailed, "connect_failed")));
                 return Err(Dropped::NoEndpoint);
             }
-            let pick = self.choose(rule, tried, now).map_err(|none| {
+            let pick = self.choose(run, rule, tried, now).map_err(|none| {
                 if let NoEndpoint::Overloaded { bound } = none {
                     worker.stats.hit(match bound {
                         OverloadBound::EndpointInFlight => Limit::EndpointInFlight,
@@ -323,11 +331,16 @@ impl Flow {
     }
 
     /// The endpoint that the connection has already, or a new one.
-    fn choose(&self, rule: &RuleRef, tried: &Tried, now: MonoTime) -> Result<Pick, NoEndpoint> {
+    fn choose(
+        &self,
+        run: &Run<'_>,
+        rule: &RuleRef,
+        tried: &Tried,
+        now: MonoTime,
+    ) -> Result<Pick, NoEndpoint> {
         let (table, mut rng) = (self.worker.table.borrow(), self.worker.rng.borrow_mut());
         let subject = self.subject();
-        let known = self.connection.borrow().as_ref().map(|connection| connection.endpoint());
-        if let Some(endpoint) = known.filter(|_| tried.is_empty())
+        if let Some(endpoint) = self.bound_to(run).filter(|_| tried.is_empty())
             && let Some(pick) = table.pick_at(endpoint, rule, &subject, now, &mut rng)
         {
             return Ok(pick);
@@ -427,9 +440,9 @@ impl Flow {
         if self.worker.is_stopping() {
             return self.end(Ended::Stopped, "");
         }
-        let is_cut = self.path.borrow().as_ref().is_some_and(Path::is_cut);
-        if is_cut {
-            self.leave_dead(now);
+        let is_bound = self.connection.borrow().as_ref().is_some_and(|connection| connection.is_named());
+        if !is_bound {
+            self.leave_if_dead(now);
         }
         if let Some(path) = &mut *self.path.borrow_mut()
             && path.due().is_some_and(|due| now >= due)
@@ -445,8 +458,8 @@ impl Flow {
 
     /// Its endpoint was found to answer nothing. The next datagram goes elsewhere; one that waits does so at once where the
     /// policy says that it may be processed twice.
-    fn leave_dead(&self, now: MonoTime) {
-        let Some(mut path) = self.path.borrow_mut().take() else { return };
+    fn leave_if_dead(&self, now: MonoTime) {
+        let Some(mut path) = self.path.borrow_mut().take_if(|path| path.is_cut()) else { return };
         let (pick, kept) = (*path.pick(), path.take_kept());
         drop(path);
         self.change();

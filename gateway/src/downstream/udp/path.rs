@@ -122,7 +122,7 @@ impl Path {
             };
             held.tell(outcome, now);
         })?;
-        Hosts::used(worker, pick.addr);
+        Hosts::used(worker, &pick);
         let kept = Kept::new(worker, run, tried, policy);
         let attempt = policy.timeouts.attempt;
         Ok(Self {

@@ -5,6 +5,10 @@
 //! packets still carry it, and the new flow goes to the same endpoint, over a socket of its own: the endpoint sees a
 //! new path and validates it (RFC 9000 §9.3), so that whoever forges a source cannot turn its answers on somebody else.
 //!
+//! Whatever is thought of an endpoint, a connection that it has named stays with it until ICMP says that it is gone, or it
+//! leaves the table: nobody else could go on with it, and what may be back in a moment finds its client there. What opens
+//! another connection, from the same address or not, goes by the failure detector as everything else does.
+//!
 //! What does not hold: IDs that an endpoint hands out later are encrypted, and a client that moves on purpose uses one of
 //! those (§9.5). That flow is picked anew, and unless the pick is by source or finds the same endpoint by chance, the
 //! connection ends with a stateless reset.
@@ -15,7 +19,7 @@ use std::rc::{Rc, Weak};
 
 use routing::id::BindId;
 use routing::table::EndpointKey;
-use wire::quic::{CONNECTION_ID_BYTES_MAX, ConnectionId, Header, header};
+use wire::quic::{CONNECTION_ID_BYTES_MAX, ConnectionId, Header, header, opens_connection};
 
 use super::Flows;
 
@@ -37,6 +41,11 @@ impl Connection {
     /// Who has it.
     pub(super) fn endpoint(&self) -> EndpointKey {
         self.endpoint
+    }
+
+    /// Has its endpoint said how it is to be called, so that there is a connection? Before that a client only asks for one.
+    pub(super) fn is_named(&self) -> bool {
+        !self.ids.borrow().is_empty()
     }
 }
 
@@ -64,6 +73,12 @@ impl Index {
                 lengths.filter_map(|(len, _)| ConnectionId::new(rest.get(..len)?)).find_map(get)
             }
         }
+    }
+
+    /// Does a client ask for a connection by this datagram, of which no endpoint knows yet? Later packets of a handshake have
+    /// the same form, but name the endpoint.
+    pub(super) fn is_opening(&self, bind: BindId, datagram: &[u8]) -> bool {
+        opens_connection(datagram) && self.find(bind, datagram).is_none()
     }
 
     /// Learns from a datagram of an endpoint what it wants to be called.

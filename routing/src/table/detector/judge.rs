@@ -154,7 +154,7 @@ impl Live {
         self.detector.due = None;
         self.sync(now);
         self.restore_due(now);
-        while let Some(token) = self.detector.probes.overdue(now) {
+        while let Some(token) = self.detector.probes.overdue(&self.detector.lags, now) {
             self.on_probe(token, crate::health::action::ProbeResult::TimedOut, now);
         }
         self.judge_clusters(now);
@@ -175,7 +175,8 @@ impl Live {
         });
         let inquiries = detector.inquiries.iter().map(|inquiry| inquiry.next_at);
         let keeps = detector.keeps.iter().map(|keep| keep.next_at);
-        let later = [tick, detector.checks.next_due(), self.next_return(), detector.probes.next_overdue()];
+        let overdue = detector.probes.next_overdue(&detector.lags, detector.ticked);
+        let later = [tick, detector.checks.next_due(), self.next_return(), overdue];
         inquiries.chain(keeps).chain(later.into_iter().flatten()).min()
     }
 

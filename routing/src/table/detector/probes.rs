@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::health::action::{Action, Probe, ProbeKind, ProbeToken, Scope};
 use crate::health::board::Subject;
+use crate::health::evidence::Lags;
 use crate::model::{CheckProbe, HealthCheck};
 use crate::table::EndpointKey;
 use crate::table::live::Live;
@@ -19,7 +20,8 @@ pub(crate) const CHECKS_MAX: usize = 192;
 /// Actions that wait. Beyond that wakes become one wake of everything, events are dropped and counted.
 const ACTIONS_MAX: usize = 1024;
 
-/// A probe whose result is this late is taken for unanswered: whoever sent it forgot it.
+/// A probe whose result is this late is taken for unanswered: whoever sent it forgot it. Late by the time that this worker was
+/// running: whoever sent it stood still with it, and still waits.
 const FORGOTTEN: Duration = Duration::from_secs(1);
 
 /// What a probe is for.
@@ -100,21 +102,24 @@ impl Probes {
     }
 
     /// One whose result never came.
-    pub(super) fn overdue(&self, now: MonoTime) -> Option<ProbeToken> {
+    pub(super) fn overdue(&self, lags: &Lags, now: MonoTime) -> Option<ProbeToken> {
         if self.is_idle() {
             return None;
         }
-        let late = |probe: &InFlight| now > probe.sent + probe.timeout + FORGOTTEN;
+        let late = |probe: &InFlight| lags.awake(probe.sent, now) > probe.timeout + FORGOTTEN;
         let at = self.places.iter().position(|(_, place)| place.as_ref().is_some_and(late))?;
         Some(ProbeToken(u64::from(self.places[at].0) << 32 | at as u64))
     }
 
-    /// When the first of them is overdue.
-    pub(super) fn next_overdue(&self) -> Option<MonoTime> {
+    /// When the first of them is overdue, if the worker runs on from `now`.
+    pub(super) fn next_overdue(&self, lags: &Lags, now: MonoTime) -> Option<MonoTime> {
         if self.is_idle() {
             return None;
         }
-        let due = |probe: &InFlight| probe.sent + probe.timeout + FORGOTTEN;
+        let due = |probe: &InFlight| {
+            let asleep = now.since(probe.sent).saturating_sub(lags.awake(probe.sent, now));
+            probe.sent + probe.timeout + FORGOTTEN + asleep
+        };
         self.places.iter().filter_map(|(_, place)| place.as_ref().map(due)).min()
     }
 }
@@ -237,9 +242,23 @@ mod tests {
         assert!(probes.end(first).is_some());
         assert!(probes.end(first).is_none());
         assert!(probes.has_room(Purpose::Check));
-        assert!(probes.overdue(MonoTime(1_004_000_000)).is_none());
-        let late = probes.overdue(MonoTime(1_006_000_000)).unwrap();
+        let lags = Lags::default();
+        assert!(probes.overdue(&lags, MonoTime(1_004_000_000)).is_none());
+        let late = probes.overdue(&lags, MonoTime(1_006_000_000)).unwrap();
         assert!(probes.end(late).is_some());
+    }
+
+    #[test]
+    fn a_probe_is_not_given_up_for_the_time_that_we_stood_still() {
+        let (mut probes, mut lags) = (Probes::new(), Lags::default());
+        probes.begin(check()).unwrap();
+        let after = |ms: u64| MonoTime(ms * 1_000_000);
+        lags.note(after(1_502), Duration::from_millis(1_500));
+        assert!(probes.overdue(&lags, after(1_502)).is_none(), "two milliseconds were ours");
+        let due = probes.next_overdue(&lags, after(1_502)).unwrap();
+        assert_eq!(due, after(2_505), "nobody is to look before that in vain");
+        assert!(probes.overdue(&lags, due).is_none());
+        assert!(probes.overdue(&lags, after(2_506)).is_some());
     }
 
     #[test]
