@@ -390,10 +390,10 @@ fn diverts(flow: &Flow<'_>, status: u16) -> bool {
 fn retryable(flow: &Flow<'_>) -> Option<Failed> {
     let policy: &RetryPolicy = &flow.rule.policy().retry;
     let (answer, body) = (&flow.work.answer, flow.work.replayable());
-    let idempotent = flow.view.head.method.is_idempotent();
+    let may_repeat = flow.view.head.method.is_idempotent() || policy.non_idempotent;
     let (kind, reason) = match answer.grpc {
         Some(code) if policy.grpc.contains(code) => (FailureKind::Grpc(code), "retryable_grpc_status"),
-        Some(_) | None if idempotent && policy.statuses.contains(&answer.status) => {
+        Some(_) | None if may_repeat && policy.statuses.contains(&answer.status) => {
             (FailureKind::Status(answer.status), "retryable_status")
         }
         Some(_) | None => return None,
