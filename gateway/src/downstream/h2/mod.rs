@@ -17,6 +17,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use h2::Reason;
 use h2::ext::Protocol;
 use h2::server::{Builder, SendResponse};
@@ -551,17 +553,10 @@ fn incoming(worker: &Worker, request: Request<h2::RecvStream>) -> Result<Taken, 
 
 /// 16 random bytes in base64 (RFC 6455 §4.1). Nobody relies on their being a secret.
 fn websocket_key(worker: &Worker) -> [u8; WEBSOCKET_KEY_BYTES] {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut bytes = [0; 18];
-    worker.rng.borrow_mut().fill_bytes(&mut bytes[..16]);
+    let mut bytes = [0; 16];
+    worker.rng.borrow_mut().fill_bytes(&mut bytes);
     let mut key = [b'='; WEBSOCKET_KEY_BYTES];
-    for (three, four) in bytes.chunks_exact(3).zip(key.chunks_exact_mut(4)) {
-        let bits = u32::from(three[0]) << 16 | u32::from(three[1]) << 8 | u32::from(three[2]);
-        for (at, digit) in four.iter_mut().enumerate() {
-            *digit = DIGITS[(bits >> (18 - 6 * at) & 63) as usize];
-        }
-    }
-    // 16 bytes are 21 digits and a part of one; two more are none.
-    key[22..].fill(b'=');
+    let written = STANDARD.encode_slice(bytes, &mut key);
+    debug_assert_eq!(written.ok(), Some(WEBSOCKET_KEY_BYTES));
     key
 }
