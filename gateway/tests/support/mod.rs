@@ -22,6 +22,7 @@ pub mod manifests;
 pub mod secure;
 pub mod table;
 pub mod tls;
+pub mod websocket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
