@@ -360,5 +360,9 @@ pub fn is_trailer(name: &[u8], value: &[u8]) -> bool {
     check_field(name, value).is_ok()
 }
 
+mod ledger;
+
+pub use ledger::Ledger;
+
 #[cfg(test)]
 mod tests;
