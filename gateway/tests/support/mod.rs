@@ -17,6 +17,7 @@ pub mod fleet;
 pub mod frames;
 pub mod h2;
 pub mod h2_backend;
+pub mod hands;
 pub mod load;
 pub mod manifests;
 pub mod secure;
