@@ -30,6 +30,11 @@ pub struct Http2 {
     /// when they are more than half of its requests, the connection is closed with ENHANCE_YOUR_CALM. Counted as
     /// `http2_cancels`.
     pub cancels_max: u32,
+    /// Bytes of frames that carry nothing (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, RST_STREAM) and of their answers, by
+    /// which a client may be ahead of what is carried for it: fields and data that it sends, and all that it is sent. 4 KiB
+    /// a second are forgiven. Default 64 KiB. Beyond it the connection is closed with ENHANCE_YOUR_CALM. Counted as
+    /// `http2_control`.
+    pub control_bytes_max: ByteSize,
     /// Requests after which a connection is retired: GOAWAY, its streams end, and the client opens another, perhaps with
     /// another worker. Default 100,000. A tenth less or more by lot, so that connections which began together do not
     /// end together. Counted as `http2_requests`.
@@ -49,6 +54,7 @@ impl Default for Http2 {
             pending_resets_max: 20,
             faults_max: 100,
             cancels_max: 200,
+            control_bytes_max: ByteSize::kib(64),
             requests_max: 100_000,
             age: Period::secs(3_600),
         }

@@ -189,6 +189,7 @@ pub const KEYS: &[Key] = &[
     number("http2.pending_resets_max", 1, 10_000, Live, Some("http2_resets")),
     number("http2.faults_max", 1, 10_000, Live, Some("http2_faults")),
     number("http2.cancels_max", 1, 1_000_000, Live, Some("http2_cancels")),
+    size("http2.control_bytes_max", 4 * KIB, 16 * MIB, Live, Some("http2_control")),
     number("http2.requests_max", 1, 1_000_000_000, Live, Some("http2_requests")),
     time("http2.age", 0, 30 * DAY, None),
     typed("tls.ticket_secrets", Live),

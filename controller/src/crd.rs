@@ -418,7 +418,7 @@ pub struct Retry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_048_576))]
     pub max_body_bytes: Option<i64>,
-    /// Statuses that are tried again when the method is idempotent, 400–599. Default: none.
+    /// Statuses that are tried again when the method is idempotent, or `nonIdempotent` consents, 400–599. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statuses: Option<Vec<i64>>,
     /// Codes of gRPC that a call is tried again for: `cancelled`, `deadline-exceeded`, `internal`, `resource-exhausted`,

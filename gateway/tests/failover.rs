@@ -465,6 +465,37 @@ fn listed_statuses_are_tried_elsewhere_and_the_last_one_is_forwarded() {
     assert!(spent.hits(Limit::RetryBudget) > 0);
 }
 
+/// `retry.nonIdempotent` is the consent for listed statuses, too, and for a body that is kept.
+#[test]
+fn a_post_is_tried_elsewhere_for_a_listed_status_where_the_policy_consents() {
+    let busy = Backend::start(|request, stream| match request.body.len() {
+        0 => Then::Close,
+        _ => match stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy") {
+            Ok(()) => Then::Keep,
+            Err(_) => Then::Close,
+        },
+    });
+    let good = Backend::named("good");
+    let consents = patient(World::new().cluster(0, &[busy.addr]).cluster(1, &[good.addr])).policy(|policy| {
+        policy.retry.statuses = Box::new([503]);
+        policy.retry.non_idempotent = true;
+        policy.retry.body_bytes_max = 1_000;
+    });
+    let gateway = start(consents);
+    let mut client = Client::connect(gateway.addr);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+    let response = client.response();
+    assert_eq!((response.status, response.text().as_str()), (200, "good"));
+    let seen = good.requests();
+    assert_eq!((seen.len(), &seen[0].body[..]), (1, &b"hello"[..]), "the body went with it");
+    // What is not kept cannot be sent again: the answer stands.
+    let large = "x".repeat(100_000);
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{large}", large.len()));
+    let response = client.response();
+    assert_eq!((response.status, response.text().as_str()), (503, "busy"));
+    assert_eq!((busy.count(), good.count()), (2, 1));
+}
+
 fn pinned(strict: bool) -> World {
     World::new().policy(|policy| {
         let when = PinMatch::Header("x-cluster".into(), "beta".into());

@@ -210,6 +210,21 @@ fn what_is_no_base64_is_refused_and_never_completed() {
     assert_eq!(gateway.sum(|stats| stats.refusals(wire::error::WireError::Base64)), 3);
 }
 
+/// What a client reads of a stream that it begins with `sent` and never ends: its time ends it.
+async fn overdue(
+    client: &mut client_h2::Client,
+    asked: &'static str,
+    timeout: &'static str,
+    sent: &[u8],
+) -> Vec<u8> {
+    let mut call = request(asked);
+    call.headers_mut().insert("grpc-timeout", HeaderValue::from_static(timeout));
+    let (response, mut send) = client.start(call, false).await;
+    send.send_data(written(asked, sent).into(), false).unwrap();
+    let answer = client_h2::answer(response.await.unwrap()).await.unwrap();
+    read(asked, &answer.body)
+}
+
 #[test]
 fn a_stream_whose_time_is_over_ends_with_a_frame() {
     let backend = serving();
@@ -217,12 +232,7 @@ fn a_stream_whose_time_is_over_ends_with_a_frame() {
     run(async {
         let mut client = client_h2::Client::connect(gateway.addr).await;
         for (asked, _) in TYPES {
-            let mut call = request(asked);
-            call.headers_mut().insert("grpc-timeout", HeaderValue::from_static("1S"));
-            let (response, mut send) = client.start(call, false).await;
-            send.send_data(written(asked, HELLO).into(), false).unwrap();
-            let answer = client_h2::answer(response.await.unwrap()).await.unwrap();
-            let body = read(asked, &answer.body);
+            let body = overdue(&mut client, asked, "1S", HELLO).await;
             let last = body.strip_prefix(HELLO).expect("the message");
             assert_eq!((last[0], wire::grpc::status_of(&last[5..])), (0x80, Some(4)), "{last:?}");
         }
@@ -333,12 +343,7 @@ fn a_stream_that_ends_within_a_message_has_no_frame_behind_it() {
     run(async {
         let mut client = client_h2::Client::connect(gateway.addr).await;
         for (asked, _) in TYPES {
-            let mut call = request(asked);
-            call.headers_mut().insert("grpc-timeout", HeaderValue::from_static("600m"));
-            let (response, mut send) = client.start(call, false).await;
-            send.send_data(written(asked, &HELLO[..9]).into(), false).unwrap();
-            let answer = client_h2::answer(response.await.unwrap()).await.unwrap();
-            assert_eq!(read(asked, &answer.body), &HELLO[..9], "{asked}");
+            assert_eq!(overdue(&mut client, asked, "600m", &HELLO[..9]).await, &HELLO[..9], "{asked}");
         }
     });
     assert_eq!(gateway.sum(|stats| stats.calls(Some(GrpcCode::DEADLINE_EXCEEDED))), 2);

@@ -6,84 +6,15 @@
 mod support;
 
 use std::cell::Cell;
-use std::io::Read;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use gateway::tls::Ended;
 use support::backend::Backend;
 use support::config;
 use support::fleet::{Fleet, service};
+use support::hands::{Ran, is_installed, run};
 use support::tls::Ca;
-
-/// How long a client may take.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Is it there? Says so where it is not.
-fn is_installed(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if found.is_err() {
-        println!("SKIPPED: {program} is not installed");
-    }
-    found.is_ok()
-}
-
-/// How a client ended, and what it printed, both streams.
-struct Ran {
-    code: Option<i32>,
-    out: String,
-}
-
-fn run(program: &str, args: &[&str]) -> Ran {
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-    let read = |stream: &mut dyn Read| {
-        let mut bytes = Vec::new();
-        let _ = stream.read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    // Both are read while it runs: a pipe that is full would stop it.
-    let (out, err, code) = std::thread::scope(|scope| {
-        let out = scope.spawn(move || read(&mut out));
-        let err = scope.spawn(move || read(&mut err));
-        let end = Instant::now() + PATIENCE;
-        let code = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break status.code();
-            }
-            if Instant::now() > end {
-                let _ = child.kill();
-                let _ = child.wait();
-                break None;
-            }
-            std::thread::park_timeout(Duration::from_millis(5));
-        };
-        (out.join().unwrap(), err.join().unwrap(), code)
-    });
-    Ran { code, out: out + &err }
-}
-
-impl Ran {
-    #[track_caller]
-    fn says(&self, text: &str) -> &Self {
-        assert!(self.out.contains(text), "{text:?} is not in what it says ({:?}):\n{}", self.code, self.out);
-        self
-    }
-
-    #[track_caller]
-    fn ended(&self, code: i32) -> &Self {
-        assert_eq!(self.code, Some(code), "{}", self.out);
-        self
-    }
-}
 
 /// A node that serves `localhost` over TLS and in clear.
 struct Site {
@@ -159,7 +90,7 @@ impl Drop for Site {
 
 #[test]
 fn curl_speaks_both_versions_of_http_and_of_tls() {
-    if !is_installed("curl") {
+    if !is_installed("curl", "--version") {
         return;
     }
     let site = Site::new();
@@ -190,7 +121,7 @@ fn curl_speaks_both_versions_of_http_and_of_tls() {
 
 #[test]
 fn curl_sends_large_bodies_and_is_refused_where_it_should_be() {
-    if !is_installed("curl") {
+    if !is_installed("curl", "--version") {
         return;
     }
     let site = Site::new();
@@ -222,7 +153,7 @@ fn curl_sends_large_bodies_and_is_refused_where_it_should_be() {
 
 #[test]
 fn nghttp_gets_its_streams_over_tls_and_in_clear() {
-    if !is_installed("nghttp") {
+    if !is_installed("nghttp", "--version") {
         return;
     }
     let site = Site::new();
@@ -244,7 +175,7 @@ fn nghttp_gets_its_streams_over_tls_and_in_clear() {
 
 #[test]
 fn h2load_fails_at_nothing_in_any_combination() {
-    if !is_installed("h2load") {
+    if !is_installed("h2load", "--version") {
         return;
     }
     let site = Site::new();

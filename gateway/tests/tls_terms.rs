@@ -4,7 +4,6 @@
 mod support;
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use base64::Engine;
@@ -14,6 +13,7 @@ use rustls::version::TLS12;
 use rustls::{ClientConfig, ProtocolVersion, RootCertStore};
 use support::backend::Backend;
 use support::fleet::{Fleet, service};
+use support::hands::{is_installed, run_in};
 use support::tls::{Ca, connect, provider};
 use support::{Port, config, until};
 
@@ -171,23 +171,12 @@ fn a_gateway_s_listener_has_versions_and_ciphers_of_its_own_and_resumes() {
 
 /// Runs openssl in `dir`; what it printed.
 fn openssl(dir: &Path, args: &str) -> String {
-    let mut child = Command::new("openssl")
-        .args(args.split(' '))
-        .current_dir(dir)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    until(args, || child.try_wait().unwrap().is_some());
-    let output = child.wait_with_output().unwrap();
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    run_in(dir, "openssl", &args.split(' ').collect::<Vec<_>>()).out
 }
 
 #[test]
 fn openssl_sees_the_staple_while_it_holds_and_none_behind_that() {
-    if Command::new("openssl").arg("version").output().is_err() {
-        println!("SKIPPED: openssl is not installed");
+    if !is_installed("openssl", "version") {
         return;
     }
     let dir = std::env::temp_dir().join(format!("ringway-staple-{}", std::process::id()));

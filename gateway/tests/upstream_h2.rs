@@ -10,6 +10,7 @@ use bytes::Bytes;
 use gateway::observe::stats::Limit;
 use h2::Reason;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use routing::model::HedgeMode;
 use support::backend::Backend;
 use support::client::{Client, Cut};
 use support::fleet::{Fleet, ingress, service};
@@ -279,6 +280,29 @@ fn unary_calls_survive_the_death_of_a_cluster() {
         let response = client.send(post("/shop.Web/Get", "hello")).response();
         assert_eq!((response.status, response.text().as_str()), (200, "second"));
     }
+}
+
+/// One stream hangs, the others of its connection do not: the request is made elsewhere as well, and the stream taken back.
+#[test]
+fn a_stream_that_hangs_is_hedged_and_the_one_that_loses_is_reset() {
+    let active = H2Backend::start(|asked| match asked.uri.ends_with("/hang") {
+        true => Do::Hang,
+        false => Do::Sized("active"),
+    });
+    let standby = H2Backend::start(|_| Do::Sized("standby"));
+    let world = world(&[active.addr]).cluster(1, &[standby.addr]).http2();
+    let world = world.policy(|policy| policy.hedge = HedgeMode::Always);
+    let gateway = Gateway::start(config(), |addr| world.on(addr));
+    let mut client = Client::connect(gateway.addr);
+    // What a response usually takes.
+    (0..200).for_each(|_| assert_eq!(client.get("/").status, 200));
+    until("the active cluster serves", || client.get("/").text() == "active");
+    let response = client.get("/hang");
+    assert_eq!((response.status, response.text().as_str()), (200, "standby"), "{}", response.head);
+    assert!(gateway.sum(|stats| stats.hedges_won_total.get()) >= 1);
+    until("the stream that lost is reset", || active.seen.cancelled.load(Ordering::SeqCst) == 1);
+    until("the active cluster serves on", || client.get("/").text() == "active");
+    assert_eq!(gateway.hits(Limit::Http2Ping), 0, "its connection was well");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::error::WireError;
 use crate::h1::fields::decimal;
 use crate::h1::sink::Sink;
 use crate::h1::{chunked, encode};
-use crate::head::{BodyLength, Known, RequestView, ResponseView};
+use crate::head::{BodyLength, Known, Method, RequestView, ResponseView};
 use crate::hop;
 
 /// The pseudo-header fields of a request (RFC 9113 §8.3.1, RFC 8441 §4).
@@ -96,7 +96,7 @@ pub fn request<'a, I: Iterator<Item = (&'a [u8], &'a [u8])>>(
     for (name, value) in fields() {
         let known = hop::known(name);
         let is_ours = [Known::ContentLength, Known::Host, Known::Cookie].contains(&known)
-            || (upgrades && name == b"sec-websocket-key");
+            || (upgrades && name == WEBSOCKET_KEY);
         has_cookie |= known == Known::Cookie;
         if !is_ours {
             sink.field(name, value);
@@ -218,7 +218,7 @@ pub fn response_fields<'a>(view: &ResponseView<'a>) -> impl Iterator<Item = (&'a
         if known == Known::ContentLength {
             return has_length;
         }
-        let is_handshake = head.status == 101 && name.eq_ignore_ascii_case(b"sec-websocket-accept");
+        let is_handshake = head.status == 101 && name.eq_ignore_ascii_case(WEBSOCKET_ACCEPT);
         !hop_by_hop && !is_handshake && !is_of_a_connection(known)
     };
     let fields = head.headers.iter().map(move |field| (field, field.name.of(bytes)));
@@ -242,6 +242,49 @@ pub fn request_fields<'a>(view: &RequestView<'a>) -> impl Iterator<Item = (&'a [
             field.known == Known::ContentLength || !stays
         })
         .map(move |(field, name)| (name, field.value.of(bytes)))
+}
+
+/// The `Sec-WebSocket-Key` of a request that is the opening handshake of RFC 6455 (§4.1), and asks for nothing else.
+///
+/// Its form is all that is looked at. One that has none is an ordinary request (RFC 9110 §7.8: an Upgrade may be ignored).
+#[must_use]
+pub fn websocket_key<'a>(view: &RequestView<'a>) -> Option<&'a [u8]> {
+    let upgrade = view.head.upgrade?.of(view.bytes);
+    let is_opening = view.head.method == Method::Get && upgrade.eq_ignore_ascii_case(b"websocket");
+    let key = view.header(WEBSOCKET_KEY).filter(|key| key.len() == WEBSOCKET_KEY_BYTES)?;
+    is_opening.then_some(key)
+}
+
+const WEBSOCKET_KEY: &[u8] = b"sec-websocket-key";
+const WEBSOCKET_ACCEPT: &[u8] = b"sec-websocket-accept";
+
+/// The fields of an extended CONNECT that says what an opening handshake of RFC 6455 says (RFC 8441 §5), as [`request_fields`].
+pub fn connect_fields<'a>(view: &RequestView<'a>) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+    request_fields(view).filter(|(name, _)| {
+        !name.eq_ignore_ascii_case(WEBSOCKET_KEY) && hop::known(name) != Known::ContentLength
+    })
+}
+
+/// Writes the head that ends an opening handshake of RFC 6455 (§4.2.2), for a response to an extended CONNECT that agrees.
+/// `accept` is what its key asks for.
+pub fn switching<'a>(
+    sink: &mut impl Sink,
+    accept: &[u8],
+    fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+) {
+    sink.put(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n");
+    sink.field(WEBSOCKET_ACCEPT, accept);
+    for (name, value) in fields {
+        let known = hop::known(name);
+        // A tunnel has no length, and whoever speaks HTTP/2 has nothing to say of our handshake.
+        let stays = is_of_a_connection(known)
+            || known == Known::ContentLength
+            || name.eq_ignore_ascii_case(WEBSOCKET_ACCEPT);
+        if !stays {
+            sink.field(name, value);
+        }
+    }
+    sink.put(chunked::CRLF);
 }
 
 /// Writes a response of HTTP/2 as an HTTP/1.1 head, and says how the bytes behind it are written: as many as its length
@@ -316,6 +359,10 @@ pub fn trailer_fields(lines: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 pub fn is_trailer(name: &[u8], value: &[u8]) -> bool {
     check_field(name, value).is_ok()
 }
+
+mod ledger;
+
+pub use ledger::Ledger;
 
 #[cfg(test)]
 mod tests;

@@ -161,7 +161,7 @@ impl Held {
             }
             // Says nothing about the endpoint; what is not told yet is told as abandoned when this is dropped.
             End::Complete(_)
-            | End::TunnelEnded
+            | End::TunnelEnded(_)
             | End::ClientGone
             | End::ClientFault(_)
             | End::Ended

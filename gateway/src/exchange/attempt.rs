@@ -27,12 +27,13 @@ use super::relay::copy_of;
 use super::rescue::Lane;
 use super::scratch::Scratch;
 use super::turn::{deadline, earlier, has_passed, set};
-use super::{Fallen, Work};
+use super::{After, Fallen, Work};
 use crate::downstream::h1::Client;
 use crate::net::{Buf, Class, acquire};
 use crate::observe::stats::Limit;
 use crate::tls::Stream;
 use crate::upstream::dial::{self, NoConnection, REFUSED};
+use crate::upstream::h2::Carries;
 use crate::upstream::pool::RESPONSE_HEADROOM;
 use crate::worker::drill;
 use crate::worker::settings::Settings;
@@ -56,8 +57,8 @@ pub(super) enum End {
     Expired,
     /// The worker stops, and the call of gRPC is told so.
     Stopped,
-    /// An upgraded connection that has ended.
-    TunnelEnded,
+    /// An upgraded connection that has ended, and how its client is told.
+    TunnelEnded(After),
     /// The response has this status, which the rule's fallback answers instead.
     Diverted(u16),
 }
@@ -223,7 +224,11 @@ async fn connect(flow: &mut Flow<'_>, protocol: Application, begun: MonoTime) ->
     let due = earlier(deadline(begun, timeout), flow.work.response_by);
     flow.worker.heed();
     let (worker, pick) = (flow.worker, flow.held.pick);
-    let mut connecting = pin!(dial::connect(worker, protocol, &pick));
+    let carries = match wire::h2::websocket_key(&flow.view) {
+        Some(_) => Carries::Tunnel,
+        None => Carries::Request,
+    };
+    let mut connecting = pin!(dial::connect(worker, protocol, &pick, carries));
     let mut again = advised(flow, begun)?;
     loop {
         set(flow.client, earlier(earlier(due, again), flow.work.call.due));
@@ -273,6 +278,7 @@ fn no_connection(flow: &Flow<'_>, none: NoConnection) -> End {
             }
             connect_failed(flow, Blame::Gateway, none.reason())
         }
+        dial::Fault::Nobody => connect_failed(flow, Blame::Nobody, none.reason()),
     }
 }
 
@@ -390,10 +396,10 @@ fn diverts(flow: &Flow<'_>, status: u16) -> bool {
 fn retryable(flow: &Flow<'_>) -> Option<Failed> {
     let policy: &RetryPolicy = &flow.rule.policy().retry;
     let (answer, body) = (&flow.work.answer, flow.work.replayable());
-    let idempotent = flow.view.head.method.is_idempotent();
+    let may_repeat = flow.view.head.method.is_idempotent() || policy.non_idempotent;
     let (kind, reason) = match answer.grpc {
         Some(code) if policy.grpc.contains(code) => (FailureKind::Grpc(code), "retryable_grpc_status"),
-        Some(_) | None if idempotent && policy.statuses.contains(&answer.status) => {
+        Some(_) | None if may_repeat && policy.statuses.contains(&answer.status) => {
             (FailureKind::Status(answer.status), "retryable_status")
         }
         Some(_) | None => return None,

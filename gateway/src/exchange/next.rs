@@ -26,7 +26,7 @@ impl Request<'_> {
     pub(super) async fn after(&mut self, rule: &RuleRef, pick: &Pick, attempt: u8, end: End) -> Next {
         let failed = match end {
             End::Complete(complete) => return Next::Done(self.complete(complete.client)),
-            End::TunnelEnded => return Next::Done(After::Close),
+            End::TunnelEnded(after) => return Next::Done(after),
             End::Cut | End::Ended => {
                 self.entry.reason = "response_cut";
                 return Next::Done(After::Abort);

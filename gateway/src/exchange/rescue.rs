@@ -32,6 +32,7 @@ use crate::observe::recorder::{What, Whom};
 use crate::observe::stats::Limit;
 use crate::tls::Stream;
 use crate::upstream::dial::{self, NoConnection, REFUSED};
+use crate::upstream::h2::Carries;
 use crate::upstream::pool::RESPONSE_HEADROOM;
 use crate::upstream::probe;
 use crate::worker::drill::Fault;
@@ -291,7 +292,7 @@ async fn connect(flight: &Flight, protocol: Application) -> Result<(Stream, bool
     }
     let pending = Pending(worker, pick.endpoint);
     let due = deadline(flight.held.since, flight.connect);
-    let connected = within(worker, due, pin!(dial::connect(worker, protocol, pick))).await;
+    let connected = within(worker, due, pin!(dial::connect(worker, protocol, pick, Carries::Request))).await;
     drop(pending);
     let reason = match connected {
         Some(Ok((conn, true))) => {
@@ -312,6 +313,7 @@ async fn connect(flight: &Flight, protocol: Application) -> Result<(Stream, bool
                 }
                 return Err(failed(FailureKind::Connect, Blame::Gateway, none.reason()));
             }
+            dial::Fault::Nobody => return Err(failed(FailureKind::Connect, Blame::Nobody, none.reason())),
         },
         None => "connect_timeout",
     };

@@ -13,6 +13,7 @@ use routing::time::MonoTime;
 use wire::h1::encode::{self, ResponseEdit};
 use wire::head::{BodyLength, ResponseView};
 
+use super::After;
 use super::attempt::{End, Flow};
 use super::relay::{Pump, copy_of};
 use super::turn;
@@ -150,14 +151,15 @@ pub(super) async fn run(flow: &mut Flow<'_>, mut up: Stream, mut buf: Buf) -> En
     let mut to_up = Half::new(std::mem::take(&mut flow.work.upload));
     let early = flow.work.next_request.take().is_none_or(|bytes| to_up.pump.take(bytes, |_| {}).is_ok());
     let behind = buf.is_empty() || down.pump.take(buf, |_| {}).is_ok();
-    if early && behind {
-        relay(flow, &mut up, &mut down, &mut to_up).await;
-    }
+    let ended = match early && behind {
+        true => relay(flow, &mut up, &mut down, &mut to_up).await,
+        false => After::Close,
+    };
     flow.worker.stats.tunnels_open.sub(1);
     flow.work.download = down.pump;
     flow.work.upload = to_up.pump;
     flow.work.download.reset(BodyLength::None, BodyLength::None);
-    End::TunnelEnded
+    End::TunnelEnded(ended)
 }
 
 async fn begin(flow: &mut Flow<'_>, buf: &mut Buf) -> io::Result<()> {
@@ -176,7 +178,8 @@ async fn begin(flow: &mut Flow<'_>, buf: &mut Buf) -> io::Result<()> {
     Ok(())
 }
 
-async fn relay(flow: &mut Flow<'_>, up: &mut Stream, down: &mut Half, to_up: &mut Half) {
+/// What is to become of the client's side: one whose backend broke off must not look as if it had ended.
+async fn relay(flow: &mut Flow<'_>, up: &mut Stream, down: &mut Half, to_up: &mut Half) -> After {
     let cluster = flow.held.pick.cluster;
     let drained = flow.worker.table.borrow().drain_percent(cluster);
     let mut evacuation = Evacuation::new(drained, &mut *flow.worker.rng.borrow_mut());
@@ -187,11 +190,11 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Stream, down: &mut Half, to_up: &mu
         let advanced = down.advance(up, &mut flow.client.conn);
         let (Some(sent), Some(_)) = (advanced, to_up.advance(&mut flow.client.conn, up)) else {
             flow.worker.stats.hit(Limit::BuffersBytes);
-            return;
+            return After::Close;
         };
         flow.work.sent += sent;
         if down.shut && to_up.shut {
-            return;
+            return After::Close;
         }
         let taken_by = || clock::now() + flow.settings.write_stall;
         stall.note(Side::Upstream, up.is_writing(), taken_by);
@@ -203,6 +206,7 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Stream, down: &mut Half, to_up: &mu
             idle = turn::deadline(clock::now(), flow.settings.tunnel_idle);
         }
         let goes_on = match event {
+            Event::Read((Err(_), _), Side::Upstream) => return After::Abort,
             Event::Read(done, Side::Upstream) => down.take(done).is_some(),
             Event::Read(done, Side::Client) => to_up.take(done).is_some(),
             Event::Written(result, side) => {
@@ -216,13 +220,13 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Stream, down: &mut Half, to_up: &mu
             Event::Deadline => !turn::has_passed(idle) && !flow.worker.is_stopping(),
         };
         if !goes_on {
-            return;
+            return After::Close;
         }
         if turn::has_passed(Some(look)) {
             look = clock::now() + LOOK;
             if evacuation.is_due(flow.worker.table.borrow().drain_percent(cluster)) {
                 flow.worker.stats.tunnels_evacuated_total.inc();
-                return;
+                return After::Close;
             }
         }
     }

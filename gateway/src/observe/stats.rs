@@ -138,6 +138,8 @@ pub enum Limit {
     Http2Requests,
     /// Bounds on frames that carry nothing: CONTINUATION, empty and tiny DATA, header lists far too large.
     Http2Floods,
+    /// `http2.control_bytes_max`
+    Http2Control,
     /// Names and passwords of a rule (401).
     Basic,
     /// `limits.password_checks_max`
@@ -164,7 +166,7 @@ pub enum Limit {
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 55] = [
+    pub const ALL: [(Self, &'static str); 56] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -209,6 +211,7 @@ impl Limit {
         (Self::Http2Cancels, "http2_cancels"),
         (Self::Http2Requests, "http2_requests"),
         (Self::Http2Floods, "http2_floods"),
+        (Self::Http2Control, "http2_control"),
         (Self::Basic, "rule_basic"),
         (Self::PasswordChecks, "password_checks"),
         (Self::GzipStreams, "gzip_streams"),

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 
 use routing::time::MonoTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use wire::h2::Ledger;
 
 use super::Stream;
 use crate::net::{Buf, Class, acquire};
@@ -51,13 +52,50 @@ pub struct Carrier<O> {
     /// Was the read called back, to go on with a smaller buffer?
     is_cancelled: bool,
     received: u64,
+    /// What its peer owes, and when of that was last forgiven.
+    account: Option<(Ledger, MonoTime)>,
 }
+
+/// Bytes of frames that carry nothing which are forgiven in a second: some hundred PINGs.
+const FORGIVEN_PER_SECOND: u64 = 4 * 1024;
 
 impl<O: Owner> Carrier<O> {
     /// A connection of which `held` came already.
     #[must_use]
     pub fn new(owner: O, held: Option<Buf>) -> Self {
-        Self { owner, held, out: None, writing_since: None, rests: false, is_cancelled: false, received: 0 }
+        Self {
+            owner,
+            held,
+            out: None,
+            writing_since: None,
+            rests: false,
+            is_cancelled: false,
+            received: 0,
+            account: None,
+        }
+    }
+
+    /// The same, and keeps account of what its peer sends (SECURITY S23, S24).
+    #[must_use]
+    pub fn watched(owner: O, held: Option<Buf>) -> Self {
+        let mut ledger = Ledger::new();
+        ledger.received(held.as_ref().map_or(&[], Buf::bytes));
+        Self { account: Some((ledger, clock::now())), ..Self::new(owner, held) }
+    }
+
+    /// Has its peer sent so much that carries nothing that it owes more than `max` bytes?
+    pub fn floods(&mut self, max: u32) -> bool {
+        let Some((ledger, at)) = self.account.as_mut().filter(|(ledger, _)| ledger.owed() > max) else {
+            return false;
+        };
+        let now = clock::now();
+        let nanos = u64::try_from(now.since(*at).as_nanos()).unwrap_or(u64::MAX);
+        let forgiven = nanos / 1_000 * FORGIVEN_PER_SECOND / 1_000_000;
+        if forgiven > 0 {
+            *at = now;
+            ledger.pay(u32::try_from(forgiven).unwrap_or(u32::MAX));
+        }
+        ledger.owed() > max
     }
 
     /// Since when bytes wait that the peer does not take.
@@ -102,6 +140,9 @@ impl<O: Owner> Carrier<O> {
                 Ok(n) => {
                     self.received += n as u64;
                     self.rests = false;
+                    if let Some((ledger, _)) = &mut self.account {
+                        ledger.received(buf.bytes());
+                    }
                     self.held = Some(buf);
                 }
                 Err(_) if self.is_cancelled => {}
@@ -149,6 +190,9 @@ impl<O: Owner> Carrier<O> {
     fn send(&mut self) {
         if let Some(out) = self.out.take() {
             self.writing_since = Some(clock::now());
+            if let Some((ledger, _)) = &mut self.account {
+                ledger.pay(u32::try_from(out.len()).unwrap_or(u32::MAX));
+            }
             self.owner.conn().start_write(out);
         }
     }

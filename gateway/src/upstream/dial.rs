@@ -23,7 +23,7 @@ use crate::net;
 use crate::net::conn::Conn;
 use crate::tls::Stream;
 use crate::tls::connect::{self, Ended};
-use crate::upstream::h2;
+use crate::upstream::h2::{self, Carries};
 use crate::worker::Worker;
 
 /// Server names whose sessions a worker keeps for one backend: it has one.
@@ -44,6 +44,8 @@ pub enum NoConnection {
     Settings,
     /// As many connections of HTTP/2 as there may be, and all of them full.
     Streams,
+    /// Its endpoint does not announce that it takes tunnels (RFC 8441 §3).
+    Tunnels,
 }
 
 /// Whose failure it is that there is no connection.
@@ -53,6 +55,8 @@ pub enum Fault {
     Endpoint,
     /// The gateway's, or that of what it was told.
     Gateway,
+    /// Nobody's: it is there, and does not offer what this request needs.
+    Nobody,
 }
 
 /// The reason of a connect that was refused: nobody listens there.
@@ -69,6 +73,7 @@ impl NoConnection {
             Self::Tls(ended) => ended.reason(),
             Self::Settings => "upstream_tls_settings",
             Self::Streams => "http2_connections_max",
+            Self::Tunnels => "upstream_no_websocket",
         }
     }
 
@@ -78,6 +83,7 @@ impl NoConnection {
         match self {
             Self::Descriptors | Self::Settings | Self::Streams | Self::Tls(Ended::Buffers) => Fault::Gateway,
             Self::Refused | Self::Failed | Self::Tls(_) => Fault::Endpoint,
+            Self::Tunnels => Fault::Nobody,
         }
     }
 
@@ -160,12 +166,13 @@ pub async fn connect(
     worker: &Rc<Worker>,
     protocol: Application,
     pick: &Pick,
+    carries: Carries,
 ) -> Result<(Stream, bool), NoConnection> {
     match protocol {
         Application::Http1 => dial(worker, pick.backend, pick.addr).await.map(|stream| (stream, false)),
         // Boxed, as a handshake is.
         Application::Http2 => {
-            let opened = Box::pin(h2::open(worker, h2::Target::from(pick))).await?;
+            let opened = Box::pin(h2::open(worker, h2::Target::from(pick), carries)).await?;
             Ok((opened.stream, opened.reused))
         }
     }

@@ -108,7 +108,8 @@ impl From<NoConnection> for NoAnswer {
             | NoConnection::Failed
             | NoConnection::Tls(_)
             | NoConnection::Settings
-            | NoConnection::Streams => Self::Given(ProbeResult::Refused),
+            | NoConnection::Streams
+            | NoConnection::Tunnels => Self::Given(ProbeResult::Refused),
         }
     }
 }
@@ -177,7 +178,7 @@ async fn answer(worker: &Rc<Worker>, probe: &Probe) -> Result<(), NoAnswer> {
     let to = h2::Target { backend, endpoint: probe.endpoint, addr: probe.addr };
     let connected = match of_h2 {
         false => dial::dial(worker, backend, probe.addr).await,
-        true => Box::pin(h2::open(worker, to)).await.map(|opened| opened.stream),
+        true => Box::pin(h2::open(worker, to, h2::Carries::Request)).await.map(|opened| opened.stream),
     };
     let mut conn = connected?;
     if is_grpc {

@@ -126,6 +126,8 @@ pub struct Http2Settings {
     pub faults_max: usize,
     /// `http2.cancels_max`
     pub cancels_max: u32,
+    /// `http2.control_bytes_max`
+    pub control_bytes_max: u32,
     /// `http2.requests_max`
     pub requests_max: u32,
     /// `http2.age`; zero = for ever.
@@ -212,6 +214,7 @@ fn http2(http2: &config::Http2) -> Http2Settings {
         pending_resets_max: http2.pending_resets_max as usize,
         faults_max: http2.faults_max as usize,
         cancels_max: http2.cancels_max,
+        control_bytes_max: bytes(http2.control_bytes_max),
         requests_max: http2.requests_max,
         age: http2.age.get(),
     }

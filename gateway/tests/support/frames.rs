@@ -146,6 +146,11 @@ impl Raw {
         Self { stream, pending: Vec::new() }
     }
 
+    /// The same connection, for another thread to read.
+    pub fn again(&self) -> Self {
+        Self { stream: self.stream.try_clone().unwrap(), pending: Vec::new() }
+    }
+
     /// `false` when the gateway takes no more.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(bytes.as_ref()).is_ok()

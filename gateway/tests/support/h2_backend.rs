@@ -24,6 +24,8 @@ pub struct Asked {
     pub method: String,
     pub uri: String,
     pub headers: HeaderMap,
+    /// `:protocol` of an extended CONNECT.
+    pub protocol: Option<String>,
 }
 
 /// What becomes of a request.
@@ -49,6 +51,8 @@ pub enum Do {
     Cut,
     /// Nothing, until the stream is reset.
     Hang,
+    /// 200 with these fields to an extended CONNECT, and a server of WebSocket behind it that sends messages back.
+    WebSocket(Vec<(&'static str, &'static str)>),
     /// 200, and no more requests on this connection (GOAWAY).
     Last(&'static str),
 }
@@ -59,6 +63,13 @@ pub struct Seen {
     pub connections: AtomicU64,
     /// Streams that the gateway has reset.
     pub cancelled: AtomicU64,
+}
+
+/// Are they announced?
+#[derive(Clone, Copy)]
+enum Tunnels {
+    Announced,
+    Unannounced,
 }
 
 type Decide = dyn Fn(&Asked) -> Do + Send + Sync;
@@ -73,7 +84,12 @@ pub struct H2Backend {
 impl H2Backend {
     /// In clear.
     pub fn start(decide: impl Fn(&Asked) -> Do + Send + Sync + 'static) -> Self {
-        Self::with(None, decide)
+        Self::with(None, Tunnels::Unannounced, decide)
+    }
+
+    /// In clear, and announces that it takes tunnels (RFC 8441 §3).
+    pub fn tunnels(decide: impl Fn(&Asked) -> Do + Send + Sync + 'static) -> Self {
+        Self::with(None, Tunnels::Announced, decide)
     }
 
     /// Over TLS with this certificate, for clients that offer `h2` (ALPN).
@@ -82,10 +98,14 @@ impl H2Backend {
         let key = Arc::new(SingleCertAndKey::from(certified(leaf)));
         let mut config = builder.unwrap().with_no_client_auth().with_cert_resolver(key);
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Self::with(Some(TlsAcceptor::from(Arc::new(config))), decide)
+        Self::with(Some(TlsAcceptor::from(Arc::new(config))), Tunnels::Announced, decide)
     }
 
-    fn with(tls: Option<TlsAcceptor>, decide: impl Fn(&Asked) -> Do + Send + Sync + 'static) -> Self {
+    fn with(
+        tls: Option<TlsAcceptor>,
+        tunnels: Tunnels,
+        decide: impl Fn(&Asked) -> Do + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let addr = listener.local_addr().unwrap();
@@ -105,10 +125,12 @@ impl H2Backend {
                         own.connections.fetch_add(1, Ordering::SeqCst);
                         let (seen, decide, tls) = (Arc::clone(&own), Arc::clone(&decide), tls.clone());
                         tokio::task::spawn_local(async move {
-                            let Some(tls) = tls else { return connection(stream, seen, decide).await };
+                            let Some(tls) = tls else {
+                                return connection(stream, tunnels, seen, decide).await;
+                            };
                             let Ok(stream) = tls.accept(stream).await else { return };
                             if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                                connection(stream, seen, decide).await;
+                                connection(stream, tunnels, seen, decide).await;
                             }
                         });
                     }
@@ -144,8 +166,17 @@ impl Drop for H2Backend {
     }
 }
 
-async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, seen: Arc<Seen>, decide: Arc<Decide>) {
-    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    tunnels: Tunnels,
+    seen: Arc<Seen>,
+    decide: Arc<Decide>,
+) {
+    let mut builder = h2::server::Builder::new();
+    if let Tunnels::Announced = tunnels {
+        builder.enable_connect_protocol();
+    }
+    let Ok(mut connection) = builder.handshake(stream).await else { return };
     let last = Rc::new(std::cell::Cell::new(false));
     while let Some(Ok((request, respond))) = connection.accept().await {
         let (parts, body) = request.into_parts();
@@ -153,6 +184,7 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, seen: Arc<Seen>
             method: parts.method.to_string(),
             uri: parts.uri.to_string(),
             headers: parts.headers.clone(),
+            protocol: parts.extensions.get::<h2::ext::Protocol>().map(|name| name.as_str().to_owned()),
         };
         seen.asked.lock().unwrap().push(asked.clone());
         let does = decide(&asked);
@@ -175,10 +207,11 @@ fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
 }
 
 async fn serve(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, does: Do, seen: &Seen) {
+    let is_connect = request.method() == http::Method::CONNECT;
     let mut body = request.into_body();
     match does {
         Do::Answer(text, trailers) => {
-            drain(&mut body).await;
+            drain(&mut body, is_connect).await;
             let mut stream = respond.send_response(Response::new(()), false).unwrap();
             stream.send_data(Bytes::from_static(text.as_bytes()), trailers.is_empty()).unwrap();
             if !trailers.is_empty() {
@@ -186,7 +219,7 @@ async fn serve(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, d
             }
         }
         Do::Sized(text) | Do::Last(text) | Do::Early(text) => {
-            drain(&mut body).await;
+            drain(&mut body, is_connect).await;
             if let Do::Early(_) = does {
                 for status in [100, 103] {
                     let early = Response::builder().status(status).header("link", "</a.css>");
@@ -198,13 +231,13 @@ async fn serve(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, d
             stream.send_data(Bytes::from_static(text.as_bytes()), true).unwrap();
         }
         Do::Only(fields) => {
-            drain(&mut body).await;
+            drain(&mut body, is_connect).await;
             let mut response = Response::new(());
             *response.headers_mut() = map(&fields);
             respond.send_response(response, true).unwrap();
         }
         Do::Status(status, fields) => {
-            drain(&mut body).await;
+            drain(&mut body, is_connect).await;
             let mut response = Response::builder().status(status).body(()).unwrap();
             *response.headers_mut() = map(&fields);
             respond.send_response(response, true).unwrap();
@@ -214,6 +247,12 @@ async fn serve(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, d
             let response =
                 Response::builder().header("content-type", "application/grpc+proto").body(()).unwrap();
             echo(body, respond, response, Some(map(&trailers))).await;
+        }
+        Do::WebSocket(fields) => {
+            let mut response = Response::new(());
+            *response.headers_mut() = map(&fields);
+            let Ok(stream) = respond.send_response(response, false) else { return };
+            super::websocket::serve(body, stream).await;
         }
         Do::Reset(reason) => respond.send_reset(reason),
         Do::Cut => {
@@ -231,7 +270,11 @@ async fn serve(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, d
     }
 }
 
-async fn drain(body: &mut RecvStream) {
+/// Reads a body to its end. Of a CONNECT there is none before the answer.
+async fn drain(body: &mut RecvStream, is_connect: bool) {
+    if is_connect {
+        return;
+    }
     while let Some(Ok(data)) = body.data().await {
         let _ = body.flow_control().release_capacity(data.len());
     }

@@ -17,11 +17,13 @@ pub mod fleet;
 pub mod frames;
 pub mod h2;
 pub mod h2_backend;
+pub mod hands;
 pub mod load;
 pub mod manifests;
 pub mod secure;
 pub mod table;
 pub mod tls;
+pub mod websocket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

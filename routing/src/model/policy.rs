@@ -134,7 +134,7 @@ pub struct RetryPolicy {
     pub budget_percent: u8,
     /// Bodies up to this size are kept so that they can be sent again. Default 64 KiB.
     pub body_bytes_max: u32,
-    /// Statuses that are tried again when the method is idempotent. Default: none.
+    /// Statuses that are tried again when the method is idempotent, or `non_idempotent` consents. Default: none.
     pub statuses: Box<[u16]>,
     /// Also replay requests that are not idempotent. Default: never (RFC 9110 §9.2.2).
     pub non_idempotent: bool,

@@ -2,6 +2,9 @@
 //!
 //! Messages are framed as they are in gRPC, so that everything but trailers passes as it is.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::error::WireError;
 use crate::h1::chunked::CRLF;
 use crate::h2::trailer_fields;
@@ -36,18 +39,13 @@ pub fn trailers(lines: &[u8], form: Form, out: &mut Vec<u8>) {
     }
 }
 
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
 /// Appends `bytes` in base64 (RFC 4648 §4), with padding.
 pub fn encode(bytes: &[u8], out: &mut Vec<u8>) {
-    for group in bytes.chunks(3) {
-        let padded = [group[0], group.get(1).copied().unwrap_or(0), group.get(2).copied().unwrap_or(0)];
-        let bits = u32::from_be_bytes([0, padded[0], padded[1], padded[2]]);
-        for at in 0..4 {
-            let letter = ALPHABET[(bits >> (18 - 6 * at) & 63) as usize];
-            out.push(if at <= group.len() { letter } else { b'=' });
-        }
-    }
+    let at = out.len();
+    out.resize(at + bytes.len().div_ceil(3) * 4, 0);
+    // There is room for all of it.
+    let written = STANDARD.encode_slice(bytes, &mut out[at..]).unwrap_or(0);
+    out.truncate(at + written);
 }
 
 /// Where a body of gRPC stands among its messages, each of which has a prefix of a flag and its length.

@@ -17,6 +17,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use h2::Reason;
 use h2::ext::Protocol;
 use h2::server::{Builder, SendResponse};
@@ -51,6 +53,8 @@ pub(super) fn is_preface(bytes: &[u8]) -> bool {
 
 /// Bytes of one stream's response that wait in the framing library at most.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// How long a client that abuses its connection has to take what it is told.
+const ENDING: Duration = Duration::from_millis(250);
 /// How long a connection that was asked to leave, and has no requests, is waited for.
 const LEAVING: Duration = Duration::from_secs(1);
 
@@ -140,7 +144,7 @@ pub(super) async fn serve(worker: Rc<Worker>, client: Box<Client>, first: Option
         cancelled: Cell::new(0),
         task: RefCell::default(),
     });
-    let shared = Rc::new(RefCell::new(Carrier::new(client, first)));
+    let shared = Rc::new(RefCell::new(Carrier::watched(client, first)));
     if let Some(framed) = begin(&worker, &settings, &shared).await {
         let mut life = Life::new(&worker, &settings, connection, Rc::clone(&shared));
         life.run(framed).await;
@@ -209,6 +213,10 @@ enum Stand {
     Serves,
     /// It was asked to leave.
     Leaves {
+        since: MonoTime,
+    },
+    /// It was told to end at once; whether it takes that or not, it is closed.
+    Ends {
         since: MonoTime,
     },
 }
@@ -298,8 +306,8 @@ impl<'a> Life<'a> {
             }
             self.connection.watch(cx);
             let is_idle = self.connection.streams.get() == 0;
-            // What is being written has a deadline, too, and so has who takes back too much.
-            if is_idle != was_idle || self.is_abusive() {
+            // What is being written has a deadline, too, and so has who asks for too much.
+            if is_idle != was_idle || self.abuses().is_some() {
                 return Poll::Ready(Event::Look);
             }
             // Before it is set: that forgets a call for attention.
@@ -332,18 +340,26 @@ impl<'a> Life<'a> {
             Stand::Serves if self.worker.is_draining() => Some(self.worker.leaves_at(self.lot)),
             Stand::Serves => [idle_at, self.old_at].into_iter().flatten().min(),
             Stand::Leaves { .. } => Some(clock::now() + LEAVING),
+            Stand::Ends { since } => Some(since + ENDING),
         }
     }
 
     /// Looks at clock, worker and requests. `false` when the connection is to be closed now.
     fn look(&mut self, framed: &mut Framed) -> bool {
         let now = clock::now();
+        if let Some(limit) = self.abuses() {
+            self.worker.stats.hit(limit);
+            framed.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            self.stand = Stand::Ends { since: now };
+            // In a stop it is not waited for.
+            return !self.worker.is_stopping();
+        }
+        let is_idle = self.connection.streams.get() == 0;
+        if let Stand::Ends { since } = self.stand {
+            self.idle_since = is_idle.then(|| self.idle_since.unwrap_or(now));
+            return now < since + ENDING;
+        }
         if self.worker.is_stopping() {
-            // Who takes back too much is not waited for: it would be looked at without end.
-            if self.is_abusive() {
-                self.worker.stats.hit(Limit::Http2Cancels);
-                return false;
-            }
             return self.speaks_last(framed, now);
         }
         let writing_since = self.shared.borrow().writing_since();
@@ -351,14 +367,6 @@ impl<'a> Life<'a> {
             self.worker.stats.hit(Limit::WriteStall);
             return false;
         }
-        if self.is_abusive() {
-            self.worker.stats.hit(Limit::Http2Cancels);
-            framed.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-            self.connection.cancelled.set(0);
-            self.stand = Stand::Leaves { since: now };
-            return true;
-        }
-        let is_idle = self.connection.streams.get() == 0;
         let is_shed = !self.unlist();
         self.idle_since = if is_idle { self.idle_since.or(Some(now)) } else { None };
         let Some(idle_since) = self.idle_since else {
@@ -412,10 +420,17 @@ impl<'a> Life<'a> {
         self.stand = Stand::Leaves { since: now };
     }
 
-    /// Does the client take back more than it asks for? (SECURITY S21)
-    fn is_abusive(&self) -> bool {
-        let cancelled = self.connection.cancelled.get();
-        cancelled > self.settings.http2.cancels_max && cancelled > self.requests / 2
+    /// Does the client take back more than it asks for (SECURITY S21), or send more that carries nothing than it may (S23,
+    /// S24)? Which bound it was; none twice.
+    fn abuses(&self) -> Option<Limit> {
+        if let Stand::Ends { .. } = self.stand {
+            return None;
+        }
+        let (http2, cancelled) = (&self.settings.http2, self.connection.cancelled.get());
+        if cancelled > http2.cancels_max && cancelled > self.requests / 2 {
+            return Some(Limit::Http2Cancels);
+        }
+        self.shared.borrow_mut().floods(http2.control_bytes_max).then_some(Limit::Http2Control)
     }
 
     /// Begins to serve a request.
@@ -551,17 +566,10 @@ fn incoming(worker: &Worker, request: Request<h2::RecvStream>) -> Result<Taken, 
 
 /// 16 random bytes in base64 (RFC 6455 §4.1). Nobody relies on their being a secret.
 fn websocket_key(worker: &Worker) -> [u8; WEBSOCKET_KEY_BYTES] {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut bytes = [0; 18];
-    worker.rng.borrow_mut().fill_bytes(&mut bytes[..16]);
+    let mut bytes = [0; 16];
+    worker.rng.borrow_mut().fill_bytes(&mut bytes);
     let mut key = [b'='; WEBSOCKET_KEY_BYTES];
-    for (three, four) in bytes.chunks_exact(3).zip(key.chunks_exact_mut(4)) {
-        let bits = u32::from(three[0]) << 16 | u32::from(three[1]) << 8 | u32::from(three[2]);
-        for (at, digit) in four.iter_mut().enumerate() {
-            *digit = DIGITS[(bits >> (18 - 6 * at) & 63) as usize];
-        }
-    }
-    // 16 bytes are 21 digits and a part of one; two more are none.
-    key[22..].fill(b'=');
+    let written = STANDARD.encode_slice(bytes, &mut key);
+    debug_assert_eq!(written.ok(), Some(WEBSOCKET_KEY_BYTES));
     key
 }

@@ -2,12 +2,42 @@
 //!
 //! The request's head was written by the exchange; the response's goes to its decoder, which trusts nothing.
 
+use h2::ext::Protocol;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
 use wire::error::WireError;
 use wire::head::{BodyLength, RequestView};
 
-/// The fields of a request. `None` when it has no form in HTTP/2.
+/// A request. `None` when it has no form in HTTP/2.
 pub(super) fn request(view: &RequestView<'_>, is_secure: bool) -> Option<Request<()>> {
+    let mut request = pseudo(view, is_secure)?;
+    let fields = request.headers_mut();
+    append(fields, wire::h2::request_fields(view))?;
+    let of_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
+    if fields.get_all(http::header::CONTENT_TYPE).iter().any(of_grpc) {
+        // We take trailers, whoever asked: they travel in chunks (gRPC over HTTP/2: a server may insist).
+        fields.insert(http::header::TE, HeaderValue::from_static("trailers"));
+    }
+    Some(request)
+}
+
+/// An opening handshake of WebSocket as an extended CONNECT (RFC 8441 §5). `None` when it has no form in HTTP/2.
+pub(super) fn connect(view: &RequestView<'_>, is_secure: bool) -> Option<Request<()>> {
+    let mut request = pseudo(view, is_secure)?;
+    *request.method_mut() = Method::CONNECT;
+    request.extensions_mut().insert(Protocol::from_static("websocket"));
+    append(request.headers_mut(), wire::h2::connect_fields(view))?;
+    Some(request)
+}
+
+fn append<'a>(map: &mut HeaderMap, fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Option<()> {
+    for (name, value) in fields {
+        map.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+    }
+    Some(())
+}
+
+/// Method and target.
+fn pseudo(view: &RequestView<'_>, is_secure: bool) -> Option<Request<()>> {
     let (head, bytes) = (view.head, view.bytes);
     let scheme = if is_secure { "https" } else { "http" };
     let authority = head.authority_span.of(bytes);
@@ -22,15 +52,6 @@ pub(super) fn request(view: &RequestView<'_>, is_secure: bool) -> Option<Request
     *request.method_mut() = Method::from_bytes(head.method_span.of(bytes)).ok()?;
     *request.uri_mut() = uri;
     *request.version_mut() = Version::HTTP_2;
-    let fields = request.headers_mut();
-    for (name, value) in wire::h2::request_fields(view) {
-        fields.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
-    }
-    let of_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
-    if fields.get_all(http::header::CONTENT_TYPE).iter().any(of_grpc) {
-        // We take trailers, whoever asked: they travel in chunks (gRPC over HTTP/2: a server may insist).
-        fields.insert(http::header::TE, HeaderValue::from_static("trailers"));
-    }
     Some(request)
 }
 

@@ -8,9 +8,13 @@
 //! up to `pool.http2_connections_max`. After a GOAWAY it takes no more. One with streams open is asked
 //! every `pool.http2_ping` (PING, RFC 9113 §6.7); without an answer within the same time it is closed, and each of its
 //! streams fails as one whose endpoint has closed it.
+//!
+//! A WebSocket ([`tunnel`]) needs a peer that announces extended CONNECT (RFC 8441 §3). Its settings are the first thing that
+//! it says: what it has not announced when it answers a PING it does not take, and [`open`] says so before anything is sent.
 
 mod convert;
 mod stream;
+mod tunnel;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -58,8 +62,22 @@ struct Session {
     idle_since: Cell<MonoTime>,
     /// Takes no more streams.
     is_closing: Cell<bool>,
-    /// Its task, for when it is to look whether it is still needed.
+    /// Its task, for when it is to look whether it is still needed, or to ask.
     driver: RefCell<Option<Waker>>,
+    /// Are the peer's settings known?
+    is_greeted: Cell<bool>,
+    has_ended: Cell<bool>,
+    /// Who waits to know whether it takes tunnels. Each has a place.
+    asking: RefCell<Vec<Waker>>,
+}
+
+/// What a stream is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carries {
+    /// A request and its response.
+    Request,
+    /// The same, or a WebSocket when the response agrees.
+    Tunnel,
 }
 
 #[derive(Default)]
@@ -93,10 +111,8 @@ impl Drop for Place {
         let session = &self.session;
         session.streams.set(session.streams.get() - 1);
         session.idle_since.set(clock::now());
-        if session.is_closing.get()
-            && let Some(driver) = session.driver.borrow_mut().take()
-        {
-            driver.wake();
+        if session.is_closing.get() {
+            session.wake();
         }
     }
 }
@@ -105,6 +121,42 @@ impl Session {
     /// Takes no more streams; ends with the last that it has.
     fn close(&self) {
         self.is_closing.set(true);
+        self.wake();
+    }
+
+    /// Does its peer take tunnels? `None` = that is not known yet.
+    fn takes_tunnels(&self) -> Option<bool> {
+        if self.send.is_extended_connect_protocol_enabled() {
+            return Some(true);
+        }
+        self.is_greeted.get().then_some(false)
+    }
+
+    /// Waits until it is known whether its peer takes tunnels.
+    async fn tunnels(&self) -> Result<(), NoConnection> {
+        poll_fn(|cx| {
+            match self.takes_tunnels() {
+                Some(true) => return Poll::Ready(Ok(())),
+                Some(false) => return Poll::Ready(Err(NoConnection::Tunnels)),
+                None if self.has_ended.get() => return Poll::Ready(Err(NoConnection::Failed)),
+                None => {}
+            }
+            let mut asking = self.asking.borrow_mut();
+            if !asking.iter().any(|waker| waker.will_wake(cx.waker())) {
+                asking.push(cx.waker().clone());
+            }
+            self.wake();
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Tells who waits.
+    fn tell(&self) {
+        self.asking.take().into_iter().for_each(Waker::wake);
+    }
+
+    fn wake(&self) {
         if let Some(driver) = self.driver.borrow_mut().take() {
             driver.wake();
         }
@@ -229,24 +281,25 @@ impl From<&Pick> for Target {
 ///
 /// # Errors
 /// [`NoConnection`]; nothing was sent.
-pub async fn open(worker: &Rc<Worker>, to: Target) -> Result<Opened, NoConnection> {
+pub async fn open(worker: &Rc<Worker>, to: Target, carries: Carries) -> Result<Opened, NoConnection> {
     let max = worker.settings().http2_connections_max;
     let found = poll_fn(|cx| {
         // Asked again each time: the settings may have changed while another one dialed.
         let fingerprint = dial::spoken(worker, to.backend).fingerprint;
         worker.h2.find(to.endpoint, fingerprint, max, cx)
     });
-    match found.await {
-        Found::Place(place) => Ok(Opened { stream: begin(worker, place), reused: true }),
-        Found::Dial => {
-            let place = dial_one(worker, to).await?;
-            Ok(Opened { stream: begin(worker, place), reused: false })
-        }
+    let (place, reused) = match found.await {
+        Found::Place(place) => (place, true),
+        Found::Dial => (dial_one(worker, to).await?, false),
         Found::Full => {
             worker.stats.hit(Limit::Http2Connections);
-            Err(NoConnection::Streams)
+            return Err(NoConnection::Streams);
         }
+    };
+    if carries == Carries::Tunnel {
+        place.session.tunnels().await?;
     }
+    Ok(Opened { stream: begin(worker, place, carries), reused })
 }
 
 /// Whoever dials may be dropped at any time: then another one of those that wait does.
@@ -277,6 +330,9 @@ async fn dial_one(worker: &Rc<Worker>, to: Target) -> Result<Place, NoConnection
         idle_since: Cell::new(clock::now()),
         is_closing: Cell::new(false),
         driver: RefCell::new(None),
+        is_greeted: Cell::new(false),
+        has_ended: Cell::new(false),
+        asking: RefCell::default(),
     });
     let place = Place::take(&session);
     let task = drive(Rc::clone(worker), to.endpoint, Rc::clone(&session), connection);
@@ -319,16 +375,16 @@ pub async fn ping(worker: &Worker, backend: BackendId, addr: SocketAddr) -> Resu
 }
 
 /// Starts the task of one request.
-fn begin(worker: &Rc<Worker>, place: Place) -> Stream {
+fn begin(worker: &Rc<Worker>, place: Place, carries: Carries) -> Stream {
     let (ours, theirs) = pipe();
     let stream = Stream::piped(theirs, Rc::clone(&place.session.origin));
     let send = place.session.send.clone();
-    let is_secure = place.session.fingerprint != 0;
+    let how = stream::How { is_secure: place.session.fingerprint != 0, carries };
     worker.stats.http2_upstream_streams_total.inc();
     let owner = Rc::clone(worker);
     supervise::spawn_guarded(worker, async move {
         let deadline = owner.deadline();
-        stream::serve(&owner, &deadline, ours, send, is_secure).await;
+        stream::serve(&owner, &deadline, ours, send, how).await;
         drop(place);
     });
     stream
@@ -338,6 +394,8 @@ fn begin(worker: &Rc<Worker>, place: Place) -> Stream {
 enum Event {
     Ended,
     Pong,
+    /// Somebody waits for what its peer announces.
+    Asked,
     Deadline,
     Closing,
 }
@@ -363,6 +421,13 @@ async fn drive(worker: Rc<Worker>, endpoint: EndpointKey, session: Rc<Session>, 
             {
                 return Poll::Ready(Event::Pong);
             }
+            if !session.asking.borrow().is_empty() {
+                if session.takes_tunnels().is_some() {
+                    session.tell();
+                } else if asked.is_none() {
+                    return Poll::Ready(Event::Asked);
+                }
+            }
             if session.is_closing.get() && session.streams.get() == 0 {
                 return Poll::Ready(Event::Closing);
             }
@@ -373,7 +438,15 @@ async fn drive(worker: Rc<Worker>, endpoint: EndpointKey, session: Rc<Session>, 
         let now = clock::now();
         match event {
             Event::Ended | Event::Closing => break,
-            Event::Pong => asked = None,
+            Event::Pong => {
+                asked = None;
+                session.is_greeted.set(true);
+            }
+            Event::Asked => match pings.as_mut().map(|pings| pings.send_ping(Ping::opaque())) {
+                Some(Ok(())) => asked = Some(now),
+                // It is ending.
+                Some(Err(_)) | None => break,
+            },
             Event::Deadline if worker.is_stopping() => break,
             Event::Deadline if session.streams.get() == 0 => {
                 if now.since(session.idle_since.get()) >= idle {
@@ -391,5 +464,7 @@ async fn drive(worker: Rc<Worker>, endpoint: EndpointKey, session: Rc<Session>, 
         }
     }
     session.is_closing.set(true);
+    session.has_ended.set(true);
+    session.tell();
     worker.h2.remove(endpoint, &session);
 }

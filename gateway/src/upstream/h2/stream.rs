@@ -21,7 +21,7 @@ use wire::h1::decode::{self, Decoded};
 use wire::h1::limits::HeadLimits;
 use wire::head::{BodyLength, Method, RequestHead, RequestView};
 
-use super::convert;
+use super::{Carries, convert, tunnel};
 use crate::net::conn::Done;
 use crate::net::pipe::End;
 use crate::net::{Buf, Class, acquire, with_room};
@@ -29,7 +29,7 @@ use crate::upstream::probe;
 use crate::worker::{Deadline, Worker, clock};
 
 /// Bytes of a response's body in one piece, with room for the framing of a chunk.
-const PIECE_BYTES: usize = 8 * 1024;
+pub(super) const PIECE_BYTES: usize = 8 * 1024;
 const _: () = assert!(PIECE_BYTES + PREFIX_BYTES_MAX + chunked::CRLF.len() <= Class::Small.bytes());
 
 /// How long the end of a stream is waited for whose response is complete by its length.
@@ -37,7 +37,7 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// How a direction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
+pub(super) enum Ended {
     /// As it should.
     Well,
     /// The exchange is gone, or wrote what is no request.
@@ -57,14 +57,21 @@ impl From<h2::Error> for Ended {
 }
 
 /// The pipe's end, of which one direction reads and the other writes.
-struct Pipe {
-    end: RefCell<End>,
+pub(super) struct Pipe {
+    pub(super) end: RefCell<End>,
     /// Has the exchange all that it waits for, although the stream has not ended yet?
     delivered: Cell<bool>,
 }
 
 impl Pipe {
-    async fn read(&self, buf: Buf) -> Done<usize> {
+    /// Until there is something to read, or the end. Holds no buffer.
+    pub(super) async fn readable(&self) {
+        self.end.borrow_mut().start_watch();
+        // Neither fails: what it was shows when it is read.
+        let _ = poll_fn(|cx| self.end.borrow_mut().poll_watch(cx)).await;
+    }
+
+    pub(super) async fn read(&self, buf: Buf) -> Done<usize> {
         self.end.borrow_mut().start_read(buf);
         poll_fn(|cx| self.end.borrow_mut().poll_read(cx)).await
     }
@@ -75,7 +82,7 @@ impl Pipe {
         result.map_err(|_| Ended::Gone)
     }
 
-    async fn write_bytes(&self, mut bytes: &[u8]) -> Result<(), Ended> {
+    pub(super) async fn write_bytes(&self, mut bytes: &[u8]) -> Result<(), Ended> {
         while !bytes.is_empty() {
             // Heads are longer at times; a piece of a body never is, with its framing.
             let class = if bytes.len() <= Class::Small.bytes() { Class::Small } else { Class::Bulk };
@@ -94,16 +101,23 @@ struct Rest {
     buf: Buf,
 }
 
+/// How a request is carried.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    pub(super) is_secure: bool,
+    pub(super) carries: Carries,
+}
+
 /// Carries one request from its head to the end of its response.
 pub(super) async fn serve(
     worker: &Worker,
     deadline: &Deadline,
     end: End,
     send: SendRequest<Bytes>,
-    is_secure: bool,
+    how: How,
 ) {
     let pipe = Pipe { end: RefCell::new(end), delivered: Cell::new(false) };
-    let ended = carry(worker, deadline, &pipe, send, is_secure).await;
+    let ended = carry(worker, deadline, &pipe, send, how).await;
     let end = pipe.end.borrow();
     match ended {
         Ended::Well => end.shutdown_write(),
@@ -117,23 +131,32 @@ async fn carry(
     deadline: &Deadline,
     pipe: &Pipe,
     send: SendRequest<Bytes>,
-    is_secure: bool,
+    how: How,
 ) -> Ended {
     let (head, mut rest) = match head(pipe).await {
         Ok(read) => read,
         Err(ended) => return ended,
     };
     let view = RequestView { head: &head, bytes: rest.buf.bytes() };
-    let Some(request) = convert::request(&view, is_secure) else { return Ended::Failed };
+    let key = wire::h2::websocket_key(&view).filter(|_| how.carries == Carries::Tunnel);
+    let accept = key.map(tunnel::accept);
+    let request = match &accept {
+        Some(_) => convert::connect(&view, how.is_secure),
+        None => convert::request(&view, how.is_secure),
+    };
+    let Some(request) = request else { return Ended::Failed };
     rest.buf.consume(head.head_len);
     let Ok(mut send) = send.ready().await else { return Ended::Refused };
-    let ends = head.body.is_empty();
+    let ends = head.body.is_empty() && accept.is_none();
     let (response, stream) = match send.send_request(request, ends) {
         Ok(opened) => opened,
         // Not a frame of it was written: the connection takes no more streams.
         Err(_closing) => return Ended::Refused,
     };
     drop(send);
+    if let Some(accept) = accept {
+        return Box::pin(tunnel::carry(pipe, rest.buf, &accept, response, stream)).await;
+    }
     let mut up = pin!(upload(pipe, rest, stream, ends));
     let mut down = pin!(download(pipe, response, head.method == Method::Head));
     let mut is_up = true;
@@ -217,7 +240,7 @@ async fn drained(pipe: &Pipe, mut buf: Buf) -> Ended {
 }
 
 /// Sends bytes as the endpoint gives window for them.
-async fn send_data(stream: &mut SendStream<Bytes>, mut bytes: &[u8]) -> Result<(), Ended> {
+pub(super) async fn send_data(stream: &mut SendStream<Bytes>, mut bytes: &[u8]) -> Result<(), Ended> {
     while !bytes.is_empty() {
         stream.reserve_capacity(bytes.len());
         let capacity = poll_fn(|cx| match stream.capacity() {
@@ -235,13 +258,13 @@ async fn send_data(stream: &mut SendStream<Bytes>, mut bytes: &[u8]) -> Result<(
     Ok(())
 }
 
-enum Head {
+pub(super) enum Head {
     Interim(Response<()>),
     Final(Response<RecvStream>),
 }
 
 /// The next head of a response. The library drops interim ones that nobody asks for before the final one.
-async fn next_head(response: &mut ResponseFuture) -> Result<Head, h2::Error> {
+pub(super) async fn next_head(response: &mut ResponseFuture) -> Result<Head, h2::Error> {
     poll_fn(|cx| match response.poll_informational(cx) {
         Poll::Ready(Some(interim)) => Poll::Ready(interim.map(Head::Interim)),
         Poll::Ready(None) | Poll::Pending => pin!(&mut *response).poll(cx).map_ok(Head::Final),
@@ -251,7 +274,7 @@ async fn next_head(response: &mut ResponseFuture) -> Result<Head, h2::Error> {
 
 /// Writes the response into the pipe.
 async fn download(pipe: &Pipe, mut response: ResponseFuture, is_head: bool) -> Ended {
-    let mut out = Vec::with_capacity(1024);
+    let mut out = Vec::new();
     let response = loop {
         match next_head(&mut response).await {
             Ok(Head::Final(response)) => break response,
@@ -271,7 +294,12 @@ async fn download(pipe: &Pipe, mut response: ResponseFuture, is_head: bool) -> E
             Err(error) => return error.into(),
         }
     };
-    out.clear();
+    ordinary(pipe, response, is_head).await
+}
+
+/// Writes a final response into the pipe, and its body.
+pub(super) async fn ordinary(pipe: &Pipe, response: Response<RecvStream>, is_head: bool) -> Ended {
+    let mut out = Vec::with_capacity(1024);
     let ends = response.body().is_end_stream();
     let Ok(length) = convert::response(&response, ends, is_head, &mut out) else { return Ended::Failed };
     if let Err(ended) = pipe.write_bytes(&out).await {
