@@ -278,6 +278,9 @@ impl Dump<'_> {
         if filters.body_bytes_max > 0 {
             write!(out, "\n      body<={}", filters.body_bytes_max)?;
         }
+        if let Some(known) = &filters.known {
+            write!(out, "\n      known={:?} but={:?}", known.allow, known.deny)?;
+        }
         if let Some(basic) = &filters.basic {
             write!(out, "\n      basic realm={:?} {:?}", basic.realm, basic.users)?;
         }
@@ -288,7 +291,7 @@ impl Dump<'_> {
         if filters.gzip {
             write!(out, "\n      gzip")?;
         }
-        if let Some(mirror) = &filters.mirror {
+        for mirror in &filters.mirrors {
             write!(out, "\n      mirror={} ppm={}", name(&mirror.backends), mirror.share_ppm)?;
         }
         if let Some(fallback) = &filters.fallback {

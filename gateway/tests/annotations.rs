@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -307,7 +308,7 @@ fn the_answers_of_a_full_rule_are_the_annotations_own() {
             ][..],
             418,
             "content-type",
-            "application/json",
+            "application/json; charset=UTF-8",
             "{}",
         ),
         (
@@ -628,4 +629,54 @@ fn an_alb_config_is_a_gateway() {
     let closed = gateway.replace("127.0.0.0/8", "10.0.0.0/8");
     fleet.write("fleet/gateway.yaml", &closed);
     until("the list is in force", || ask(port.addr).is_ok_and(|response| response.status == 403));
+}
+
+/// Both have cookies of one name: each is for the path of its rule.
+#[test]
+fn sessions_of_two_services_of_one_host_do_not_meet() {
+    let (a, b, c, d) = (Backend::named("a"), Backend::named("b"), Backend::named("c"), Backend::named("d"));
+    let sticks = [(N, "affinity", "cookie")];
+    let text = ingress("one", "/one", "one", &sticks) + &ingress("two", "/two", "two", &sticks);
+    let fleet = with(&text, &[("one", &[a.addr, b.addr]), ("two", &[c.addr, d.addr])]);
+    // As a browser keeps them: by name and path.
+    let mut jar: BTreeMap<String, String> = BTreeMap::new();
+    let mut answers = BTreeSet::new();
+    for turn in 0..20 {
+        let path = ["/one", "/two"][turn % 2];
+        let cookie = jar.iter().find(|(of, _)| path.starts_with(of.as_str()));
+        let field = cookie.map_or(String::new(), |(_, cookie)| format!("Cookie: {cookie}\n"));
+        let response = get(&fleet, path, &field);
+        answers.insert(response.text());
+        if let Some(set) = response.one("set-cookie") {
+            let mut parts = set.split("; ");
+            let cookie = parts.next().unwrap().to_owned();
+            let of = parts.find_map(|part| part.strip_prefix("Path=")).unwrap().to_owned();
+            jar.insert(of, cookie);
+        }
+    }
+    assert_eq!(answers.len(), 2, "each Service has one session: {answers:?}");
+}
+
+#[test]
+fn a_source_of_the_list_or_a_password_is_enough_where_any_is() {
+    let web = Backend::named("web");
+    let asks = |list: &'static str| {
+        let given = [
+            (N, "satisfy", "any"),
+            (N, "whitelist-source-range", list),
+            (N, "auth-type", "basic"),
+            (N, "auth-secret", "staff"),
+        ];
+        let secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: staff}\nstringData: {auth: 'ann:{PLAIN}secret'}\n";
+        with(&(ingress("web", "/", "web", &given) + secret), &[("web", &[web.addr])])
+    };
+    let password = "Authorization: Basic YW5uOnNlY3JldA==\n";
+    let listed = asks("127.0.0.0/8");
+    assert_eq!(get(&listed, "/", "").status, 200);
+    let other = asks("192.0.2.0/24");
+    assert_eq!((get(&other, "/", "").status, get(&other, "/", password).status), (401, 200));
+    assert_eq!(get(&other, "/", "Authorization: Basic YW5uOndyb25n\n").status, 401);
+    assert_eq!(web.requests().last().unwrap().one("authorization"), None, "the password is the gateway's");
+    // A list that cannot be read is nobody's, and nothing else opens what it closes.
+    assert_eq!(get(&asks("192.0.2.0/24, typo"), "/", password).status, 503);
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use gateway::observe::stats::Limit;
 use http::{HeaderValue, Request};
-use routing::model::{Cors, Filters, GrpcCode, Origins};
+use routing::model::{Allowed, Cors, Filters, GrpcCode, Origins};
 use support::backend::Backend;
 use support::client::{Client, Response};
 use support::h2::{self as client_h2, run};
@@ -270,8 +270,8 @@ fn scripts_of_other_origins_may_call_where_the_rule_lets_them() {
     let backend = serving();
     let cors = Cors {
         origins: Origins::List(["https://shop.example".into()].into()),
-        methods: "POST".into(),
-        headers: "content-type,x-grpc-web".into(),
+        methods: Allowed::These("POST".into()),
+        headers: Allowed::These("content-type,x-grpc-web".into()),
         expose: "".into(),
         credentials: false,
         max_age: "".into(),

@@ -51,7 +51,7 @@ pub(crate) struct Options {
     /// Seconds of load per measurement.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
-    /// What is measured: cases, or groups of them (main, l4, tls, h2, connections, bodies, routes, workers, churn,
+    /// What is measured: cases, or groups of them (main, l4, tls, h2, connections, bodies, routes, workers, filters, churn,
     /// open-loop; scaling: connections, bodies, routes and workers; all). Repeatable or separated by commas. Default: main and l4. `--list` tells them.
     #[arg(long = "case", value_delimiter = ',', value_parser = cases_named)]
     cases: Vec<Named>,

@@ -27,8 +27,8 @@ pub use self::failover::{
     CheckProbe, Condition, Detection, ErrorRatio, Failback, HealthCheck, HedgeMode, WriteFence,
 };
 pub use self::filter::{
-    Access, ClientCertificate, ConcurrencyLimit, Cors, Demand, Fallback, Filters, HttpsRedirect, Mirror,
-    Origins, RateKey, RateLimit,
+    Access, Allowed, ClientCertificate, ConcurrencyLimit, Cors, Demand, Fallback, Filters, HttpsRedirect,
+    Mirror, Origins, RateKey, RateLimit,
 };
 pub use self::grpc::{GRPC_CODES, GrpcCode, GrpcCodes};
 pub use self::layer4::{Established, Layer4, SendProxy, Speech};

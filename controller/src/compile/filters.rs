@@ -5,20 +5,24 @@ use std::sync::Arc;
 
 use gateway_api::experimental::httproutes as api;
 use routing::model::{
-    self, Cors, HeaderEdits, Mirror, Origins, PathMatch, PathRewrite, Redirect, Rewrite, WeightedBackend,
-    WildcardLabels,
+    self, Allowed, Cors, HeaderEdits, Mirror, Origins, PathMatch, PathRewrite, Redirect, Rewrite,
+    WeightedBackend, WildcardLabels,
 };
 
 use crate::compile::annotations;
+use crate::compile::gateway_api::{Backend, resolve};
 use crate::compile::ingress::strip_root;
-use crate::compile::route::{Builder, Resolved};
-use crate::merge::PortRef;
+use crate::compile::route::Builder;
 use crate::text;
-use crate::verdict::{Code, Note, Notes, Severity};
-use crate::world::ServiceName;
+use crate::verdict::Notes;
 
 /// Header changes of one filter; more make the rule answer 500.
 pub const EDITS_MAX: usize = 64;
+/// Mirrors of one rule; more make it answer 500.
+const MIRRORS_MAX: usize = 8;
+
+const NO_EXTENSION: &str = "no kind of ExtensionRef is known";
+const NO_EXTERNAL_AUTH: &str = "ExternalAuth is not supported: an Ingress asks another service with auth-url";
 
 /// What the filters of a rule, or of one of its backends, amount to.
 #[derive(Clone, Debug, Default)]
@@ -35,10 +39,12 @@ pub struct Filters {
     pub path: Option<PathSpec>,
     /// `cors`.
     pub cors: Option<Cors>,
-    /// `requestMirror`.
-    pub mirror: Option<MirrorSpec>,
-    /// What was honoured with a difference, once.
-    pub told: Option<&'static str>,
+    /// `requestMirror`, of which there may be several.
+    pub mirrors: Vec<MirrorSpec>,
+    /// What is worth saying of what is honoured.
+    told: Vec<&'static str>,
+    /// The kinds that are there, of those that may stand once.
+    seen: Vec<&'static str>,
     /// Why the rule must answer 500, if it must.
     pub broken: Option<String>,
 }
@@ -46,11 +52,11 @@ pub struct Filters {
 /// Where copies go, before it is known whether that Service may be used.
 #[derive(Clone, Debug)]
 pub struct MirrorSpec {
-    group: String,
-    kind: String,
+    group: Option<String>,
+    kind: Option<String>,
     namespace: Option<String>,
     name: String,
-    port: i32,
+    port: Option<i32>,
     share_ppm: u32,
 }
 
@@ -82,6 +88,19 @@ fn edits(headers: Headers<'_>) -> Result<HeaderEdits, String> {
     }
     let remove = headers.remove.iter().map(|name| text::edited_header(name)).collect::<Result<_, _>>()?;
     Ok(HeaderEdits { set: pairs(headers.set)?, add: pairs(headers.add)?, remove })
+}
+
+/// Of entries with one name the first counts (`HTTPHeader`).
+fn first_of_each(pairs: &mut Pairs) -> bool {
+    let mut kept: Vec<(Arc<str>, Arc<str>)> = Vec::with_capacity(pairs.len());
+    for (name, value) in pairs.iter() {
+        if kept.iter().all(|(known, _)| known != name) {
+            kept.push((name.clone(), value.clone()));
+        }
+    }
+    let has_others = kept.len() < pairs.len();
+    *pairs = kept.into();
+    has_others
 }
 
 /// Header names in lower case with their values.
@@ -136,14 +155,7 @@ enum Neutral<'a> {
         hostname: Option<&'a String>,
         path: Option<Replace<'a>>,
     },
-    Cors {
-        origins: Vec<&'a str>,
-        methods: Vec<&'a str>,
-        headers: Vec<&'a str>,
-        expose: Vec<&'a str>,
-        credentials: bool,
-        max_age: i32,
-    },
+    Cors(GivenCors<'a>),
     Mirror {
         to: MirrorSpec,
         percent: Option<i32>,
@@ -151,7 +163,17 @@ enum Neutral<'a> {
     },
     /// The filter's own field is not set.
     Missing,
-    Unsupported,
+    /// Why.
+    Unsupported(&'static str),
+}
+
+struct GivenCors<'a> {
+    origins: Vec<&'a str>,
+    methods: Vec<&'a str>,
+    headers: Vec<&'a str>,
+    expose: Vec<&'a str>,
+    credentials: bool,
+    max_age: i32,
 }
 
 struct Headers<'a> {
@@ -173,14 +195,14 @@ impl Replace<'_> {
 
 macro_rules! cors_of {
     ($given:expr) => {
-        Neutral::Cors {
+        Neutral::Cors(GivenCors {
             origins: $given.allow_origins.iter().flatten().map(String::as_str).collect(),
             methods: $given.allow_methods.iter().flatten().map(String::as_str).collect(),
             headers: $given.allow_headers.iter().flatten().map(String::as_str).collect(),
             expose: $given.expose_headers.iter().flatten().map(String::as_str).collect(),
             credentials: $given.allow_credentials.unwrap_or(false),
             max_age: $given.max_age.unwrap_or(5),
-        }
+        })
     };
 }
 
@@ -188,11 +210,11 @@ macro_rules! mirror_of {
     ($given:expr) => {
         Neutral::Mirror {
             to: MirrorSpec {
-                group: $given.backend_ref.group.clone().unwrap_or_default(),
-                kind: $given.backend_ref.kind.clone().unwrap_or_else(|| "Service".to_owned()),
+                group: $given.backend_ref.group.clone(),
+                kind: $given.backend_ref.kind.clone(),
                 namespace: $given.backend_ref.namespace.clone(),
                 name: $given.backend_ref.name.clone(),
-                port: $given.backend_ref.port.unwrap_or(0),
+                port: $given.backend_ref.port,
                 share_ppm: PPM,
             },
             percent: $given.percent,
@@ -216,8 +238,8 @@ macro_rules! reader {
                     out.broken.get_or_insert(reason);
                 }
             }
-            if let Some(told) = out.told {
-                notes.ignored(format!("{field}.filters"), "", told);
+            for told in &out.told {
+                notes.info(format!("{field}.filters"), "", *told);
             }
             out.exclude(field, notes);
             out
@@ -276,7 +298,8 @@ macro_rules! reader {
                 }),
                 api::$kind::Cors => filter.cors.as_ref().map(|given| cors_of!(given)),
                 api::$kind::RequestMirror => filter.request_mirror.as_ref().map(|given| mirror_of!(given)),
-                api::$kind::ExtensionRef | api::$kind::ExternalAuth => Some(Neutral::Unsupported),
+                api::$kind::ExtensionRef => Some(Neutral::Unsupported(NO_EXTENSION)),
+                api::$kind::ExternalAuth => Some(Neutral::Unsupported(NO_EXTERNAL_AUTH)),
             };
             neutral.unwrap_or(Neutral::Missing)
         }
@@ -298,11 +321,40 @@ reader!(
     HttpRouteRulesBackendRefsFiltersRequestRedirectScheme
 );
 
+impl Neutral<'_> {
+    /// The name of what may stand once in a rule.
+    fn once(&self) -> Option<&'static str> {
+        match self {
+            Self::Request(_) => Some("RequestHeaderModifier"),
+            Self::Response(_) => Some("ResponseHeaderModifier"),
+            Self::Redirect { .. } => Some("RequestRedirect"),
+            Self::Rewrite { .. } => Some("URLRewrite"),
+            Self::Cors(_) => Some("CORS"),
+            Self::Mirror { .. } | Self::Missing | Self::Unsupported(_) => None,
+        }
+    }
+}
+
 impl Filters {
+    fn edits(&mut self, headers: Headers<'_>) -> Result<HeaderEdits, String> {
+        let mut edits = edits(headers)?;
+        let repeated = [first_of_each(&mut edits.set), first_of_each(&mut edits.add)];
+        if repeated.contains(&true) {
+            self.told.push("of header changes with one name the first counts");
+        }
+        Ok(edits)
+    }
+
     fn add(&mut self, filter: Neutral<'_>) -> Result<(), String> {
+        if let Some(name) = filter.once() {
+            if self.seen.contains(&name) {
+                return Err(format!("{name} stands once at most"));
+            }
+            self.seen.push(name);
+        }
         match filter {
-            Neutral::Request(headers) => self.request_headers = edits(headers)?,
-            Neutral::Response(headers) => self.response_headers = edits(headers)?,
+            Neutral::Request(headers) => self.request_headers = self.edits(headers)?,
+            Neutral::Response(headers) => self.response_headers = self.edits(headers)?,
             Neutral::Redirect { scheme, hostname: host, path, port, status } => {
                 let status = u16::try_from(status).unwrap_or(0);
                 if ![301, 302, 303, 307, 308].contains(&status) {
@@ -320,34 +372,57 @@ impl Filters {
                 self.hostname = hostname(host)?;
                 self.path = path.map(|path| path.spec()).transpose()?;
             }
-            Neutral::Cors { origins, methods, headers, expose, credentials, max_age } => {
-                let joined = |names: Vec<&str>| match names.is_empty() {
-                    true => Ok(Arc::from("")),
-                    false => annotations::tokens(&names.join(", ")),
-                };
-                let origins = annotations::origins(&origins.join(","))?;
-                let any = headers == ["*"];
-                // Any page's cookies are never sent: see `Cors::credentials`.
-                if credentials && origins == Origins::Any {
-                    self.told = Some("allowCredentials is not used with allowOrigins *: list the origins");
-                }
-                let credentials = credentials && origins != Origins::Any;
-                let headers = if any { Arc::from("") } else { joined(headers)? };
-                let max_age = Arc::from(max_age.max(1).to_string());
-                let (methods, expose) = (joined(methods)?, joined(expose)?);
-                self.cors = Some(Cors { origins, methods, headers, expose, credentials, max_age });
-            }
-            Neutral::Mirror { .. } if self.mirror.is_some() => {
-                return Err("one RequestMirror for each rule is supported".to_owned());
+            Neutral::Cors(given) => self.cors = Some(self.cors(&given)?),
+            Neutral::Mirror { .. } if self.mirrors.len() == MIRRORS_MAX => {
+                return Err(format!("at most {MIRRORS_MAX} RequestMirrors"));
             }
             Neutral::Mirror { to, percent, fraction } => {
                 let share_ppm = share(percent, fraction)?;
-                self.mirror = Some(MirrorSpec { share_ppm, ..to });
+                self.mirrors.push(MirrorSpec { share_ppm, ..to });
             }
             Neutral::Missing => return Err("the field that belongs to this type is missing".to_owned()),
-            Neutral::Unsupported => return Err("this filter is not supported yet".to_owned()),
+            Neutral::Unsupported(why) => return Err(why.to_owned()),
         }
         Ok(())
+    }
+
+    /// GEP-1767.
+    fn cors(&mut self, given: &GivenCors<'_>) -> Result<Cors, String> {
+        let credentials = given.credentials;
+        let origins = match given.origins[..] {
+            [] => {
+                self.told.push("no page of another origin is allowed anything: allowOrigins is empty");
+                Origins::List(Box::default())
+            }
+            [_, ..] if given.origins.contains(&"*") => Origins::Any,
+            [_, ..] => annotations::origins(&given.origins.join(","))?,
+        };
+        if credentials && origins == Origins::Any {
+            self.told
+                .push("every page may use its visitors' cookies here: allowCredentials with allowOrigins *");
+        }
+        let allowed = |names: &[&str]| match names {
+            [] => Ok(Allowed::Safelisted),
+            [_, ..] if names.contains(&"*") => Ok(Allowed::Asked),
+            [_, ..] => annotations::tokens(&names.join(", ")).map(Allowed::These),
+        };
+        let expose: Arc<str> = match given.expose[..] {
+            [] => Arc::from(""),
+            // With credentials browsers take it for a field of that name.
+            [_, ..] if credentials && given.expose.contains(&"*") => {
+                self.told.push("exposeHeaders * says nothing beside allowCredentials: list the fields");
+                Arc::from("")
+            }
+            [_, ..] => annotations::tokens(&given.expose.join(", "))?,
+        };
+        Ok(Cors {
+            origins,
+            methods: allowed(&given.methods)?,
+            headers: allowed(&given.headers)?,
+            expose,
+            credentials,
+            max_age: Arc::from(given.max_age.max(1).to_string()),
+        })
     }
 
     fn exclude(&mut self, field: &str, notes: &mut Notes) {
@@ -405,48 +480,23 @@ impl Filters {
     /// The filters that run before and beside forwarding. A mirror whose Service may not be used, or is not there, is
     /// reported and left out, as the Gateway API demands; requests are served.
     pub fn rule_filters(&self, builder: &mut Builder<'_, '_>, field: &str) -> Option<Arc<model::Filters>> {
-        let mirror = self.mirror.as_ref().and_then(|spec| {
-            let found = mirror_backend(builder, spec);
-            found
-                .map_err(|(code, reason)| {
-                    let field = format!("{field}.filters");
-                    let note = Note::new(Severity::RefusedPart, field, &spec.name, reason);
-                    builder.out.notes.push(note.because(code));
-                })
-                .ok()
-        });
-        let filters = model::Filters { cors: self.cors.clone(), mirror, ..model::Filters::default() };
+        let field = format!("{field}.filters");
+        let mirrors = self.mirrors.iter().filter_map(|spec| mirror(builder, spec, &field)).collect();
+        let filters = model::Filters { cors: self.cors.clone(), mirrors, ..model::Filters::default() };
         (filters != model::Filters::default()).then(|| Arc::new(filters))
     }
 }
 
-fn mirror_backend(builder: &mut Builder<'_, '_>, spec: &MirrorSpec) -> Result<Mirror, (Code, String)> {
-    if (spec.group.as_str(), spec.kind.as_str()) != ("", "Service") {
-        let reason = "InvalidKind: only Services are supported; nothing is mirrored";
-        return Err((Code::InvalidKind, reason.to_owned()));
-    }
-    let own = builder.object.id.namespace.clone();
-    let namespace = spec.namespace.as_deref().map_or_else(|| own.clone(), Arc::from);
-    let service = ServiceName { namespace, name: Arc::from(spec.name.as_str()) };
-    let route = builder.object.id.kind.clone();
-    let from = ("gateway.networking.k8s.io", route.as_str(), &*own);
-    if service.namespace != own
-        && !builder.env.context.is_granted(from, &service.namespace, ("", "Service", &service.name))
-    {
-        let namespace = &service.namespace;
-        let reason =
-            format!("RefNotPermitted: no ReferenceGrant in {namespace} allows it; nothing is mirrored");
-        return Err((Code::RefNotPermitted, reason));
-    }
-    let port = text::bounded::<u16>(i64::from(spec.port), 1, 65_535)
-        .map_err(|allowed| (Code::UnsupportedValue, format!("port: {allowed}")))?;
-    let port = PortRef::Number(port);
-    if builder.resolve(&service, &port) != Resolved::Yes {
-        let reason = "BackendNotFound: no member cluster has this Service and port; nothing is mirrored";
-        return Err((Code::BackendNotFound, reason.to_owned()));
-    }
-    let too_many = || (Code::UnsupportedValue, "too many backends".to_owned());
-    let (id, _) = builder.backend(&service, port).ok_or_else(too_many)?;
+fn mirror(builder: &mut Builder<'_, '_>, spec: &MirrorSpec, field: &str) -> Option<Mirror> {
+    let given = Backend {
+        group: spec.group.as_deref(),
+        kind: spec.kind.as_deref(),
+        namespace: spec.namespace.as_deref(),
+        name: &spec.name,
+        port: spec.port,
+    };
+    let (service, port) = resolve(builder, &given, field, "nothing is mirrored")?;
+    let (id, _) = builder.backend(&service, port)?;
     let backend = WeightedBackend {
         backend: Some(id),
         weight: 1,
@@ -454,7 +504,7 @@ fn mirror_backend(builder: &mut Builder<'_, '_>, spec: &MirrorSpec) -> Result<Mi
         response_headers: HeaderEdits::default(),
         cluster: None,
     };
-    Ok(Mirror { backends: Box::new([backend]), share_ppm: spec.share_ppm })
+    Some(Mirror { backends: Box::new([backend]), share_ppm: spec.share_ppm })
 }
 
 /// `None` for a prefix replacement where no prefix was matched; such rules are refused before.

@@ -109,7 +109,10 @@ fn compile_rule(
     }
     let (backends, keys) = backends(builder, rule, field, &mut filters);
     let rule_filters = filters.rule_filters(builder, field);
-    let inline = inline_part(builder, rule, field);
+    let mut inline = inline_part(builder, rule, field);
+    if let (Some(affinity), Some(path)) = (&mut inline.affinity, only_path(&matches)) {
+        affinity.path = path;
+    }
     for attachment in attachments {
         let part = rule_part(builder, attachment, (rule.name.as_deref(), field), &keys, annotated, &inline);
         let policy = builder.policy(&part, &attachment.gateway.permitted, &keys);
@@ -154,6 +157,17 @@ fn target(filters: &Filters, path: &PathMatch, backends: &[WeightedBackend]) -> 
         return Target::Reply { status: 500, reason: Arc::from("no backendRef can be resolved") };
     }
     Target::Forward(backends.into())
+}
+
+/// The path that all matches of a rule have, as a cookie is limited to it: sessions of two rules keep apart.
+fn only_path(matches: &[RuleMatch]) -> Option<Arc<str>> {
+    let first = matches.first()?;
+    match &first.path {
+        PathMatch::Exact(path) | PathMatch::Prefix(path) if matches.iter().all(|m| m.path == first.path) => {
+            Some(path.clone())
+        }
+        PathMatch::Exact(_) | PathMatch::Prefix(_) | PathMatch::Regex(_) => None,
+    }
 }
 
 /// Default, Gateway, listener, route, rule, Service, annotations, the rule's own fields: the last one wins.
@@ -302,7 +316,7 @@ fn backends(
             || own.hostname.is_some()
             || own.path.is_some()
             || own.cors.is_some()
-            || own.mirror.is_some();
+            || !own.mirrors.is_empty();
         if misplaced && own.broken.is_none() {
             let reason = "only header changes are supported here, the rest on the rule; this share is answered with 500";
             builder.out.notes.refused_part(format!("{field}.filters"), "", reason);
@@ -391,6 +405,19 @@ fn inline_part(builder: &mut Builder<'_, '_>, rule: &api::HttpRouteRules, field:
         part.request = timeout(timeouts.request.as_deref(), &format!("{field}.timeouts.request"), notes);
         part.attempt =
             timeout(timeouts.backend_request.as_deref(), &format!("{field}.timeouts.backendRequest"), notes);
+        // Zero is no limit.
+        if let (Some(request), Some(attempt)) = (part.request, part.attempt)
+            && !request.is_zero()
+            && (attempt > request || attempt.is_zero())
+        {
+            let given = timeouts.backend_request.as_deref().unwrap_or_default();
+            notes.refused_part(
+                format!("{field}.timeouts.backendRequest"),
+                given,
+                "allowed: no more than timeouts.request, which holds",
+            );
+            part.attempt = None;
+        }
     }
     if let Some(retry) = &rule.retry {
         if let Some(retries) = retry.attempts {
@@ -414,30 +441,54 @@ fn inline_part(builder: &mut Builder<'_, '_>, rule: &api::HttpRouteRules, field:
         }
     }
     if let Some(session) = &rule.session_persistence {
-        let field = format!("{field}.sessionPersistence");
-        if matches!(session.r#type, Some(api::HttpRouteRulesSessionPersistenceType::Header)) {
-            notes.ignored(format!("{field}.type"), "Header", "not supported yet; allowed: Cookie");
-            return part;
-        }
-        let name = session.session_name.as_deref().unwrap_or(SESSION_COOKIE);
-        match text::cookie_name(name) {
-            Ok(cookie) => {
-                let max_age =
-                    timeout(session.absolute_timeout.as_deref(), &format!("{field}.absoluteTimeout"), notes);
-                part.affinity = Some(CookieAffinity {
-                    cookie,
-                    path: Arc::from("/"),
-                    max_age,
-                    attributes: Arc::from(COOKIE_ATTRIBUTES),
-                    across: Default::default(),
-                });
-            }
-            Err(allowed) => {
-                notes.refused_part(format!("{field}.sessionName"), name, format!("allowed: {allowed}"));
-            }
-        }
+        part.affinity = session_of(session, &format!("{field}.sessionPersistence"), notes);
     }
     part
+}
+
+/// GEP-1619. Nothing is kept of a session here: its cookie says all, and the browser when it ends.
+fn session_of(
+    session: &api::HttpRouteRulesSessionPersistence,
+    field: &str,
+    notes: &mut Notes,
+) -> Option<CookieAffinity> {
+    if matches!(session.r#type, Some(api::HttpRouteRulesSessionPersistenceType::Header)) {
+        notes.ignored(format!("{field}.type"), "Header", "no session is kept: only Cookie is supported");
+        return None;
+    }
+    let max_age = timeout(session.absolute_timeout.as_deref(), &format!("{field}.absoluteTimeout"), notes);
+    if let Some(idle) = &session.idle_timeout {
+        notes.ignored(format!("{field}.idleTimeout"), idle, "the cookie is not renewed by requests");
+    }
+    let lifetime = session.cookie_config.as_ref().and_then(|config| config.lifetime_type.as_ref());
+    let is_permanent =
+        matches!(lifetime, Some(api::HttpRouteRulesSessionPersistenceCookieConfigLifetimeType::Permanent));
+    match (is_permanent, max_age) {
+        (true, None) => {
+            let reason = "Permanent needs absoluteTimeout; the session ends with the browser's";
+            notes.refused_part(format!("{field}.cookieConfig.lifetimeType"), "Permanent", reason);
+        }
+        (false, Some(_)) => {
+            let given = session.absolute_timeout.as_deref().unwrap_or_default();
+            let reason = "it is the cookie's Max-Age, which also outlives the browser's session";
+            notes.info(format!("{field}.absoluteTimeout"), given, reason);
+        }
+        (true, Some(_)) | (false, None) => {}
+    }
+    let name = session.session_name.as_deref().unwrap_or(SESSION_COOKIE);
+    match text::cookie_name(name) {
+        Ok(cookie) => Some(CookieAffinity {
+            cookie,
+            path: Arc::from("/"),
+            max_age,
+            attributes: Arc::from(COOKIE_ATTRIBUTES),
+            across: Default::default(),
+        }),
+        Err(allowed) => {
+            notes.refused_part(format!("{field}.sessionName"), name, format!("allowed: {allowed}"));
+            None
+        }
+    }
 }
 
 fn timeout(given: Option<&str>, field: &str, notes: &mut Notes) -> Option<std::time::Duration> {

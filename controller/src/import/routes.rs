@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, IngressBackend};
-use routing::model::{Balance, HeaderEdits, Predicate, ValueMatch, ValuePattern};
+use routing::model::{Allowed, Balance, HeaderEdits, Predicate, ValueMatch, ValuePattern};
 use serde_json::{Value, json};
 
 use super::Imported;
@@ -263,15 +263,19 @@ fn filters(imported: &Imported, left_out: &mut Vec<String>) -> Vec<Value> {
             routing::model::Origins::Any => vec!["*".to_owned()],
             routing::model::Origins::List(origins) => origins.iter().map(ToString::to_string).collect(),
         };
-        let headers = if cors.headers.is_empty() { vec!["*".to_owned()] } else { list(&cors.headers) };
+        let allowed = |allowed: &Allowed| match allowed {
+            Allowed::Safelisted => Vec::new(),
+            Allowed::Asked => vec!["*".to_owned()],
+            Allowed::These(these) => list(these),
+        };
         filters.push(json!({"type": "CORS", "cors": {
-            "allowOrigins": origins, "allowMethods": list(&cors.methods), "allowHeaders": headers,
+            "allowOrigins": origins, "allowMethods": allowed(&cors.methods), "allowHeaders": allowed(&cors.headers),
             "exposeHeaders": list(&cors.expose), "allowCredentials": cors.credentials,
             "maxAge": cors.max_age.parse::<i32>().unwrap_or(5).max(1),
         }}));
     }
     if let Some((service, port, ppm)) = &read.mirror {
-        let port: Option<u16> = port.to_string().parse().ok();
+        let port: Option<u16> = port.as_ref().and_then(|port| port.to_string().parse().ok());
         filters.push(json!({"type": "RequestMirror", "requestMirror": {
             "backendRef": {"name": &*service.name, "namespace": &*service.namespace, "port": port},
             "fraction": {"numerator": ppm, "denominator": 1_000_000},

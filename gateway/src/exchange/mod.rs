@@ -183,10 +183,11 @@ impl Request<'_> {
         }
         if let Some(filters) = &rule.action().filters {
             let mut stop = filter::judge(self, &rule, filters);
-            if let (None, Some(basic)) = (&stop, &filters.basic) {
+            let proves = !filter::is_known(self, filters);
+            if let (None, true, Some(basic)) = (&stop, proves, &filters.basic) {
                 stop = filter::authenticate(self, &rule, basic).await;
             }
-            if let (None, Some(external)) = (&stop, &filters.external) {
+            if let (None, true, Some(external)) = (&stop, proves, &filters.external) {
                 // Boxed: few rules ask, and every exchange's memory would be larger.
                 stop = Box::pin(filter::ask(self, &rule, external)).await;
             }
@@ -248,9 +249,8 @@ impl Request<'_> {
             };
             if attempt == 1
                 && let Some(filters) = &rule.action().filters
-                && let Some(mirror) = &filters.mirror
             {
-                filter::mirror(&mut flow, mirror);
+                filters.mirrors.iter().for_each(|mirror| filter::mirror(&mut flow, mirror));
             }
             let end = attempt::run(&mut flow).await;
             if !matches!(end, End::Complete(_)) {

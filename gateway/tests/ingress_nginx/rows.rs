@@ -14,7 +14,8 @@ use super::routes::{canary_text, chosen, from, in_turn, only_canary, seen, sent,
 const SNIPPET: &str = "a snippet is nginx's own language: never taken";
 const KEPT: &str = "connections are kept by `[pool]`, whatever is said";
 const STREAMED: &str = "bodies are streamed, and bounded by `limits.*`";
-const COOKIE_PATH: &str = "the cookie's path is `/` unless `session-cookie-path` names one";
+const COOKIE_PATH: &str =
+    "with regular expressions the cookie's path is `/` unless `session-cookie-path` names one";
 const CACHE: &str = "every request is asked about: nothing is cached";
 const BY_CONFIG_MAP: &str = "it names a ConfigMap: ignored, with the reason";
 const FCGI: &str = "FastCGI is not spoken: the rules answer 503";
@@ -47,8 +48,16 @@ pub(crate) const ROWS: &[Row] = &[
             drop(web);
         }),
     ),
-    ("affinity", "the path of the rule", Differs(COOKIE_PATH)),
-    ("affinity", "the paths of two rules", Differs(COOKIE_PATH)),
+    (
+        "affinity",
+        "the path of the rule",
+        Holds(|| assert!(cookie("/something", &[], "/something").contains("; Path=/something;"))),
+    ),
+    (
+        "affinity",
+        "the paths of two rules",
+        Shown("annotations", "sessions_of_two_services_of_one_host_do_not_meet"),
+    ),
     ("affinity", "Expires beside Max-Age", Differs("Max-Age alone says it")),
     (
         "affinity",
@@ -1111,8 +1120,12 @@ pub(crate) const ROWS: &[Row] = &[
             assert_eq!(seen("/foo/bar/(.+)", &said, "/foo/bar/bar").target(), "/new/backend/bar");
         }),
     ),
-    ("satisfy", "in the configuration", Machinery("source ranges and authentication must both hold")),
-    ("satisfy", "any of two", Differs("source ranges, passwords and external authentication must all hold")),
+    ("satisfy", "in the configuration", Machinery("`ringway check` shows what became of it")),
+    (
+        "satisfy",
+        "any of two",
+        Shown("annotations", "a_source_of_the_list_or_a_password_is_enough_where_any_is"),
+    ),
     ("serversnippet", "is used", Differs(SNIPPET)),
     ("serversnippet", "is dropped", Differs(SNIPPET)),
     ("serviceupstream", "by annotation", Differs("requests always go to pods")),

@@ -28,6 +28,8 @@ pub(crate) struct Spec {
     pub(crate) workers: u32,
     /// Hosts with a rule of their own, beside the rule for all hosts; the load asks for the last of them.
     pub(crate) hosts: u32,
+    /// Filters of the rule that the load meets.
+    pub(crate) filters: u32,
     /// What changes meanwhile.
     pub(crate) churn: Churn,
 }
@@ -54,6 +56,8 @@ pub(crate) enum Group {
     Routes,
     /// By the number of workers.
     Workers,
+    /// By the number of filters of a rule.
+    Filters,
     /// While the table changes.
     Churn,
     /// At a constant rate.
@@ -61,7 +65,7 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Main,
         Self::Layer4,
         Self::Tls,
@@ -70,6 +74,7 @@ impl Group {
         Self::Bodies,
         Self::Routes,
         Self::Workers,
+        Self::Filters,
         Self::Churn,
         Self::OpenLoop,
     ];
@@ -85,6 +90,7 @@ impl Group {
             Self::Bodies => "bodies",
             Self::Routes => "routes",
             Self::Workers => "workers",
+            Self::Filters => "filters",
             Self::Churn => "churn",
             Self::OpenLoop => "open-loop",
         }
@@ -209,7 +215,7 @@ impl Spec {
 
     /// Whether the proxy can be compared in this case. The floor opens an upstream connection for each of its
     /// clients, which no proxy does: per connection it is another thing. It has no routes, no TLS, no HTTP/2 and one
-    /// thread; and what changes meanwhile are our own manifests.
+    /// thread; and what changes meanwhile, or filters, is told by our own manifests.
     pub(crate) fn takes(&self, proxy: Proxy) -> bool {
         let each = matches!(self.kind, Kind::Idle | Kind::Load { reuse: Reuse::Never, .. });
         match proxy {
@@ -218,13 +224,18 @@ impl Spec {
                     && self.hosts == 0
                     && self.transport == Transport::Plain
                     && self.speech == Speech::Http1
-                    && self.group != Group::Churn
+                    && !self.is_of_ours()
                     && self.workers == 1
                     && self.connections().is_none_or(|connections| connections <= 4_000)
             }
             Proxy::Ringway => true,
-            Proxy::Nginx | Proxy::Haproxy | Proxy::Envoy => self.group != Group::Churn,
+            Proxy::Nginx | Proxy::Haproxy | Proxy::Envoy => !self.is_of_ours(),
         }
+    }
+
+    /// What changes meanwhile are our own manifests, and so is what filters are.
+    fn is_of_ours(&self) -> bool {
+        matches!(self.group, Group::Churn | Group::Filters)
     }
 
     /// Connections of its load, as asked for.
@@ -254,7 +265,13 @@ impl Spec {
             Group::Bodies => Some(self.body as f64),
             Group::Routes => Some(f64::from(self.hosts)),
             Group::Workers => Some(f64::from(self.workers)),
-            Group::Main | Group::Layer4 | Group::Tls | Group::Http2 | Group::Churn | Group::OpenLoop => None,
+            Group::Main
+            | Group::Layer4
+            | Group::Tls
+            | Group::Http2
+            | Group::Filters
+            | Group::Churn
+            | Group::OpenLoop => None,
         }
     }
 }

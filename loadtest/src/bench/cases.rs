@@ -23,6 +23,7 @@ const fn plain(name: &'static str, about: &'static str, group: Group, kind: Kind
         backend: Speech::Http1,
         workers: 1,
         hosts: 0,
+        filters: 0,
         churn: Churn::None,
     }
 }
@@ -39,6 +40,11 @@ const fn scaled(name: &'static str, connections: u32) -> Spec {
 const fn routed(name: &'static str, hosts: u32) -> Spec {
     let about = "HTTP/1.1, 64 connections, by the number of hosts with a rule";
     Spec { hosts, ..plain(name, about, Group::Routes, keep(64)) }
+}
+
+const fn filtered(name: &'static str, filters: u32) -> Spec {
+    let about = "HTTP/1.1, 64 connections, by the number of filters of the rule";
+    Spec { filters, ..plain(name, about, Group::Filters, keep(64)) }
 }
 
 const fn worked(name: &'static str, workers: u32) -> Spec {
@@ -65,7 +71,7 @@ const STREAMS: Kind = Kind::Streams { connections: 2, streams: 32 };
 const RATE: Kind = Kind::Open { rate: 5_000 };
 
 /// All cases, the most telling first.
-pub(crate) static CASES: [Spec; 46] = [
+pub(crate) static CASES: [Spec; 48] = [
     plain("h1-64", "HTTP/1.1, 128-byte bodies, 64 connections", Group::Main, keep(64)),
     plain("h1-1000", "HTTP/1.1, 128-byte bodies, 1,000 connections", Group::Main, keep(1_000)),
     plain("h1-1", "HTTP/1.1, 128-byte bodies, one connection", Group::Main, keep(1)),
@@ -150,6 +156,8 @@ pub(crate) static CASES: [Spec; 46] = [
     worked("workers-8", 8),
     worked("workers-16", 16),
     worked("workers-32", 32),
+    filtered("filters-0", 0),
+    filtered("filters-10", 10),
     plain("churn-0", "HTTP/1.1, 64 connections, nothing changes", Group::Churn, keep(64)),
     Spec {
         churn: Churn::Endpoints(100),

@@ -93,8 +93,12 @@ fn by_scale(report: &Report, group: Group, title: &str, x: &str) -> Option<Chart
 
 /// The cases of the comparison side by side.
 fn costs(report: &Report) -> Option<Chart> {
-    let is_shown =
-        |group| matches!(group, Group::Main | Group::Tls | Group::Http2 | Group::Layer4 | Group::Churn);
+    let is_shown = |group| {
+        matches!(
+            group,
+            Group::Main | Group::Tls | Group::Http2 | Group::Layer4 | Group::Filters | Group::Churn
+        )
+    };
     let cases: Vec<_> = report.load().filter(|(case, _)| is_shown(case.group)).collect();
     let names = cases.iter().map(|(case, _)| case.name.to_owned()).collect();
     let points = |proxy: Proxy| {

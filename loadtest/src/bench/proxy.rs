@@ -255,6 +255,20 @@ fn write_manifests(home: &Path, case: Case, listen: SocketAddr, backend: SocketA
     Ok(())
 }
 
+/// A filter of each kind that lets a request of the load pass, by the annotation that asks for it.
+const FILTERS: [&str; 10] = [
+    "nginx.ingress.kubernetes.io/whitelist-source-range: 127.0.0.0/8,10.0.0.0/8",
+    "nginx.ingress.kubernetes.io/enable-cors: 'true'",
+    "nginx.ingress.kubernetes.io/limit-rps: '1000000'",
+    "mse.ingress.kubernetes.io/concurrency-limit: '1000000'",
+    "nginx.ingress.kubernetes.io/proxy-body-size: 8m",
+    "mse.ingress.kubernetes.io/request-header-control-update: x-tenant shop",
+    "mse.ingress.kubernetes.io/response-header-control-update: x-served-by gateway",
+    "nginx.ingress.kubernetes.io/upstream-vhost: inner.example",
+    "nginx.ingress.kubernetes.io/enable-gzip: 'true'",
+    "nginx.ingress.kubernetes.io/default-backend: web",
+];
+
 /// Hosts that one Ingress has rules for, as people write them.
 const HOSTS_PER_INGRESS: u32 = 100;
 
@@ -262,9 +276,13 @@ const HOSTS_PER_INGRESS: u32 = 100;
 fn ingresses(case: Case) -> Result<String> {
     let paths =
         "http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}";
+    let filters = FILTERS.iter().take(case.filters as usize);
+    let annotations: String = filters.map(|filter| format!("    {filter}\n")).collect();
+    let annotations =
+        if annotations.is_empty() { annotations } else { format!("  annotations:\n{annotations}") };
     let ingress = |name: &str, spec: &str| {
         format!(
-            "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: {name}, namespace: bench}}\nspec:\n{spec}---\n"
+            "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata:\n  name: {name}\n  namespace: bench\n{annotations}spec:\n{spec}---\n"
         )
     };
     let (secret, tls) = match case.transport {

@@ -29,14 +29,16 @@ pub struct Filters {
     pub concurrency: Box<[ConcurrencyLimit]>,
     /// 7. The largest request body, in bytes, judged by `Content-Length`: 413. 0 = any.
     pub body_bytes_max: u64,
+    /// Sources that need not prove who they are by 8 and 9 (`satisfy: any`); for all others those decide.
+    pub known: Option<Access>,
     /// 8. Who may come by name and password: 401 for others. After everything that is cheap to check.
     pub basic: Option<BasicAuth>,
     /// 9. Who may come by the word of another service: its 401 or 403, or 500 when it says neither yes nor no.
     pub external: Option<Arc<ExternalAuth>>,
     /// 10. Are texts compressed for clients that ask for it?
     pub gzip: bool,
-    /// 11. A copy goes elsewhere; its answer is not waited for.
-    pub mirror: Option<Mirror>,
+    /// 11. Copies go elsewhere; their answers are not waited for.
+    pub mirrors: Box<[Mirror]>,
     /// 12. Where a request goes that its own backends cannot serve, or answer with an error.
     pub fallback: Option<Fallback>,
 }
@@ -52,15 +54,16 @@ impl Filters {
             rates: _,
             concurrency: _,
             body_bytes_max: _,
+            known: _,
             basic: _,
             external,
             gzip: _,
-            mirror,
+            mirrors,
             fallback,
         } = self;
         let asked = external.iter().flat_map(|external| external.asked.backends());
-        let mirror = mirror.iter().flat_map(|mirror| &*mirror.backends);
-        asked.chain(mirror).chain(fallback.iter().flat_map(|fallback| &*fallback.backends))
+        let mirrors = mirrors.iter().flat_map(|mirror| &*mirror.backends);
+        asked.chain(mirrors).chain(fallback.iter().flat_map(|fallback| &*fallback.backends))
     }
 }
 
@@ -127,15 +130,27 @@ pub struct Cors {
     /// Who may ask.
     pub origins: Origins,
     /// `Access-Control-Allow-Methods` of a preflight.
-    pub methods: Arc<str>,
-    /// `Access-Control-Allow-Headers` of a preflight; empty = what was asked for.
-    pub headers: Arc<str>,
+    pub methods: Allowed,
+    /// `Access-Control-Allow-Headers` of a preflight.
+    pub headers: Allowed,
     /// `Access-Control-Expose-Headers`; empty = none is sent.
     pub expose: Arc<str>,
-    /// May cookies be sent? Never together with [`Origins::Any`]: that would be any page's cookies.
+    /// May cookies be sent? Together with [`Origins::Any`] that is any page's visitors' cookies: only an `HTTPRoute` can say
+    /// both, and the page's own origin is answered then, never `*`, which browsers refuse.
     pub credentials: bool,
     /// `Access-Control-Max-Age`, in seconds, as text; empty = none is sent.
     pub max_age: Arc<str>,
+}
+
+/// What a preflight is told of methods, or of fields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// Nothing: what is safelisted is allowed (Fetch standard).
+    Safelisted,
+    /// Whatever was asked for.
+    Asked,
+    /// These, as they are sent.
+    These(Arc<str>),
 }
 
 /// Which origins may ask.
@@ -143,7 +158,7 @@ pub struct Cors {
 pub enum Origins {
     /// `*`.
     Any,
-    /// Exactly these, in lower case. After `://` there may be `*`, one label or more (Gateway API), or `?`, just one
+    /// Exactly these, in lower case, without the scheme's own port. After `://` there may be `*`, one label or more (Gateway API), or `?`, just one
     /// (ingress-nginx).
     List(Box<[Arc<str>]>),
 }

@@ -21,12 +21,21 @@ const RATE_MAX: i64 = 1_000_000;
 const SOURCE_MAX: i64 = 65_535;
 /// The largest rate of ALB.
 const QPS_MAX: i64 = 100_000;
+/// What MSE's own answers are, unless they are JSON.
+const TEXT: &str = "text/plain; charset=UTF-8";
 const SECOND_NS: u64 = 1_000_000_000;
 
 pub(super) fn read(given: &mut Given<'_, '_>, reading: &Reading<'_>, out: &mut Annotations) {
     ranges_of(given, out);
     rates(given, out);
     concurrency(given, out);
+    out.checks.any_suffices = given
+        .parse("satisfy", |text| match text {
+            "all" => Ok(false),
+            "any" => Ok(true),
+            _ => Err("all, any; all is used".to_owned()),
+        })
+        .unwrap_or(false);
     out.checks.gzip = given.flag("enable-gzip");
     out.checks.body_bytes_max = given.parse("proxy-body-size", size).unwrap_or(0);
     let share = given.parse("mirror-percentage", |text| {
@@ -163,8 +172,8 @@ fn fallback(given: &mut Given<'_, '_>, of: &str) -> Arc<FixedResponse> {
     let status =
         given.number(&name("custom-response-code"), 200, 599).and_then(|code| u16::try_from(code).ok());
     let kind = given.parse(&name("custom-response-body-type"), |text| match text {
-        "text" => Ok("text/plain"),
-        "json" => Ok("application/json"),
+        "text" => Ok(TEXT),
+        "json" | "JSON" => Ok("application/json; charset=UTF-8"),
         _ => Err("text, json".to_owned()),
     });
     let body = given.parse(&name("custom-response-body"), |text| Ok(Arc::from(text)));
@@ -173,8 +182,8 @@ fn fallback(given: &mut Given<'_, '_>, of: &str) -> Arc<FixedResponse> {
     }
     Arc::new(FixedResponse {
         status: status.unwrap_or(429),
-        content_type: Arc::from(kind.unwrap_or("text/plain")),
-        body: body.unwrap_or_default(),
+        content_type: Arc::from(kind.unwrap_or(TEXT)),
+        body: body.unwrap_or_else(|| Arc::from("sentinel rate limited")),
         location: Arc::from(""),
     })
 }
@@ -194,16 +203,19 @@ fn size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "a size such as 8m, 512k, 1048576; 0 = any".to_owned())
 }
 
-fn mirror_target(text: &str, namespace: &Arc<str>) -> Result<(ServiceName, PortRef), String> {
-    let allowed = || "[NAMESPACE/]SERVICE:PORT".to_owned();
-    let (name, port) = text.rsplit_once(':').ok_or_else(allowed)?;
-    let port: u16 = port.parse().ok().filter(|port| *port > 0).ok_or_else(allowed)?;
+/// Without a port the Service's first is meant.
+fn mirror_target(text: &str, namespace: &Arc<str>) -> Result<(ServiceName, Option<PortRef>), String> {
+    let allowed = || "[NAMESPACE/]SERVICE[:PORT]".to_owned();
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) => (name, Some(port.parse().ok().filter(|port| *port > 0).ok_or_else(allowed)?)),
+        None => (text, None),
+    };
     let (of, name) = match name.split_once('/') {
         Some((of, name)) => (service_name(of).map_err(|_| allowed())?, name),
         None => (namespace.clone(), name),
     };
     let name = service_name(name).map_err(|_| allowed())?;
-    Ok((ServiceName { namespace: of, name }, PortRef::Number(port)))
+    Ok((ServiceName { namespace: of, name }, port.map(PortRef::Number)))
 }
 
 /// Header names and values by the rules of [`text`]: for actions.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use routing::model::{Cors, HeaderEdits, Origins};
+use routing::model::{Allowed, Cors, HeaderEdits, Origins};
 
 use super::Annotations;
 use super::given::Given;
@@ -98,12 +98,13 @@ pub(crate) fn origins(text: &str) -> Result<Origins, String> {
         let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
         // An address may be an origin, too; a star only in place of the first labels.
         let is_address = host.parse::<std::net::Ipv4Addr>().is_ok();
-        if !(is_address || text::host(host, routing::model::WildcardLabels::Many).is_ok())
+        if !(is_address || host == "*" || text::host(host, routing::model::WildcardLabels::Many).is_ok())
             || !port.is_none_or(is_port)
         {
             return Err(allowed());
         }
-        origins.push(Arc::from(origin));
+        let own = if origin.starts_with("https:") { ":443" } else { ":80" };
+        origins.push(Arc::from(origin.strip_suffix(own).unwrap_or(&origin)));
     }
     if origins.is_empty() || origins.len() > ORIGINS_MAX {
         Err(allowed())
@@ -119,6 +120,11 @@ enum Unread {
     Some(String),
 }
 
+/// `https://*`, which the Gateway API knows, and ingress-nginx does not.
+fn is_every_host(origin: &str) -> bool {
+    origin.split_once("://*").is_some_and(|(_, rest)| !rest.starts_with('.'))
+}
+
 /// As ingress-nginx reads them: what is no origin costs itself only, nothing and `*` among them are everybody, and a star
 /// stands for one label (written `?`, see [`Origins::List`]).
 fn origins_of_ingress(text: &str) -> Result<(Origins, Unread), String> {
@@ -129,6 +135,9 @@ fn origins_of_ingress(text: &str) -> Result<(Origins, Unread), String> {
     let (mut found, mut unread) = (Vec::new(), Unread::Nothing);
     for name in names {
         match origins(name) {
+            Ok(Origins::List(list)) if list.iter().any(|origin| is_every_host(origin)) => {
+                unread = Unread::Some("a name, or *. and a name".to_owned());
+            }
             Ok(Origins::List(list)) => {
                 found.extend(list.iter().map(|origin| Arc::from(origin.replace('*', "?"))))
             }
@@ -174,8 +183,8 @@ fn cors(given: &mut Given<'_, '_>) -> Cors {
     let credentials = credentials && origins != Origins::Any;
     Cors {
         origins,
-        methods,
-        headers: if &*headers == "*" { Arc::from("") } else { headers },
+        methods: Allowed::These(methods),
+        headers: if &*headers == "*" { Allowed::Asked } else { Allowed::These(headers) },
         expose,
         credentials,
         max_age,

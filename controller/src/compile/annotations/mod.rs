@@ -85,8 +85,8 @@ pub struct Annotations {
     pub transport: Option<Arc<TransportPart>>,
     /// What is checked.
     pub checks: Checks,
-    /// `mirror-target-service`: where, and what share in millionths.
-    pub mirror: Option<(ServiceName, PortRef, u32)>,
+    /// `mirror-target-service`: where (`None` = the first port), and what share in millionths.
+    pub mirror: Option<(ServiceName, Option<PortRef>, u32)>,
     /// Why every rule answers 503: something that protects it cannot be honoured.
     pub closed: Option<Arc<str>>,
     /// `order`; 10 where nothing is said.
@@ -102,6 +102,8 @@ pub struct Annotations {
 pub struct Checks {
     /// Source ranges.
     pub access: Option<Access>,
+    /// `satisfy: any`: is who comes from these ranges asked for nothing else?
+    pub any_suffices: bool,
     /// `ssl-redirect`, `force-ssl-redirect`.
     pub https: Option<HttpsRedirect>,
     /// `enable-cors` and its kin.

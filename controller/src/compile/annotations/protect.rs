@@ -118,7 +118,11 @@ fn client(given: &mut Given<'_, '_>, reading: &mut Reading<'_>, out: &mut Annota
 }
 
 fn terms(given: &mut Given<'_, '_>, out: &mut Annotations) {
-    let min = given.parse("tls-min-protocol-version", handshake::version);
+    let min = given.parse("tls-min-protocol-version", |text| match text {
+        // The lowest that is spoken is above what is asked for.
+        "TLSv1.0" | "TLSv1.1" => Ok(TlsVersion::V12),
+        text => handshake::version(text),
+    });
     let mut max = given.parse("tls-max-protocol-version", handshake::version);
     if min > max && max.is_some() {
         given.refuse("tls-max-protocol-version", "allowed: not less than tls-min-protocol-version");

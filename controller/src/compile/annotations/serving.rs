@@ -6,6 +6,7 @@ use std::time::Duration;
 use routing::model::{AcrossBackends, Balance, CookieAffinity, HashKey};
 
 use super::given::Given;
+use super::registry::Family;
 use super::{Annotations, Reading};
 use crate::compile::policy::detection::{CheckPart, CheckProtocol, DetectionPart};
 use crate::text;
@@ -171,6 +172,7 @@ pub(super) fn legacy_sessions(given: &mut Given<'_, '_>) -> bool {
 }
 
 fn nginx_cookie(given: &mut Given<'_, '_>) -> CookieAffinity {
+    let is_nginx = given.family("affinity") == Some(Family::Nginx);
     let cookie = given.parse("session-cookie-name", text::cookie_name);
     let path = given.parse("session-cookie-path", |path| text::path(path).map(|()| Arc::from(path)));
     let year = 31_536_000;
@@ -198,7 +200,8 @@ fn nginx_cookie(given: &mut Given<'_, '_>) -> CookieAffinity {
     let max_age = max_age.or(expires).filter(|age| *age > 0);
     CookieAffinity {
         cookie: cookie.unwrap_or_else(|| Arc::from(SESSION_COOKIE)),
-        path: path.unwrap_or_else(|| Arc::from("/")),
+        // Empty = the rule's, as in ingress-nginx; MSE's is for the whole host.
+        path: path.unwrap_or_else(|| Arc::from(if is_nginx { "" } else { "/" })),
         max_age: max_age.map(|age| Duration::from_secs(u64::from(age))),
         attributes: Arc::from(attributes),
         across,

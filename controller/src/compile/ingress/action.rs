@@ -49,7 +49,14 @@ impl Compiler<'_> {
         let conditions = rule.conditions.as_ref()?;
         let mut keys = Vec::new();
         let target = self.target(builder, backend, rule, place.field, &mut keys);
-        let part = self.part(builder, &keys, place.field);
+        let mut part = self.part(builder, &keys, place.field);
+        // Without a path of its own a cookie is for the rule's: two Services of one host keep their sessions apart.
+        if let Some(affinity) = part.affinity.as_mut().filter(|affinity| affinity.path.is_empty()) {
+            affinity.path = match matched {
+                PathMatch::Exact(path) | PathMatch::Prefix(path) => path.clone(),
+                PathMatch::Regex(_) => Arc::from("/"),
+            };
+        }
         let policy = builder.policy(&part, &self.class.permitted, &keys);
         let mut action = builder.action(place.index, target, policy);
         action.request_headers = joined(&self.annotations.request_headers, &rule.request_headers);
@@ -226,8 +233,10 @@ impl Compiler<'_> {
         let bounds = checks.concurrency.iter().map(|spec| concurrency_limit(builder, spec, &counted));
         let concurrency = bounds.collect();
         let mirror = self.annotations.mirror.clone();
-        let mirror = mirror.or_else(|| rule.mirror.clone().map(|(service, port)| (service, port, 1_000_000)));
+        let mirror =
+            mirror.or_else(|| rule.mirror.clone().map(|(service, port)| (service, Some(port), 1_000_000)));
         let mirror = mirror.and_then(|(service, port, share_ppm)| {
+            let port = port.or_else(|| builder.first_port(&service)).unwrap_or(PortRef::Number(80));
             let (backend, _) = self.reference(builder, &service, &port, 1, place.field);
             let backend = backend.filter(|backend| backend.backend.is_some())?;
             Some(Mirror { backends: Box::new([WeightedBackend { cluster: None, ..backend }]), share_ppm })
@@ -241,10 +250,11 @@ impl Compiler<'_> {
             rates,
             concurrency,
             body_bytes_max: checks.body_bytes_max,
+            known: checks.access.clone().filter(|_| self.any_suffices()),
             basic: self.basic.clone(),
             external: self.external.clone(),
             gzip: checks.gzip.unwrap_or(self.class.gzip),
-            mirror,
+            mirrors: mirror.into_iter().collect(),
             fallback: self.fallback(builder, place.field),
         };
         (filters != Filters::default()).then(|| Arc::new(filters))
@@ -252,7 +262,14 @@ impl Compiler<'_> {
 
     /// The class's own list and the Ingress's must both hold: a source that one of them refuses may not come.
     pub(super) fn access(&self) -> Option<Access> {
-        both(self.class.access.as_ref(), self.annotations.checks.access.as_ref())
+        let own = self.annotations.checks.access.as_ref().filter(|_| !self.any_suffices());
+        both(self.class.access.as_ref(), own)
+    }
+
+    /// `satisfy: any`, where there is something beside the source ranges that may hold instead.
+    fn any_suffices(&self) -> bool {
+        let checks = &self.annotations.checks;
+        checks.any_suffices && (checks.basic.is_some() || checks.external.is_some())
     }
 
     fn fallback(&self, builder: &mut Builder<'_, '_>, field: &str) -> Option<Fallback> {

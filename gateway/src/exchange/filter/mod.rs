@@ -80,6 +80,12 @@ pub(super) fn judge<'r>(request: &mut Request<'_>, rule: &RuleRef, filters: &'r 
     None
 }
 
+/// Does the request come from where nobody has to prove who they are?
+pub(super) fn is_known(request: &Request<'_>, filters: &Filters) -> bool {
+    let Some(known) = &filters.known else { return false };
+    admits(known, request.subject().peer.ip().to_canonical())
+}
+
 /// An answer that the configuration spells out.
 pub(super) fn fixed<'r>(answer: &'r FixedResponse, reason: &'static str) -> Reply<'r> {
     let content = (&*answer.content_type, answer.body.as_bytes());

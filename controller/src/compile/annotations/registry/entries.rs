@@ -37,6 +37,8 @@ const BUFFERS: &str = "bodies are streamed; buffers are bounded by limits.* in g
 const TLS_LATER: &str = "TLS of this kind is not configured by annotation yet";
 const AUTH_URL: &str = "http or https, SERVICE.NAMESPACE.svc[.cluster.local][:PORT], $host or a host of this gateway, a path; of variables $host, $http_host, $scheme, $request_uri, $escaped_request_uri, $uri, $args, $request_method";
 const EXTERNAL: &str = "only Services and hosts that this gateway serves are asked; a Service of another namespace needs a ReferenceGrant";
+const AUTH_CACHE: &str = "no verdict is older than its request: a kept one lets in who was shut out since";
+const AUTH_FIELDS: &str = "its values are nginx's templates; the question carries the request's own fields, X-Original-URL, X-Original-Method and what is known of the client";
 const AUTH_SNIPPET: &str = "a snippet is nginx's own language, and what it says decides who may come: the rules answer 503 instead of being open";
 const BOOL: &str = "true, false";
 const TO_A_MILLION: &str = "1 to 1000000";
@@ -45,7 +47,9 @@ const IN_USE: &str =
 const ENDPOINT_SHARE: &str =
     "connections in use are counted; every worker of a node has its share, at least one";
 const OWN_HOST: &str = "for every rule of the Ingress's hosts, where the host's oldest route is of its namespace; else for its own";
-const CIPHERS: &str = "OpenSSL's names by colon; those of TLS 1.2 with ECDHE and GCM or ChaCha20 are used";
+const CIPHERS: &str =
+    "OpenSSL's names by colon or comma; those of TLS 1.2 with ECDHE and GCM or ChaCha20 are used";
+const TLS_VERSIONS: &str = "TLSv1.0, TLSv1.1, TLSv1.2, TLSv1.3";
 const HANDSHAKES: &str = "for the Ingress's hosts; older versions and weak ciphers are not spoken";
 const ON_OFF: &str = "on, off";
 const PLUGIN: &str = "plugins are not supported";
@@ -422,12 +426,12 @@ pub const ENTRIES: &[Entry] = &[
         "counted by each node for itself: divide it by the number of nodes",
     ),
     yes("rate-limit-fallback-custom-response-code", "mh", "200 to 599", "429", "99"),
-    yes("rate-limit-fallback-custom-response-body-type", "mh", "text, json", "json", "xml"),
+    yes("rate-limit-fallback-custom-response-body-type", "mh", "text, json, JSON", "json", "xml"),
     yes("rate-limit-fallback-custom-response-body", "mh", "at most 16 KiB", "slow down", ""),
     yes("rate-limit-fallback-redirect-url", "mh", "a URL or a path", "/busy", "ftp://x"),
     but("concurrency-limit", "mh", "1 to 1000000", "10", "0", "counted by each node for itself"),
     yes("concurrency-limit-fallback-custom-response-code", "mh", "200 to 599", "429", "99"),
-    yes("concurrency-limit-fallback-custom-response-body-type", "mh", "text, json", "json", "xml"),
+    yes("concurrency-limit-fallback-custom-response-body-type", "mh", "text, json, JSON", "json", "xml"),
     yes("concurrency-limit-fallback-custom-response-body", "mh", "at most 16 KiB", "slow down", ""),
     yes("concurrency-limit-fallback-redirect-url", "mh", "a URL or a path", "/busy", "ftp://x"),
     but("traffic-limit-qps", "a", "1 to 100000", "100", "0", "counted by each node for itself"),
@@ -470,16 +474,22 @@ pub const ENTRIES: &[Entry] = &[
     yes("auth-signin-redirect-param", "n", "a name of a query parameter; default rd", "to", "a&b"),
     yes("auth-response-headers", "n", "1 to 64 header names by comma", "X-User, X-Email", "X User"),
     yes("auth-request-redirect", "n", "a URL or a path, with variables as in auth-url", "/back", "a b"),
-    no("auth-proxy-set-headers", "n", "it names a ConfigMap; the question carries the request's own fields"),
-    no("auth-cache-key", "n", "every request is asked about: no verdict is older than its request"),
-    no("auth-cache-duration", "n", "every request is asked about: no verdict is older than its request"),
+    no("auth-proxy-set-headers", "n", AUTH_FIELDS),
+    no("auth-cache-*", "n", AUTH_CACHE),
     no("auth-keepalive*", "n", "questions use the connections that are kept to every endpoint"),
     yes("auth-always-set-cookie", "n", BOOL, "true", "maybe"),
     shut("auth-snippet", "n", AUTH_SNIPPET),
     no("enable-global-auth", "n", "there is no global authorisation"),
-    no("satisfy", "n", "source ranges and authorisation must both hold"),
+    but(
+        "satisfy",
+        "n",
+        "all, any; default all",
+        "any",
+        "some",
+        "any: who comes from the Ingress's source ranges is asked for nothing else; of a password and external authentication both must hold",
+    ),
     // ------------------------------------------------ beside
-    yes("mirror-target-service", "mh", "[NAMESPACE/]SERVICE:PORT", "default/web:80", "web"),
+    yes("mirror-target-service", "mh", "[NAMESPACE/]SERVICE[:PORT]", "default/web:80", "web:0"),
     yes("mirror-percentage", "mh", "0 to 100; default 100", "10", "101"),
     no(
         "mirror-target",
@@ -502,7 +512,7 @@ pub const ENTRIES: &[Entry] = &[
     yes("auth-tls-error-page", "n", "a URL or a path", "/no-certificate", "@named"),
     yes("auth-tls-pass-certificate-to-upstream", "n", BOOL, "true", "maybe"),
     yes("auth-tls-match-cn", "n", "CN= and a regular expression", "CN=client-[0-9]+", "O=x"),
-    but("tls-min-protocol-version", "mh", "TLSv1.2, TLSv1.3", "TLSv1.3", "TLSv1.0", HANDSHAKES),
+    but("tls-min-protocol-version", "mh", TLS_VERSIONS, "TLSv1.3", "SSLv3", HANDSHAKES),
     but("tls-max-protocol-version", "mh", "TLSv1.2, TLSv1.3", "TLSv1.2", "TLSv1.1", HANDSHAKES),
     but("ssl-cipher", "mh", CIPHERS, "ECDHE-RSA-AES128-GCM-SHA256", "RC4-SHA", HANDSHAKES),
     but("ssl-ciphers", "n", CIPHERS, "ECDHE-RSA-AES128-GCM-SHA256:AES128-SHA", "HIGH:!MD5", HANDSHAKES),
