@@ -139,6 +139,11 @@ impl Spread {
 }
 
 impl Spread {
+    /// In whole numbers.
+    fn whole(self) -> String {
+        format!("{:.0}–{:.0}–{:.0}", self.min, self.median, self.max)
+    }
+
     /// Of a figure that the generator may not know.
     fn of_some(samples: &[Sample], figure: impl Fn(&Sample) -> Option<f64>) -> Option<Self> {
         let is_known = !samples.is_empty() && samples.iter().all(|sample| figure(sample).is_some());
@@ -343,7 +348,7 @@ fn load_table(case: Case, rows: &[Row]) -> String {
         |row: &Row, to: Option<f64>| to.map_or("-".to_owned(), |to| format!("{:.2}", row.cpu_us.median / to));
     let floor = floor_of(rows);
     let mut table = format!(
-        "\n{}\n{:<16} {:>24} {:>7} {:>7} {:>22} {:>9} {:>9} {:>9} {:>8}\n",
+        "\n{}, min–median–max\n{:<16} {:>24} {:>7} {:>7} {:>22} {:>20} {:>22} {:>8} {:>8}\n",
         case.about,
         case.name,
         "CPU µs/request",
@@ -360,21 +365,20 @@ fn load_table(case: Case, rows: &[Row]) -> String {
         let syscalls = row.syscalls_per_request.map_or("-".to_owned(), |count| format!("{count:.2}"));
         writeln!(
             table,
-            "{:<16} {:>24} {:>7} {:>7} {:>22} {:>9.0} {:>9.0} {:>9} {:>6.1} %",
+            "{:<16} {:>24} {:>7} {:>7} {:>22} {:>20} {:>22} {:>8} {:>6.1} %",
             row.proxy.name(),
             format!("{min:.2}–{median:.2}–{max:.2}"),
             ratio(row, floor),
             ratio(row, best_peer),
-            format!("{:.0}–{:.0}–{:.0}", row.rate.min, row.rate.median, row.rate.max),
-            row.p50_us.median,
-            row.p99_us.median,
+            row.rate.whole(),
+            row.p50_us.whole(),
+            row.p99_us.whole(),
             syscalls,
             row.foreign.median * 100.0
         )
         .expect("writing to a string");
         if let Some([_, _, p999, p9999]) = row.percentiles() {
-            let (low, high) = (p999.median, p9999.median);
-            writeln!(table, "{:<16} p99.9 {low:.0} µs, p99.99 {high:.0} µs", "")
+            writeln!(table, "{:<16} p99.9 {} µs, p99.99 {} µs", "", p999.whole(), p9999.whole())
                 .expect("writing to a string");
         }
     }
