@@ -404,7 +404,7 @@ impl Bench<'_> {
             self.ground.stop.pause(Duration::from_secs(2))?;
             let after = contender.running.memory()?;
             drop(connections);
-            rows.push(IdleRow::new(contender.proxy, count, before, after));
+            rows.push(IdleRow::new(case, contender.proxy, count, before, after));
         }
         println!("{}", report.add_idle(case, rows));
         Ok(())

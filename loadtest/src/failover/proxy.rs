@@ -74,7 +74,7 @@ impl Contender {
     /// The same for people who see it on a plot.
     pub(crate) fn title(&self) -> String {
         match (self.proxy, self.workers) {
-            (Proxy::Ringway, 1) => "ringway, one worker".to_owned(),
+            (Proxy::Ringway, 1) => "ringway, 1 worker".to_owned(),
             (Proxy::Ringway, workers) => format!("ringway, {workers} workers"),
             (Proxy::Haproxy | Proxy::Nginx | Proxy::Envoy | Proxy::EnvoySticky, _) => self.name(),
         }
