@@ -70,7 +70,7 @@ pub struct ControllerSettings {
     pub source: ManifestSource,
     /// Where Ingress rules are served unless their class says otherwise.
     pub listen: Vec<(SocketAddr, Protocol)>,
-    /// `metrics.series_max`: statistics slots of routes and (backend, cluster) pairs.
+    /// `observe.metrics_series_max`: statistics slots of routes and (backend, cluster) pairs.
     pub series_max: u32,
     /// What holds where no policy says otherwise.
     pub defaults: Defaults,

@@ -157,6 +157,23 @@ fn a_request_allocates_nothing() {
     }
 }
 
+/// Live heap bytes of a worker whose connections are idle, when the last has given its buffers back, and the pools what they
+/// do not need.
+fn at_rest<C>(worker: Counted, clients: Vec<C>) -> u64 {
+    pass(std::time::Duration::from_millis(2_500));
+    let info = worker.stop();
+    drop(clients);
+    u64::try_from(info.bytes_current).unwrap()
+}
+
+/// By what a worker holds with one and with `count`.
+fn costs_at_most(bound: u64, what: &str, count: usize, live_bytes: impl Fn(usize) -> u64) {
+    let (one, all) = (live_bytes(1), live_bytes(count));
+    let each = all.saturating_sub(one) / (count as u64 - 1);
+    println!("live heap bytes of a worker: {one} with 1 idle {what}, {all} with {count}: {each} each");
+    assert!(each <= bound, "{each} bytes for each idle {what}");
+}
+
 /// Each connection has had a request, and waits for its next.
 #[test]
 fn an_idle_connection_costs_little() {
@@ -173,16 +190,9 @@ fn an_idle_connection_costs_little() {
             assert_eq!(clients[request % connections].get("/").status, 200);
         }
         until("all are there", || worker.stats.connections_open.get() == connections as u64);
-        // Until the last has given its buffer back, and the pools what they do not need.
-        pass(std::time::Duration::from_millis(2_500));
-        let info = worker.stop();
-        drop(clients);
-        u64::try_from(info.bytes_current).unwrap()
+        at_rest(worker, clients)
     };
-    let (one, all) = (live_bytes(1), live_bytes(COUNT));
-    let each = all.saturating_sub(one) / (COUNT as u64 - 1);
-    println!("live heap bytes of a worker: {one} with 1 idle connection, {all} with {COUNT}: {each} each");
-    assert!(each <= 1_600, "{each} bytes for each idle connection");
+    costs_at_most(1_600, "connection", COUNT, live_bytes);
 }
 
 /// The same over TLS: what the library keeps for a session comes on top. What its part in C keeps (the contexts of two
@@ -205,18 +215,9 @@ fn an_idle_connection_over_tls_costs_little() {
             assert_eq!(clients[request % connections].get("a.example", "/").0, 200);
         }
         until("all are there", || worker.stats.connections_open.get() == connections as u64);
-        // Until the last has given its buffers back, and the pools what they do not need.
-        pass(std::time::Duration::from_millis(2_500));
-        let info = worker.stop();
-        drop(clients);
-        u64::try_from(info.bytes_current).unwrap()
+        at_rest(worker, clients)
     };
-    let (one, all) = (live_bytes(1), live_bytes(COUNT));
-    let each = all.saturating_sub(one) / (COUNT as u64 - 1);
-    println!(
-        "live heap bytes of a worker: {one} with 1 idle TLS connection, {all} with {COUNT}: {each} each"
-    );
-    assert!(each <= 5_000, "{each} bytes for each idle TLS connection");
+    costs_at_most(5_000, "TLS connection", COUNT, live_bytes);
 }
 
 /// A worker holds a pointer to what all share: that a listener has thousands of certificates costs it nothing.
@@ -266,16 +267,9 @@ fn an_idle_pair_of_layer_4_costs_little() {
             })
             .collect();
         assert_eq!(worker.stats.layer4.connections_open.get(), connections as u64);
-        // Until the last has given its buffers back, and the pools what they do not need.
-        pass(std::time::Duration::from_millis(2_500));
-        let info = worker.stop();
-        drop(clients);
-        u64::try_from(info.bytes_current).unwrap()
+        at_rest(worker, clients)
     };
-    let (one, all) = (live_bytes(1), live_bytes(COUNT));
-    let each = all.saturating_sub(one) / (COUNT as u64 - 1);
-    println!("live heap bytes of a worker: {one} with 1 idle pair, {all} with {COUNT}: {each} each");
-    assert!(each <= 3_000, "{each} bytes for each idle pair");
+    costs_at_most(3_000, "pair", COUNT, live_bytes);
 }
 
 /// A connection that comes and goes leaves nothing behind.

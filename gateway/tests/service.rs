@@ -129,6 +129,15 @@ fn wait(what: &str, done: impl Fn() -> bool) {
     }
 }
 
+/// SECURITY S35: a dump would have the private keys of TLS in it.
+#[test]
+fn s35_the_unit_allows_no_core_dump() {
+    let unit =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../config/gateway.service")).unwrap();
+    let limits: Vec<_> = unit.lines().filter_map(|line| line.trim().strip_prefix("LimitCORE=")).collect();
+    assert_eq!(limits, ["0"]);
+}
+
 /// SECURITY S35: a hundred reloads, rotations and edits leave the descriptors as they were, and none of them would pass to a
 /// program that the process starts.
 #[test]

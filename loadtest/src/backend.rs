@@ -15,12 +15,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::places::Places;
 use crate::ring::{BUFFER_BYTES, Done, Ring};
 
 /// Bytes of one request head at most; beyond it the connection is closed.
 const HEAD_BYTES_MAX: usize = BUFFER_BYTES;
-/// Connections at once. Beyond it a new client is closed.
-const CONNECTIONS_MAX: usize = 65_536;
 /// The longest wait, so that the stop flag is seen even when its signal came just before the wait.
 const WAIT_MAX: Duration = Duration::from_millis(200);
 
@@ -46,8 +45,7 @@ struct Backend {
     ring: Ring,
     response: &'static [u8],
     latency: Duration,
-    connections: Vec<Option<Connection>>,
-    free: Vec<usize>,
+    connections: Places<Connection>,
     /// When which connection sends what it owes: one entry at most for each. Only with a latency.
     due: BinaryHeap<Reverse<(Instant, usize)>>,
     accepted: u64,
@@ -59,33 +57,52 @@ struct Backend {
 /// # Errors
 /// The address cannot be bound, or the kernel has no io_uring.
 pub(crate) fn run(listen: SocketAddr, body: usize, latency: Duration) -> io::Result<()> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
-    let mut ring = Ring::new()?;
-    ring.listen(crate::socket::listen(listen)?);
+    let ring = Ring::listening(listen)?;
     let mut backend = Backend {
         ring,
         // One response for as long as the process lives.
         response: response(body).leak(),
         latency,
-        connections: Vec::new(),
-        free: Vec::new(),
+        connections: Places::new(),
         due: BinaryHeap::new(),
         accepted: 0,
         requests: 0,
     };
+    serve(&mut backend)?;
+    println!("{} requests on {} connections", backend.requests, backend.accepted);
+    Ok(())
+}
+
+/// A program on a ring whose answers may be due later.
+pub(crate) trait Serves {
+    /// Its ring.
+    fn ring(&mut self) -> &mut Ring;
+
+    /// An operation has ended.
+    fn complete(&mut self, done: Done) -> io::Result<()>;
+
+    /// How long until the next answer is due, where one waits.
+    fn next_due(&self) -> Option<Duration>;
+
+    /// Sends what is due.
+    fn answer_due(&mut self) -> io::Result<()>;
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) fn serve(program: &mut impl Serves) -> io::Result<()> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
     let mut batch = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        let timeout = backend.next_due().map_or(WAIT_MAX, |due| due.min(WAIT_MAX));
-        backend.ring.wait(Some(timeout), &mut batch)?;
+        let timeout = program.next_due().map_or(WAIT_MAX, |due| due.min(WAIT_MAX));
+        program.ring().wait(Some(timeout), &mut batch)?;
         for done in batch.drain(..) {
-            backend.complete(done)?;
+            program.complete(done)?;
         }
-        backend.answer_due()?;
+        program.answer_due()?;
     }
-    println!("{} requests on {} connections", backend.requests, backend.accepted);
     Ok(())
 }
 
@@ -96,7 +113,11 @@ fn response(body: usize) -> Vec<u8> {
     response
 }
 
-impl Backend {
+impl Serves for Backend {
+    fn ring(&mut self) -> &mut Ring {
+        &mut self.ring
+    }
+
     fn complete(&mut self, done: Done) -> io::Result<()> {
         match done {
             // Nothing can be done about a peer that failed to arrive, and running out of descriptors passes.
@@ -108,63 +129,6 @@ impl Backend {
             }
             Done::Sent(index, Some(length)) => self.sent(index, length),
             Done::Connected(..) => unreachable!("the backend connects nowhere"),
-        }
-    }
-
-    fn adopt(&mut self, socket: OwnedFd) -> io::Result<()> {
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None if self.connections.len() < CONNECTIONS_MAX => {
-                self.connections.push(None);
-                self.ring.reserve(self.connections.len());
-                self.connections.len() - 1
-            }
-            None => return Ok(()),
-        };
-        self.accepted += 1;
-        self.ring.recv(index, &socket)?;
-        let (partial, after) = (Vec::new(), After::KeepAlive);
-        self.connections[index] = Some(Connection { socket, partial, owed: 0, offset: 0, after });
-        Ok(())
-    }
-
-    fn received(&mut self, index: usize, length: usize) -> io::Result<()> {
-        let connection = self.connections[index].as_mut().expect("a connection outlives its operations");
-        connection.take(self.ring.bytes(index, length));
-        self.requests += connection.owed as u64;
-        if connection.partial.len() > HEAD_BYTES_MAX {
-            self.close(index);
-            return Ok(());
-        }
-        if connection.owed == 0 {
-            return self.ring.recv(index, &connection.socket);
-        }
-        if self.latency.is_zero() {
-            return self.send(index);
-        }
-        self.due.push(Reverse((Instant::now() + self.latency, index)));
-        Ok(())
-    }
-
-    fn send(&mut self, index: usize) -> io::Result<()> {
-        let connection = self.connections[index].as_ref().expect("a connection outlives its operations");
-        self.ring.send_static(index, &connection.socket, &self.response[connection.offset..])
-    }
-
-    fn sent(&mut self, index: usize, length: usize) -> io::Result<()> {
-        let connection = self.connections[index].as_mut().expect("a connection outlives its operations");
-        connection.offset += length;
-        if connection.offset == self.response.len() {
-            connection.offset = 0;
-            connection.owed -= 1;
-        }
-        match (connection.owed, connection.after) {
-            (0, After::KeepAlive) => self.ring.recv(index, &connection.socket),
-            (0, After::Close) => {
-                self.close(index);
-                Ok(())
-            }
-            (_, After::KeepAlive | After::Close) => self.send(index),
         }
     }
 
@@ -183,10 +147,61 @@ impl Backend {
         let Reverse((due, _)) = self.due.peek()?;
         Some(due.saturating_duration_since(Instant::now()))
     }
+}
+
+impl Backend {
+    fn adopt(&mut self, socket: OwnedFd) -> io::Result<()> {
+        let Some(index) = self.connections.vacant() else { return Ok(()) };
+        self.ring.reserve(self.connections.len());
+        self.accepted += 1;
+        self.ring.recv(index, &socket)?;
+        let (partial, after) = (Vec::new(), After::KeepAlive);
+        self.connections.put(index, Connection { socket, partial, owed: 0, offset: 0, after });
+        Ok(())
+    }
+
+    fn received(&mut self, index: usize, length: usize) -> io::Result<()> {
+        let connection = &mut self.connections[index];
+        connection.take(self.ring.bytes(index, length));
+        self.requests += connection.owed as u64;
+        if connection.partial.len() > HEAD_BYTES_MAX {
+            self.close(index);
+            return Ok(());
+        }
+        if connection.owed == 0 {
+            return self.ring.recv(index, &connection.socket);
+        }
+        if self.latency.is_zero() {
+            return self.send(index);
+        }
+        self.due.push(Reverse((Instant::now() + self.latency, index)));
+        Ok(())
+    }
+
+    fn send(&mut self, index: usize) -> io::Result<()> {
+        let connection = &self.connections[index];
+        self.ring.send_static(index, &connection.socket, &self.response[connection.offset..])
+    }
+
+    fn sent(&mut self, index: usize, length: usize) -> io::Result<()> {
+        let connection = &mut self.connections[index];
+        connection.offset += length;
+        if connection.offset == self.response.len() {
+            connection.offset = 0;
+            connection.owed -= 1;
+        }
+        match (connection.owed, connection.after) {
+            (0, After::KeepAlive) => self.ring.recv(index, &connection.socket),
+            (0, After::Close) => {
+                self.close(index);
+                Ok(())
+            }
+            (_, After::KeepAlive | After::Close) => self.send(index),
+        }
+    }
 
     fn close(&mut self, index: usize) {
-        self.connections[index] = None;
-        self.free.push(index);
+        self.connections.free(index);
     }
 }
 

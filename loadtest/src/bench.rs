@@ -38,7 +38,7 @@ use case::{Case, Group, Kind, Spec};
 use cases::CASES;
 use ground::{Ground, Stand};
 use machine::{Autogroup, CongestionControl, Facts, Stop, Turn};
-use process::Running;
+use process::{Room, Running};
 use proxy::Proxy;
 use report::{IdleRow, Offered, Report, Row, Sample};
 
@@ -275,16 +275,29 @@ struct Contender {
     proxy: Proxy,
     running: Running,
     /// Its own: what the others keep open takes none of its descriptors.
-    _backend: Vec<Running>,
+    backends: Vec<Running>,
     home: PathBuf,
     samples: Vec<Sample>,
     syscalls_per_request: Option<f64>,
 }
 
+impl Contender {
+    /// CPU time so far of what loads it and of what it asks, where that is on its cores: not somebody else's.
+    fn load(&self, case: Case) -> Result<Duration> {
+        if Room::here(case.workers) != Room::Shared {
+            return Ok(Duration::ZERO);
+        }
+        self.backends.iter().map(Running::cpu).chain([process::ended_children()]).sum()
+    }
+}
+
 impl Bench<'_> {
     fn measure(&self, case: Case, proxies: &[Proxy], report: &mut Report) -> Result<()> {
-        if let Some(why) = self.ground.cores.lacks(case.workers) {
-            println!("\n{}", report.add_note(case, &format!("not measured: {why}")));
+        let room = Room::here(case.workers);
+        if let Some(note) = room.note(case.workers) {
+            println!("\n{}", report.add_note(case, &note));
+        }
+        if room == Room::None {
             return Ok(());
         }
         match case.kind {
@@ -349,10 +362,12 @@ impl Bench<'_> {
     fn sample(&self, contender: &Contender, case: Case) -> Result<Sample> {
         let cores = self.ground.cores.proxies(case.workers);
         let (core_before, before) = (machine::busy(&cores)?, contender.running.cpu()?);
+        let load_before = contender.load(case)?;
         let begin = Instant::now();
         let result = self.offer(contender, case, self.options.seconds)?;
         let cpu = contender.running.cpu()?.saturating_sub(before);
-        let core = machine::busy(&cores)?.saturating_sub(core_before);
+        let load = contender.load(case)?.saturating_sub(load_before);
+        let core = machine::busy(&cores)?.saturating_sub(core_before).saturating_sub(load);
         if result.errors > 0 {
             let why =
                 format!("{} of {} requests failed in case {}", result.errors, result.requests, case.name);
@@ -389,7 +404,7 @@ impl Bench<'_> {
             self.ground.stop.pause(Duration::from_secs(2))?;
             let after = contender.running.memory()?;
             drop(connections);
-            rows.push(IdleRow::new(contender.proxy, count, before, after));
+            rows.push(IdleRow::new(case, contender.proxy, count, before, after));
         }
         println!("{}", report.add_idle(case, rows));
         Ok(())
@@ -404,7 +419,7 @@ impl Bench<'_> {
             contenders.push(Contender {
                 proxy,
                 running,
-                _backend: backend,
+                backends: backend,
                 home,
                 samples: Vec::new(),
                 syscalls_per_request: None,

@@ -14,10 +14,8 @@ use std::os::fd::OwnedFd;
 use rustix::net::Shutdown;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use crate::places::Places;
 use crate::ring::{Done, Ring};
-
-/// Pairs at once. Beyond it a new client is closed; no case opens as many.
-const PAIRS_MAX: usize = 65_536;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
@@ -45,8 +43,7 @@ struct Floor {
     upstream: SocketAddr,
     /// The same as the kernel reads it.
     upstream_raw: &'static SockAddr,
-    pairs: Vec<Option<Pair>>,
-    free: Vec<usize>,
+    pairs: Places<Pair>,
 }
 
 /// Relays until killed.
@@ -54,11 +51,10 @@ struct Floor {
 /// # Errors
 /// The address cannot be bound, or the kernel has no io_uring with the flags that Ringway's workers use.
 pub(crate) fn run(listen: SocketAddr, upstream: SocketAddr) -> io::Result<()> {
-    let mut ring = Ring::new()?;
-    ring.listen(crate::socket::listen(listen)?);
+    let ring = Ring::listening(listen)?;
     // One address for as long as the process lives.
     let upstream_raw = Box::leak(Box::new(SockAddr::from(upstream)));
-    let mut floor = Floor { ring, upstream, upstream_raw, pairs: Vec::new(), free: Vec::new() };
+    let mut floor = Floor { ring, upstream, upstream_raw, pairs: Places::new() };
     let mut batch = Vec::new();
     loop {
         floor.ring.wait(None, &mut batch)?;
@@ -78,13 +74,12 @@ impl Floor {
                 self.start(index, Side::ToClient)
             }
             Done::Connected(index, None) => {
-                self.free_pair(index);
+                self.pairs.free(index);
                 Ok(())
             }
             Done::Moved(slot, length) => {
                 let (index, side) = (slot / 2, if slot % 2 == 0 { Side::ToUpstream } else { Side::ToClient });
-                let pair = self.pairs[index].as_mut().expect("a pair outlives its operations");
-                pair.advance(side, length);
+                self.pairs[index].advance(side, length);
                 self.start(index, side)
             }
             Done::Sent(..) => unreachable!("the floor sends from slots only"),
@@ -93,31 +88,23 @@ impl Floor {
 
     /// A new client: opens its upstream connection.
     fn open(&mut self, client: OwnedFd) -> io::Result<()> {
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None if self.pairs.len() < PAIRS_MAX => {
-                self.pairs.push(None);
-                self.ring.reserve(2 * self.pairs.len());
-                self.pairs.len() - 1
-            }
-            None => return Ok(()),
-        };
+        let Some(index) = self.pairs.vacant() else { return Ok(()) };
+        self.ring.reserve(2 * self.pairs.len());
         let socket = Socket::new(Domain::for_address(self.upstream), Type::STREAM, Some(Protocol::TCP));
         let Ok(socket) = socket.and_then(|socket| socket.set_tcp_nodelay(true).map(|()| socket)) else {
             // Out of descriptors: this client is dropped, those that are served go on.
-            self.free.push(index);
             return Ok(());
         };
         let upstream = OwnedFd::from(socket);
         self.ring.connect(index, &upstream, self.upstream_raw)?;
         let (to_upstream, to_client) = (Phase::Receiving, Phase::Receiving);
-        self.pairs[index] = Some(Pair { client, upstream, to_upstream, to_client });
+        self.pairs.put(index, Pair { client, upstream, to_upstream, to_client });
         Ok(())
     }
 
     /// Submits what the direction's phase asks for; frees the pair after the last one.
     fn start(&mut self, index: usize, side: Side) -> io::Result<()> {
-        let pair = self.pairs[index].as_ref().expect("a pair outlives its operations");
+        let pair = &self.pairs[index];
         let (slot, phase, from, to) = match side {
             Side::ToUpstream => (2 * index, pair.to_upstream, &pair.client, &pair.upstream),
             Side::ToClient => (2 * index + 1, pair.to_client, &pair.upstream, &pair.client),
@@ -127,16 +114,11 @@ impl Floor {
             Phase::Sending { sent, len } => self.ring.send(slot, to, sent..len),
             Phase::Ended => {
                 if pair.to_upstream == Phase::Ended && pair.to_client == Phase::Ended {
-                    self.free_pair(index);
+                    self.pairs.free(index);
                 }
                 Ok(())
             }
         }
-    }
-
-    fn free_pair(&mut self, index: usize) {
-        self.pairs[index] = None;
-        self.free.push(index);
     }
 }
 

@@ -14,6 +14,7 @@ mod hitless;
 mod manifests;
 mod page;
 mod picture;
+mod places;
 mod ring;
 mod socket;
 mod streams;

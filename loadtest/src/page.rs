@@ -107,6 +107,12 @@ impl Folder {
     }
 }
 
+impl Folder {
+    fn has(&self, file: &str) -> bool {
+        self.files.iter().any(|(name, _)| name == file)
+    }
+}
+
 fn content(kind: &str, text: String) -> Content {
     match kind {
         "svg" => Content::Picture(text),
@@ -141,9 +147,9 @@ fn page(folders: &[Folder]) -> String {
             match content {
                 Content::Report(report) => conditions(&mut out, report),
                 Content::Table(csv) => table(&mut out, csv),
-                Content::Text(text) => {
-                    writeln!(out, "<pre>{}</pre>", lines(text)).expect("writing to a string");
-                }
+                // It is the end of the report, too.
+                Content::Text(_) if name == "table.md" && folder.has("report.md") => {}
+                Content::Text(text) => prose(&mut out, text),
                 // Made by this program: no script, no reference to elsewhere (see `is_harmless`).
                 Content::Picture(svg) if is_harmless(svg) => out.push_str(svg),
                 Content::Picture(_) | Content::TooLarge => {
@@ -168,7 +174,7 @@ fn is_harmless(svg: &str) -> bool {
     svg.starts_with("<svg ") && !has_handler && !is_bad
 }
 
-/// The machine, and why the run must not be believed.
+/// The machine, why the run must not be believed, and what was measured otherwise than asked for.
 fn conditions(out: &mut String, report: &Value) {
     if let Some(machine) = report.get("machine").and_then(Value::as_object) {
         out.push_str("<dl>\n");
@@ -185,6 +191,10 @@ fn conditions(out: &mut String, report: &Value) {
     let void = report.get("void").and_then(Value::as_array);
     for reason in void.into_iter().flatten() {
         writeln!(out, "<p class=\"void\">Void: {}</p>", escape(&plain(reason))).expect("writing to a string");
+    }
+    let notes = report.get("notes").and_then(Value::as_array);
+    for note in notes.into_iter().flatten() {
+        writeln!(out, "<p>Note: {}</p>", escape(&plain(note))).expect("writing to a string");
     }
 }
 
@@ -222,9 +232,31 @@ fn fields(line: &str) -> impl Iterator<Item = String> {
     fields.into_iter()
 }
 
-/// Text whose lines stay lines.
-fn lines(text: &str) -> String {
-    text.lines().map(escape).collect::<Vec<_>>().join("\n")
+/// Text whose lines stay lines, but for the tables in it (Markdown's, with a line of dashes below the heading).
+fn prose(out: &mut String, text: &str) {
+    let is_row = |line: &&str| line.starts_with('|');
+    let lines: Vec<&str> = text.lines().collect();
+    for block in lines.chunk_by(|one, next| is_row(one) == is_row(next)) {
+        if is_row(&block[0]) {
+            rows(out, block);
+        } else if block.iter().any(|line| !line.trim().is_empty()) {
+            let text = block.iter().map(|line| escape(line)).collect::<Vec<_>>().join("\n");
+            writeln!(out, "<pre>{}</pre>", text.trim_matches('\n')).expect("writing to a string");
+        }
+    }
+}
+
+fn rows(out: &mut String, block: &[&str]) {
+    out.push_str("<table>\n");
+    let is_rule = |line: &str| line.bytes().all(|byte| b"|-: ".contains(&byte));
+    for (at, line) in block.iter().filter(|line| !is_rule(line)).enumerate() {
+        let cell = if at == 0 { "th" } else { "td" };
+        let fields = line.trim_matches('|').split('|');
+        let cells: String =
+            fields.map(|field| format!("<{cell}>{}</{cell}>", escape(field.trim()))).collect();
+        writeln!(out, "<tr>{cells}</tr>").expect("writing to a string");
+    }
+    out.push_str("</table>\n");
 }
 
 #[cfg(test)]
@@ -239,12 +271,13 @@ mod tests {
 
     #[test]
     fn a_page_holds_the_machine_the_tables_and_the_pictures_and_needs_nothing_else() {
-        let report = serde_json::json!({ "machine": { "cpu": "A & B", "versions": ["x", "y"] }, "void": ["too noisy"] });
+        let report = serde_json::json!({ "machine": { "cpu": "A & B", "versions": ["x", "y"] }, "void": ["too noisy"],
+            "notes": ["not measured: <4 cores"] });
         let page = page(&[folder(vec![
             ("a.svg", Content::Picture("<svg a=\"1\"><text>on a new connection</text></svg>".to_owned())),
             ("b.csv", Content::Table("case,cpu_us\nh1-64,\"1,5\"\n".to_owned())),
             ("c.json", Content::Report(report)),
-            ("d.md", Content::Text("one <\ntwo".to_owned())),
+            ("d.md", Content::Text("one <\ntwo\n\n| a | b |\n|---|---|\n| 1 | x < y |\n\nthree".to_owned())),
         ])]);
         for part in [
             "<dd>A &amp; B</dd>",
@@ -252,7 +285,10 @@ mod tests {
             "Void: too noisy",
             "<th>cpu us</th>",
             "<td>1,5</td>",
-            "one &lt;\ntwo",
+            "Note: not measured: &lt;4 cores",
+            "<pre>one &lt;\ntwo</pre>",
+            "<tr><th>a</th><th>b</th></tr>\n<tr><td>1</td><td>x &lt; y</td></tr>\n</table>",
+            "<pre>three</pre>",
             "<svg a=\"1\">",
         ] {
             assert!(page.contains(part), "{part} is not in\n{page}");

@@ -5,7 +5,7 @@
 //! Ringway's workers: what is compared is the work above the ring, not the ring.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -80,6 +80,16 @@ impl Ring {
             .setup_cqsize(CQ_ENTRIES)
             .build(RING_ENTRIES)?;
         Ok(Self { ring, slots: Vec::new(), entries: Vec::new(), door: None })
+    }
+
+    /// One that accepts at `addr`.
+    ///
+    /// # Errors
+    /// The address cannot be bound, or see [`Self::new`].
+    pub(crate) fn listening(addr: SocketAddr) -> io::Result<Self> {
+        let mut ring = Self::new()?;
+        ring.listen(crate::socket::listen(addr)?);
+        Ok(ring)
     }
 
     /// Makes slots up to this number, so that `slot < count` may be used.

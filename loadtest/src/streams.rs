@@ -9,24 +9,20 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::net::Shutdown;
 
+use crate::backend::{Serves, serve};
+use crate::places::Places;
 use crate::ring::{Done, Ring};
 
 /// Bytes of one DATA frame at most (RFC 9113 §6.5.2, the initial value), which an answer's body must fit into.
 const FRAME_BYTES_MAX: usize = 16_384;
-/// Connections at once. Beyond it a new peer is closed.
-const CONNECTIONS_MAX: usize = 65_536;
 /// Received bytes that are given back to the peer's connection window at a time.
 const WINDOW_STEP: u32 = 32_768;
 /// The initial window of a connection and of a stream (RFC 9113 §6.9.2).
 const WINDOW: i64 = 65_535;
-/// The longest wait, so that the stop flag is seen.
-const WAIT_MAX: Duration = Duration::from_millis(200);
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEAD: usize = 9;
@@ -74,8 +70,7 @@ struct Backend {
     ring: Ring,
     answer: Prepared,
     latency: Duration,
-    connections: Vec<Option<Connection>>,
-    free: Vec<usize>,
+    connections: Places<Connection>,
     /// When which stream of which connection is answered. Only with a latency; bounded by the streams that peers open.
     due: BinaryHeap<Reverse<(Instant, usize, u64, u32)>>,
     births: u64,
@@ -88,23 +83,10 @@ struct Backend {
 /// The address cannot be bound, the body does not fit into a frame, or the kernel has no io_uring.
 pub(crate) fn run(listen: SocketAddr, body: usize, latency: Duration, answer: Answer) -> io::Result<()> {
     let answer = Prepared::new(body, answer)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
-    let mut ring = Ring::new()?;
-    ring.listen(crate::socket::listen(listen)?);
-    let (connections, free, due) = (Vec::new(), Vec::new(), BinaryHeap::new());
-    let mut backend = Backend { ring, answer, latency, connections, free, due, births: 0, requests: 0 };
-    let mut batch = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        let timeout = backend.next_due().map_or(WAIT_MAX, |due| due.min(WAIT_MAX));
-        backend.ring.wait(Some(timeout), &mut batch)?;
-        for done in batch.drain(..) {
-            backend.complete(done)?;
-        }
-        backend.answer_due()?;
-    }
+    let ring = Ring::listening(listen)?;
+    let (connections, due) = (Places::new(), BinaryHeap::new());
+    let mut backend = Backend { ring, answer, latency, connections, due, births: 0, requests: 0 };
+    serve(&mut backend)?;
     println!("{} requests on {} connections", backend.requests, backend.births);
     Ok(())
 }
@@ -171,7 +153,11 @@ fn push_frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8
     out.extend_from_slice(payload);
 }
 
-impl Backend {
+impl Serves for Backend {
+    fn ring(&mut self) -> &mut Ring {
+        &mut self.ring
+    }
+
     fn complete(&mut self, done: Done) -> io::Result<()> {
         match done {
             // Nothing can be done about a peer that failed to arrive, and running out of descriptors passes.
@@ -184,21 +170,42 @@ impl Backend {
         }
     }
 
-    fn adopt(&mut self, socket: OwnedFd) -> io::Result<()> {
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None if self.connections.len() < CONNECTIONS_MAX => {
-                self.connections.push(None);
-                self.ring.reserve(2 * self.connections.len());
-                self.connections.len() - 1
+    fn answer_due(&mut self) -> io::Result<()> {
+        let mut touched = Vec::new();
+        while let Some(Reverse((at, index, birth, stream))) = self.due.peek().copied() {
+            if at > Instant::now() {
+                break;
             }
-            None => return Ok(()),
-        };
+            self.due.pop();
+            let connection = self.connections.get_mut(index).filter(|one| one.birth == birth);
+            if let Some(connection) = connection {
+                connection.owed.push_back(stream);
+                touched.push(index);
+            }
+        }
+        touched.dedup();
+        for index in touched {
+            self.pay(index);
+            self.flush(index)?;
+        }
+        Ok(())
+    }
+
+    fn next_due(&self) -> Option<Duration> {
+        let Reverse((at, ..)) = self.due.peek()?;
+        Some(at.saturating_duration_since(Instant::now()))
+    }
+}
+
+impl Backend {
+    fn adopt(&mut self, socket: OwnedFd) -> io::Result<()> {
+        let Some(index) = self.connections.vacant() else { return Ok(()) };
+        self.ring.reserve(2 * self.connections.len());
         self.births += 1;
         self.ring.recv(2 * index, &socket)?;
         let mut out = Vec::new();
         push_frame(&mut out, 4, 0, 0, &[]);
-        self.connections[index] = Some(Connection {
+        let connection = Connection {
             socket,
             birth: self.births,
             partial: Vec::new(),
@@ -212,12 +219,13 @@ impl Backend {
             stream_window: WINDOW,
             owed: VecDeque::new(),
             received: 0,
-        });
+        };
+        self.connections.put(index, connection);
         self.flush(index)
     }
 
     fn received(&mut self, index: usize, length: Option<usize>) -> io::Result<()> {
-        let connection = self.connections[index].as_mut().expect("a connection outlives its operations");
+        let connection = &mut self.connections[index];
         connection.is_receiving = false;
         let fresh = match length {
             Some(length) if length > 0 => self.ring.bytes(2 * index, length),
@@ -247,7 +255,7 @@ impl Backend {
 
     /// Makes answers of what is owed, as far as the peer's window goes.
     fn pay(&mut self, index: usize) {
-        let Some(connection) = self.connections[index].as_mut() else { return };
+        let Some(connection) = self.connections.get_mut(index) else { return };
         while connection.window >= self.answer.data
             && let Some(stream) = connection.owed.pop_front()
         {
@@ -261,7 +269,7 @@ impl Backend {
     }
 
     fn flush(&mut self, index: usize) -> io::Result<()> {
-        let Some(connection) = self.connections[index].as_mut() else { return Ok(()) };
+        let Some(connection) = self.connections.get_mut(index) else { return Ok(()) };
         if connection.is_sending || connection.is_closed || connection.out.is_empty() {
             return Ok(());
         }
@@ -271,7 +279,7 @@ impl Backend {
     }
 
     fn sent(&mut self, index: usize, length: Option<usize>) -> io::Result<()> {
-        let connection = self.connections[index].as_mut().expect("a connection outlives its operations");
+        let connection = &mut self.connections[index];
         connection.is_sending = false;
         let Some(length) = length.filter(|_| !connection.is_closed) else {
             self.close(index);
@@ -281,43 +289,16 @@ impl Backend {
         self.flush(index)
     }
 
-    fn answer_due(&mut self) -> io::Result<()> {
-        let mut touched = Vec::new();
-        while let Some(Reverse((at, index, birth, stream))) = self.due.peek().copied() {
-            if at > Instant::now() {
-                break;
-            }
-            self.due.pop();
-            let connection = self.connections[index].as_mut().filter(|one| one.birth == birth);
-            if let Some(connection) = connection {
-                connection.owed.push_back(stream);
-                touched.push(index);
-            }
-        }
-        touched.dedup();
-        for index in touched {
-            self.pay(index);
-            self.flush(index)?;
-        }
-        Ok(())
-    }
-
-    fn next_due(&self) -> Option<Duration> {
-        let Reverse((at, ..)) = self.due.peek()?;
-        Some(at.saturating_duration_since(Instant::now()))
-    }
-
     /// Ends a connection; its place is free when the kernel has let go of its buffers.
     fn close(&mut self, index: usize) {
-        let Some(connection) = self.connections[index].as_mut() else { return };
+        let Some(connection) = self.connections.get_mut(index) else { return };
         connection.is_closed = true;
         if connection.is_receiving || connection.is_sending {
             // Wakes the other operation. Fails only when already shut down.
             let _ = rustix::net::shutdown(&connection.socket, Shutdown::Both);
             return;
         }
-        self.connections[index] = None;
-        self.free.push(index);
+        self.connections.free(index);
     }
 }
 

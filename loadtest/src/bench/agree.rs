@@ -6,13 +6,14 @@
 //! open loop is given more than the backend can do in the first case, and far less in the second. Tails are not compared:
 //! a closed loop hides them, which is why there is an open one.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::case::{Case, Reuse, Spec, Speech};
 use super::ground::{Ground, Stand};
-use super::machine::Stop;
+use super::machine::{Autogroup, Facts, Stop, Turn};
 use super::report::Offered;
 use super::{BenchError, Result, h2load, open, process, wrk};
 
@@ -76,6 +77,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         process::find(program, &format!("apt-get install {package}"))?;
     }
     let ground = Ground::new(&options.stand, Stop::on_signals()?)?;
+    let _turn = Turn::wait(&ground.stop)?;
+    let _first = Autogroup::first();
+    println!("{}\n", Facts::collect(&ground.cores, None));
     println!(
         "{:<48} {:>8} {:>10} {:>10} {:>8} {:>8}  agree",
         "a backend that takes 5 ms", "other", "its", "ours", "off", "allowed"
@@ -86,9 +90,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         let (mut theirs, mut ours) = (Vec::new(), Vec::new());
         let backends = ground.backends(case, LATENCY)?;
         let target = backends.first().ok_or_else(|| BenchError::failed("agree", "no backend"))?.addr;
+        let turns = Turns { ground: &ground, target, case, figure: row.figure, seconds: options.seconds };
         for _ in 0..options.rounds {
-            theirs.push(row.figure.of(&other(&ground, target, case, row.figure, options.seconds)?));
-            ours.push(row.figure.of(&own(&ground, target, case, row.figure, options.seconds)?));
+            theirs.push(row.figure.of(&turns.other()?));
+            ours.push(row.figure.of(&turns.own()?));
         }
         all &= compare(row, case, median(theirs), median(ours));
     }
@@ -134,45 +139,46 @@ impl Figure {
     }
 }
 
-/// A run of wrk or h2load.
-fn other(
-    ground: &Ground,
-    target: std::net::SocketAddr,
+/// What is measured in turns.
+struct Turns<'a> {
+    ground: &'a Ground,
+    target: SocketAddr,
     case: Case,
     figure: Figure,
     seconds: u32,
-) -> Result<Offered> {
-    let (connections, streams) = figure.shape(case);
-    match case.speech {
-        Speech::Http1 => {
-            wrk::run(&ground.cores, target, case, (connections, Reuse::KeepAlive), seconds, &ground.stop)
+}
+
+impl Turns<'_> {
+    /// A run of wrk or h2load.
+    fn other(&self) -> Result<Offered> {
+        let Self { ground, target, case, seconds, .. } = *self;
+        let (connections, streams) = self.figure.shape(case);
+        match case.speech {
+            Speech::Http1 => {
+                wrk::run(&ground.cores, target, case, (connections, Reuse::KeepAlive), seconds, &ground.stop)
+            }
+            Speech::Http2 | Speech::Grpc => {
+                let (shape, place) = ((connections, streams), (&ground.dir, &ground.stop));
+                h2load::run(&ground.cores, target, case, shape, seconds, place)
+            }
         }
-        Speech::Http2 | Speech::Grpc => {
-            let (shape, place) = ((connections, streams), (&ground.dir, &ground.stop));
-            h2load::run(&ground.cores, target, case, shape, seconds, place)
-        }
+    }
+
+    /// A run of ours: a third more than the backend can answer, or one request at a time.
+    fn own(&self) -> Result<Offered> {
+        let (connections, streams) = self.figure.shape(self.case);
+        let most = u128::from(AT_ONCE) * 1_000 / LATENCY.as_millis();
+        let rate = match self.figure {
+            Figure::Throughput => u32::try_from(most * 4 / 3).unwrap_or(u32::MAX),
+            Figure::Median => LOW_RATE,
+        };
+        let shape = open::Shape { rate, connections, streams };
+        open::run(&self.ground.cores, self.target, self.case, shape, self.seconds, &self.ground.stop)
     }
 }
 
-/// A run of ours: a third more than the backend can answer, or one request at a time.
-fn own(
-    ground: &Ground,
-    target: std::net::SocketAddr,
-    case: Case,
-    figure: Figure,
-    seconds: u32,
-) -> Result<Offered> {
-    let (connections, streams) = figure.shape(case);
-    let most = u128::from(AT_ONCE) * 1_000 / LATENCY.as_millis();
-    let rate = match figure {
-        Figure::Throughput => u32::try_from(most * 4 / 3).unwrap_or(u32::MAX),
-        Figure::Median => LOW_RATE,
-    };
-    let shape = open::Shape { rate, connections, streams };
-    open::run(&ground.cores, target, case, shape, seconds, &ground.stop)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
+/// The middle of some values, of an even number the upper one of the two.
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

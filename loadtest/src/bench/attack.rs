@@ -15,9 +15,10 @@ use clap::{Args, ValueEnum};
 use rustix::process::setpriority_process;
 use rustix::thread::{CpuSet, gettid, sched_setaffinity};
 
+use super::agree::median;
 use super::case::Spec;
 use super::ground::{Ground, Stand};
-use super::machine::Stop;
+use super::machine::{self, Facts, Stop};
 use super::process::Running;
 use super::proxy::Proxy;
 use super::{BenchError, Result, idle};
@@ -129,6 +130,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let case = case()?;
     Proxy::Ringway.check(&options.stand.ringway, &options.stand.envoy, case)?;
     let ground = Ground::new(&options.stand, Stop::on_signals()?)?;
+    let _alone = machine::Turn::wait(&ground.stop)?;
+    println!("{}\n", Facts::collect(&ground.cores, None));
     let attacks = if options.attacks.is_empty() { Attack::ALL.to_vec() } else { options.attacks.clone() };
     println!(
         "| attack | p50 in peace | under attack | p99 in peace | under attack | p99, times | memory, MiB | attackers closed |"
@@ -186,11 +189,6 @@ fn ended(closed: &[Duration]) -> String {
 #[expect(clippy::cast_precision_loss, reason = "memory is far below 2^53 bytes")]
 fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// What the gateway is set up for: plain HTTP, one rule.

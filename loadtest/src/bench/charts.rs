@@ -15,7 +15,11 @@ pub(crate) fn all(report: &Report) -> Vec<(&'static str, Chart)> {
             "bytes of the body (0 stands at the left end)",
         ),
         (Group::Routes, "CPU per request by routes", "hosts with a rule"),
-        (Group::Workers, "CPU per request by workers", "workers, each with a core"),
+        (
+            Group::Workers,
+            "CPU per request by workers",
+            "workers, each with a core (more than half of the cores: shared with the load)",
+        ),
     ];
     let mut charts: Vec<(&str, Chart)> = by
         .into_iter()

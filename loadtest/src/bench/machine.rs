@@ -123,7 +123,7 @@ fn busy_core(text: &str, core: u32) -> Result<Duration> {
 }
 
 /// Milliseconds of one tick of `/proc/stat`: USER_HZ is 100 on every architecture that Ringway runs on.
-const TICK: u64 = 10;
+pub(crate) const TICK: u64 = 10;
 
 /// The first line that each program says about its version; those not installed are left out.
 fn versions(envoy: Option<&Path>) -> Vec<String> {
@@ -144,12 +144,25 @@ fn versions(envoy: Option<&Path>) -> Vec<String> {
     .collect()
 }
 
+impl Facts {
+    /// What does not depend on what is measured, in lines.
+    pub(crate) fn machine(&self) -> String {
+        format!(
+            "machine: {} ({} cpus), Linux {}\ncommit {}, governor {}\nmitigations: {}\nload average before: {}",
+            self.cpu,
+            self.cpus,
+            self.kernel,
+            self.commit,
+            self.governor,
+            self.mitigations.join("; "),
+            self.load_average
+        )
+    }
+}
+
 impl fmt::Display for Facts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "machine: {} ({} cpus), Linux {}", self.cpu, self.cpus, self.kernel)?;
-        writeln!(f, "commit {}, governor {}", self.commit, self.governor)?;
-        writeln!(f, "mitigations: {}", self.mitigations.join("; "))?;
-        writeln!(f, "load average before: {}", self.load_average)?;
+        writeln!(f, "{}", self.machine())?;
         writeln!(
             f,
             "proxy on core {}, backend and load on core {}, niceness {}, congestion control {}",

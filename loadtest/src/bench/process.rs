@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 use serde::Serialize;
 
-use super::machine::Stop;
+use super::machine::{Stop, TICK};
 use super::{BenchError, Result, idle};
 
 /// How long a program may take from its start to its first good answer.
@@ -39,25 +39,83 @@ impl Cores {
         Ok(())
     }
 
-    /// Cores of a proxy with so many workers: its own, then others that are not the load's.
+    /// Cores of a proxy with so many workers: its own, then others, and the load's only where there are no more.
     pub(crate) fn proxies(&self, workers: u32) -> Vec<u32> {
-        let others = (0..online()).filter(|core| *core != self.proxy && *core != self.load);
-        [self.proxy].into_iter().chain(others).take(workers as usize).collect()
+        self.proxies_of(workers, online())
     }
 
-    /// Cores of backends and load for such a proxy: as many as it has workers, or what is left.
+    fn proxies_of(&self, workers: u32, has: u32) -> Vec<u32> {
+        let others = (0..has).filter(|core| *core != self.proxy && *core != self.load);
+        let shared = (Room::of(workers, has) == Room::Shared).then_some(self.load);
+        [self.proxy].into_iter().chain(others).chain(shared).take(workers as usize).collect()
+    }
+
+    /// Cores of backends and load for such a proxy: as many as it has workers, or those of the proxy.
     pub(crate) fn loads(&self, workers: u32) -> Vec<u32> {
-        let taken = self.proxies(workers);
-        let others = (0..online()).filter(|core| *core != self.load && !taken.contains(core));
+        self.loads_of(workers, online())
+    }
+
+    fn loads_of(&self, workers: u32, has: u32) -> Vec<u32> {
+        let taken = self.proxies_of(workers, has);
+        if Room::of(workers, has) == Room::Shared {
+            return taken;
+        }
+        let others = (0..has).filter(|core| *core != self.load && !taken.contains(core));
         [self.load].into_iter().chain(others).take(workers as usize).collect()
     }
+}
 
-    /// Why a proxy with so many workers cannot be measured here: each needs a core, and another for what loads it.
-    pub(crate) fn lacks(&self, workers: u32) -> Option<String> {
-        let (has, wants) = (online(), 2 * workers);
-        (workers > 1 && has < wants).then(|| {
-            format!("{workers} workers and as many cores for load and backends need {wants} cores, this machine has {has}")
-        })
+/// How much room this machine has for a proxy with several workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// A core for each worker, and as many for load and backends.
+    Apart,
+    /// A core for each worker, which load and backends share.
+    Shared,
+    /// Fewer cores than workers.
+    None,
+}
+
+impl Room {
+    /// Here.
+    pub(crate) fn here(workers: u32) -> Self {
+        Self::of(workers, online())
+    }
+
+    fn of(workers: u32, has: u32) -> Self {
+        match workers {
+            0 | 1 => Self::Apart,
+            _ if has >= 2 * workers => Self::Apart,
+            _ if has >= workers => Self::Shared,
+            _ => Self::None,
+        }
+    }
+
+    /// What a reader must know of figures that were measured in it.
+    pub(crate) fn note(self, workers: u32) -> Option<String> {
+        let has = online();
+        match self {
+            Self::Apart => None,
+            Self::Shared => Some(format!(
+                "{workers} workers share their {workers} cores with load and backends, for this machine has {has}: what a \
+                 request costs can be compared, requests per second and latencies cannot"
+            )),
+            Self::None => {
+                Some(format!("not measured: {workers} workers need a core each, this machine has {has}"))
+            }
+        }
+    }
+}
+
+/// CPU time of all children of this process that have ended, in ticks of 10 ms: of a load generator, when it is over.
+pub(crate) fn ended_children() -> Result<Duration> {
+    let text = fs::read_to_string("/proc/self/stat").map_err(BenchError::io("read /proc/self/stat"))?;
+    // Behind the name, which may hold anything: cutime and cstime are fields 16 and 17 of all.
+    let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields).split(' ').skip(13).take(2);
+    let ticks: Vec<u64> = fields.flat_map(str::parse).collect();
+    match ticks.as_slice() {
+        [user, system] => Ok(Duration::from_millis((user + system) * TICK)),
+        _ => Err(BenchError::failed("kernel", "/proc/self/stat is not understood")),
     }
 }
 
@@ -405,5 +463,30 @@ impl SyscallCounter {
         let line = text.lines().find(|line| line.contains("raw_syscalls"));
         line.and_then(|line| line.split(',').next()?.parse().ok())
             .ok_or_else(|| BenchError::failed("perf", format!("printed what is not understood:\n{text}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_have_cores_apart_from_the_load_where_there_are_enough_and_share_them_where_not() {
+        let cores = Cores { proxy: 0, load: 1 };
+        let of = |workers, has| (cores.proxies_of(workers, has), cores.loads_of(workers, has));
+        assert_eq!((Room::of(1, 2), of(1, 2)), (Room::Apart, (vec![0], vec![1])));
+        assert_eq!((Room::of(2, 4), of(2, 4)), (Room::Apart, (vec![0, 2], vec![1, 3])));
+        assert_eq!((Room::of(2, 2), of(2, 2)), (Room::Shared, (vec![0, 1], vec![0, 1])));
+        assert_eq!((Room::of(2, 3), of(2, 3)), (Room::Shared, (vec![0, 2], vec![0, 2])));
+        assert_eq!(Room::of(4, 3), Room::None);
+    }
+
+    #[test]
+    fn what_a_child_has_used_is_known_when_it_has_ended() {
+        let before = ended_children().unwrap();
+        let ended =
+            Command::new("sh").args(["-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"]).status();
+        assert!(ended.unwrap().success());
+        assert!(ended_children().unwrap() > before);
     }
 }

@@ -53,6 +53,12 @@ const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 /// Connections that a peer is configured for, both sides together, where descriptors allow.
 const CONNECTIONS_MAX: u64 = 30_000;
 
+/// Places for connections of an nginx that has at most so many: it begins to close idle ones, of clients and of its pool, as
+/// soon as fewer than a sixteenth of its places are free, and a client that asks on one meanwhile is reset.
+const fn nginx_places(connections: u64) -> u64 {
+    connections + connections / 8
+}
+
 /// What a proxy is prepared for.
 pub(crate) struct Setup<'a> {
     /// What is measured.
@@ -147,7 +153,7 @@ impl Proxy {
             Self::Nginx => {
                 let config = home.join("nginx.conf");
                 let template = if case.layer == Layer::Four { NGINX_L4 } else { NGINX };
-                write(&config, &fill(template, files.min(CONNECTIONS_MAX)))?;
+                write(&config, &fill(template, nginx_places(files.min(CONNECTIONS_MAX))))?;
                 Ok(vec!["nginx".into(), "-p".into(), home.into(), "-c".into(), config.into()])
             }
             Self::Haproxy => {

@@ -230,12 +230,9 @@ impl Table<'_> {
             })
             .collect();
         format!(
-            "machine: {} ({} cpus, shared by client, proxy and endpoints), Linux {}\n\
-             load average before: {}\nniceness {}, congestion control reno in every namespace\n{}\n",
-            facts.cpu,
-            facts.cpus,
-            facts.kernel,
-            facts.load_average,
+            "{}\nclient, proxy and endpoints share its processors; niceness {}, congestion control reno in every \
+             namespace\n{}\n",
+            facts.machine(),
             facts.niceness,
             versions.join("\n")
         )
@@ -320,7 +317,7 @@ impl Table<'_> {
             .collect();
         out.tell(&report::table(row, &columns))?;
         let named = self.contenders.iter().zip(&all);
-        let panels: Vec<Panel> = named.filter_map(|((c, _), runs)| panel(&c.name(), runs)).collect();
+        let panels: Vec<Panel> = named.filter_map(|((c, _), runs)| panel(&c.title(), runs)).collect();
         if !panels.is_empty() {
             let about = format!("{}; {} requests per second", row.about, row.rate);
             let chart = plot::chart(&row.name, about, row.slow, panels);

@@ -11,8 +11,8 @@ use crate::picture::{Axis, Chart, Guide, Look, Panel, Point, Scale, Series};
 
 /// What is shown of a run: from so many milliseconds before the fault to so many after it.
 const SHOWN_MS: (f64, f64) = (-200.0, 1_000.0);
-/// Latencies of the axis, milliseconds.
-const LATENCY_MS: (f64, f64) = (1.0, 10_000.0);
+/// Latencies of the axis, milliseconds: from here to the power of ten above the slowest, at least so far.
+const LATENCY_MS: (f64, f64) = (1.0, 1_000.0);
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,12 +24,15 @@ enum Fate {
 
 /// The plot of a row: `slow` is the healthy maximum.
 pub(crate) fn chart(title: &str, about: String, slow: Duration, panels: Vec<Panel>) -> Chart {
+    let points = panels.iter().flat_map(|panel| &panel.series).flat_map(|series| &series.points);
+    let slowest = points.map(|point| point.y).fold(LATENCY_MS.1, f64::max);
+    let latency = (LATENCY_MS.0, 10f64.powf(slowest.log10().ceil()));
     let axis = |label, scale, span| Axis { span: Some(span), ..Axis::new(label, scale) };
     Chart {
         title: title.to_owned(),
         about,
         x: axis("time at which the request was due, milliseconds after the fault", Scale::Linear, SHOWN_MS),
-        y: axis("latency, ms", Scale::Log, LATENCY_MS),
+        y: axis("latency, ms", Scale::Log, latency),
         guides: vec![
             Guide::Upright(0.0, "fault".to_owned()),
             Guide::Level(ms(slow), format!("affected above {:.0} ms", ms(slow))),
@@ -56,8 +59,8 @@ pub(crate) fn panel(name: &str, note: String, seen: &Seen) -> Panel {
         name: name.to_owned(),
         note,
         series: vec![
-            series("answered by a", Look::Disc, Fate::Active),
-            series("answered by the standby", Look::Square, Fate::Standby),
+            series("active cluster answered", Look::Disc, Fate::Active),
+            series("standby answered", Look::Square, Fate::Standby),
             series("failed, after so long", Look::Cross, Fate::Failed),
         ],
     }
@@ -112,5 +115,9 @@ mod tests {
         assert!(panel.series.iter().flat_map(|series| &series.points).all(|point| point.y == 10.0));
         let svg = chart("t", "what".to_owned(), Duration::from_millis(45), vec![panel]).svg();
         assert!(svg.contains(">affected above 45 ms</text>") && svg.contains(">fault</text>"));
+        assert!(
+            svg.contains(">1,000</text>") && !svg.contains(">10,000</text>"),
+            "as far as there is something"
+        );
     }
 }

@@ -60,7 +60,7 @@ pub(crate) struct Contender {
 }
 
 impl Contender {
-    /// Its name in the table, in files and on plots.
+    /// Its name in the table and in files.
     pub(crate) fn name(&self) -> String {
         match self.proxy {
             Proxy::Ringway => format!("ringway-{}", self.workers),
@@ -68,6 +68,15 @@ impl Contender {
             Proxy::Nginx => "nginx".to_owned(),
             Proxy::Envoy => "envoy".to_owned(),
             Proxy::EnvoySticky => "envoy-sticky".to_owned(),
+        }
+    }
+
+    /// The same for people who see it on a plot.
+    pub(crate) fn title(&self) -> String {
+        match (self.proxy, self.workers) {
+            (Proxy::Ringway, 1) => "ringway, 1 worker".to_owned(),
+            (Proxy::Ringway, workers) => format!("ringway, {workers} workers"),
+            (Proxy::Haproxy | Proxy::Nginx | Proxy::Envoy | Proxy::EnvoySticky, _) => self.name(),
         }
     }
 

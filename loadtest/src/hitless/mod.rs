@@ -68,8 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     fs::create_dir_all(&options.out).map_err(BenchError::io(format!("create {}", options.out.display())))?;
     // Nothing is pinned: what is claimed is that nothing fails, not what it costs.
     let facts = Facts::collect(&Cores { proxy: 0, load: 0 }, None);
-    println!("machine: {} ({} cpus), Linux {}", facts.cpu, facts.cpus, facts.kernel);
-    println!("load average before: {}\n", facts.load_average);
+    println!("{}\n", facts.machine());
     println!("{}", report::heading());
     let dir = WorkDir::create()?;
     let mut lines = Vec::new();
