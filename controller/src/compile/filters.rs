@@ -217,7 +217,7 @@ macro_rules! reader {
                 }
             }
             if let Some(told) = out.told {
-                notes.ignored(format!("{field}.filters"), "", told);
+                notes.info(format!("{field}.filters"), "", told);
             }
             out.exclude(field, notes);
             out
@@ -327,11 +327,9 @@ impl Filters {
                 };
                 let origins = annotations::origins(&origins.join(","))?;
                 let any = headers == ["*"];
-                // Any page's cookies are never sent: see `Cors::credentials`.
                 if credentials && origins == Origins::Any {
-                    self.told = Some("allowCredentials is not used with allowOrigins *: list the origins");
+                    self.told = Some("any page may send its visitors' cookies: list the origins instead");
                 }
-                let credentials = credentials && origins != Origins::Any;
                 let headers = if any { Arc::from("") } else { joined(headers)? };
                 let max_age = Arc::from(max_age.max(1).to_string());
                 let (methods, expose) = (joined(methods)?, joined(expose)?);

@@ -126,13 +126,14 @@ pub enum Demand {
 pub struct Cors {
     /// Who may ask.
     pub origins: Origins,
-    /// `Access-Control-Allow-Methods` of a preflight.
+    /// `Access-Control-Allow-Methods` of a preflight; with credentials `*` = what was asked for.
     pub methods: Arc<str>,
     /// `Access-Control-Allow-Headers` of a preflight; empty = what was asked for.
     pub headers: Arc<str>,
-    /// `Access-Control-Expose-Headers`; empty = none is sent.
+    /// `Access-Control-Expose-Headers`; empty, or `*` with credentials = none is sent.
     pub expose: Arc<str>,
-    /// May cookies be sent? Never together with [`Origins::Any`]: that would be any page's cookies.
+    /// May cookies be sent? With [`Origins::Any`] that is any page's cookies: only the Gateway API can ask for it, where
+    /// whoever comes is named in the answer (GEP-1767).
     pub credentials: bool,
     /// `Access-Control-Max-Age`, in seconds, as text; empty = none is sent.
     pub max_age: Arc<str>,

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use wire::head::{Method, RequestView};
 
 /// Fields of a response, by name.
-pub(in crate::exchange) type Fields<'a> = SmallVec<[(&'a str, &'a [u8]); 6]>;
+pub(in crate::exchange) type Fields<'a> = SmallVec<[(&'a str, &'a [u8]); 8]>;
 
 /// Does a browser ask whether it may send the request that it has?
 pub(super) fn is_preflight(view: &RequestView<'_>) -> bool {
@@ -17,36 +17,38 @@ pub(super) fn is_preflight(view: &RequestView<'_>) -> bool {
 /// What the response to this request carries. Nothing that allows anything when the origin is not listed.
 pub(in crate::exchange) fn fields<'a>(cors: &'a Cors, view: &RequestView<'a>) -> Fields<'a> {
     let mut fields = Fields::new();
+    // A wildcard means nothing beside credentials (Fetch): whoever may come is named then.
+    let named = cors.credentials || cors.origins != Origins::Any;
     let Some(origin) = view.header(b"origin") else {
-        fields.push(match cors.origins {
-            Origins::Any => ("Access-Control-Allow-Origin", b"*"),
-            Origins::List(_) => ("Vary", b"Origin"),
-        });
+        fields.push(if named { ("Vary", b"Origin") } else { ("Access-Control-Allow-Origin", b"*") });
         return fields;
     };
+    if named {
+        // A cache must not hand one origin's answer to another.
+        fields.push(("Vary", b"Origin"));
+    }
     match &cors.origins {
-        Origins::Any => fields.push(("Access-Control-Allow-Origin", b"*")),
-        Origins::List(origins) => {
-            // A cache must not hand one origin's answer to another.
-            fields.push(("Vary", b"Origin"));
-            if !origins.iter().any(|pattern| is_origin(pattern, origin)) {
-                return fields;
-            }
-            fields.push(("Access-Control-Allow-Origin", origin));
-            if cors.credentials {
-                fields.push(("Access-Control-Allow-Credentials", b"true"));
-            }
-        }
+        Origins::List(origins) if !origins.iter().any(|pattern| is_origin(pattern, origin)) => return fields,
+        Origins::List(_) | Origins::Any => {}
+    }
+    fields.push(("Access-Control-Allow-Origin", if named { origin } else { b"*" }));
+    if cors.credentials {
+        fields.push(("Access-Control-Allow-Credentials", b"true"));
     }
     if is_preflight(view) {
-        fields.push(("Access-Control-Allow-Methods", cors.methods.as_bytes()));
+        let method = view.header(b"access-control-request-method");
+        let every = cors.credentials && &*cors.methods == "*";
+        let methods = if every { method } else { Some(cors.methods.as_bytes()) };
+        fields.extend(methods.map(|methods| ("Access-Control-Allow-Methods", methods)));
         let asked = view.header(b"access-control-request-headers");
         let headers = if cors.headers.is_empty() { asked } else { Some(cors.headers.as_bytes()) };
         fields.extend(headers.map(|headers| ("Access-Control-Allow-Headers", headers)));
         if !cors.max_age.is_empty() {
             fields.push(("Access-Control-Max-Age", cors.max_age.as_bytes()));
         }
-    } else if !cors.expose.is_empty() {
+    }
+    // Browsers read it on the answer itself; the Gateway API wants it on a preflight's, too.
+    if !cors.expose.is_empty() && !(cors.credentials && &*cors.expose == "*") {
         fields.push(("Access-Control-Expose-Headers", cors.expose.as_bytes()));
     }
     fields
