@@ -160,7 +160,8 @@ fn a_gateway_is_told_what_became_of_its_listeners_and_how_many_routes_they_have(
     let (hub, _alpha) = world();
     let listeners = json!([
         {"name": "http", "port": 8080, "protocol": "HTTP", "allowedRoutes": {"kinds": [{"kind": "HTTPRoute"}, {"kind": "UDPRoute"}]}},
-        {"name": "conflict", "port": 8080, "protocol": "TCP"},
+        {"name": "conflict", "port": 8085, "protocol": "TCP"},
+        {"name": "rival", "port": 8085, "protocol": "HTTP"},
         {"name": "tls", "port": 8443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "nobody"}]}},
         {"name": "far", "port": 8444, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "c", "namespace": "shop"}]}},
         {"name": "udp", "port": 53, "protocol": "UDP"},
@@ -193,6 +194,8 @@ fn a_gateway_is_told_what_became_of_its_listeners_and_how_many_routes_they_have(
         ("http", "Programmed=True/Programmed"),
         ("http", "ResolvedRefs=False/InvalidRouteKinds"),
         ("conflict", "Conflicted=True/ProtocolConflict"),
+        ("rival", "Conflicted=True/ProtocolConflict"),
+        ("rival", "Programmed=False/Invalid"),
         ("conflict", "Programmed=False/Invalid"),
         ("same", "Conflicted=True/HostnameConflict"),
         ("tls", "ResolvedRefs=False/InvalidCertificateRef"),

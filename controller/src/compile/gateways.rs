@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use gateway_api::experimental::gateways::{
-    Gateway, GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom,
-    GatewayListenersAllowedRoutesNamespacesSelector, GatewayListenersTlsMode,
+    Gateway, GatewayInfrastructureParametersRef, GatewayListeners,
+    GatewayListenersAllowedRoutesNamespacesFrom, GatewayListenersAllowedRoutesNamespacesSelector,
+    GatewayListenersTlsMode,
 };
 use routing::model::{Carrier, HostPattern, Protocol, WildcardLabels};
 
@@ -69,6 +70,12 @@ impl Context {
             let mut notes = Notes::default();
             match classes.get(gateway.spec.gateway_class_name.as_str()) {
                 Some(Some((permitted, default, layer4))) => {
+                    refuse_parameters(gateway, &mut notes);
+                    if gateway.spec.tls.as_ref().is_some_and(|tls| tls.backend.is_some()) {
+                        let reason = "not supported: a backend is shown the certificate that the annotation \
+                                      proxy-ssl-secret of its Ingress names";
+                        notes.ignored("spec.tls.backend", "", reason);
+                    }
                     let given = had(addresses.remove(&object.id), gateway, &mut notes);
                     let at = given.as_deref();
                     let listeners =
@@ -126,18 +133,11 @@ impl Context {
     ) -> Vec<GatewayListener> {
         let every = [IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
         let addresses = given.unwrap_or(&every);
-        let mut listeners: Vec<GatewayListener> = Vec::new();
-        for (index, spec) in gateway.spec.listeners.iter().enumerate() {
-            let field = format!("spec.listeners[{index}]");
-            if listeners.iter().any(|listener| *listener.section == *spec.name) {
-                notes.refused_part(
-                    format!("{field}.name"),
-                    &spec.name,
-                    "used twice: the first one is served",
-                );
-                continue;
-            }
-            let mut listener = read_listener(spec, (index, &field), notes);
+        let mut listeners = read_listeners(gateway, notes);
+        close_rivals(&mut listeners, notes);
+        for listener in &mut listeners {
+            let Some(spec) = gateway.spec.listeners.get(listener.index) else { continue };
+            let field = field_of(listener.index);
             let secrets = match listener.protocol {
                 Protocol::Http | Protocol::Tcp | Protocol::TlsPassthrough | Protocol::Udp => None,
                 Protocol::Https | Protocol::TlsTerminate => {
@@ -156,26 +156,26 @@ impl Context {
             if addresses.is_empty() {
                 listener.closed = listener.closed.or(Some("its Gateway has no address"));
             }
-            if listener.closed.is_none() {
-                let port = u16::try_from(spec.port).unwrap_or(0);
-                for ip in addresses {
-                    let addr = SocketAddr::new(*ip, port);
-                    if let Err(conflict) = taken.claim(addr, &listener.hostname, listener.protocol) {
-                        notes.push(conflicted(&conflict, &field, addr));
-                        listener.closed = Some("it conflicts with another listener");
-                        continue;
-                    }
-                    let name = format!("{}/{}/{}", object.id.namespace, object.id.name, spec.name);
-                    let key = (Arc::from(name), addr);
-                    let asked = (listener.protocol, rules.and_then(|rules| rules.as_ref().ok()).cloned());
-                    let id = self.add_listener(key, listener.hostname.clone(), asked, ids);
-                    if let (Some(id), Some(secrets)) = (id, &secrets) {
-                        self.secure.insert(id, secrets.clone());
-                    }
-                    listener.ids.extend(id);
-                }
+            if listener.closed.is_some() {
+                continue;
             }
-            listeners.push(listener);
+            let port = u16::try_from(spec.port).unwrap_or(0);
+            for ip in addresses {
+                let addr = SocketAddr::new(*ip, port);
+                if let Err(conflict) = taken.claim(addr, &listener.hostname, listener.protocol) {
+                    notes.push(conflicted(&conflict, &field, addr));
+                    listener.closed = Some("it conflicts with another listener");
+                    continue;
+                }
+                let name = format!("{}/{}/{}", object.id.namespace, object.id.name, spec.name);
+                let key = (Arc::from(name), addr);
+                let asked = (listener.protocol, rules.and_then(|rules| rules.as_ref().ok()).cloned());
+                let id = self.add_listener(key, listener.hostname.clone(), asked, ids);
+                if let (Some(id), Some(secrets)) = (id, &secrets) {
+                    self.secure.insert(id, secrets.clone());
+                }
+                listener.ids.extend(id);
+            }
         }
         listeners
     }
@@ -225,6 +225,93 @@ impl Context {
         }
         secrets.into()
     }
+}
+
+fn field_of(index: usize) -> String {
+    format!("spec.listeners[{index}]")
+}
+
+/// The listeners as they are written, but those whose name another one has already.
+fn read_listeners(gateway: &Gateway, notes: &mut Notes) -> Vec<GatewayListener> {
+    let mut listeners: Vec<GatewayListener> = Vec::new();
+    for (index, spec) in gateway.spec.listeners.iter().enumerate() {
+        let field = field_of(index);
+        if listeners.iter().any(|listener| *listener.section == *spec.name) {
+            let reason = "used twice: the first one is served";
+            notes.refused_part(format!("{field}.name"), &spec.name, reason);
+            continue;
+        }
+        let mut listener = read_listener(spec, (index, &field), notes);
+        if listener.closed.is_none() && is_client_asked(gateway, &listener) {
+            let reason = "its Gateway asks clients for certificates (spec.tls.frontend), which is not \
+                          supported: nobody would be refused, so it is not served";
+            let note = Note::new(Severity::RefusedPart, &field, spec.port, reason);
+            notes.push(note.because(Code::UnsupportedValue));
+            listener.closed = Some("its Gateway asks clients for certificates, which is not supported");
+        }
+        if parameters(gateway).is_some() {
+            listener.closed = listener.closed.or(Some("its Gateway has parameters that are not known"));
+        }
+        listeners.push(listener);
+    }
+    listeners
+}
+
+/// Does its Gateway want to see certificates of clients on this listener (GEP-91)?
+fn is_client_asked(gateway: &Gateway, listener: &GatewayListener) -> bool {
+    let ends_tls = matches!(listener.protocol, Protocol::Https | Protocol::TlsTerminate);
+    let asked = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref());
+    let Some(asked) = asked.filter(|_| ends_tls) else { return false };
+    let own = asked.per_port.iter().flatten().find(|own| own.port == listener.port);
+    own.map_or(asked.default.validation.is_some(), |own| own.tls.validation.is_some())
+}
+
+/// Of listeners of one Gateway that cannot stand beside each other none is served: no winner may be picked (Gateway API,
+/// `spec.listeners`).
+fn close_rivals(listeners: &mut [GatewayListener], notes: &mut Notes) {
+    let open = |listener: &&GatewayListener| listener.closed.is_none();
+    let rival = |of: &GatewayListener| {
+        let same = |other: &&GatewayListener| {
+            (other.port, other.protocol.carrier()) == (of.port, of.protocol.carrier())
+                && other.index != of.index
+        };
+        let others = || listeners.iter().filter(open).filter(same);
+        let protocol = others().find(|other| other.protocol != of.protocol);
+        let protocol = protocol.map(|other| (Conflict::Protocol(other.protocol), other));
+        let hostname = || others().find(|other| other.hostname == of.hostname);
+        protocol.or_else(|| hostname().map(|other| (Conflict::Hostname, other)))
+    };
+    let told = |(conflict, other): (Conflict, &GatewayListener)| match conflict {
+        Conflict::Hostname => {
+            let reason = format!("{} has this port and hostname, too; neither is served", other.section);
+            (Code::HostnameConflict, format!("Conflicted: {reason}"))
+        }
+        Conflict::Protocol(spoken) => {
+            let spoken = layer4::protocol_name(spoken);
+            let reason = format!("{} speaks {spoken} on this port; neither is served", other.section);
+            (Code::ProtocolConflict, format!("Conflicted: ProtocolConflict: {reason}"))
+        }
+    };
+    let found: Vec<_> = listeners.iter().map(|of| open(&of).then(|| rival(of)).flatten().map(told)).collect();
+    for (listener, found) in listeners.iter_mut().zip(found) {
+        let Some((code, reason)) = found else { continue };
+        let note = Note::new(Severity::RefusedPart, field_of(listener.index), listener.port, reason);
+        notes.push(note.because(code));
+        listener.closed = Some("it conflicts with another listener");
+    }
+}
+
+/// What a Gateway says of its own infrastructure besides labels and annotations.
+fn parameters(gateway: &Gateway) -> Option<&GatewayInfrastructureParametersRef> {
+    gateway.spec.infrastructure.as_ref()?.parameters_ref.as_ref()
+}
+
+/// No kind of parameters is known for a single Gateway: one that has some wants what it would not get.
+fn refuse_parameters(gateway: &Gateway, notes: &mut Notes) {
+    let Some(given) = parameters(gateway) else { return };
+    let reason = "none is known for a Gateway; its GatewayClass may name a ringway.dev GatewayConfig";
+    let (field, given) = ("spec.infrastructure.parametersRef", format!("{} {}", given.group, given.kind));
+    notes.push(Note::new(Severity::Refused, field, given, reason).because(Code::InvalidParameters));
 }
 
 /// The addresses that a Gateway has: what the pool gives it, where there is one.

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use wire::head::{Method, RequestView};
 
 /// Fields of a response, by name.
-pub(in crate::exchange) type Fields<'a> = SmallVec<[(&'a str, &'a [u8]); 6]>;
+pub(in crate::exchange) type Fields<'a> = SmallVec<[(&'a str, &'a [u8]); 8]>;
 
 /// Does a browser ask whether it may send the request that it has?
 pub(super) fn is_preflight(view: &RequestView<'_>) -> bool {
@@ -49,7 +49,9 @@ pub(in crate::exchange) fn fields<'a>(cors: &'a Cors, view: &RequestView<'a>) ->
         if !cors.max_age.is_empty() {
             fields.push(("Access-Control-Max-Age", cors.max_age.as_bytes()));
         }
-    } else if !cors.expose.is_empty() {
+    }
+    // Browsers read it on the answer itself; the Gateway API wants it on a preflight's, too.
+    if !cors.expose.is_empty() && !(cors.credentials && &*cors.expose == "*") {
         fields.push(("Access-Control-Expose-Headers", cors.expose.as_bytes()));
     }
     fields

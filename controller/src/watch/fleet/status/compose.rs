@@ -315,7 +315,7 @@ fn gateway(
     let refused = finding.notes.iter().find(|note| note.severity == Severity::Refused);
     let accepted = told.iter().filter(|one| one.refusal.is_none()).count();
     let (holds, reason, message) = match (refused, address) {
-        (Some(note), _) => (false, "Invalid", said(note)),
+        (Some(note), _) => (false, note.code.map_or("Invalid", Code::as_str), said(note)),
         (None, Some(note)) => (false, Code::UnsupportedAddress.as_str(), said(note)),
         (None, None) if accepted == told.len() => (true, "Accepted", "every listener is accepted".to_owned()),
         (None, None) => (
