@@ -71,11 +71,7 @@ impl Context {
             match classes.get(gateway.spec.gateway_class_name.as_str()) {
                 Some(Some((permitted, default, layer4))) => {
                     refuse_parameters(gateway, &mut notes);
-                    if gateway.spec.tls.as_ref().is_some_and(|tls| tls.backend.is_some()) {
-                        let reason = "not supported: a backend is shown the certificate that the annotation \
-                                      proxy-ssl-secret of its Ingress names";
-                        notes.ignored("spec.tls.backend", "", reason);
-                    }
+                    ignore_client_certificate(gateway, &mut notes);
                     let given = had(addresses.remove(&object.id), gateway, &mut notes);
                     let at = given.as_deref();
                     let listeners =
@@ -312,6 +308,15 @@ fn refuse_parameters(gateway: &Gateway, notes: &mut Notes) {
     let reason = "none is known for a Gateway; its GatewayClass may name a ringway.dev GatewayConfig";
     let (field, given) = ("spec.infrastructure.parametersRef", format!("{} {}", given.group, given.kind));
     notes.push(Note::new(Severity::Refused, field, given, reason).because(Code::InvalidParameters));
+}
+
+/// What a Gateway would show its backends is not its own here.
+fn ignore_client_certificate(gateway: &Gateway, notes: &mut Notes) {
+    if gateway.spec.tls.as_ref().is_some_and(|tls| tls.backend.is_some()) {
+        let reason = "not supported: BackendTLSPolicy has the option ringway.dev/client-certificate, and Ingresses \
+                      the annotation proxy-ssl-secret";
+        notes.ignored("spec.tls.backend", "", reason);
+    }
 }
 
 /// The addresses that a Gateway has: what the pool gives it, where there is one.
