@@ -302,10 +302,11 @@ spec:
   gatewayClassName: ringway
   listeners:
   - {name: one, port: 443, protocol: HTTPS, hostname: a.example, tls: {certificateRefs: [{name: a, namespace: default}]}}
-  - {name: clear, port: 443, protocol: HTTP, hostname: b.example}
+  - {name: clear, port: 446, protocol: HTTP, hostname: b.example}
   - {name: bare, port: 443, protocol: HTTPS, hostname: c.example, tls: {certificateRefs: []}}
   - {name: through, port: 444, protocol: HTTPS, tls: {mode: Passthrough}}
   - {name: kind, port: 445, protocol: HTTPS, tls: {certificateRefs: [{kind: ConfigMap, name: a}]}}
+  - {name: rival, port: 446, protocol: TCP}
 ";
 
 const GRANT: &str = "apiVersion: gateway.networking.k8s.io/v1beta1
@@ -324,7 +325,7 @@ fn a_gateway_uses_a_secret_of_another_namespace_only_while_that_allows_it() {
     fleet.remarks_on("Gateway edge/public: spec.listeners[0].tls.certificateRefs[0]", "RefNotPermitted");
     fleet.remarks_on(
         "Gateway edge/public: spec.listeners[1]",
-        "ProtocolConflict: [::]:443 is served as HTTPS",
+        "ProtocolConflict: rival speaks TCP on this port; neither is served",
     );
     fleet.remarks_on(
         "Gateway edge/public: spec.listeners[2].tls.certificateRefs",

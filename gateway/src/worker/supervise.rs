@@ -120,13 +120,15 @@ async fn end(worker: Option<&Rc<Worker>>) {
     last_words(worker).await;
 }
 
-/// Gives connections that were told to end a moment to do so.
+/// Gives connections that were told to end a moment to do so, and the ring another turn behind the last of them: what they
+/// left it to do, the closing of their sockets, is handed to the kernel only when the loop waits.
 async fn last_words(worker: &Worker) {
     let Ok(timer) = Timer::new() else { return };
     let due = clock::now() + LAST_WORDS;
-    while worker.stats.connections_open.get() > 0 && clock::now() < due {
+    loop {
+        let are_left = worker.stats.connections_open.get() > 0 && clock::now() < due;
         let turn = timer.arm(Duration::from_millis(1));
-        if turn.is_err() || timer.wait().await.is_err() {
+        if turn.is_err() || timer.wait().await.is_err() || !are_left {
             return;
         }
     }
