@@ -213,6 +213,7 @@ fn a_gateway_is_told_what_became_of_its_listeners_and_how_many_routes_they_have(
         json!([{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute"}])
     );
     assert_eq!(listener("tcp")["supportedKinds"][0]["kind"], "TCPRoute");
+    assert_eq!(listener("own")["supportedKinds"], json!([]), "of a protocol that nobody knows");
     assert_eq!(
         told(&status("many")["conditions"]),
         ["Accepted=True/ListenersNotValid", "Programmed=True/Programmed"]

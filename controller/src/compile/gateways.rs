@@ -370,9 +370,11 @@ fn kinds_of(protocol: Protocol) -> &'static [&'static str] {
     }
 }
 
-/// Those of them that the listener allows, in its own order; all when it names none.
+/// Those of them that the listener allows, in its own order; all when it names none. None where its protocol is not one
+/// that is known: whatever stands for it then.
 pub(super) fn kinds(spec: &GatewayListeners, protocol: Protocol) -> Vec<&'static str> {
-    let served = kinds_of(protocol);
+    let is_known = ["HTTP", "HTTPS", "TCP", "TLS", "UDP"].contains(&spec.protocol.as_str());
+    let served = if is_known { kinds_of(protocol) } else { &[] };
     let allowed = spec.allowed_routes.as_ref().and_then(|allowed| allowed.kinds.as_deref());
     match allowed.filter(|allowed| !allowed.is_empty()) {
         None => served.to_vec(),
