@@ -162,6 +162,8 @@ pub enum Limit {
     AuthRequests,
     /// `timeouts.auth_request`
     AuthRequestTimeout,
+    /// `observe.decisions_max`
+    Decisions,
 }
 
 impl Limit {
@@ -223,6 +225,7 @@ impl Limit {
         (Self::External, "rule_external_auth"),
         (Self::AuthRequests, "auth_requests"),
         (Self::AuthRequestTimeout, "auth_request_timeout"),
+        (Self::Decisions, "decisions"),
     ];
 }
 
