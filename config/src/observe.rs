@@ -36,10 +36,13 @@ pub struct Observe {
     /// Access-log bytes that one worker holds until they are written. Default 1 MiB. Beyond it lines are dropped
     /// and counted as `access_log_bytes`. Not live.
     pub access_log_bytes_max: ByteSize,
+    /// Decisions of the last minute that the node remembers, all workers together, for `ringway plan`: a random sample, at
+    /// most 2 KiB each. Default 1,200; 0 = none. What is not in the sample is counted as `decisions`. Not live.
+    pub decisions_max: u32,
     /// What is logged to stderr. Default info. Live.
     pub log_level: LogLevel,
     /// Series of one metric that has a label from configuration (route, backend, cluster). Default 4,096. Beyond it
-    /// the rest is summed under `other`. Not live.
+    /// the rest is summed under `other`, and counted as `metrics_series` each time that it is compiled. Not live.
     pub metrics_series_max: u32,
     /// Decisions that each worker's flight recorder remembers, 64 bytes each. Default 4,096; 0 = no recorder. Not live.
     pub recorder_entries: u32,
@@ -149,6 +152,7 @@ impl Default for Observe {
         Self {
             access_log: AccessLog::Off,
             access_log_bytes_max: ByteSize::mib(1),
+            decisions_max: 1_200,
             log_level: LogLevel::Info,
             metrics_series_max: 4_096,
             recorder_entries: 4_096,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use routing::delta::RouteTable;
 
@@ -12,10 +13,14 @@ use crate::compile::{Compiler, CompilerSettings, Defaults};
 use crate::dump;
 use crate::merge::Loopback;
 use crate::verdict::{Outcome, Verdict};
+use crate::view::SharedView;
 use crate::watch::Observation;
 use crate::watch::files::Directory;
+use crate::watch::fleet::{Before, FleetSettings, FleetWatch};
 use crate::world::World;
 
+/// How long a hub and its members may take to tell everything.
+const FLEET_PATIENCE: Duration = Duration::from_secs(30);
 /// Statistics slots of an offline compile; they are not used there.
 const SERIES_MAX: u32 = 100_000;
 
@@ -131,16 +136,60 @@ pub fn compile_dir(
         world.observe(observation);
     }
     world.observe(Observation::Synced);
+    compile(&mut world, Loopback::Allowed, listen, defaults)
+}
+
+/// Compiles what a hub and its members hold now, and what became of every object. Objects of `over`, a directory of manifests,
+/// are laid over theirs. Nothing is written anywhere.
+///
+/// # Errors
+/// When they have not told everything within [`FLEET_PATIENCE`]: who has not, and why.
+pub fn compile_fleet(
+    settings: FleetSettings,
+    over: Option<&Path>,
+    listen: &[impl Into<Listen> + Copy],
+    defaults: &Defaults,
+) -> Result<(RouteTable, CheckReport), String> {
+    let view = SharedView::new();
+    let watch = FleetWatch::start(settings, Before::default(), view.clone())?;
+    let mut world = World::default();
+    let deadline = Instant::now() + FLEET_PATIENCE;
+    while !world.is_synced() {
+        let batch = watch.receiver().recv_deadline(deadline).map_err(|_| {
+            let sources = view.read().sources;
+            let silent = sources.iter().filter(|(_, source)| !source.reason.is_empty());
+            let silent: Vec<_> =
+                silent.map(|(cluster, source)| format!("{cluster}: {}", source.reason)).collect();
+            format!("the fleet has not told everything within {FLEET_PATIENCE:?}: {}", silent.join("; "))
+        })?;
+        batch.seen.into_iter().for_each(|observation| world.observe(observation));
+    }
+    for observation in over.map(|dir| Directory::new(dir).scan()).unwrap_or_default() {
+        match observation {
+            Observation::Upsert { .. } | Observation::Problems { .. } => world.observe(observation),
+            // What the directory does not hold is not gone.
+            Observation::Delete(_) | Observation::Member { .. } | Observation::Synced => {}
+        }
+    }
+    Ok(compile(&mut world, Loopback::Refused, listen, defaults))
+}
+
+fn compile(
+    world: &mut World,
+    loopback: Loopback,
+    listen: &[impl Into<Listen> + Copy],
+    defaults: &Defaults,
+) -> (RouteTable, CheckReport) {
     let settings = CompilerSettings {
         listen: listen.iter().map(|listen| (*listen).into()).collect(),
         series_max: SERIES_MAX,
-        loopback: Loopback::Allowed,
+        loopback,
         defaults: defaults.clone(),
     };
     let mut compiler = Compiler::new(settings);
-    let _ = compiler.compile(&mut world);
+    let _ = compiler.compile(world);
     let report = CheckReport {
-        verdicts: compiler.verdicts(&world),
+        verdicts: compiler.verdicts(world),
         endpoints: compiler.endpoint_counts(),
         in_force: InForce::of(compiler.table()),
     };

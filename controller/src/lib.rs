@@ -35,9 +35,9 @@ pub mod watch;
 pub mod world;
 
 pub use broadcast::{Mailbox, Reader};
-pub use check::{CheckReport, check_dir, compile_dir};
+pub use check::{CheckReport, check_dir, compile_dir, compile_fleet};
 pub use compile::listen::Listen;
 pub use crd::crds;
 pub use operator::{Command, Order, Refused, Standing};
-pub use run::{ControllerSettings, Inputs, ManifestSource, run};
+pub use run::{ControllerSettings, Inputs, Looker, ManifestSource, run};
 pub use view::{ControllerView, LagHistogram, SharedView};

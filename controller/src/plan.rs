@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use routing::delta::RouteTable;
+use serde::{Deserialize, Serialize};
 
 use crate::dump;
 
@@ -18,6 +19,30 @@ const LINES_MAX: usize = 200;
 pub type RuleName = (String, String, String);
 /// Which endpoint: backend, cluster, address.
 pub type EndpointName = (String, String, String);
+
+/// A table by names: what is compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Described {
+    clusters: Vec<(String, String)>,
+    listeners: Vec<(String, String)>,
+    rules: Vec<(RuleName, String)>,
+    backends: Vec<(String, String)>,
+    endpoints: Vec<(EndpointName, String)>,
+}
+
+impl Described {
+    /// Of a table.
+    #[must_use]
+    pub fn of(table: &RouteTable) -> Self {
+        Self {
+            clusters: dump::clusters(table).into_iter().collect(),
+            listeners: dump::listeners(table).into_iter().collect(),
+            rules: dump::rules(table).into_iter().collect(),
+            backends: dump::backends(table).into_iter().collect(),
+            endpoints: dump::endpoints(table).into_iter().collect(),
+        }
+    }
+}
 
 /// What would be different of one kind of things.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +62,8 @@ impl<K> Default for Changes<K> {
 }
 
 impl<K: Ord> Changes<K> {
-    fn between(before: BTreeMap<K, String>, mut after: BTreeMap<K, String>) -> Self {
+    fn between(before: Vec<(K, String)>, after: Vec<(K, String)>) -> Self {
+        let mut after: BTreeMap<_, _> = after.into_iter().collect();
         let (mut removed, mut changed) = (BTreeMap::new(), BTreeMap::new());
         for (key, old) in before {
             match after.remove(&key) {
@@ -89,12 +115,18 @@ impl Plan {
     /// From what is served to what would be.
     #[must_use]
     pub fn between(before: &RouteTable, after: &RouteTable) -> Self {
+        Self::of(Described::of(before), Described::of(after))
+    }
+
+    /// The same of tables that are told by names.
+    #[must_use]
+    pub fn of(before: Described, after: Described) -> Self {
         let mut plan = Self {
-            clusters: Changes::between(dump::clusters(before), dump::clusters(after)),
-            listeners: Changes::between(dump::listeners(before), dump::listeners(after)),
-            rules: Changes::between(dump::rules(before), dump::rules(after)),
-            backends: Changes::between(dump::backends(before), dump::backends(after)),
-            endpoints: Changes::between(dump::endpoints(before), dump::endpoints(after)),
+            clusters: Changes::between(before.clusters, after.clusters),
+            listeners: Changes::between(before.listeners, after.listeners),
+            rules: Changes::between(before.rules, after.rules),
+            backends: Changes::between(before.backends, after.backends),
+            endpoints: Changes::between(before.endpoints, after.endpoints),
             endpoints_moved: BTreeMap::new(),
         };
         plan.find_moved();

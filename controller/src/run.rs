@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, after, never, select, tick};
-use routing::delta::Report;
+use routing::delta::{Report, RouteTable};
 use routing::model::Protocol;
 use tracing::{error, info, warn};
 
@@ -88,11 +88,16 @@ pub struct Inputs {
     pub orders: Receiver<Command>,
     /// What holds from now on where no policy says otherwise: gateway.toml was read again.
     pub defaults: Receiver<Defaults>,
+    /// Who wants to see the table.
+    pub lookers: Receiver<Looker>,
     /// How changed tables are tried on one worker first; `None` = they go to all at once.
     pub canary: Option<Canary>,
     /// The end.
     pub stop: Receiver<()>,
 }
+
+/// Sees the newest table that was compiled, on the controller's thread: to be brief.
+pub type Looker = Box<dyn FnOnce(&RouteTable) + Send>;
 
 /// Runs until `stop` gets a message or is disconnected, or nobody can report any more. Give it a thread of its own.
 ///
@@ -157,6 +162,8 @@ struct Life<'a> {
     board: Option<Board>,
     /// The world has changed since it was saved.
     unsaved: bool,
+    /// What the view knows of the compiler's count, which begins anew with it.
+    series_told: u64,
 }
 
 /// How a life ended.
@@ -220,6 +227,7 @@ impl<'a> Life<'a> {
             verdicts_after,
             board,
             unsaved,
+            series_told: 0,
         }
     }
 
@@ -233,6 +241,7 @@ impl<'a> Life<'a> {
         let publish = tick(PUBLISH_INTERVAL);
         let mut settle = never();
         let (mut orders, mut defaults) = (inputs.orders.clone(), inputs.defaults.clone());
+        let mut lookers = inputs.lookers.clone();
         loop {
             let heard = events.as_ref().map_or_else(never, |events| events.receiver().clone());
             let retry = if broadcaster.is_behind() { after(FLUSH_INTERVAL) } else { never() };
@@ -259,6 +268,10 @@ impl<'a> Life<'a> {
                 recv(defaults) -> fresh => match fresh {
                     Ok(fresh) => self.take_defaults(fresh, broadcaster),
                     Err(_) => defaults = never(),
+                },
+                recv(lookers) -> looker => match looker {
+                    Ok(looker) => looker(self.compiler.table()),
+                    Err(_) => lookers = never(),
                 },
                 recv(step) -> _ => {
                     broadcaster.step(clock::monotonic_ns(), self.compiler.table());
@@ -487,8 +500,10 @@ impl<'a> Life<'a> {
             view.backends = self.compiler.backend_count();
             view.endpoints = self.compiler.endpoint_counts();
             view.synced = self.world.is_synced();
+            view.series_refused_total += self.compiler.series_refused() - self.series_told;
             (view.gateway_addresses, view.gateways_without_address) = self.compiler.pool_addresses();
         });
+        self.series_told = self.compiler.series_refused();
         self.publish_progress(broadcaster);
     }
 

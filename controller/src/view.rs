@@ -89,6 +89,8 @@ pub struct ControllerView {
     pub status_failures_total: u64,
     /// Objects that waited a round of 100 ms because `fleet.status_burst` and `fleet.status_per_second` allow no more.
     pub status_deferred_total: u64,
+    /// How often a route or a backend's part in a cluster got no statistics of its own: `metrics_series_max`.
+    pub series_refused_total: u64,
     /// From an event of a cluster to its application on the last worker, by cluster.
     pub lags: BTreeMap<Arc<str>, LagHistogram>,
     /// Addresses of the pool that Gateways have.

@@ -287,8 +287,14 @@ fn start(root: &Path, workers: u16) -> Running {
     };
     let shared = view.clone();
     let (orders_in, orders) = bounded(16);
-    let inputs =
-        Inputs { reports, orders, defaults: crossbeam_channel::never(), canary: None, stop: stopped };
+    let inputs = Inputs {
+        reports,
+        orders,
+        defaults: crossbeam_channel::never(),
+        lookers: crossbeam_channel::never(),
+        canary: None,
+        stop: stopped,
+    };
     let controller = std::thread::spawn(move || {
         run(&settings, mailboxes, &inputs, &shared);
         done.store(true, Ordering::Relaxed);

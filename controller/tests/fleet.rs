@@ -12,6 +12,9 @@ mod rig;
 use std::time::Duration;
 
 use apiserver::{ApiServer, GATEWAY_API, OURS, needs_ours};
+use controller::compile::Defaults;
+use controller::plan::{Changes, Plan};
+use controller::{ManifestSource, dump};
 use rig::{
     Rig, Temp, declared, hub_and_alpha, ingress, member, secret, service, settings, slice, tuning, writing,
 };
@@ -524,4 +527,26 @@ fn the_ingresses_of_a_running_cluster_are_imported() {
     wanted.refuse("/apis/networking.k8s.io", 403);
     let refused = controller::import::live(&file, Some("wanted")).err().unwrap();
     assert!(refused.contains("http") && !refused.contains("token"), "{refused}");
+}
+
+#[test]
+fn what_the_fleet_holds_is_compiled_without_a_node_and_a_directory_is_laid_over_it() {
+    let (hub, _alpha) = hub_and_alpha(&["10.1.0.1"]);
+    let over = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: web}\nspec: {rules: [{host: web.example, http: {paths: \
+                [{path: /only, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}\n";
+    let temp = Temp::with(&[("over/fleet/web.yaml", over)]);
+    let settings = settings(&hub, &temp.0);
+    let ManifestSource::Fleet(fleet) = settings.source else { panic!("it is one") };
+    let listen = std::net::SocketAddr::from(([127, 0, 0, 1], 80));
+    let compile = |over: Option<&std::path::Path>| {
+        controller::compile_fleet(fleet.clone(), over, &[listen], &Defaults::default()).unwrap().0
+    };
+    let before = compile(None);
+    assert!(dump::table(&before).contains("10.1.0.1:8080"), "{}", dump::table(&before));
+    let plan = Plan::between(&before, &compile(Some(&temp.0.join("over"))));
+    let paths =
+        |names: Vec<&(String, String, String)>| names.iter().map(|name| name.2.clone()).collect::<Vec<_>>();
+    assert_eq!(paths(plan.rules.added.keys().collect()), ["prefix /only"], "{plan}");
+    assert_eq!(paths(plan.rules.removed.keys().collect()), ["prefix /"], "{plan}");
+    assert_eq!((&plan.endpoints, plan.endpoints_moved.len()), (&Changes::default(), 0), "{plan}");
 }

@@ -354,7 +354,14 @@ fn a_world_in_churn_loses_no_update_and_all_workers_end_with_the_table_of_a_fres
     let view = SharedView::new();
     let (seen, inputs) = (
         view.clone(),
-        Inputs { reports: heard, orders: never(), defaults: never(), canary: None, stop: stopped },
+        Inputs {
+            reports: heard,
+            orders: never(),
+            defaults: never(),
+            lookers: never(),
+            canary: None,
+            stop: stopped,
+        },
     );
     let controller = std::thread::Builder::new().name("controller".into());
     let controller = controller.spawn(move || run(&settings, mailboxes, &inputs, &seen)).unwrap();

@@ -15,6 +15,7 @@ use routing::delta::{Mail, Report};
 
 use crate::net::wake;
 use crate::observe::access_log::{LogChannel, LogWriter};
+use crate::observe::decisions::{BATCHES_CAP, Batch};
 use crate::observe::recording::{Shelf, WINDOWS_CAP, Window};
 use crate::observe::stats::WorkerStats;
 use crate::passwords::Passwords;
@@ -42,6 +43,7 @@ pub struct Node {
     pub reports: Receiver<Report>,
     reporter: Sender<Report>,
     findings: Receiver<Finding>,
+    samples: Receiver<Batch>,
     mailboxes: Vec<(Sender<Mail>, OwnedFd)>,
     configs: Vec<Sender<Arc<Config>>>,
     drills: Vec<Sender<Option<Drill>>>,
@@ -86,6 +88,7 @@ impl Node {
         };
         let (reports_in, reports) = bounded(REPORTS_CAP);
         let (findings_in, findings) = bounded(FINDINGS_CAP);
+        let (samples_in, samples) = bounded(BATCHES_CAP);
         let mut mailboxes = Vec::with_capacity(count);
         let mut inboxes = Vec::with_capacity(count);
         let mut configs = Vec::with_capacity(count);
@@ -114,6 +117,7 @@ impl Node {
             reports,
             reporter: reports_in.clone(),
             findings,
+            samples,
             mailboxes,
             configs,
             drills,
@@ -135,6 +139,7 @@ impl Node {
                 stats: Arc::clone(&stats),
                 reports: reports_in.clone(),
                 findings: findings_in.clone(),
+                samples: samples_in.clone(),
                 windows: windows.clone(),
                 log: log_maker(log_batches.as_ref(), stats),
             };
@@ -164,6 +169,12 @@ impl Node {
     #[must_use]
     pub fn findings(&self) -> Receiver<Finding> {
         self.findings.clone()
+    }
+
+    /// For the admin thread: samples of what the workers decided. One reader, as of [`Node::findings`].
+    #[must_use]
+    pub fn samples(&self) -> Receiver<Batch> {
+        self.samples.clone()
     }
 
     /// Puts the live keys of a configuration in force. Secrets that cannot be read leave those that are in force.

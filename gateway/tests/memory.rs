@@ -61,6 +61,7 @@ impl Counted {
             peers: Arc::clone(&peers),
             stats: Arc::clone(&stats),
             findings: crossbeam_channel::bounded(1).0,
+            samples: bounded(4).0,
             windows: Some(crossbeam_channel::bounded(1).0),
             reports: reports_in,
             log: {

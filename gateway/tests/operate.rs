@@ -120,6 +120,92 @@ fn a_drain_over_a_time_moves_a_growing_share_and_loses_nothing() {
     assert!(early.0 + early.1 + late.0 + late.1 > 0, "it was seen on its way");
 }
 
+// ---------------------------------------------------------------- plan
+
+#[test]
+fn a_plan_against_a_running_node_says_which_share_of_its_requests_would_go_elsewhere() {
+    let node = Node::start("plan");
+    node.until_both_serve();
+    let next = node.copy_manifests("next");
+    let plan = |args: &[&str]| node.plan(&next, args);
+    node.wait("remembered requests", || {
+        plan(&[]).1.contains("requests, ") && plan(&[]).1.contains("\n  0.0 % would go elsewhere\n")
+    });
+    assert!(plan(&[]).1.starts_with("nothing would change\ndecisions of the last 60 s: "), "{}", plan(&[]).1);
+    assert!(!plan(&[]).1.contains("  > "), "no way is named");
+
+    // Half of the requests go to beta, which would have no endpoint.
+    std::fs::write(next.join("clusters/beta/web.yaml"), "# nothing\n").unwrap();
+    let (code, said) = plan(&[]);
+    assert_eq!(code, 0, "{said}");
+    let beta = node.backends[1].addr;
+    for part in [
+        format!("endpoints removed: 1\n  - default/web:80 beta {beta} Ready\n"),
+        "\n  50.0 % would go elsewhere\n    50.0 % to another cluster\n    0.0 % to another backend\n    0.0 % by another rule\n".to_owned(),
+        "\n  > 50.0 % default/web:80 in beta → default/web:80 in alpha, such as GET shop.example/\n".to_owned(),
+    ] {
+        assert!(said.contains(&part), "{part:?} is missing in\n{said}");
+    }
+
+    // Nobody would serve them.
+    std::fs::write(next.join("fleet/web.yaml"), "# nothing\n").unwrap();
+    let (_, said) = plan(&[]);
+    assert!(
+        said.contains("\n  100.0 % would go elsewhere\n") && said.contains("in alpha → 404"),
+        "{said}"
+    );
+
+    // The port is for everybody: the table, and no request.
+    let (code, said) = plan(&["--admin", &format!("http://{}", node.admin)]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("rules removed: 1\n") && said.contains("operators' socket only"), "{said}");
+}
+
+#[test]
+fn what_is_remembered_of_a_request_is_what_its_rules_ask_for_and_a_rule_that_asks_for_more_is_not_guessed_about()
+ {
+    let node = Node::start("remember");
+    let policy = |name: &str| {
+        format!(
+            "apiVersion: ringway.dev/v1alpha1\nkind: FailoverPolicy\nmetadata: {{name: web}}\nspec:\n  \
+             targetRefs: [{{group: networking.k8s.io, kind: Ingress, name: web}}]\n  \
+             pins: [{{when: {{header: {{name: {name}, value: beta}}}}, cluster: beta}}]\n"
+        )
+    };
+    node.write("fleet/policy.yaml", &policy("x-cluster"));
+    let request = "GET /cart?card=4711 HTTP/1.1\r\nHost: shop.example\r\nX-Cluster: beta\r\nAuthorization: Basic c2VjcmV0\r\n\
+                   Cookie: session=secret\r\nConnection: close\r\n\r\n";
+    let told = || {
+        let ask = "GET /api/v1/decisions HTTP/1.0\r\nHost: localhost\r\n\r\n";
+        converse(UnixStream::connect(&node.socket).unwrap(), ask)
+    };
+    node.wait("a request that its pin decided", || {
+        let before = node.backends[1].requests.load(Ordering::SeqCst);
+        assert_eq!(converse(TcpStream::connect(node.listen).unwrap(), request).0, 200);
+        let is_pinned = node.backends[1].requests.load(Ordering::SeqCst) > before;
+        is_pinned
+            && told().1.contains("GET /cart HTTP/1.1\\r\\nHost: shop.example\\r\\nx-cluster: beta\\r\\n")
+    });
+    let (status, body) = told();
+    assert_eq!(status, 200);
+    for secret in ["4711", "c2VjcmV0", "session", "127.0.0.1\",\"source"] {
+        assert!(!body.contains(secret), "{secret} is remembered: {body}");
+    }
+    let ask = "GET /api/v1/decisions HTTP/1.0\r\nHost: localhost\r\n\r\n";
+    let (status, body) = converse(TcpStream::connect(node.admin).unwrap(), ask);
+    assert_eq!(status, 403, "{body}");
+
+    let next = node.copy_manifests("next");
+    std::fs::write(next.join("fleet/policy.yaml"), policy("x-region")).unwrap();
+    let (_, said) = node.plan(&next, &[]);
+    assert!(
+        said.contains(
+            "% cannot be told: a rule asks for what was not remembered of them (header x-region)\n"
+        ),
+        "{said}"
+    );
+}
+
 // ---------------------------------------------------------------- promote
 
 #[test]
@@ -521,6 +607,31 @@ impl Node {
         (code, out)
     }
 
+    /// A directory with what is served now.
+    fn copy_manifests(&self, name: &str) -> PathBuf {
+        let to = self.dir.join(name);
+        for path in ["fleet", "clusters/alpha", "clusters/beta"] {
+            std::fs::create_dir_all(to.join(path)).unwrap();
+            for file in std::fs::read_dir(self.dir.join("manifests").join(path)).unwrap() {
+                let file = file.unwrap();
+                std::fs::copy(file.path(), to.join(path).join(file.file_name())).unwrap();
+            }
+        }
+        to
+    }
+
+    /// What a directory would change, by the socket unless `args` name the port.
+    fn plan(&self, dir: &std::path::Path, args: &[&str]) -> (i32, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringway"));
+        command.arg("plan").arg(dir).args(["--listen", &self.listen.to_string()]).args(args);
+        if args.is_empty() {
+            command.arg("--admin").arg(&self.socket);
+        }
+        let output = command.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    }
+
     fn status(&self) -> (i32, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringway"));
         let output = command.args(["status", "--admin", &self.admin.to_string()]).output().unwrap();
@@ -589,7 +700,7 @@ fn converse(mut stream: impl Read + Write + Patient, request: &str) -> (u16, Str
 
 #[test]
 fn the_help_of_every_command_has_examples() {
-    for command in ["drain", "undrain", "promote", "fence", "drill", "status"] {
+    for command in ["drain", "undrain", "promote", "fence", "drill", "status", "plan"] {
         let output = Command::new(env!("CARGO_BIN_EXE_ringway")).args([command, "--help"]).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(text.contains("Examples:\n  ringway") && text.contains("Usage: ringway"), "{text}");

@@ -34,6 +34,8 @@ pub struct Ids {
     zones: Interner<Arc<str>>,
     nodes: Interner<(ClusterId, Arc<str>)>,
     stats: Interner<StatKey>,
+    /// How often all slots were taken: what is counted shares slot 0 then.
+    stats_refused: u64,
 }
 
 impl Ids {
@@ -49,6 +51,7 @@ impl Ids {
             zones: Interner::new(1, u32::from(u16::MAX)),
             nodes: Interner::new(1, u32::MAX),
             stats: Interner::new(1, series_max),
+            stats_refused: 0,
         }
     }
 
@@ -67,9 +70,17 @@ impl Ids {
         self.listeners.acquire(key).map(ListenerId)
     }
 
-    /// The slot of a statistic, with one more reference; 0 when all are taken.
+    /// The slot of a statistic, with one more reference; 0 when all are taken, which is counted.
     pub fn stat(&mut self, key: &StatKey) -> StatSlot {
-        StatSlot(self.stats.acquire(key).unwrap_or(0))
+        let slot = self.stats.acquire(key);
+        self.stats_refused += u64::from(slot.is_none());
+        StatSlot(slot.unwrap_or(0))
+    }
+
+    /// How often there was no slot.
+    #[must_use]
+    pub fn stats_refused(&self) -> u64 {
+        self.stats_refused
     }
 
     /// Gives a reference to a slot back.

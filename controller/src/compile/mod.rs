@@ -177,6 +177,12 @@ impl Compiler {
         self.secrets.is_due()
     }
 
+    /// How often a route, or a backend's part in a cluster, got no statistics of its own since this compiler began.
+    #[must_use]
+    pub fn series_refused(&self) -> u64 {
+        self.ids.stats_refused()
+    }
+
     /// Brings the table up to date with the world, and says what changed.
     pub fn compile(&mut self, world: &mut World) -> TableDelta {
         let mut dirty = world.take_dirty();

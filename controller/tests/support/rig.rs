@@ -94,8 +94,14 @@ impl Rig {
         let (stop, stopped) = bounded(1);
         let view = SharedView::new();
         let seen = view.clone();
-        let inputs =
-            Inputs { reports: heard, orders: never(), defaults: never(), canary: None, stop: stopped };
+        let inputs = Inputs {
+            reports: heard,
+            orders: never(),
+            defaults: never(),
+            lookers: never(),
+            canary: None,
+            stop: stopped,
+        };
         let controller = std::thread::spawn(move || run(&settings, mailboxes, &inputs, &seen));
         Self { view, table: RouteTable::default(), mail, reports, stop, controller: Some(controller) }
     }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use routing::delta::RouteTable;
 use serde::{Deserialize, Serialize};
 
 use super::api::Standing;
@@ -22,7 +23,21 @@ pub trait Controller: Send + Sync {
 
     /// Carries out an order. Returns at once; `answer` is called when the order has been broadcast, or refused.
     fn order(&self, order: Order, answer: Answer);
+
+    /// Copies the newest table that was compiled. Returns at once; `answer` is called on whatever thread, or dropped when
+    /// there is no controller that would answer.
+    fn table(&self, answer: TableAnswer) {
+        drop(answer);
+    }
+
+    /// A table by names, as `ringway plan` compares it. Costs as much as the table is large.
+    fn describe(&self, _table: &RouteTable) -> serde_json::Value {
+        serde_json::Value::Null
+    }
 }
+
+/// Gets a table, once.
+pub type TableAnswer = Box<dyn FnOnce(RouteTable) + Send>;
 
 /// The controller's state.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +64,8 @@ pub struct Facts {
     pub status_writes: (u64, u64),
     /// Objects whose status waited because of `fleet.status_burst` and `fleet.status_per_second`.
     pub status_deferred: u64,
+    /// How often a route or a backend's part in a cluster got no series of its own because of `observe.metrics_series_max`.
+    pub series_refused: u64,
     /// Addresses of the pool that Gateways have, and Gateways that it has none for.
     pub gateway_addresses: (u64, u64),
     /// From a cluster's event to the last worker, by cluster.

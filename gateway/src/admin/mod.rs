@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! server (connections, limits) -> guard (Host, method) -> pages (metrics, explain, JSON) -> Desk -> Room
-//! socket (mode 0600)           -> guard (method)       -> pages, operate ------------------^        |
+//! socket (mode 0600)           -> guard (method)       -> pages, operate, tables ----------^        |
 //!                                                         mail, reports, counters, facts -----------^
 //! ```
 
@@ -24,10 +24,12 @@ mod health;
 mod names;
 pub mod operate;
 mod pages;
+pub mod replay;
 mod room;
 mod scrape;
 mod server;
 mod socket;
+pub mod tables;
 pub mod window;
 
 use std::io;
@@ -47,6 +49,7 @@ use self::socket::Socket;
 
 use crate::net::wake;
 use crate::node::{DrillBoard, INBOX_CAP, Node};
+use crate::observe::decisions::Batch;
 use crate::observe::stats::WorkerStats;
 use crate::worker::finding::Finding;
 use crate::worker::peers::Peers;
@@ -75,6 +78,7 @@ pub(crate) struct Sources {
     pub(crate) reports: Sender<Report>,
     pub(crate) drills: DrillBoard,
     pub(crate) findings: Receiver<Finding>,
+    pub(crate) samples: Receiver<Batch>,
 }
 
 impl Admin {
@@ -102,6 +106,7 @@ impl Admin {
             reports: node.reporter(),
             drills: node.drill_board(),
             findings: node.findings(),
+            samples: node.samples(),
         };
         let socket = operators_socket(config);
         let (stop, stopped) = oneshot::channel();

@@ -26,6 +26,7 @@ use wire::h1::limits::HeadLimits;
 use super::drill::{Machine, Reports};
 use super::drills;
 use super::names::Names;
+use super::tables::Samples;
 use super::window::{INTERVAL, Recent, Window};
 use super::{Facts, Sources};
 use crate::observe::stats::WorkerStats;
@@ -73,6 +74,8 @@ pub(super) struct Room {
     pub(super) reports: Reports,
     /// The evidence of verdicts that stand; at most [`EVIDENCE_MAX`].
     pub(super) evidence: BTreeMap<Whose, (State, Evidence)>,
+    /// The last minute's requests, as far as they were sampled.
+    pub(super) samples: Samples,
     window: Window,
 }
 
@@ -93,6 +96,7 @@ impl Room {
             drills: RefCell::default(),
             reports: Reports::new(&sources.config.admin.state_dir, sources.config.admin.drill_reports_kept),
             evidence: BTreeMap::new(),
+            samples: Samples::default(),
             window: Window::default(),
             sources,
         };
@@ -130,7 +134,10 @@ impl Room {
                         tracing::error!("an admin request panicked");
                     }
                 }
-                _ = second.tick() => self.note(),
+                _ = second.tick() => {
+                    self.note();
+                    self.read_samples();
+                }
                 _ = step.tick(), if drilling => {
                     self.read_mail();
                     self.step_drill();
@@ -162,6 +169,12 @@ impl Room {
             self.names.refresh(&self.table, &self.sources.stats);
         }
         self.read_verdicts();
+        self.read_samples();
+    }
+
+    fn read_samples(&mut self) {
+        let max = self.sources.config.observe.decisions_max;
+        self.samples.take_in(self.sources.samples.try_iter(), max);
     }
 
     /// Copies what the workers decided. This table decides nothing by itself: it sees no traffic and is never ticked.

@@ -29,6 +29,7 @@ use super::guard::Refusal;
 use super::operate::{self, Operator};
 use super::room::{self, Desk, Room};
 use super::socket::Socket;
+use super::tables::{self, Asker};
 use super::{Sources, guard, pages};
 
 /// Connections served at once.
@@ -61,16 +62,17 @@ pub(super) async fn run(
     let listen = listener.local_addr()?;
     tracing::info!(%listen, dashboard = %format_args!("http://{}/", guard::reachable(listen)), "admin API");
     let (desk, questions) = room::desk();
-    let pages = pages::router(desk.clone());
+    let (pages, asker) = (pages::router(desk.clone()), Asker::new(desk.clone()));
     let operators = match &socket {
         Some(socket) => {
             let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
             let api = pages.clone().merge(operate::router(desk.clone()));
+            let api = api.merge(tables::operators(asker.clone()));
             Some(tokio::spawn(accept_operators(listener, api, desk.clone())))
         }
         None => None,
     };
-    let accepting = tokio::spawn(accept(listener, pages, desk));
+    let accepting = tokio::spawn(accept(listener, pages.merge(tables::router(asker)), desk));
     let ended = Box::pin(Room::new(sources).serve(bell, questions, stopped)).await;
     accepting.abort();
     if let Some(operators) = operators {

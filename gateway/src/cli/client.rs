@@ -116,6 +116,39 @@ impl SocketArgs {
     }
 }
 
+/// Where a node is asked: by its admin API, or by its operators' socket, which tells more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeAt {
+    /// `http://ADDRESS:PORT`
+    Url(AdminUrl),
+    /// A path.
+    Socket(PathBuf),
+}
+
+impl FromStr for NodeAt {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with(['/', '.']) {
+            return Ok(Self::Socket(text.into()));
+        }
+        text.parse().map(Self::Url).map_err(|reason: String| format!("{reason}; or a socket's path"))
+    }
+}
+
+impl NodeAt {
+    /// The answer to `GET path`, read as JSON.
+    ///
+    /// # Errors
+    /// When nobody answers, or with an error: its reason.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, String> {
+        match self {
+            Self::Url(admin) => get(*admin, path),
+            Self::Socket(socket) => SocketArgs { socket: socket.clone() }.get(path),
+        }
+    }
+}
+
 fn read<T: DeserializeOwned>(answer: &[u8], who: &str, path: &str) -> Result<T, String> {
     let (status, body) = split(answer).ok_or_else(|| format!("{who} does not speak HTTP"))?;
     if !(200..300).contains(&status) {

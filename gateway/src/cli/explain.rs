@@ -10,7 +10,7 @@ use gateway::admin::explain::{self, Answer, BackendAnswer, ClusterAnswer, Questi
 use gateway::worker::clock;
 use gateway::worker::settings::Settings;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use routing::delta::{Change, Update, snapshot};
+use routing::delta::{Change, RouteTable, Update, snapshot};
 use routing::id::Generation;
 use routing::table::{Table, TableSettings};
 
@@ -83,6 +83,15 @@ fn offline(dir: &Path, args: &OfflineArgs, question: &Question) -> Result<Answer
     if report.refused() {
         eprintln!("ringway: some objects are refused; `ringway check {}` says why", dir.display());
     }
+    let worker = worker_table(&compiled, &config)?;
+    explain::answer(&worker, &Settings::new(&config).head, question, clock::now())
+}
+
+/// The table of a worker that runs what was compiled.
+///
+/// # Errors
+/// None that is known: a table of its own is never out of step.
+pub(super) fn worker_table(compiled: &RouteTable, config: &config::Config) -> Result<Table, String> {
     let settings = TableSettings {
         node_region: config.node.region.as_str().into(),
         node_zone: config.node.zone.as_str().into(),
@@ -93,11 +102,10 @@ fn offline(dir: &Path, args: &OfflineArgs, question: &Question) -> Result<Answer
         generation: Generation(1),
         base_generation: Generation(0),
         observed_ns: 0,
-        change: Change::Snapshot(snapshot(&compiled)),
+        change: Change::Snapshot(snapshot(compiled)),
     };
-    let now = clock::now();
-    worker.apply(&update, now).map_err(|out| format!("the table could not be built: {out:?}"))?;
-    explain::answer(&worker, &Settings::new(&config).head, question, now)
+    worker.apply(&update, clock::now()).map_err(|out| format!("the table could not be built: {out:?}"))?;
+    Ok(worker)
 }
 
 fn path(question: &Question) -> String {

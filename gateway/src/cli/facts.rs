@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use controller::plan::Described;
 use controller::verdict::{Outcome, Verdict};
 use controller::view::{CanaryPhase, CanaryView, LAG_BOUNDS_NS, SourceView, WatchView};
-use controller::{Command, ControllerView, LagHistogram, Order, Refused, SharedView, operator};
+use controller::{Command, ControllerView, LagHistogram, Looker, Order, Refused, SharedView, operator};
 use crossbeam_channel::Sender;
 use gateway::admin::api::{Origin, Standing};
+use gateway::admin::facts::TableAnswer;
 use gateway::admin::operate::{Answer, OrderRefused, Wish};
 use gateway::admin::{CanaryFact, Controller, Facts, Lag, SourceFact, VerdictFact, VerdictNote, WatchFact};
 use gateway::worker::clock;
+use routing::delta::RouteTable;
 use routing::time::MonoTime;
 
 /// The controller, as the admin API asks for it.
@@ -19,6 +22,8 @@ pub struct Told {
     pub view: SharedView,
     /// Where it takes orders.
     pub orders: Sender<Command>,
+    /// Where it shows its table.
+    pub lookers: Sender<Looker>,
 }
 
 impl Controller for Told {
@@ -39,6 +44,7 @@ impl Controller for Told {
             remarks: remarks(&view),
             status_writes: (view.status_writes_total, view.status_failures_total),
             status_deferred: view.status_deferred_total,
+            series_refused: view.series_refused_total,
             gateway_addresses: (view.gateway_addresses.len() as u64, view.gateways_without_address as u64),
             sources: view.sources.iter().map(|(cluster, source)| source_fact(cluster, source)).collect(),
             lags: view.lags.iter().map(|(cluster, one)| (cluster.to_string(), lag(one))).collect(),
@@ -76,6 +82,15 @@ impl Controller for Told {
         let command = Command { cluster: order.cluster.into(), order: wish, done };
         // Full, or nobody there: what is dropped with the command tells who waits.
         let _ = self.orders.try_send(command);
+    }
+
+    fn table(&self, answer: TableAnswer) {
+        // As of an order.
+        let _ = self.lookers.try_send(Box::new(move |table: &RouteTable| answer(table.clone())));
+    }
+
+    fn describe(&self, table: &RouteTable) -> serde_json::Value {
+        serde_json::to_value(Described::of(table)).unwrap_or_default()
     }
 }
 

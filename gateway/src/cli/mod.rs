@@ -1,6 +1,7 @@
 //! The command line: one module for each command.
 
 mod boot;
+mod canary;
 mod check;
 mod client;
 mod completions;
@@ -39,7 +40,7 @@ enum Command {
     Run(RunArgs),
     /// Judge a directory of manifests without serving it: what is accepted, refused or partly ignored, and why.
     Check(check::CheckArgs),
-    /// Say what a change would do: the rules and endpoints that would come, go or be different.
+    /// Say what a change would do: what would come, go or be different, and which share of real requests would go elsewhere.
     Plan(plan::PlanArgs),
     /// Read Ingresses of ingress-nginx, ALB, MSE or Higress: a verdict on each annotation, or Gateway API objects.
     Import(import::ImportArgs),

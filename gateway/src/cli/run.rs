@@ -7,7 +7,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use config::Config;
-use controller::canary::{Canary, CanaryPolicy, Figures, Tally};
 use controller::compile::{AddressPool, Defaults, Place};
 use controller::finding::Board;
 use controller::watch::fleet::{FleetSettings, HubAccess, Limits, Writing, check_access};
@@ -17,21 +16,22 @@ use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
 use gateway::addresses::{Addresses, Wanted};
 use gateway::admin::Admin;
 use gateway::node::Node;
-use gateway::observe::stats::WorkerStats;
 use gateway::worker::clock;
-use routing::model::{BackendLimits, Protocol, StatSlot, Timeouts};
+use routing::model::{BackendLimits, Protocol, Timeouts};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use super::boot::Logging;
 use super::facts::Told;
 use super::manager::Manager;
-use super::{RunArgs, boot};
+use super::{RunArgs, boot, canary};
 
 /// How long `/readyz` is red before accepting stops, so that whoever balances over nodes has seen it.
 const UNREADY_BEFORE_DRAIN: Duration = Duration::from_millis(500);
 /// Operators' orders that wait for the controller; beyond it they are refused.
 const ORDERS_MAX: usize = 16;
+/// Questions for its table that wait for the controller; beyond it they are refused.
+const LOOKERS_MAX: usize = 4;
 /// Reloads that wait for the controller; one beyond it is reported and not taken.
 const RELOADS_WAITING_MAX: usize = 16;
 /// How often workers and the service manager are looked after.
@@ -78,7 +78,8 @@ impl Serving {
         };
         let view = SharedView::new();
         let (orders_in, orders) = bounded(ORDERS_MAX);
-        let told = Told { view: view.clone(), orders: orders_in };
+        let (lookers_in, lookers) = bounded(LOOKERS_MAX);
+        let told = Told { view: view.clone(), orders: orders_in, lookers: lookers_in };
         let admin = Admin::start(config, &node, Arc::new(told)).map_err(|error| error.to_string())?;
         let no_mailbox = |error| format!("cannot start the controller: {error}");
         let workers =
@@ -95,10 +96,11 @@ impl Serving {
             defaults: defaults(config),
             state_dir: Some(config.admin.state_dir.clone()).filter(|dir| !dir.as_os_str().is_empty()),
         };
-        let canary = config.canary.enabled.then(|| canary(config, &node));
+        let canary = config.canary.enabled.then(|| canary::of(&config.canary, &node));
         let (stop_controller, stop) = bounded(1);
         let (defaults_in, fresh_defaults) = bounded(RELOADS_WAITING_MAX);
-        let inputs = Inputs { reports: node.reports.clone(), orders, defaults: fresh_defaults, canary, stop };
+        let reports = node.reports.clone();
+        let inputs = Inputs { reports, orders, defaults: fresh_defaults, lookers, canary, stop };
         let seen = view.clone();
         let controller = std::thread::Builder::new()
             .name("controller".into())
@@ -225,24 +227,36 @@ fn source(config: &Config) -> Result<ManifestSource, String> {
         }
         return Ok(ManifestSource::Manifests(dir));
     }
+    let writer = config.fleet.write_status.then(|| Writing {
+        identity: writer(config),
+        addresses: config.fleet.addresses.clone(),
+        limits: Limits { burst: config.fleet.status_burst, per_second: config.fleet.status_per_second },
+        board: Board::default(),
+    });
+    Ok(ManifestSource::Fleet(FleetSettings { writer, ..fleet(config)? }))
+}
+
+/// The hub and its members, to be read.
+///
+/// # Errors
+/// When there is no hub, or its kubeconfig cannot be read.
+pub(super) fn fleet(config: &Config) -> Result<FleetSettings, String> {
     let fleet = &config.fleet;
+    if !fleet.is_set() {
+        return Err("fleet.kubeconfig: no hub is named".to_owned());
+    }
     let access = match fleet.kubeconfig.to_str() {
         Some("in-cluster") => HubAccess::InCluster,
         Some(_) | None => HubAccess::Kubeconfig(fleet.kubeconfig.clone()),
     };
     check_access(&access).map_err(|error| format!("fleet.kubeconfig: {error}"))?;
-    Ok(ManifestSource::Fleet(FleetSettings {
+    Ok(FleetSettings {
         access,
         namespace: fleet.namespace.clone(),
         secret_namespaces: fleet.secret_namespaces.clone(),
-        writer: fleet.write_status.then(|| Writing {
-            identity: writer(config),
-            addresses: fleet.addresses.clone(),
-            limits: Limits { burst: fleet.status_burst, per_second: fleet.status_per_second },
-            board: Board::default(),
-        }),
+        writer: None,
         tuning: Tuning { confirm_after: fleet.confirm_after.get(), ..Tuning::default() },
-    }))
+    })
 }
 
 /// This process among all that write to the hub: two nodes may have the same name by mistake.
@@ -250,32 +264,6 @@ fn writer(config: &Config) -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let name = if config.node.name.is_empty() { host } else { config.node.name.clone() };
     format!("{name}_{}_{:x}", std::process::id(), clock::now().0)
-}
-
-/// How tables are tried, and where the figures come from.
-fn canary(config: &Config, node: &Node) -> Canary {
-    let settings = &config.canary;
-    let stats = node.stats.clone();
-    let figures = |stats: &WorkerStats, slots: &[StatSlot]| {
-        let figures = stats.compared(slots);
-        let tally = |(answered, failed)| Tally { answered, failed };
-        Figures {
-            all: tally(figures.all),
-            routes: tally(figures.routes),
-            panics: figures.panics,
-            latency: figures.latency,
-        }
-    };
-    Canary {
-        policy: CanaryPolicy {
-            watch: settings.watch.get(),
-            longest: settings.longest.get(),
-            requests: u64::from(settings.requests),
-            errors_above: settings.errors_above,
-            p99_above: settings.p99_above,
-        },
-        measure: Box::new(move |slots| stats.iter().map(|one| figures(one, slots)).collect()),
-    }
 }
 
 /// What holds where no policy says otherwise.

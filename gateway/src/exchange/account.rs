@@ -48,7 +48,20 @@ impl Request<'_> {
         if log.is_on() {
             log.write(&self.entry, &self.view, self.client, &self.worker.table.borrow());
         }
+        drop(log);
+        if self.worker.decisions.is_next() {
+            self.remember();
+        }
         now
+    }
+
+    /// Puts the decision into the sample of the last minute's.
+    #[cold]
+    fn remember(&self) {
+        let (worker, subject) = (self.worker, self.subject());
+        let went = self.entry.pick.as_ref().map(|pick| (pick.backend, pick.cluster));
+        let (table, mut rng) = (worker.table.borrow(), worker.rng.borrow_mut());
+        worker.decisions.keep((&subject, &self.view), self.entry.rule.as_ref(), went, &table, &mut *rng);
     }
 }
 

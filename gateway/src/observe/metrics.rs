@@ -271,6 +271,8 @@ impl Scrape {
                     let hits = self.workers.iter().map(|stats| stats.hits(*limit)).sum();
                     row([("limit", *name)], hits)
                 })
+                // The controller gives slots, and knows when there is none.
+                .chain([row([("limit", "metrics_series")], self.controller.series_refused)])
                 .collect(),
             "ringway_tls_handshakes_total" => Ended::ALL
                 .iter()

@@ -2,6 +2,7 @@
 
 pub mod access_log;
 pub mod compared;
+pub mod decisions;
 pub mod histogram;
 pub mod layer4;
 pub mod metrics;

@@ -162,11 +162,13 @@ pub enum Limit {
     AuthRequests,
     /// `timeouts.auth_request`
     AuthRequestTimeout,
+    /// `observe.decisions_max`
+    Decisions,
 }
 
 impl Limit {
     /// All of them with the label's value, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 56] = [
+    pub const ALL: [(Self, &'static str); 57] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerSource, "connections_per_source"),
         (Self::Exchanges, "exchanges"),
@@ -223,6 +225,7 @@ impl Limit {
         (Self::External, "rule_external_auth"),
         (Self::AuthRequests, "auth_requests"),
         (Self::AuthRequestTimeout, "auth_request_timeout"),
+        (Self::Decisions, "decisions"),
     ];
 }
 

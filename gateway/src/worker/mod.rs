@@ -39,6 +39,7 @@ use crate::exchange::gzip::Streams;
 use crate::exchange::scratch::Scratch;
 use crate::net::wake::Timer;
 use crate::observe::access_log::LogWriter;
+use crate::observe::decisions::Decisions;
 use crate::observe::recorder::Recorder;
 use crate::observe::stats::{Limit, WorkerStats};
 use crate::passwords::Desk;
@@ -117,6 +118,8 @@ pub struct Worker {
     findings: Sender<Finding>,
     /// Its last decisions.
     pub recorder: Recorder,
+    /// A sample of the last minute's, for `ringway plan`.
+    pub decisions: Decisions,
     wheel: RefCell<Wheel>,
     idle: RefCell<IdleList>,
     timer: Timer,
@@ -149,6 +152,8 @@ pub struct Parts {
     pub findings: Sender<Finding>,
     /// For its last decisions.
     pub recorder: Recorder,
+    /// For a sample of the last minute's.
+    pub decisions: Decisions,
 }
 
 impl Worker {
@@ -189,6 +194,7 @@ impl Worker {
             reports: parts.reports,
             findings: parts.findings,
             recorder: parts.recorder,
+            decisions: parts.decisions,
             wheel: RefCell::new(Wheel::new(clock::now())),
             idle: RefCell::default(),
             timer: Timer::new()?,

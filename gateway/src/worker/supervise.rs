@@ -28,6 +28,7 @@ use super::{Parts, Worker, clock, rebalance};
 use crate::net::runtime::{self, RingFlags};
 use crate::net::wake::{Doorbell, Timer};
 use crate::observe::access_log::LogWriter;
+use crate::observe::decisions::{Batch, Decisions};
 use crate::observe::recorder::Recorder;
 use crate::observe::recording::Window;
 use crate::observe::stats::WorkerStats;
@@ -58,6 +59,8 @@ pub struct Charter {
     pub reports: Sender<Report>,
     /// To the admin thread.
     pub findings: Sender<Finding>,
+    /// To the admin thread: samples of the last minute's decisions.
+    pub samples: Sender<Batch>,
     /// To the thread that writes recordings; `None` = no recorder.
     pub windows: Option<Sender<Window>>,
     /// Makes its part of the access log.
@@ -152,6 +155,11 @@ async fn serve(charter: &Charter, binds: &Binds, first: bool, life: &OnceCell<Rc
         reports: charter.reports.clone(),
         findings: charter.findings.clone(),
         recorder: Recorder::new(charter.config.observe.recorder_entries, charter.windows.clone()),
+        decisions: Decisions::new(
+            charter.config.observe.decisions_max,
+            u32::try_from(charter.peers.boxes.len()).unwrap_or(u32::MAX),
+            Some(charter.samples.clone()),
+        ),
     })?;
     let _ = life.set(Rc::clone(&worker));
     // Not guarded: a worker without time or housekeeping is not one; its panic restarts the worker.
@@ -206,6 +214,7 @@ async fn keep_house(worker: Rc<Worker>) {
             worker.report(Report::Spent(spent));
         }
         if turns.is_multiple_of(4) {
+            worker.decisions.second(now, &worker.stats);
             let left = worker.pool.sweep(now, worker.settings().pool_idle_timeout);
             worker.stats.idle_upstream.set(left);
             worker.stats.http2_upstream_connections.set(worker.h2.count());

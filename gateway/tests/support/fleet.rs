@@ -8,15 +8,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 use config::Config;
-use controller::canary::{Canary, CanaryPolicy, Figures, Tally};
 use controller::compile::Defaults;
 use controller::{ControllerSettings, Inputs, Mailbox, ManifestSource, Reader, SharedView};
 use crossbeam_channel::{Sender, bounded, never};
 use gateway::node::Node;
 use routing::id::Generation;
-use routing::model::{Protocol, StatSlot};
+use routing::model::Protocol;
 
 use super::{Port, until};
+
+/// As `ringway run` tries tables.
+#[path = "../../src/cli/canary.rs"]
+mod canary;
 
 /// Workers and a controller that watches [`Fleet::write`]'s directory.
 pub struct Fleet {
@@ -63,7 +66,7 @@ impl Fleet {
         }
         let settings = config.canary.clone();
         let node = Node::start(&Arc::new(config)).unwrap();
-        let canary = settings.enabled.then(|| canary(&settings, &node));
+        let canary = settings.enabled.then(|| canary::of(&settings, &node));
         let mailbox = |(tx, bell)| Mailbox { tx, wake: File::from(bell), reader: Reader::Worker };
         let mailboxes = node.mailboxes().unwrap().into_iter().map(mailbox).collect();
         let settings = ControllerSettings {
@@ -74,7 +77,8 @@ impl Fleet {
             state_dir: None,
         };
         let reports = node.reports.clone();
-        let inputs = Inputs { reports, orders: never(), defaults: never(), canary, stop: stopped };
+        let inputs =
+            Inputs { reports, orders: never(), defaults: never(), lookers: never(), canary, stop: stopped };
         let seen = fleet.view.clone();
         let run = move || controller::run(&settings, mailboxes, &inputs, &seen);
         fleet.controller = Some(std::thread::spawn(run));
@@ -121,32 +125,6 @@ impl Drop for Fleet {
             joined.transpose().unwrap();
             controller.transpose().unwrap_or_else(|_| panic!("the controller's thread panicked"));
         }
-    }
-}
-
-/// As `ringway run` makes one.
-fn canary(settings: &config::Canary, node: &Node) -> Canary {
-    let stats = node.stats.clone();
-    let tally = |(answered, failed)| Tally { answered, failed };
-    let figures = move |slots: &[StatSlot]| {
-        let of = stats.iter().map(|stats| stats.compared(slots));
-        let of = of.map(|one| Figures {
-            all: tally(one.all),
-            routes: tally(one.routes),
-            panics: one.panics,
-            latency: one.latency,
-        });
-        of.collect()
-    };
-    Canary {
-        policy: CanaryPolicy {
-            watch: settings.watch.get(),
-            longest: settings.longest.get(),
-            requests: u64::from(settings.requests),
-            errors_above: settings.errors_above,
-            p99_above: settings.p99_above,
-        },
-        measure: Box::new(figures),
     }
 }
 

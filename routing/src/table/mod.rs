@@ -14,6 +14,7 @@ mod explain;
 mod group;
 mod hosts;
 mod live;
+mod looks;
 mod pick;
 mod shed;
 mod slice;
@@ -36,6 +37,7 @@ pub use self::explain::{
     BackendCandidate, ClusterCandidate, EXPLAIN_ITEMS_MAX, EndpointCandidate, Explanation, RuleCandidate,
     Strictness, Why,
 };
+pub use self::looks::{LOOKS_RULES_MAX, Look, Seen};
 pub use self::slice::{Applying, ENTRIES_PER_LOOK, Progress};
 pub use self::view::{
     BackendView, ClusterView, EndpointView, HealthCounts, HostView, ListenerView, VerdictView,

@@ -11,7 +11,7 @@ use crate::health::action::Evidence;
 use crate::health::board::Subject;
 use crate::health::endpoint::Health;
 use crate::health::state::State;
-use crate::id::{BackendId, ClusterId, EndpointId, ListenerId, NodeId, ZoneId};
+use crate::id::{BackendId, BindId, ClusterId, EndpointId, ListenerId, NodeId, ZoneId};
 use crate::model::{Condition, HostKey, HostRules, ListenerSpec, StatSlot};
 use crate::time::MonoTime;
 
@@ -163,6 +163,12 @@ impl Table {
             in_flight: slot.in_flight,
             stat: self.world.stat(slot.backend, slot.cluster),
         }
+    }
+
+    /// Where a bind listens; `None` when it has no listener.
+    #[must_use]
+    pub fn address(&self, bind: BindId) -> Option<SocketAddr> {
+        self.world.hosts.served(bind).map(|(addr, _)| addr)
     }
 
     /// The name of a cluster; empty when it is not in the table.

@@ -25,6 +25,7 @@ fn worker() -> Rc<Worker> {
         reports: crossbeam_channel::bounded(1).0,
         findings: crossbeam_channel::bounded(1).0,
         recorder: crate::observe::recorder::Recorder::default(),
+        decisions: crate::observe::decisions::Decisions::default(),
     })
     .unwrap()
 }

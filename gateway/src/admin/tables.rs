@@ -1,0 +1,180 @@
+//! What `ringway plan` asks a running node for: the table that its controller has compiled, and a sample of the last
+//! minute's requests with where they would go by it.
+//!
+//! The table is told to whoever may read the rest of the API. Requests are told on the operators' socket only: their paths
+//! and the headers that rules ask for are their senders' own business. One such question is answered at a time, by a thread
+//! beside this one; the controller's part of it is to copy its table.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use routing::delta::{Change, RouteTable, Update, snapshot};
+use routing::id::Generation;
+use routing::table::{Table, TableSettings};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
+use wire::h1::limits::HeadLimits;
+
+use super::replay::Sampled;
+use super::room::{Desk, Room};
+use super::server::problem;
+use super::{Controller, facts::TableAnswer};
+use crate::observe::decisions::{Batch, SPAN};
+use crate::worker::clock;
+
+/// How long the controller may take to copy its table: it may be compiling.
+const TABLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// `GET /api/v1/decisions`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Decisions {
+    /// How far back it reaches at most, in seconds.
+    pub window_seconds: f64,
+    /// Requests that were answered in that time.
+    pub answered: u64,
+    /// `observe.decisions_max`
+    pub decisions_max: u32,
+    /// A sample of them.
+    pub decisions: Vec<Sampled>,
+}
+
+/// Who asks.
+#[derive(Clone)]
+pub(super) struct Asker {
+    desk: Desk,
+    one_at_a_time: Arc<Semaphore>,
+}
+
+impl Asker {
+    pub(super) fn new(desk: Desk) -> Self {
+        Self { desk, one_at_a_time: Arc::new(Semaphore::new(1)) }
+    }
+}
+
+/// For whoever may read.
+pub(super) fn router(asker: Asker) -> Router {
+    Router::new()
+        .route("/api/v1/table", get(table))
+        .route("/api/v1/decisions", get(async || problem(StatusCode::FORBIDDEN, "decisions are told on the operators' socket only (admin.socket): they hold what clients sent")))
+        .with_state(asker)
+}
+
+/// For operators.
+pub(super) fn operators(asker: Asker) -> Router {
+    Router::new()
+        .route("/api/v1/table", get(table))
+        .route("/api/v1/decisions", get(decisions))
+        .with_state(asker)
+}
+
+async fn table(State(asker): State<Asker>) -> Response {
+    let Ok(_turn) = asker.one_at_a_time.acquire().await else { return failed() };
+    let Some(controller) = asker.desk.ask(|room| Arc::clone(&room.sources.controller)).await else {
+        return failed();
+    };
+    let Some(table) = copy_of(&*controller).await else { return busy() };
+    let described = tokio::task::spawn_blocking(move || controller.describe(&table).to_string());
+    match described.await {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], Body::from(text)).into_response(),
+        Err(_) => failed(),
+    }
+}
+
+async fn decisions(State(asker): State<Asker>) -> Response {
+    let Ok(_turn) = asker.one_at_a_time.acquire().await else { return failed() };
+    let ask = |room: &Room| {
+        let node = &room.sources.config.node;
+        let settings = TableSettings {
+            node_region: node.region.as_str().into(),
+            node_zone: node.zone.as_str().into(),
+            ..TableSettings::default()
+        };
+        (Arc::clone(&room.sources.controller), room.sampled(), settings, room.head_limits)
+    };
+    let Some((controller, mut sample, settings, limits)) = asker.desk.ask(ask).await else { return failed() };
+    let Some(table) = copy_of(&*controller).await else { return busy() };
+    let replayed = tokio::task::spawn_blocking(move || {
+        replay(&mut sample.decisions, &table, settings, &limits);
+        sample
+    });
+    match replayed.await {
+        Ok(sample) => Json(sample).into_response(),
+        Err(_) => failed(),
+    }
+}
+
+fn replay(decisions: &mut [Sampled], compiled: &RouteTable, settings: TableSettings, limits: &HeadLimits) {
+    let now = clock::now();
+    let mut table = Table::new(settings);
+    let update = Update {
+        generation: Generation(1),
+        base_generation: Generation(0),
+        observed_ns: 0,
+        change: Change::Snapshot(snapshot(compiled)),
+    };
+    if table.apply(&update, now).is_err() {
+        return;
+    }
+    for decision in decisions {
+        decision.would = decision.replay(&table, limits, now);
+    }
+}
+
+/// The controller's table; `None` when it does not answer.
+async fn copy_of(controller: &dyn Controller) -> Option<RouteTable> {
+    let (answer, answered) = oneshot::channel();
+    let answer: TableAnswer = Box::new(move |table| {
+        // Nobody waits any more.
+        let _ = answer.send(table);
+    });
+    controller.table(answer);
+    timeout(TABLE_TIMEOUT, answered).await.ok()?.ok()
+}
+
+fn busy() -> Response {
+    problem(StatusCode::SERVICE_UNAVAILABLE, "the controller does not tell its table now; try again")
+}
+
+fn failed() -> Response {
+    problem(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made; the log says more")
+}
+
+/// What the workers sampled, as long as it is remembered.
+#[derive(Default)]
+pub(super) struct Samples(VecDeque<Batch>);
+
+impl Samples {
+    /// Takes in what has come and lets go of what is too old, and of the oldest beyond `decisions_max`.
+    pub(super) fn take_in(&mut self, fresh: impl Iterator<Item = Batch>, decisions_max: u32) {
+        self.0.extend(fresh);
+        let now = clock::now();
+        let is_old = |batch: &Batch| now.since(batch.at) > SPAN;
+        let mut held: usize = self.0.iter().map(|batch| batch.decisions.len()).sum();
+        while self.0.front().is_some_and(|oldest| is_old(oldest) || held > decisions_max as usize) {
+            held -= self.0.pop_front().map_or(0, |oldest| oldest.decisions.len());
+        }
+    }
+}
+
+impl Room {
+    fn sampled(&self) -> Decisions {
+        let mut decisions = Vec::new();
+        let mut answered = 0;
+        for batch in &self.samples.0 {
+            answered += batch.answered;
+            #[expect(clippy::cast_precision_loss, reason = "requests of a second, for a share")]
+            let weight = batch.answered as f64 / batch.decisions.len().max(1) as f64;
+            decisions.extend(batch.decisions.iter().map(|decision| Sampled::of(decision, weight)));
+        }
+        let decisions_max = self.sources.config.observe.decisions_max;
+        Decisions { window_seconds: SPAN.as_secs_f64(), answered, decisions_max, decisions }
+    }
+}
