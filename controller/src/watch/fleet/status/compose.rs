@@ -21,7 +21,7 @@ const ANCESTORS_MAX: usize = 16;
 /// Entries of `status.addresses` (Gateway API: 16).
 const ADDRESSES_MAX: usize = 16;
 /// What of the Gateway API is served beyond its core, as `supportedFeatures` names it, in alphabetical order.
-pub(super) const FEATURES: [&str; 40] = [
+pub(super) const FEATURES: [&str; 38] = [
     "BackendTLSPolicy",
     "BackendTLSPolicySANValidation",
     "GRPCRoute",
@@ -55,8 +55,6 @@ pub(super) const FEATURES: [&str; 40] = [
     "HTTPRouteRequestPercentageMirror",
     "HTTPRouteRequestTimeout",
     "HTTPRouteResponseHeaderModification",
-    "HTTPRouteRetry",
-    "HTTPRouteRetryBackendTimeout",
     "HTTPRouteSchemeRedirect",
     "ReferenceGrant",
     "TCPRoute",
