@@ -150,10 +150,7 @@ fn a_plan_against_a_running_node_says_which_share_of_its_requests_would_go_elsew
     // Nobody would serve them.
     std::fs::write(next.join("fleet/web.yaml"), "# nothing\n").unwrap();
     let (_, said) = plan(&[]);
-    assert!(
-        said.contains("\n  100.0 % would go elsewhere\n") && said.contains("in alpha → 404"),
-        "{said}"
-    );
+    assert!(said.contains("\n  100.0 % would go elsewhere\n") && said.contains("in alpha → 404"), "{said}");
 
     // The port is for everybody: the table, and no request.
     let (code, said) = plan(&["--admin", &format!("http://{}", node.admin)]);
