@@ -660,16 +660,13 @@ fn sessions_of_two_services_of_one_host_do_not_meet() {
 #[test]
 fn a_source_of_the_list_or_a_password_is_enough_where_any_is() {
     let web = Backend::named("web");
-    let asks = |list: &'static str| {
-        let given = [
-            (N, "satisfy", "any"),
-            (N, "whitelist-source-range", list),
-            (N, "auth-type", "basic"),
-            (N, "auth-secret", "staff"),
-        ];
+    let asks_by = |kind: &'static str, list: &'static str| {
+        let given =
+            [(N, "satisfy", "any"), (N, kind, list), (N, "auth-type", "basic"), (N, "auth-secret", "staff")];
         let secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: staff}\nstringData: {auth: 'ann:{PLAIN}secret'}\n";
         with(&(ingress("web", "/", "web", &given) + secret), &[("web", &[web.addr])])
     };
+    let asks = |list| asks_by("whitelist-source-range", list);
     let password = "Authorization: Basic YW5uOnNlY3JldA==\n";
     let listed = asks("127.0.0.0/8");
     assert_eq!(get(&listed, "/", "").status, 200);
@@ -679,4 +676,9 @@ fn a_source_of_the_list_or_a_password_is_enough_where_any_is() {
     assert_eq!(web.requests().last().unwrap().one("authorization"), None, "the password is the gateway's");
     // A list that cannot be read is nobody's, and nothing else opens what it closes.
     assert_eq!(get(&asks("192.0.2.0/24, typo"), "/", password).status, 503);
+    // Who is on no list of those that may not come is not vouched for by that.
+    for denied in ["192.0.2.0/24", "127.0.0.0/8"] {
+        let by = asks_by("denylist-source-range", denied);
+        assert_eq!((get(&by, "/", "").status, get(&by, "/", password).status), (401, 200), "{denied}");
+    }
 }

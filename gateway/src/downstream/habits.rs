@@ -4,7 +4,8 @@ use std::cell::RefCell;
 
 use routing::id::BackendId;
 
-/// Which backends do it, by their numbers, which are dense: this is looked at for every message. Learned of each worker's own traffic; forgotten with the backend, for its number may be another's next.
+/// Which backends do it, by their numbers, which are dense: this is looked at for every message. Learned of each worker's own
+/// traffic; forgotten with the backend, for its number may be another's next.
 #[derive(Default)]
 pub(crate) struct Habits(RefCell<Vec<u8>>);
 

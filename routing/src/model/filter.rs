@@ -158,8 +158,8 @@ pub enum Allowed {
 pub enum Origins {
     /// `*`.
     Any,
-    /// Exactly these, in lower case, without the scheme's own port. After `://` there may be `*`, one label or more (Gateway API), or `?`, just one
-    /// (ingress-nginx).
+    /// Exactly these, in lower case, without the scheme's own port. After `://` there may be `*`, one label or more (Gateway
+    /// API), or `?`, just one (ingress-nginx).
     List(Box<[Arc<str>]>),
 }
 

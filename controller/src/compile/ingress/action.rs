@@ -250,7 +250,7 @@ impl Compiler<'_> {
             rates,
             concurrency,
             body_bytes_max: checks.body_bytes_max,
-            known: checks.access.clone().filter(|_| self.any_suffices()),
+            known: self.vouched_for(),
             basic: self.basic.clone(),
             external: self.external.clone(),
             gzip: checks.gzip.unwrap_or(self.class.gzip),
@@ -264,6 +264,12 @@ impl Compiler<'_> {
     pub(super) fn access(&self) -> Option<Access> {
         let own = self.annotations.checks.access.as_ref().filter(|_| !self.any_suffices());
         both(self.class.access.as_ref(), own)
+    }
+
+    /// Who need not prove who they are. A list of who may not come vouches for nobody else.
+    fn vouched_for(&self) -> Option<Access> {
+        let access = self.annotations.checks.access.as_ref();
+        access.filter(|access| self.any_suffices() && !access.allow.is_empty()).cloned()
     }
 
     /// `satisfy: any`, where there is something beside the source ranges that may hold instead.
