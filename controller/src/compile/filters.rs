@@ -496,7 +496,10 @@ fn mirror(builder: &mut Builder<'_, '_>, spec: &MirrorSpec, field: &str) -> Opti
         port: spec.port,
     };
     let (service, port) = resolve(builder, &given, field, "nothing is mirrored")?;
-    let (id, _) = builder.backend(&service, port)?;
+    let Some((id, _)) = builder.backend(&service, port) else {
+        builder.out.notes.refused_part(field, &spec.name, "too many backends; nothing is mirrored");
+        return None;
+    };
     let backend = WeightedBackend {
         backend: Some(id),
         weight: 1,

@@ -69,7 +69,9 @@ struct Place {
     seen: Option<Seen>,
     bind: Option<SocketAddr>,
     source: Option<IpAddr>,
-    rule: Option<(Arc<str>, u16)>,
+    /// The route by name, as the rest of it: a request clones no `Arc`, and a worker drops none.
+    route: String,
+    rule_index: Option<u16>,
     /// Backend and cluster by name, behind each other: numbers may be given anew before the period is over.
     went: String,
     backend_len: Option<usize>,
@@ -276,7 +278,11 @@ impl Place {
         self.seen = Some(if is_whole { seen } else { Seen::InPart });
         self.bind = table.address(subject.bind);
         self.source = asks_source.then(|| subject.peer.ip());
-        self.rule = rule.map(|rule| (Arc::clone(&rule.action().route), rule.action().rule_index));
+        self.route.clear();
+        self.rule_index = rule.map(|rule| {
+            self.route.push_str(&rule.action().route);
+            rule.action().rule_index
+        });
         self.went.clear();
         self.backend_len = went.map(|(backend, cluster)| {
             let backend = table.backend_name(backend);
@@ -295,7 +301,7 @@ impl Place {
             seen: self.seen.unwrap_or(Seen::InPart),
             bind: self.bind,
             source: self.source,
-            rule: self.rule.take(),
+            rule: self.rule_index.map(|index| (self.route.as_str().into(), index)),
             went: self.backend_len.map(|at| (self.went[..at].into(), self.went[at..].into())),
         });
         self.head.shrink_to(DECISION_BYTES_MAX);

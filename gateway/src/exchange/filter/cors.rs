@@ -51,8 +51,7 @@ pub(in crate::exchange) fn fields<'a>(cors: &'a Cors, view: &RequestView<'a>) ->
         }
     }
     // Browsers read it on the answer itself; the Gateway API wants it on a preflight's, too.
-    let means_nothing = cors.credentials && &*cors.expose == "*";
-    if !cors.expose.is_empty() && !means_nothing {
+    if !cors.expose.is_empty() {
         fields.push(("Access-Control-Expose-Headers", cors.expose.as_bytes()));
     }
     fields
