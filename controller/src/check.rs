@@ -1,4 +1,5 @@
-//! A directory of manifests, read once and judged: `ringway check`, `ringway explain --manifests`.
+//! A directory of manifests, or what a hub and its members hold, read once and judged: `ringway check`, `ringway explain --manifests`,
+//! `ringway plan`.
 
 use std::collections::BTreeMap;
 use std::fmt;

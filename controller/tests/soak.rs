@@ -28,9 +28,9 @@ use controller::view::{LAG_BOUNDS_NS, LagHistogram};
 use controller::watch::decode::{One, decode_one};
 use controller::watch::{Observation, Presence};
 use controller::world::World;
-use controller::{Inputs, Mailbox, Reader, SharedView, dump, run};
-use crossbeam_channel::{Receiver, Sender, bounded, never, tick};
-use rig::{Temp, declared, writing};
+use controller::{Mailbox, Reader, SharedView, dump, run};
+use crossbeam_channel::{Receiver, Sender, bounded, tick};
+use rig::{Temp, declared, undisturbed, writing};
 use routing::delta::{Change, Mail, Report, RouteTable, Update};
 use routing::model::Protocol;
 use routing::table::{Applied, OutOfStep, Progress, Table, TableSettings};
@@ -352,17 +352,7 @@ fn a_world_in_churn_loses_no_update_and_all_workers_end_with_the_table_of_a_fres
         workers.push(worker(id, mail, reports.clone(), costs[usize::from(id)].clone()));
     }
     let view = SharedView::new();
-    let (seen, inputs) = (
-        view.clone(),
-        Inputs {
-            reports: heard,
-            orders: never(),
-            defaults: never(),
-            lookers: never(),
-            canary: None,
-            stop: stopped,
-        },
-    );
+    let (seen, inputs) = (view.clone(), undisturbed(heard, stopped));
     let controller = std::thread::Builder::new().name("controller".into());
     let controller = controller.spawn(move || run(&settings, mailboxes, &inputs, &seen)).unwrap();
     let poll = tick(Duration::from_millis(5));

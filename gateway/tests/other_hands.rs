@@ -11,8 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use gateway::tls::Ended;
 use support::backend::Backend;
-use support::config;
-use support::fleet::{Fleet, service};
+use support::fleet::{Fleet, localhost};
 use support::hands::{Ran, is_installed, run};
 use support::tls::Ca;
 
@@ -34,17 +33,7 @@ impl Site {
         let ca = Ca::new();
         std::fs::write(dir.join("ca.pem"), &ca.pem).unwrap();
         let backend = Backend::named("hello");
-        let ingress = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: web}\nspec:\n  \
-                       tls: [{hosts: [localhost], secretName: site}]\n  rules: [{host: localhost, http: {paths: \
-                       [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]\n";
-        let fleet = Fleet::start(
-            config(),
-            &[
-                ("fleet/a.yaml", ingress),
-                ("fleet/s.yaml", &ca.leaf(&["localhost"]).secret("site")),
-                ("clusters/alpha/web.yaml", &service(&[backend.addr])),
-            ],
-        );
+        let fleet = localhost("", backend.addr, &ca);
         Self { fleet, backend, dir, posts: Cell::new(0) }
     }
 

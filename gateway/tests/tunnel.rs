@@ -14,12 +14,11 @@ use routing::id::ClusterId;
 use support::backend::{Backend, Then};
 use support::client::{Client, Cut};
 use support::table::{World, world};
+use support::websocket::{self, UPGRADE};
 use support::{Gateway, PATIENCE, config, pass, until};
 use tungstenite::protocol::WebSocket;
 use tungstenite::{Message, accept};
 
-const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
@@ -31,14 +30,8 @@ fn before(backend: &Backend) -> Gateway {
 /// A real WebSocket server that sends every message back.
 fn echo() -> Backend {
     Backend::raw(|peer| {
-        let Ok(mut socket) = accept(peer.stream.try_clone().unwrap()) else { return };
-        loop {
-            match socket.read() {
-                Ok(message @ (Message::Text(_) | Message::Binary(_))) => socket.send(message).unwrap(),
-                Ok(_) => {}
-                Err(_) => return,
-            }
-        }
+        let Ok(socket) = accept(peer.stream.try_clone().unwrap()) else { return };
+        websocket::echo(socket);
     })
 }
 
@@ -55,14 +48,7 @@ fn websocket_messages_travel_both_ways() {
     let gateway = before(&backend);
     let mut sockets: Vec<_> = (0..8).map(|_| open(&gateway)).collect();
     assert_eq!(gateway.sum(|stats| stats.tunnels_open.get()), 8);
-    for round in 0..20 {
-        for (n, socket) in sockets.iter_mut().enumerate() {
-            socket.send(Message::text(format!("{n} in round {round}"))).unwrap();
-        }
-        for (n, socket) in sockets.iter_mut().enumerate() {
-            assert_eq!(socket.read().unwrap().to_text().unwrap(), format!("{n} in round {round}"));
-        }
-    }
+    websocket::converse(&mut sockets);
     for socket in &mut sockets {
         socket.close(None).unwrap();
         // The closing handshake, then the end.

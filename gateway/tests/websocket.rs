@@ -16,6 +16,7 @@ use support::client::Client;
 use support::h2::{self as client_h2, run};
 use support::h2_backend::{Asked, Do, H2Backend};
 use support::table::{World, world};
+use support::websocket::UPGRADE;
 use support::{Gateway, config, until, websocket};
 use tungstenite::protocol::{Role, WebSocket};
 use tungstenite::{Message, accept};
@@ -53,6 +54,16 @@ fn open_2(addr: SocketAddr) -> Socket {
     WebSocket::from_raw_socket(library, Role::Client, None)
 }
 
+/// What a client of HTTP/2 is answered that gets no tunnel.
+fn asked_2(addr: SocketAddr) -> client_h2::Answer {
+    run(async {
+        let mut client = client_h2::Client::connect(addr).await;
+        websocket::announced(&client.send).await.unwrap();
+        let (response, _send) = client.start(websocket::connect("/chat"), false).await;
+        client_h2::answer(response.await.unwrap()).await.unwrap()
+    })
+}
+
 /// A server of HTTP/1.1 and of HTTP/2.
 fn server_1() -> Backend {
     Backend::raw(|peer| {
@@ -74,14 +85,7 @@ fn before(world: World) -> Gateway {
 fn converse(gateway: &Gateway, open: impl Fn(SocketAddr) -> Socket) {
     let mut sockets: Vec<Socket> = (0..6).map(|_| open(gateway.addr)).collect();
     assert_eq!(gateway.sum(|stats| stats.tunnels_open.get()), 6);
-    for round in 0..20 {
-        for (n, socket) in sockets.iter_mut().enumerate() {
-            socket.send(Message::text(format!("{n} in round {round}"))).unwrap();
-        }
-        for (n, socket) in sockets.iter_mut().enumerate() {
-            assert_eq!(socket.read().unwrap().to_text().unwrap(), format!("{n} in round {round}"));
-        }
-    }
+    websocket::converse(&mut sockets);
     for size in [0, 1, 4_000, 16_384, 131_072] {
         let data: Vec<u8> = (0..=255).cycle().take(size).collect();
         sockets[0].send(Message::binary(data.clone())).unwrap();
@@ -146,9 +150,6 @@ fn from_http_2_to_http_2() {
     assert_eq!((backend.asked().len(), backend.connections()), (6, 1));
 }
 
-const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-
 /// The 101 is the gateway's own word: it answers the key, and what the backend says of it counts for nothing.
 #[test]
 fn the_key_is_answered_here_and_the_backend_s_fields_pass() {
@@ -180,13 +181,8 @@ fn a_backend_that_announces_no_tunnels_is_sent_none() {
         let mut client = Client::connect(gateway.addr);
         let response = client.send(UPGRADE).response();
         assert_eq!((response.status, response.reason()), (502, "upstream_no_websocket"), "{round}");
-        run(async {
-            let mut client = client_h2::Client::connect(gateway.addr).await;
-            websocket::announced(&client.send).await.unwrap();
-            let (response, _send) = client.start(websocket::connect("/chat"), false).await;
-            let answer = client_h2::answer(response.await.unwrap()).await.unwrap();
-            assert_eq!((answer.status, answer.one("x-ringway-reason")), (502, Some("upstream_no_websocket")));
-        });
+        let answer = asked_2(gateway.addr);
+        assert_eq!((answer.status, answer.one("x-ringway-reason")), (502, Some("upstream_no_websocket")));
     }
     assert_eq!(backend.asked().len(), 0);
     assert_eq!(gateway.sum(|stats| stats.connect_failures_total.get() + stats.ejections_total.get()), 0);
@@ -213,13 +209,8 @@ fn an_answer_that_does_not_agree_is_passed_on() {
     let gateway = before(world(&[backend.addr]).http2());
     let response = Client::connect(gateway.addr).send(UPGRADE).response();
     assert_eq!((response.status, response.one("x-why")), (403, Some("closed")));
-    run(async {
-        let mut client = client_h2::Client::connect(gateway.addr).await;
-        websocket::announced(&client.send).await.unwrap();
-        let (response, _send) = client.start(websocket::connect("/chat"), false).await;
-        let answer = client_h2::answer(response.await.unwrap()).await.unwrap();
-        assert_eq!((answer.status, answer.one("x-why")), (403, Some("closed")));
-    });
+    let answer = asked_2(gateway.addr);
+    assert_eq!((answer.status, answer.one("x-why")), (403, Some("closed")));
 }
 
 /// RFC 9110 §7.8: what is no opening handshake is a request like any other.

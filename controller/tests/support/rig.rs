@@ -85,6 +85,11 @@ pub fn writing(hub: &ApiServer, dir: &Path, writer: &str) -> ControllerSettings 
     settings
 }
 
+/// What a controller hears that nobody but its workers talks to.
+pub fn undisturbed(reports: Receiver<Report>, stop: Receiver<()>) -> Inputs {
+    Inputs { reports, orders: never(), defaults: never(), lookers: never(), canary: None, stop }
+}
+
 impl Rig {
     pub fn start(settings: ControllerSettings) -> Self {
         let (tx, mail) = bounded(64);
@@ -94,14 +99,7 @@ impl Rig {
         let (stop, stopped) = bounded(1);
         let view = SharedView::new();
         let seen = view.clone();
-        let inputs = Inputs {
-            reports: heard,
-            orders: never(),
-            defaults: never(),
-            lookers: never(),
-            canary: None,
-            stop: stopped,
-        };
+        let inputs = undisturbed(heard, stopped);
         let controller = std::thread::spawn(move || run(&settings, mailboxes, &inputs, &seen));
         Self { view, table: RouteTable::default(), mail, reports, stop, controller: Some(controller) }
     }

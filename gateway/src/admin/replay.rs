@@ -4,13 +4,14 @@
 //! Tables as they are compiled: neither what the failure detector knows of the endpoints nor what operators say of clusters
 //! is in them. Affinity cookies are not looked at either: a session stays where it is for as long as its endpoint is there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use routing::id::BindId;
+use routing::delta::{Change, RouteTable, Update, snapshot};
+use routing::id::{BindId, Generation};
 use routing::model::Target;
 use routing::subject::{Subject, SubjectKind};
-use routing::table::{Look, Seen, Table};
+use routing::table::{Look, OutOfStep, Seen, Table, TableSettings};
 use routing::time::MonoTime;
 use serde::{Deserialize, Serialize};
 use wire::h1::decode::{self, Decoded};
@@ -19,6 +20,9 @@ use wire::head::{RequestHead, RequestView};
 
 use super::explain;
 use crate::observe::decisions::{Decision, label};
+
+/// A share that is only what sums of shares are rounded by.
+const NOTHING: f64 = 1e-9;
 
 /// A request of the sample, as the API tells it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -138,17 +142,39 @@ impl Choice {
         Self { rule: None, places: vec![place], unknown }
     }
 
-    /// Which share of such requests goes to another place by `other`: 0 to 1. `key` says what of a place counts.
+    /// What has a larger share by `other`, and by how much: together the share of such requests that goes elsewhere, 0 to 1.
+    /// `key` says what of a place counts.
     #[must_use]
-    pub fn moved<'a>(&'a self, other: &'a Self, key: impl Fn(&'a Place) -> (&'a str, &'a str)) -> f64 {
-        let mut gains = std::collections::BTreeMap::<_, f64>::new();
+    pub fn gains<'a, K: Ord>(&'a self, other: &'a Self, key: impl Fn(&'a Place) -> K) -> BTreeMap<K, f64> {
+        let mut gains = BTreeMap::<_, f64>::new();
         for (places, sign) in [(&self.places, -1.0), (&other.places, 1.0)] {
             for place in places {
                 *gains.entry(key(place)).or_default() += sign * place.share;
             }
         }
-        gains.values().filter(|gain| **gain > 0.0).sum()
+        gains.retain(|_, gain| *gain > NOTHING);
+        gains
     }
+}
+
+/// The table of a worker of `node` that runs what was compiled.
+///
+/// # Errors
+/// None that is known: a table of its own is never out of step.
+pub fn table_of(compiled: &RouteTable, node: &config::Node, now: MonoTime) -> Result<Table, OutOfStep> {
+    let mut table = Table::new(TableSettings {
+        node_region: node.region.as_str().into(),
+        node_zone: node.zone.as_str().into(),
+        ..TableSettings::default()
+    });
+    let update = Update {
+        generation: Generation(1),
+        base_generation: Generation(0),
+        observed_ns: 0,
+        change: Change::Snapshot(snapshot(compiled)),
+    };
+    table.apply(&update, now)?;
+    Ok(table)
 }
 
 /// What a first attempt would come to.
@@ -164,7 +190,7 @@ fn places(explanation: &routing::table::Explanation) -> Vec<Place> {
             }
         }
     }
-    if left > 1e-9 {
+    if left > NOTHING {
         places.push(Place { to: "503".to_owned(), cluster: String::new(), share: left });
     }
     places

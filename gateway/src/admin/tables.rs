@@ -15,15 +15,13 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use routing::delta::{Change, RouteTable, Update, snapshot};
-use routing::id::Generation;
-use routing::table::{Table, TableSettings};
+use routing::delta::RouteTable;
+use routing::table::OutOfStep;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
-use wire::h1::limits::HeadLimits;
 
-use super::replay::Sampled;
+use super::replay::{Sampled, table_of};
 use super::room::{Desk, Room};
 use super::server::problem;
 use super::{Controller, facts::TableAnswer};
@@ -91,40 +89,22 @@ async fn table(State(asker): State<Asker>) -> Response {
 async fn decisions(State(asker): State<Asker>) -> Response {
     let Ok(_turn) = asker.one_at_a_time.acquire().await else { return failed() };
     let ask = |room: &Room| {
-        let node = &room.sources.config.node;
-        let settings = TableSettings {
-            node_region: node.region.as_str().into(),
-            node_zone: node.zone.as_str().into(),
-            ..TableSettings::default()
-        };
-        (Arc::clone(&room.sources.controller), room.sampled(), settings, room.head_limits)
+        let node = room.sources.config.node.clone();
+        (Arc::clone(&room.sources.controller), room.sampled(), node, room.head_limits)
     };
-    let Some((controller, mut sample, settings, limits)) = asker.desk.ask(ask).await else { return failed() };
+    let Some((controller, mut sample, node, limits)) = asker.desk.ask(ask).await else { return failed() };
     let Some(table) = copy_of(&*controller).await else { return busy() };
     let replayed = tokio::task::spawn_blocking(move || {
-        replay(&mut sample.decisions, &table, settings, &limits);
-        sample
+        let now = clock::now();
+        let table = table_of(&table, &node, now)?;
+        for decision in &mut sample.decisions {
+            decision.would = decision.replay(&table, &limits, now);
+        }
+        Ok::<_, OutOfStep>(sample)
     });
     match replayed.await {
-        Ok(sample) => Json(sample).into_response(),
-        Err(_) => failed(),
-    }
-}
-
-fn replay(decisions: &mut [Sampled], compiled: &RouteTable, settings: TableSettings, limits: &HeadLimits) {
-    let now = clock::now();
-    let mut table = Table::new(settings);
-    let update = Update {
-        generation: Generation(1),
-        base_generation: Generation(0),
-        observed_ns: 0,
-        change: Change::Snapshot(snapshot(compiled)),
-    };
-    if table.apply(&update, now).is_err() {
-        return;
-    }
-    for decision in decisions {
-        decision.would = decision.replay(&table, limits, now);
+        Ok(Ok(sample)) => Json(sample).into_response(),
+        Ok(Err(_)) | Err(_) => failed(),
     }
 }
 

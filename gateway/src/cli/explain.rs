@@ -7,12 +7,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 use gateway::admin::explain::{self, Answer, BackendAnswer, ClusterAnswer, Question, Verdict};
+use gateway::admin::replay::table_of;
 use gateway::worker::clock;
 use gateway::worker::settings::Settings;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use routing::delta::{Change, RouteTable, Update, snapshot};
-use routing::id::Generation;
-use routing::table::{Table, TableSettings};
+use routing::delta::RouteTable;
+use routing::table::Table;
 
 use super::check::{OfflineArgs, existing, listeners};
 use super::client::{self, AdminUrl};
@@ -88,24 +88,9 @@ fn offline(dir: &Path, args: &OfflineArgs, question: &Question) -> Result<Answer
 }
 
 /// The table of a worker that runs what was compiled.
-///
-/// # Errors
-/// None that is known: a table of its own is never out of step.
 pub(super) fn worker_table(compiled: &RouteTable, config: &config::Config) -> Result<Table, String> {
-    let settings = TableSettings {
-        node_region: config.node.region.as_str().into(),
-        node_zone: config.node.zone.as_str().into(),
-        ..TableSettings::default()
-    };
-    let mut worker = Table::new(settings);
-    let update = Update {
-        generation: Generation(1),
-        base_generation: Generation(0),
-        observed_ns: 0,
-        change: Change::Snapshot(snapshot(compiled)),
-    };
-    worker.apply(&update, clock::now()).map_err(|out| format!("the table could not be built: {out:?}"))?;
-    Ok(worker)
+    table_of(compiled, &config.node, clock::now())
+        .map_err(|out| format!("the table could not be built: {out:?}"))
 }
 
 fn path(question: &Question) -> String {

@@ -223,13 +223,11 @@ impl Place {
         head.clear();
         looked.clear();
         let (mut asks_source, mut has_query, mut has_cookie, mut is_whole) = (false, false, false, true);
-        for part in [view.method_name(), b" ", view.path()] {
-            head.extend_from_slice(part);
-        }
+        add(head, &[view.method_name(), b" ", view.path()]);
         let each = |which: fn(&Look<'_>) -> bool, take: &mut dyn FnMut(&str, Look<'_>)| {
             table.looks(subject, rule, &mut |look| {
                 if which(&look) {
-                    take(name_of(look), look);
+                    take(line_of(look)[1], look);
                 }
             })
         };
@@ -239,15 +237,11 @@ impl Place {
                 && let Some(value) = view.query_param(name.as_bytes())
             {
                 let sign: &[u8] = if has_query { b"&" } else { b"?" };
-                for part in [sign, name.as_bytes(), b"=", value] {
-                    head.extend_from_slice(part);
-                }
+                add(head, &[sign, name.as_bytes(), b"=", value]);
                 has_query = true;
             }
         });
-        for part in [&b" HTTP/1.1\r\nHost: "[..], view.authority(), b"\r\n"] {
-            head.extend_from_slice(part);
-        }
+        add(head, &[b" HTTP/1.1\r\nHost: ", view.authority(), b"\r\n"]);
         each(|look| matches!(look, Look::Header(_) | Look::Source), &mut |name, look| {
             asks_source |= look == Look::Source;
             if note(looked, look)
@@ -257,9 +251,7 @@ impl Place {
                     is_whole = false;
                     return;
                 }
-                for part in [name.as_bytes(), b": ", value, b"\r\n"] {
-                    head.extend_from_slice(part);
-                }
+                add(head, &[name.as_bytes(), b": ", value, b"\r\n"]);
             }
         });
         each(|look| matches!(look, Look::Cookie(_)), &mut |name, look| {
@@ -267,14 +259,11 @@ impl Place {
                 && let Some(value) = view.cookie(name.as_bytes())
             {
                 let sign: &[u8] = if has_cookie { b"; " } else { b"Cookie: " };
-                for part in [sign, name.as_bytes(), b"=", value] {
-                    head.extend_from_slice(part);
-                }
+                add(head, &[sign, name.as_bytes(), b"=", value]);
                 has_cookie = true;
             }
         });
-        let end: &[u8] = if has_cookie { b"\r\n\r\n" } else { b"\r\n" };
-        head.extend_from_slice(end);
+        add(head, &[if has_cookie { b"\r\n\r\n" } else { b"\r\n" }]);
         self.seen = Some(if is_whole { seen } else { Seen::InPart });
         self.bind = table.address(subject.bind);
         self.source = asks_source.then(|| subject.peer.ip());
@@ -297,7 +286,7 @@ impl Place {
         let is_short = self.head.len() + self.looked.len() <= DECISION_BYTES_MAX;
         let decision = is_short.then(|| Decision {
             head: self.head.as_slice().into(),
-            looked: text(&self.looked).lines().map(Arc::from).collect(),
+            looked: String::from_utf8_lossy(&self.looked).lines().map(Arc::from).collect(),
             seen: self.seen.unwrap_or(Seen::InPart),
             bind: self.bind,
             source: self.source,
@@ -310,18 +299,11 @@ impl Place {
     }
 }
 
-fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
+fn add(text: &mut Vec<u8>, parts: &[&[u8]]) {
+    parts.iter().for_each(|part| text.extend_from_slice(part));
 }
 
-fn name_of<'a>(look: Look<'a>) -> &'a str {
-    match look {
-        Look::Header(name) | Look::Cookie(name) | Look::Query(name) => name,
-        Look::Source => "",
-    }
-}
-
-/// What a name is called where decisions are told.
+/// What a name is called where decisions are told: its kind, and itself.
 fn line_of(look: Look<'_>) -> [&str; 2] {
     match look {
         Look::Header(name) => ["header ", name],
@@ -345,9 +327,7 @@ fn note(looked: &mut Vec<u8>, look: Look<'_>) -> bool {
     if looked.split(|byte| *byte == b'\n').any(is_same) {
         return false;
     }
-    for part in [kind, name, "\n"] {
-        looked.extend_from_slice(part.as_bytes());
-    }
+    add(looked, &[kind.as_bytes(), name.as_bytes(), b"\n"]);
     true
 }
 

@@ -1,7 +1,7 @@
 //! Statistics of one worker: counters that it alone writes and anybody reads.
 //!
 //! Plain relaxed loads and stores: no read-modify-write on the request path. Labels are bounded: routes and
-//! (backend, cluster) pairs have slots that the controller hands out up to `metrics.series_max`; slot 0 is shared
+//! (backend, cluster) pairs have slots that the controller hands out up to `observe.metrics_series_max`; slot 0 is shared
 //! by everything above.
 
 use std::sync::atomic::{AtomicU64, Ordering};

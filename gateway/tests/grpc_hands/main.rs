@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 
 use routing::model::GrpcCode;
 use shop::Serving;
-use support::fleet::{Fleet, service};
+use support::fleet::localhost;
 use support::hands::run;
 use support::table::world;
 use support::tls::Ca;
@@ -120,18 +120,7 @@ fn grpcio_calls_over_tls() {
     let Some(python) = python() else { return };
     let server = Serving::start();
     let ca = Ca::new();
-    let ingress = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: web, annotations: \
-                   {nginx.ingress.kubernetes.io/backend-protocol: GRPC}}\nspec:\n  \
-                   tls: [{hosts: [localhost], secretName: site}]\n  rules: [{host: localhost, http: {paths: \
-                   [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]\n";
-    let fleet = Fleet::start(
-        config(),
-        &[
-            ("fleet/a.yaml", ingress),
-            ("fleet/s.yaml", &ca.leaf(&["localhost"]).secret("site")),
-            ("clusters/alpha/web.yaml", &service(&[server.addr])),
-        ],
-    );
+    let fleet = localhost("nginx.ingress.kubernetes.io/backend-protocol: GRPC", server.addr, &ca);
     let pem = std::env::temp_dir().join(format!("ringway-grpcio-{}.pem", std::process::id()));
     std::fs::write(&pem, &ca.pem).unwrap();
     let addr = format!("localhost:{}", fleet.tls.port());

@@ -15,6 +15,7 @@ use gateway::node::Node;
 use routing::id::Generation;
 use routing::model::Protocol;
 
+use super::tls::Ca;
 use super::{Port, until};
 
 /// As `ringway run` tries tables.
@@ -110,6 +111,23 @@ impl Fleet {
     pub fn generations(&self) -> Vec<u64> {
         self.node().stats.iter().map(|stats| stats.generation.get()).collect()
     }
+}
+
+/// A fleet whose one Ingress, with these annotations, serves `localhost` in clear and over TLS, by a certificate of `ca`.
+pub fn localhost(annotations: &str, backend: SocketAddr, ca: &Ca) -> Fleet {
+    let ingress = format!(
+        "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: web, annotations: {{{annotations}}}}}\nspec:\n  \
+         tls: [{{hosts: [localhost], secretName: site}}]\n  rules: [{{host: localhost, http: {{paths: \
+         [{{path: /, pathType: Prefix, backend: {{service: {{name: web, port: {{number: 80}}}}}}}}]}}}}]\n"
+    );
+    Fleet::start(
+        super::config(),
+        &[
+            ("fleet/a.yaml", &ingress),
+            ("fleet/s.yaml", &ca.leaf(&["localhost"]).secret("site")),
+            ("clusters/alpha/web.yaml", &service(&[backend])),
+        ],
+    )
 }
 
 impl Drop for Fleet {

@@ -14,6 +14,10 @@ use tungstenite::protocol::{Role, WebSocket};
 
 use super::PATIENCE;
 
+/// An opening handshake of HTTP/1.1.
+pub const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
 /// Sends every message back until the closing handshake, or the end.
 pub fn echo<S: std::io::Read + std::io::Write>(mut socket: WebSocket<S>) {
     loop {
@@ -25,6 +29,18 @@ pub fn echo<S: std::io::Read + std::io::Write>(mut socket: WebSocket<S>) {
             }
             Ok(_) => {}
             Err(_) => return,
+        }
+    }
+}
+
+/// Messages to all of them at once, which [`echo`] sends back.
+pub fn converse<S: std::io::Read + std::io::Write>(sockets: &mut [WebSocket<S>]) {
+    for round in 0..20 {
+        for (n, socket) in sockets.iter_mut().enumerate() {
+            socket.send(Message::text(format!("{n} in round {round}"))).unwrap();
+        }
+        for (n, socket) in sockets.iter_mut().enumerate() {
+            assert_eq!(socket.read().unwrap().to_text().unwrap(), format!("{n} in round {round}"));
         }
     }
 }

@@ -63,19 +63,19 @@ impl Shares {
             if before.rule != after.rule {
                 shares.rule += part;
             }
-            shares.backend += part * before.moved(&after, |place| (&place.to, ""));
-            shares.cluster += part * before.moved(&after, |place| (&place.cluster, ""));
-            let elsewhere = before.moved(&after, whole);
-            shares.elsewhere += part * elsewhere;
-            shares.note(before, &after, part * elsewhere, &decision.line());
+            shares.backend += part * before.gains(&after, |place| &place.to).values().sum::<f64>();
+            shares.cluster += part * before.gains(&after, |place| &place.cluster).values().sum::<f64>();
+            shares.note(before, &after, part, &decision.line());
         }
         shares
     }
 
-    /// Adds what moves to the ways, in proportion to where it would come from and go to.
-    fn note(&mut self, before: &Choice, after: &Choice, share: f64, example: &str) {
-        let (leaves, comes) = (growth(after, before), growth(before, after));
+    /// Adds what moves of this part to the ways, in proportion to where it would come from and go to.
+    fn note(&mut self, before: &Choice, after: &Choice, part: f64, example: &str) {
+        let (leaves, comes) = (after.gains(before, whole), before.gains(after, whole));
         let (all_leave, all_come): (f64, f64) = (leaves.values().sum(), comes.values().sum());
+        let share = part * all_come;
+        self.elsewhere += share;
         for ((from, left), (to, come)) in
             leaves.iter().flat_map(|leaves| comes.iter().map(move |comes| (leaves, comes)))
         {
@@ -90,19 +90,6 @@ impl Shares {
 
 fn whole(place: &Place) -> (&str, &str) {
     (&place.to, &place.cluster)
-}
-
-/// What has a larger share in the second, and by how much.
-fn growth<'a>(first: &'a Choice, second: &'a Choice) -> BTreeMap<(&'a str, &'a str), f64> {
-    let mut grown = BTreeMap::new();
-    for place in &second.places {
-        *grown.entry(whole(place)).or_default() += place.share;
-    }
-    for place in &first.places {
-        *grown.entry(whole(place)).or_default() -= place.share;
-    }
-    grown.retain(|_, share| *share > 1e-9);
-    grown
 }
 
 fn name((to, cluster): (&str, &str)) -> String {
