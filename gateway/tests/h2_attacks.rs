@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use config::{Config, Period};
+use config::{ByteSize, Config, Period};
 use gateway::observe::stats::Limit;
 use support::backend::{Backend, Then, respond};
 use support::frames::*;
@@ -399,6 +399,50 @@ fn pings_beside_requests_and_now_and_then_are_answered() {
     // Keep-alives for hours: what a busy connection could send in the time of a test.
     for n in 0..500 {
         assert!(client.settle(), "PING {n}");
+    }
+    assert_eq!(gateway.hits(Limit::Http2Control), 0);
+}
+
+/// What a download's window is opened with is paid by the download, however small its pieces.
+#[test]
+fn a_window_for_every_piece_of_a_download_is_no_flood() {
+    const PIECE: u32 = 100;
+    const PIECES: u32 = 1_000;
+    let body = vec![b'x'; (PIECE * PIECES) as usize];
+    let backend = Backend::start(move |_, stream| respond(stream, &body));
+    let mut config = config();
+    config.http2.control_bytes_max = ByteSize::kib(4);
+    let gateway = with(config, &backend);
+    // SETTINGS_INITIAL_WINDOW_SIZE
+    let mut client = Raw::connect(gateway.addr, &setting(4, 0));
+    client.send(get(1, "/"));
+    for piece in 0..PIECES {
+        assert!(client.send([window(0, PIECE), window(1, PIECE)].concat()), "piece {piece}");
+        loop {
+            let frame = client.next().unwrap_or_else(|_| panic!("piece {piece} does not come"));
+            assert!(frame.kind != GOAWAY, "piece {piece}");
+            if frame.kind == DATA && !frame.payload.is_empty() {
+                break;
+            }
+        }
+    }
+    assert_eq!(gateway.hits(Limit::Http2Control), 0);
+}
+
+/// Keep-alives of an idle connection: what it owes is forgiven with time.
+#[test]
+fn pings_now_and_then_are_forgiven() {
+    let backend = Backend::named("web");
+    let mut config = config();
+    config.http2.control_bytes_max = ByteSize::kib(4);
+    let gateway = with(config, &backend);
+    let mut client = Raw::connect(gateway.addr, &[]);
+    // 34 bytes each with its answer, of which 17 were sent: twice as much as may be owed, in two seconds.
+    for round in 0..40 {
+        for _ in 0..12 {
+            assert!(client.settle(), "round {round}");
+        }
+        support::pass(Duration::from_millis(50));
     }
     assert_eq!(gateway.hits(Limit::Http2Control), 0);
 }

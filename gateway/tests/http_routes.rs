@@ -311,7 +311,10 @@ const CASES: &[Case] = &[
     case(
         "/session",
         "sessionPersistence: {sessionName: sess, absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}}",
-        &[via("GET /session", &["set-cookie~ sess=", "set-cookie~ ; Max-Age=3600"])],
+        &[via(
+            "GET /session",
+            &["set-cookie~ sess=", "set-cookie~ ; Max-Age=3600", "set-cookie~ ; Path=/session;"],
+        )],
     ),
     case(
         "/session-of-browser",

@@ -45,6 +45,9 @@ fn open_2(addr: SocketAddr) -> Socket {
             let (response, send) = client.start(websocket::connect("/chat?room=1"), false).await;
             let response = response.await.unwrap();
             assert_eq!(response.status(), 200);
+            for gone in ["sec-websocket-accept", "connection", "upgrade"] {
+                assert!(!response.headers().contains_key(gone), "{gone}");
+            }
             let (library, ours) = websocket::pair();
             ready.send(library).unwrap();
             websocket::pump(response.into_body(), send, ours).await;

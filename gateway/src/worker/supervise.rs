@@ -120,16 +120,16 @@ fn run_once(charter: &Charter, binds: &Binds, first: bool) -> io::Result<()> {
 async fn end(worker: Option<&Rc<Worker>>) {
     let Some(worker) = worker else { return };
     worker.abandon();
-    last_words(worker).await;
+    last_words(&worker.stats).await;
 }
 
 /// Gives connections that were told to end a moment to do so, and the ring another turn behind the last of them: what they
 /// left it to do, the closing of their sockets, is handed to the kernel only when the loop waits.
-async fn last_words(worker: &Worker) {
+async fn last_words(stats: &WorkerStats) {
     let Ok(timer) = Timer::new() else { return };
     let due = clock::now() + LAST_WORDS;
     loop {
-        let are_left = worker.stats.connections_open.get() > 0 && clock::now() < due;
+        let are_left = stats.connections_open.get() > 0 && clock::now() < due;
         let turn = timer.arm(Duration::from_millis(1));
         if turn.is_err() || timer.wait().await.is_err() || !are_left {
             return;
@@ -182,7 +182,7 @@ async fn serve(charter: &Charter, binds: &Binds, first: bool, life: &OnceCell<Rc
     if worker.is_stopping() {
         // What is cut is reset by its own task: the end of the process would close it as if it were complete.
         worker.wake_all();
-        last_words(&worker).await;
+        last_words(&worker.stats).await;
     }
     // Nobody keeps house any more: the last lines go now.
     worker.log.borrow_mut().flush();
@@ -266,5 +266,33 @@ fn pin(core: Option<usize>) {
     set.set(core);
     if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
         tracing::warn!(core, %error, "cannot pin a worker; it runs where the kernel puts it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::net::conn::{Cancel, Conn};
+
+    /// Whoever waited for them has nothing left to wait for, and the ring has not closed their sockets yet.
+    #[test]
+    fn what_ended_last_is_closed_and_not_left_to_a_ring_that_turns_no_more() {
+        let stats = WorkerStats::new(1);
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, addr) = listener.accept().unwrap();
+        let ring = runtime::build(RingFlags::Coop, 64, 256).unwrap();
+        ring.run(
+            async {
+                drop(Conn::adopt(ours.into(), addr, Cancel::Never).unwrap());
+                last_words(&stats).await;
+            },
+            || std::future::ready(()),
+        );
+        peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(peer.read(&mut [0]).unwrap(), 0, "its peer sees the end");
     }
 }
