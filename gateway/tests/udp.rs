@@ -448,6 +448,14 @@ fn a_quic_connection_stays_with_an_endpoint_that_is_in_doubt() {
     });
     until("all have arrived", || servers[0].count() >= 8 + sent);
     assert_eq!(servers[0].paths_of(&goes_on[..9]), 1, "one path for all of them");
+    // Whoever moves only now is picked for while everybody else goes elsewhere.
+    for late in 2..=20 {
+        Client::of(gateway.addr).send(&goes_on);
+        until("it has arrived", || {
+            servers.iter().map(|server| server.paths_of(&goes_on[..9])).sum::<usize>() >= late
+        });
+    }
+    assert_eq!(servers[0].paths_of(&goes_on[..9]), 20, "a path for each of them");
     assert_eq!(servers[1].paths_of(&goes_on[..9]), 0, "nobody else knows the connection");
 }
 

@@ -213,6 +213,23 @@ fn an_application_that_hangs_is_found_within_fifteen_milliseconds_of_its_last_an
     assert!(took.iter().all(|took| *took <= ms(40)), "{took:?}");
 }
 
+/// Of a connection of QUIC nobody else knows: it goes where it was, whatever is thought of that endpoint.
+#[test]
+fn an_endpoint_that_answers_nothing_is_picked_again_for_what_only_it_knows() {
+    let mut net = Net::new(1, &[(Nature::Asks, 12)]);
+    net.run(Duration::from_secs(3));
+    net.hangs = true;
+    net.run(Duration::from_secs(1));
+    assert_eq!(net.log.first().unwrap().1, State::Down(Reason::Hang));
+    let (table, mut rng, request) = (&net.worker.table, rng(2), Request::get("h", "/"));
+    let (known, subject) = (net.conns[0].pick, request.subject());
+    let rule = table.route(&subject).unwrap();
+    let other = table.pick(&rule, &subject, &Tried::new(), net.now, &mut rng).unwrap();
+    assert_ne!(other.cluster, known.cluster, "everybody else goes elsewhere");
+    let again = table.pick_at(known.endpoint, &rule, &subject, net.now, &mut rng).unwrap();
+    assert_eq!((again.endpoint, again.addr), (known.endpoint, known.addr));
+}
+
 #[test]
 fn endpoints_that_leave_take_with_them_what_they_owe() {
     let mut net = Net::new(1, &[(Nature::Listens, 12)]);

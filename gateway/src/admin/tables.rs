@@ -158,3 +158,42 @@ impl Room {
         Decisions { window_seconds: SPAN.as_secs_f64(), answered, decisions_max, decisions }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use routing::table::Seen;
+
+    use super::*;
+    use crate::observe::decisions::Decision;
+
+    fn batch(age: Duration, decisions: usize) -> Batch {
+        let decision = Decision {
+            head: Box::from(&b"GET / HTTP/1.1\r\n\r\n"[..]),
+            looked: Box::default(),
+            seen: Seen::All,
+            bind: None,
+            source: None,
+            rule: None,
+            went: None,
+        };
+        let age = u64::try_from(age.as_nanos()).unwrap();
+        let at = routing::time::MonoTime(clock::now().0.saturating_sub(age));
+        Batch { at, answered: 100, decisions: vec![decision; decisions] }
+    }
+
+    fn held(samples: &Samples) -> Vec<usize> {
+        samples.0.iter().map(|batch| batch.decisions.len()).collect()
+    }
+
+    #[test]
+    fn what_is_held_is_of_the_last_minute_and_within_its_bound() {
+        let mut samples = Samples::default();
+        let ages = [(SPAN * 2, 1), (SPAN + Duration::from_secs(1), 2), (SPAN / 2, 3), (Duration::ZERO, 4)];
+        samples.take_in(ages.into_iter().map(|(age, count)| batch(age, count)), 100);
+        assert_eq!(held(&samples), [3, 4], "what is too old is let go of");
+        samples.take_in(std::iter::once(batch(Duration::ZERO, 5)), 9);
+        assert_eq!(held(&samples), [4, 5], "the oldest beyond the bound");
+        samples.take_in(std::iter::empty(), 8);
+        assert_eq!(held(&samples), [5]);
+    }
+}
