@@ -24,6 +24,8 @@ const GIVEN_UP: Duration = Duration::from_secs(5);
 const BURST: u32 = 100;
 /// Streams of an attacker that never opens its window.
 const HELD_STREAMS: u32 = 100;
+/// Attackers of that kind at once.
+const HELD_MAX: usize = 50;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     // No payload here is longer than 64 KiB.
@@ -135,7 +137,7 @@ pub(super) fn rage(attack: Attack, per_second: u32, at: SocketAddr, over: &Atomi
     while !over.load(Ordering::Relaxed) {
         if let Attack::ZeroWindow = attack {
             // Nobody closes it soon: it is as slow as a client may be, and holds what it holds.
-            if held.len() < 50
+            if held.len() < HELD_MAX
                 && let Ok(mut connection) = TcpStream::connect(at)
                 && connection.write_all(&first(attack)).is_ok()
             {
