@@ -245,7 +245,9 @@ fn s7_chunk_extensions_are_dropped_and_chunks_written_anew() {
     let requests = backend.requests();
     assert_eq!(requests[0].body, b"abcde");
     let raw = String::from_utf8(backend.log()[0].raw.clone()).unwrap();
-    assert!(!raw.contains(';') && !raw.contains("002"), "{raw}");
+    // In the head a random request id may hold anything of it.
+    let (_, chunks) = raw.split_once("\r\n\r\n").unwrap();
+    assert!(!chunks.contains(';') && !chunks.contains("002"), "{raw}");
 }
 
 /// A chunked body that turns bad when its beginning is at the backend already: the client is told, and the backend

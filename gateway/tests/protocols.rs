@@ -348,6 +348,8 @@ fn behind_a_connection_pool_a_database_fails_over_and_only_what_was_in_flight_fa
         "pool_mode = transaction",
         "default_pool_size = 4",
         "server_tls_sslmode = disable",
+        // A login that was in flight is lost like a transaction: the pool is not to refuse everybody for 15 s after it.
+        "server_login_retry = 0.1",
         &format!("logfile = {}", log.display()),
     ];
     let file = failover.dir.join("pool.ini");
