@@ -137,9 +137,9 @@ impl Samples {
         self.0.extend(fresh);
         let now = clock::now();
         let is_old = |batch: &Batch| now.since(batch.at) > SPAN;
-        let mut held: usize = self.0.iter().map(|batch| batch.decisions.len()).sum();
+        let mut held: usize = self.0.iter().map(|batch| batch.count()).sum();
         while self.0.front().is_some_and(|oldest| is_old(oldest) || held > decisions_max as usize) {
-            held -= self.0.pop_front().map_or(0, |oldest| oldest.decisions.len());
+            held -= self.0.pop_front().map_or(0, |oldest| oldest.count());
         }
     }
 }
@@ -151,8 +151,8 @@ impl Room {
         for batch in &self.samples.0 {
             answered += batch.answered;
             #[expect(clippy::cast_precision_loss, reason = "requests of a second, for a share")]
-            let weight = batch.answered as f64 / batch.decisions.len().max(1) as f64;
-            decisions.extend(batch.decisions.iter().map(|decision| Sampled::of(decision, weight)));
+            let weight = batch.answered as f64 / batch.count().max(1) as f64;
+            decisions.extend(batch.decisions().map(|decision| Sampled::of(&decision, weight)));
         }
         let decisions_max = self.sources.config.observe.decisions_max;
         Decisions { window_seconds: SPAN.as_secs_f64(), answered, decisions_max, decisions }
@@ -161,28 +161,16 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
-    use routing::table::Seen;
-
     use super::*;
-    use crate::observe::decisions::Decision;
 
     fn batch(age: Duration, decisions: usize) -> Batch {
-        let decision = Decision {
-            head: Box::from(&b"GET / HTTP/1.1\r\n\r\n"[..]),
-            looked: Box::default(),
-            seen: Seen::All,
-            bind: None,
-            source: None,
-            rule: None,
-            went: None,
-        };
         let age = u64::try_from(age.as_nanos()).unwrap();
         let at = routing::time::MonoTime(clock::now().0.saturating_sub(age));
-        Batch { at, answered: 100, decisions: vec![decision; decisions] }
+        Batch::of_alike(at, 100, decisions)
     }
 
     fn held(samples: &Samples) -> Vec<usize> {
-        samples.0.iter().map(|batch| batch.decisions.len()).collect()
+        samples.0.iter().map(Batch::count).collect()
     }
 
     #[test]

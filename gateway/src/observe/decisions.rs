@@ -3,7 +3,7 @@
 //! Each worker keeps a random sample of the requests that it has answered, of a second or a few (reservoir sampling,
 //! Li 1994, "algorithm L": how many are skipped until the next one is drawn beforehand, so that a request costs one
 //! decrement and one branch). The buffers are used again; nothing is allocated for a request once they have grown. At the
-//! end of the period the sample leaves as one [`Batch`] through a bounded channel for the admin thread, which holds what is
+//! end of the period the sample leaves, in two allocations, as one [`Batch`] through a bounded channel for the admin thread, which holds what is
 //! not older than [`SPAN`]. All of it is in memory only.
 //!
 //! Kept of a request: host, method, path; of headers, cookies, query parameters and the client's address only what a
@@ -50,15 +50,85 @@ pub struct Decision {
     pub went: Option<(Arc<str>, Arc<str>)>,
 }
 
-/// What one worker has answered in one period.
+/// What one worker has answered in one period, and a sample of it: two allocations, whatever it holds.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// When the period ended.
     pub at: MonoTime,
     /// Requests answered in it.
     pub answered: u64,
-    /// A sample of them.
-    pub decisions: Vec<Decision>,
+    kept: Vec<Kept>,
+    /// The texts of all of them, behind each other.
+    texts: Vec<u8>,
+}
+
+/// A decision but for its texts.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    /// Bytes of head, names that were looked at, route, backend and cluster.
+    lengths: [usize; 5],
+    seen: Seen,
+    bind: Option<SocketAddr>,
+    source: Option<IpAddr>,
+    rule_index: Option<u16>,
+    has_gone: bool,
+}
+
+impl Batch {
+    fn with_room(at: MonoTime, answered: u64, decisions: usize, bytes: usize) -> Self {
+        Self { at, answered, kept: Vec::with_capacity(decisions), texts: Vec::with_capacity(bytes) }
+    }
+
+    fn push(&mut self, texts: [&[u8]; 5], kept: Kept) {
+        texts.iter().for_each(|text| self.texts.extend_from_slice(text));
+        self.kept.push(Kept { lengths: texts.map(<[u8]>::len), ..kept });
+    }
+
+    /// How many decisions it holds.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// They.
+    pub fn decisions(&self) -> impl Iterator<Item = Decision> {
+        let mut texts = &self.texts[..];
+        self.kept.iter().map(move |kept| {
+            let [head, looked, route, backend, cluster] = kept.lengths.map(|length| {
+                let (text, rest) = texts.split_at(length);
+                texts = rest;
+                text
+            });
+            let name = |text| Arc::<str>::from(String::from_utf8_lossy(text));
+            Decision {
+                head: head.into(),
+                looked: String::from_utf8_lossy(looked).lines().map(Arc::from).collect(),
+                seen: kept.seen,
+                bind: kept.bind,
+                source: kept.source,
+                rule: kept.rule_index.map(|index| (name(route), index)),
+                went: kept.has_gone.then(|| (name(backend), name(cluster))),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+impl Batch {
+    /// Of so many that are the same.
+    pub(crate) fn of_alike(at: MonoTime, answered: u64, count: usize) -> Self {
+        let mut batch = Self::with_room(at, answered, count, 0);
+        let kept = Kept {
+            lengths: [0; 5],
+            seen: Seen::All,
+            bind: None,
+            source: None,
+            rule_index: None,
+            has_gone: false,
+        };
+        (0..count).for_each(|_| batch.push([b"GET / HTTP/1.1\r\n\r\n", b"", b"", b"", b""], kept));
+        batch
+    }
 }
 
 /// A place of the sample.
@@ -179,13 +249,15 @@ impl Decisions {
             return;
         }
         let taken = std::mem::take(&mut sample.taken);
-        let decisions: Vec<_> = sample.places[..taken].iter_mut().filter_map(Place::take).collect();
-        if decisions.len() < taken {
+        let places = &mut sample.places[..taken];
+        let bytes = places.iter().map(Place::bytes).sum();
+        let mut batch = Batch::with_room(now, answered, taken, bytes);
+        places.iter_mut().for_each(|place| place.move_to(&mut batch));
+        if batch.count() < taken {
             stats.hit(Limit::Decisions);
         }
         (sample.passed, sample.weight, sample.skipping) = (0, 1.0, 1);
         self.skips.set(1);
-        let batch = Batch { at: now, answered, decisions };
         if self.out.as_ref().is_some_and(|out| out.try_send(batch).is_err()) {
             stats.hit(Limit::Decisions);
         }
@@ -281,21 +353,28 @@ impl Place {
         });
     }
 
-    /// What is kept, by names; `None` = it is too long. Large buffers are not kept.
-    fn take(&mut self) -> Option<Decision> {
-        let is_short = self.head.len() + self.looked.len() <= DECISION_BYTES_MAX;
-        let decision = is_short.then(|| Decision {
-            head: self.head.as_slice().into(),
-            looked: String::from_utf8_lossy(&self.looked).lines().map(Arc::from).collect(),
-            seen: self.seen.unwrap_or(Seen::InPart),
-            bind: self.bind,
-            source: self.source,
-            rule: self.rule_index.map(|index| (self.route.as_str().into(), index)),
-            went: self.backend_len.map(|at| (self.went[..at].into(), self.went[at..].into())),
-        });
+    /// What it holds of texts; none when it is too long.
+    fn bytes(&self) -> usize {
+        let bytes = self.head.len() + self.looked.len();
+        if bytes <= DECISION_BYTES_MAX { bytes + self.route.len() + self.went.len() } else { 0 }
+    }
+
+    /// Adds what is kept, unless it is too long. Large buffers stay not.
+    fn move_to(&mut self, batch: &mut Batch) {
+        if self.head.len() + self.looked.len() <= DECISION_BYTES_MAX {
+            let (backend, cluster) = self.went.as_bytes().split_at(self.backend_len.unwrap_or(0));
+            let kept = Kept {
+                lengths: [0; 5],
+                seen: self.seen.unwrap_or(Seen::InPart),
+                bind: self.bind,
+                source: self.source,
+                rule_index: self.rule_index,
+                has_gone: self.backend_len.is_some(),
+            };
+            batch.push([&self.head, &self.looked, self.route.as_bytes(), backend, cluster], kept);
+        }
         self.head.shrink_to(DECISION_BYTES_MAX);
         self.looked.shrink_to(DECISION_BYTES_MAX);
-        decision
     }
 }
 
@@ -386,8 +465,8 @@ mod tests {
             (0..100).for_each(|n| answer(&decisions, &mut rng, &table, &format!("/{n}")));
             decisions.second(MonoTime::ZERO, &stats);
             let batch = batches.try_recv().unwrap();
-            assert_eq!((batch.answered, batch.decisions.len()), (100, 10));
-            for decision in batch.decisions {
+            assert_eq!((batch.answered, batch.count()), (100, 10));
+            for decision in batch.decisions() {
                 let head = std::str::from_utf8(&decision.head).unwrap();
                 let n: usize =
                     head.strip_prefix("GET /").unwrap().split(' ').next().unwrap().parse().unwrap();
@@ -411,12 +490,12 @@ mod tests {
         (0..10).for_each(|n| answer(&decisions, &mut rng, &table, &format!("/{n}")));
         decisions.second(MonoTime::ZERO, &stats);
         let batch = batches.try_recv().unwrap();
-        assert_eq!((batch.answered, batch.decisions.len(), stats.hits(Limit::Decisions)), (10, 10, 0));
+        assert_eq!((batch.answered, batch.count(), stats.hits(Limit::Decisions)), (10, 10, 0));
         let long = format!("/{}", "x".repeat(DECISION_BYTES_MAX));
         answer(&decisions, &mut rng, &table, &long);
         decisions.second(MonoTime::ZERO, &stats);
         let batch = batches.try_recv().unwrap();
-        assert_eq!((batch.answered, batch.decisions.len(), stats.hits(Limit::Decisions)), (1, 0, 1));
+        assert_eq!((batch.answered, batch.count(), stats.hits(Limit::Decisions)), (1, 0, 1));
     }
 
     #[test]
@@ -430,7 +509,7 @@ mod tests {
                 (0..100).for_each(|n| answer(&decisions, &mut rng, &table, &format!("/{n}")));
                 decisions.second(MonoTime::ZERO, &stats);
             }
-            let kept: usize = batches.try_iter().map(|batch| batch.decisions.len()).sum();
+            let kept: usize = batches.try_iter().map(|batch| batch.count()).sum();
             assert!(kept <= (max / workers) as usize, "{kept} of {max} among {workers}");
         }
     }
