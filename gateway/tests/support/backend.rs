@@ -13,10 +13,8 @@ use super::{PATIENCE, until};
 pub struct Connection {
     /// Everything, as it came.
     pub raw: Vec<u8>,
-    /// What this backend takes for requests.
+    /// What this backend takes for requests; a probe of the failure detector is answered as any other, and counted nowhere.
     pub requests: Vec<Request>,
-    /// Is it a probe's of the failure detector? Answered as any other, and counted nowhere.
-    pub is_probe: bool,
 }
 
 /// One request as the backend reads it.
@@ -191,7 +189,9 @@ impl Backend {
     /// How many connections came that anything was sent on, probes apart.
     pub fn connections(&self) -> usize {
         let log = self.shared.log.lock().unwrap();
-        log.iter().filter(|connection| !connection.is_probe && !connection.raw.is_empty()).count()
+        // By what came: one that has just come is not known for a probe yet.
+        let is_probe = |raw: &[u8]| raw.windows(13).any(|word| word == b"ringway-probe");
+        log.iter().filter(|connection| !connection.raw.is_empty() && !is_probe(&connection.raw)).count()
     }
 
     /// How many bytes came.
@@ -260,11 +260,8 @@ impl Peer {
                 request.trailers += "\n";
             }
         }
-        let is_probe = request.one("user-agent") == Some("ringway-probe");
-        let connection = &mut self.shared.log.lock().unwrap()[self.number];
-        connection.is_probe |= is_probe;
-        if !is_probe {
-            connection.requests.push(request.clone());
+        if request.one("user-agent") != Some("ringway-probe") {
+            self.shared.log.lock().unwrap()[self.number].requests.push(request.clone());
             self.shared.requests.fetch_add(1, Ordering::SeqCst);
         }
         Some(request)
@@ -282,7 +279,6 @@ impl Peer {
             while hangs() {
                 std::thread::park_timeout(std::time::Duration::from_millis(1));
             }
-            self.shared.log.lock().unwrap()[self.number].is_probe = true;
             respond(&mut self.stream, b"");
             return None;
         }
