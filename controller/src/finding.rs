@@ -19,6 +19,8 @@ use crate::verdict::{Code, Note};
 pub struct Finding {
     /// `metadata.generation` of the object that was judged; 0 = it has none.
     pub generation: i64,
+    /// Its `metadata.uid`: what was told to an object is not told to another one that took its name.
+    pub uid: Arc<str>,
     /// All remarks on it, at most [`NOTES_PER_OBJECT_MAX`](crate::verdict::NOTES_PER_OBJECT_MAX).
     pub notes: Vec<Note>,
     /// What its status is made of.

@@ -253,6 +253,9 @@ pub struct Object {
     pub created: i64,
     /// `metadata.generation`; 0 = it has none, or what members hold.
     pub generation: i64,
+    /// `metadata.uid`: another one is another object, however much it says the same. Empty of what members hold, to
+    /// which nothing is written.
+    pub uid: Arc<str>,
     /// `metadata.annotations`.
     pub annotations: BTreeMap<String, String>,
     /// What it says.

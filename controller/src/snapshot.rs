@@ -264,7 +264,8 @@ fn manifest(object: &Object) -> Option<Value> {
 fn cloud(version: &str, object: &Object, spec: &Value) -> Value {
     json!({
         "apiVersion": version, "kind": object.id.kind.as_str(),
-        "metadata": {"name": &*object.id.name, "annotations": object.annotations},
+        "metadata": {"name": &*object.id.name, "annotations": object.annotations, "generation": object.generation,
+            "uid": &*object.uid},
         "spec": spec,
     })
 }

@@ -24,7 +24,14 @@ use routing::model::Condition;
 fn object(cluster: &str, kind: Kind, name: &str, spec: Spec) -> Observation {
     let source = Source::Member(Arc::from(cluster));
     let id = ObjectId { source, kind, namespace: Arc::from("default"), name: Arc::from(name) };
-    let object = Object { id, created: i64::MAX, generation: 0, annotations: BTreeMap::new(), spec };
+    let object = Object {
+        id,
+        created: i64::MAX,
+        generation: 0,
+        uid: Arc::from(""),
+        annotations: BTreeMap::new(),
+        spec,
+    };
     Observation::Upsert { object: Box::new(object), origin: Arc::from(""), notes: Notes::default() }
 }
 

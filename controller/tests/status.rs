@@ -665,3 +665,87 @@ fn is_told(hub: &ApiServer, object: &Value, events: &BTreeSet<String>) -> bool {
         other => panic!("{other}"),
     }
 }
+
+/// The same objects, as another hub or other hands made them anew: what was told to the old ones, nobody has told to
+/// these.
+fn is_told_everything(hub: &ApiServer) -> bool {
+    let said = |plural: &str, namespace: &str, name: &str| {
+        let object = hub.object(plural, namespace, name).unwrap_or_default();
+        told(&object["status"]["conditions"]).iter().any(|one| one == "Accepted=True/Accepted")
+    };
+    let web = hub.object("ingresses", "default", "web").unwrap_or_default();
+    parent(hub, "default", "good").len() == 2
+        && said("gatewayclasses", "", "ringway")
+        && said("gateways", "default", "public")
+        && said("memberclusters", "", "alpha")
+        && web["status"]["loadBalancer"]["ingress"].is_array()
+}
+
+#[test]
+fn objects_that_a_wiped_hub_gets_anew_are_told_by_a_node_that_started_from_a_snapshot_of_the_old_ones() {
+    if needs_ours("a log of requests") {
+        return;
+    }
+    let temp = Temp::new();
+    let (hub, alpha) = world();
+    hub.put(route("default", "good", public(), web()));
+    let mut rig = Rig::start(writing(&hub, &temp.0, "one"));
+    rig.until("the old ones", |_| is_told_everything(&hub));
+    drop(rig);
+    let (old, hub) = (hub, ApiServer::start());
+    hub.install(&apiserver::OURS);
+    hub.install(&GATEWAY_API);
+    let mut settings = writing(&hub, &temp.0, "two");
+    let controller::ManifestSource::Fleet(fleet) = &mut settings.source else { panic!("it is one") };
+    // What was known is held for longer than it takes to find that nothing of it is there.
+    fleet.tuning.confirm_after = Duration::from_secs(3);
+    let mut rig = Rig::start(settings);
+    rig.until("the old world is served", |rig| rig.serves("good.example"));
+    let looked_for =
+        |what: &str| hub.requests().iter().any(|one| one.starts_with("GET") && one.contains(what));
+    for object in ["/gatewayclasses/ringway?", "/gateways/public?", "/httproutes/good?", "/ingresses/web?"] {
+        rig.until(&format!("nothing to be told at {object}"), |_| looked_for(object));
+    }
+    declared(&hub, "alpha", &alpha.kubeconfig("alpha"));
+    hub.put(ingress("web"));
+    hub.put(class());
+    hub.put(old.object("gateways", "default", "public").map(fresh).unwrap());
+    hub.put(route("default", "good", public(), web()));
+    rig.until("they are told", |_| is_told_everything(&hub));
+}
+
+/// Without what a server gives, and without its status.
+fn fresh(mut object: Value) -> Value {
+    object["status"].take();
+    object.as_object_mut().unwrap().remove("status");
+    let metadata = object["metadata"].as_object_mut().unwrap();
+    metadata.retain(|field, _| ["name", "namespace", "labels", "annotations"].contains(&field.as_str()));
+    object
+}
+
+#[test]
+fn an_object_that_is_deleted_and_made_anew_between_two_looks_is_told_again() {
+    let (hub, _alpha) = world();
+    hub.put(route("default", "good", public(), web()));
+    let temp = Temp::new();
+    let mut rig = Rig::start(writing(&hub, &temp.0, "one"));
+    rig.until("the first ones", |_| is_told_everything(&hub));
+    let objects = [
+        ("httproutes", "default", "good"),
+        ("gateways", "default", "public"),
+        ("gatewayclasses", "", "ringway"),
+        ("memberclusters", "", "alpha"),
+        ("ingresses", "default", "web"),
+    ];
+    for (plural, namespace, name) in objects {
+        let object = fresh(hub.object(plural, namespace, name).unwrap());
+        if real::are_given() {
+            hub.delete(plural, namespace, name);
+        } else {
+            // Nobody hears of it.
+            hub.lose(plural, 0);
+        }
+        hub.put(object);
+        rig.until(&format!("{plural} anew"), |_| is_told_everything(&hub));
+    }
+}

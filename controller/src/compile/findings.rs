@@ -58,7 +58,8 @@ impl Findings {
             return;
         }
         self.reach(before, now);
-        let outcome = |output: &'a RouteOutput| (output.generation, &output.standing, &output.notes);
+        let outcome =
+            |output: &'a RouteOutput| (&output.uid, output.generation, &output.standing, &output.notes);
         if before.map(outcome) == now.map(outcome) {
             return;
         }
@@ -256,7 +257,8 @@ impl Compiler {
         let notes = self.remarks(id, stored, Some(&shadowed), judged).to_vec();
         let is_foreign = notes.iter().any(|note| note.code == Some(Code::Foreign));
         let standing = if is_foreign { Standing::Nothing } else { self.standing(&stored.object) };
-        Some(Finding { generation: stored.object.generation, notes, standing })
+        let Object { generation, uid, .. } = &*stored.object;
+        Some(Finding { generation: *generation, uid: uid.clone(), notes, standing })
     }
 
     /// Of an object that cannot be read something is said where it is known to be meant for us.
@@ -269,7 +271,8 @@ impl Compiler {
                 Standing::Nothing
             }
         };
-        Finding { generation: problem.remains.generation, notes: vec![problem.note.clone()], standing }
+        let (generation, uid) = (problem.remains.generation, problem.remains.uid.clone());
+        Finding { generation, uid, notes: vec![problem.note.clone()], standing }
     }
 
     /// A route that cannot be read is told so at each parent of ours.

@@ -113,6 +113,8 @@ pub struct RouteOutput {
     pub speech: Speech,
     /// `metadata.generation` of what was compiled.
     pub generation: i64,
+    /// Its `metadata.uid`.
+    pub uid: Arc<str>,
     /// What its status is made of.
     pub standing: Standing,
     /// Its statistics.
@@ -178,6 +180,7 @@ impl<'a, 'b> Builder<'a, 'b> {
             created: object.created,
             namespaced_name,
             generation: object.generation,
+            uid: object.uid.clone(),
             stat: Some(stat),
             ..RouteOutput::default()
         };

@@ -257,7 +257,7 @@ fn with_hostnames(mut value: Value) -> Value {
 }
 
 fn plain(id: ObjectId, spec: Spec, created: i64) -> Object {
-    Object { id, created, generation: 0, annotations: BTreeMap::new(), spec }
+    Object { id, created, generation: 0, uid: Arc::from(""), annotations: BTreeMap::new(), spec }
 }
 
 fn typed<T: DeserializeOwned>(value: Value, id: &ObjectId) -> Result<T, Refusal> {
@@ -301,7 +301,8 @@ pub(super) fn meta(value: &Value, id: &ObjectId) -> Result<ObjectMeta, Refusal> 
 pub(super) fn with_meta(id: ObjectId, meta: ObjectMeta, spec: Spec) -> Object {
     let created = meta.creation_timestamp.map_or(i64::MAX, |time| time.0.as_second());
     let generation = meta.generation.unwrap_or(0);
-    Object { id, created, generation, annotations: meta.annotations.unwrap_or_default(), spec }
+    let uid = Arc::from(meta.uid.unwrap_or_default());
+    Object { id, created, generation, uid, annotations: meta.annotations.unwrap_or_default(), spec }
 }
 
 /// Fields of `given` that did not survive decoding: they are unknown to the type.

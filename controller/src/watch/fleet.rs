@@ -245,8 +245,8 @@ pub(super) struct Hub {
     asked: HashMap<SecretName, Instant>,
     /// What is known of Secrets that hold certificates.
     secrets_known: Known,
-    /// `metadata.generation` of each `MemberCluster`.
-    generations: BTreeMap<Arc<str>, i64>,
+    /// `metadata.generation` and `metadata.uid` of each `MemberCluster`.
+    generations: BTreeMap<Arc<str>, (i64, Arc<str>)>,
     /// Names that cannot be members: each is logged once.
     unfit: HashSet<Arc<str>>,
     published: BTreeMap<Arc<str>, SourceView>,
@@ -368,7 +368,7 @@ impl Hub {
             let reference = member.spec.kubeconfig_secret_ref.as_ref();
             let secret = reference.map(|secret| (Rc::from(secret.namespace.as_str()), secret.name.clone()));
             self.declared.insert(object.id.name.clone(), secret);
-            self.generations.insert(object.id.name.clone(), object.generation);
+            self.generations.insert(object.id.name.clone(), (object.generation, object.uid.clone()));
             return true;
         }
         let names = roster::certificates(object);

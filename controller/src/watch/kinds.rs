@@ -1,5 +1,7 @@
 //! Which resources are read, in which versions and from whom, and how raw objects of an API server become ours.
 
+use std::sync::Arc;
+
 use kube::api::{ApiResource, DynamicObject};
 use serde_json::Value;
 
@@ -113,6 +115,7 @@ impl Resource {
     pub fn decode(&self, version: &str, object: DynamicObject, source: &Source) -> One {
         let DynamicObject { types: _, mut metadata, data } = object;
         let generation = metadata.generation.unwrap_or(0);
+        let uid = Arc::from(metadata.uid.as_deref().unwrap_or_default());
         metadata.managed_fields = None;
         metadata.resource_version = None;
         let mut map = match data {
@@ -127,7 +130,7 @@ impl Resource {
         map.insert("apiVersion".to_owned(), self.api(version).api_version.into());
         map.insert("kind".to_owned(), self.kind.into());
         map.insert("metadata".to_owned(), serde_json::to_value(metadata).unwrap_or_default());
-        let remains = Remains { generation, parents: parents(&map) };
+        let remains = Remains { generation, uid, parents: parents(&map) };
         match decode::decode_one(Value::Object(map), source) {
             One::Refused(id, note, _) => One::Refused(id, note, remains),
             read @ (One::Object(..) | One::Unused(_)) => read,

@@ -199,6 +199,7 @@ mod tests {
             id,
             created: 0,
             generation: 0,
+            uid: Arc::from(""),
             annotations: Default::default(),
             spec: Spec::EndpointSlice(slice),
         };

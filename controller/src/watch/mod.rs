@@ -83,6 +83,8 @@ pub struct Problem {
 pub struct Remains {
     /// `metadata.generation`; 0 = unknown.
     pub generation: i64,
+    /// `metadata.uid`; empty = unknown.
+    pub uid: Arc<str>,
     /// `spec.parentRefs` of a route, as many as can be read.
     pub parents: Vec<ParentRef>,
 }

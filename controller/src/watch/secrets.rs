@@ -18,7 +18,8 @@ use crate::watch::known::List;
 /// One Secret, without its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
-    /// Its `resourceVersion`: another one, and its content is asked for again.
+    /// Its `uid` and `resourceVersion`: others, and its content is asked for again. The version alone may come again in a
+    /// store that was made anew.
     pub version: String,
     /// What its labels say that it is.
     pub shape: Option<Shape>,
@@ -46,8 +47,9 @@ impl Handler<PartialObjectMeta<Secret>> for Namespace {
 
     fn read(&self, _version: &str, object: PartialObjectMeta<Secret>) -> (String, Meta) {
         let shape = object.metadata.labels.as_ref().and_then(shape);
-        let version = object.metadata.resource_version.unwrap_or_default();
-        (object.metadata.name.unwrap_or_default(), Meta { version, shape })
+        let part = |part: Option<String>| part.unwrap_or_default();
+        let version = format!("{}/{}", part(object.metadata.uid), part(object.metadata.resource_version));
+        (part(object.metadata.name), Meta { version, shape })
     }
 
     fn list(&mut self, items: Vec<(String, Meta)>, which: List, _observed_ns: u64) -> Belief {

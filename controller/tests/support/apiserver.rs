@@ -17,6 +17,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -62,6 +63,9 @@ pub const CLOUD: [(&str, &str, &str); 2] = [
 type Kind = (String, String);
 /// namespace, name
 type Name = (String, String);
+
+/// Of all servers: no two objects ever have the same.
+static NEXT_UID: AtomicU64 = AtomicU64::new(1);
 
 #[derive(Default)]
 struct Store {
@@ -484,10 +488,14 @@ impl Store {
             let known = before["metadata"]["generation"].as_u64().unwrap_or(1);
             if before["spec"] == object["spec"] { known } else { known + 1 }
         });
+        let of_before = |field: &str| before.as_ref().map(|before| before["metadata"][field].clone());
+        let uid = of_before("uid")
+            .unwrap_or_else(|| format!("uid-{}", NEXT_UID.fetch_add(1, Ordering::Relaxed)).into());
         let meta = object["metadata"].as_object_mut().unwrap();
         meta.insert("resourceVersion".into(), version.to_string().into());
         meta.insert("generation".into(), generation.into());
-        meta.entry("uid").or_insert_with(|| format!("uid-{version}").into());
+        // What is updated stays the object that it was; what is made anew is another one.
+        meta.insert("uid".into(), uid);
         meta.entry("creationTimestamp").or_insert_with(|| "2026-01-01T00:00:00Z".into());
         meta.insert("managedFields".into(), json!([{"manager": "kubectl", "operation": "Update"}]));
         let event = if before.is_some() { "MODIFIED" } else { "ADDED" };
@@ -502,6 +510,8 @@ impl Store {
         let key = (namespace.to_owned(), name.to_owned());
         for (kind, objects) in &mut self.objects {
             if let Some(mut object) = (kind.1 == plural).then(|| objects.remove(&key)).flatten() {
+                let at = format!("/{plural}/{name}");
+                self.applied.retain(|(_, path), _| !path.trim_end_matches("/status").ends_with(&at));
                 object["metadata"]["resourceVersion"] = version.to_string().into();
                 self.events.push((version, kind.clone(), "DELETED", object));
             }

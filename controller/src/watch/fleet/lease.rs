@@ -13,7 +13,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client};
-use tracing::{debug, info};
+use tracing::{info, warn};
+
+use crate::watch::client::chain;
 
 /// The name of the Lease.
 const NAME: &str = "ringway";
@@ -33,18 +35,24 @@ struct Seen {
 /// Holds the Lease whenever it can be had; never returns.
 pub(super) async fn hold(client: Client, namespace: String, identity: String, renew: Duration, term: Term) {
     let api: Api<Lease> = Api::namespaced(client, &namespace);
-    let mut seen = None;
+    let (mut seen, mut told) = (None, String::new());
     loop {
         let began = Instant::now();
         let attempt = tokio::time::timeout(renew, attempt(&api, &identity, renew, &mut seen)).await;
         let held = match attempt {
             Ok(Ok(held)) => held,
             Ok(Err(error)) => {
-                debug!(%error, "the Lease cannot be had");
+                complain(&mut told, chain(&error), &namespace);
                 false
             }
-            Err(_) => false,
+            Err(_) => {
+                complain(&mut told, format!("no answer within {renew:?}"), &namespace);
+                false
+            }
         };
+        if held {
+            told.clear();
+        }
         let was = term.get().is_some_and(|until| until > began);
         if held {
             // One renewal less than it lasts: whoever takes it over finds nobody writing.
@@ -54,6 +62,19 @@ pub(super) async fn hold(client: Client, namespace: String, identity: String, re
             info!(identity, holds_the_lease = held, "who writes status to the hub");
         }
         tokio::time::sleep(renew).await;
+    }
+}
+
+/// Once for each reason: a namespace or a permission that is missing keeps every status from being written.
+fn complain(told: &mut String, reason: String, namespace: &str) {
+    if *told != reason {
+        warn!(
+            namespace,
+            lease = NAME,
+            reason,
+            "the Lease cannot be had: no status is written to the hub by this node"
+        );
+        *told = reason;
     }
 }
 

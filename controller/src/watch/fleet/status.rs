@@ -81,6 +81,8 @@ enum Written {
 /// What was last written about a member.
 struct MemberWritten {
     digest: u64,
+    /// Of the object that it was written to.
+    uid: Arc<str>,
     live: Value,
 }
 
@@ -306,16 +308,20 @@ impl Writer {
                 continue;
             }
             room -= 1;
-            let live = known.map_or(Value::Null, |known| known.live.clone());
-            let name = one.name.clone();
+            let live =
+                known.filter(|known| known.uid == one.uid).map_or(Value::Null, |known| known.live.clone());
+            let (name, uid) = (one.name.clone(), one.uid.clone());
             let error = match tokio::time::timeout(WRITE_TIMEOUT, self.write_member(one, live)).await {
                 Ok(Ok(Some(live))) => {
                     self.hub.borrow_mut().wrote(true);
-                    self.members.insert(name, MemberWritten { digest, live });
+                    self.members.insert(name, MemberWritten { digest, uid, live });
                     continue;
                 }
-                // It has just gone.
-                Ok(Ok(None)) => continue,
+                // It is gone, and its watch has not said so yet: the list that did is doubted, perhaps.
+                Ok(Ok(None)) => {
+                    self.members_again.insert(name, Instant::now() + MEMBER_RETRY);
+                    continue;
+                }
                 Ok(Err(error)) => chain(&error),
                 Err(_) => format!("no answer within {WRITE_TIMEOUT:?}"),
             };
@@ -383,6 +389,7 @@ fn seconds(unix: i64) -> String {
 #[derive(Debug)]
 struct Member {
     name: Arc<str>,
+    uid: Arc<str>,
     generation: i64,
     holds: bool,
     message: String,
@@ -396,7 +403,7 @@ impl Hub {
         let endpoints = self.view.read_endpoints();
         let mut wanted = Vec::new();
         let now = (Timestamp::now().as_second(), crate::clock::monotonic_ns());
-        for (name, generation) in &self.generations {
+        for (name, (generation, uid)) in &self.generations {
             let view = match self.members.get(name) {
                 Some(member) => member.view(self.settings.tuning),
                 None => SourceView { reason: NO_CREDENTIALS.to_owned(), ..SourceView::default() },
@@ -419,8 +426,8 @@ impl Hub {
                 name: name.clone(),
             };
             let notes = board.get(&id).map(|finding| finding.notes.clone()).unwrap_or_default();
-            let (name, generation) = (name.clone(), *generation);
-            wanted.push(Member { name, generation, holds, message, notes, more });
+            let (name, uid, generation) = (name.clone(), uid.clone(), *generation);
+            wanted.push(Member { name, uid, generation, holds, message, notes, more });
         }
         wanted
     }
