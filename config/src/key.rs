@@ -209,6 +209,7 @@ pub const KEYS: &[Key] = &[
     typed("admin.listen", Restart),
     typed("admin.socket", Restart),
     typed("admin.state_dir", Restart),
+    typed("admin.state_key", Restart),
     number("admin.drill_reports_kept", 1, 1_000, Restart, None),
     typed("observe.access_log", Restart),
     size("observe.access_log_bytes_max", 64 * KIB, GIB, Restart, Some("access_log_bytes")),

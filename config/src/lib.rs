@@ -273,6 +273,7 @@ impl Config {
             ("fleet.kubeconfig", &self.fleet.kubeconfig),
             ("admin.socket", &self.admin.socket),
             ("admin.state_dir", &self.admin.state_dir),
+            ("admin.state_key", &self.admin.state_key),
             ("observe.recorder_dir", &self.observe.recorder_dir),
             ("tls.ticket_secrets", &self.tls.ticket_secrets),
         ] {

@@ -22,6 +22,10 @@ pub struct Admin {
     /// Where operators' words (drained, promoted) and drill reports are kept. Default `/var/lib/ringway`; empty =
     /// nowhere: they end with the process. Made when there is something to write.
     pub state_dir: PathBuf,
+    /// The file with the 32 bytes that Secrets are sealed with in `state_dir`, so that a start without the hub serves TLS; a
+    /// name without a directory is a credential of the service manager (`$CREDENTIALS_DIRECTORY`). Default empty: Secrets
+    /// are left out.
+    pub state_key: PathBuf,
     /// Drill reports that are kept; the oldest goes when one more comes. Default 32.
     pub drill_reports_kept: u32,
 }
@@ -142,6 +146,7 @@ impl Default for Admin {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9_901)),
             socket: PathBuf::from("/run/ringway/admin.sock"),
             state_dir: PathBuf::from("/var/lib/ringway"),
+            state_key: PathBuf::new(),
             drill_reports_kept: 32,
         }
     }

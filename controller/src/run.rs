@@ -26,6 +26,7 @@ use crate::merge::Loopback;
 use crate::object::Source;
 use crate::operator::Command;
 use crate::operator::store::Store;
+use crate::snapshot::seal::StateKey;
 use crate::snapshot::{self, Writer};
 use crate::unbound::Unbound;
 use crate::verdict::Outcome;
@@ -77,6 +78,8 @@ pub struct ControllerSettings {
     /// Where operators' words are kept, so that they outlive the process, and the last world of a fleet, so that a start
     /// without the hub serves it; `None` = nowhere.
     pub state_dir: Option<PathBuf>,
+    /// What Secrets are sealed with there; `None` = they are left out.
+    pub state_key: Option<StateKey>,
 }
 
 /// What the controller listens to besides its source of configuration.
@@ -182,7 +185,8 @@ impl<'a> Life<'a> {
         let (feed, loopback) = match &settings.source {
             ManifestSource::Manifests(root) => (Feed::Directory(Directory::new(root)), Loopback::Allowed),
             ManifestSource::Fleet(fleet) => {
-                let before = settings.state_dir.as_deref().and_then(snapshot::load);
+                let key = settings.state_key.as_ref();
+                let before = settings.state_dir.as_deref().and_then(|dir| snapshot::load(dir, key));
                 view.update(|view| view.resumed_from = before.as_ref().map(|(_, written)| *written));
                 let before = before.map(|(before, _)| before).unwrap_or_default();
                 resumed = snapshot::observations(&before);
@@ -203,7 +207,10 @@ impl<'a> Life<'a> {
         let world = World::default();
         let writer = match &feed {
             Feed::Directory(_) => None,
-            Feed::Fleet(_) => settings.state_dir.clone().and_then(|dir| Writer::start(dir).ok()),
+            Feed::Fleet(_) => {
+                let key = settings.state_key.clone();
+                settings.state_dir.clone().and_then(|dir| Writer::start(dir, key).ok())
+            }
         };
         let mut compiler = Compiler::new(compiler);
         compiler.set_unbound(unbound);

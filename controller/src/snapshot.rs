@@ -2,8 +2,10 @@
 //!
 //! `STATE_DIR/world.jsonl`: a head, one line for each member and each object in the form of a manifest, and a checksum.
 //! Written as a whole beside the old one and renamed into place, by a thread of its own, at most every
-//! [`INTERVAL`]. Secrets are never in it: no private key and no kubeconfig rests on the disk because of it. A file of
-//! another version, or one that is cut or altered, is not used, and that is logged.
+//! [`INTERVAL`]. No kubeconfig is in it. Secrets that the world holds (certificates, passwords, authorities) are in it
+//! by name, and with what they hold only where there is a key to seal them with ([`seal`]): those that cannot be opened
+//! are absent at the next start, which names them, and the rest serves. A file of a later version, or one that is cut
+//! or altered, is not used, and that is logged.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,28 +17,35 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
+use k8s_openapi::ByteString;
 use routing::model::{Carrier, Condition};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use crate::object::{Object, ObjectId, Source, Spec};
+use crate::object::{FleetSecret, Object, ObjectId, Source, Spec};
 use crate::verdict::Notes;
 use crate::watch::decode::{One, decode_one};
 use crate::watch::fleet::Before;
 use crate::watch::profile;
 use crate::world::World;
 
+pub mod seal;
+
+use seal::{Seal, StateKey};
+
 /// How often a changed world is written at most.
 pub const INTERVAL: Duration = Duration::from_secs(10);
 /// The file's name.
 const FILE: &str = "world.jsonl";
 /// The form of the file.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Largest file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Longest line that is read, in bytes: an API server takes no object of more than 1.5 MiB.
 const LINE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Secrets that are named in one log line; the rest is counted.
+const NAMED_MAX: usize = 20;
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -44,12 +53,21 @@ enum Line {
     Head {
         version: u32,
         written: u64,
+        /// What the key of this file is derived with; absent = there was none to seal with.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        salt: Option<ByteString>,
     },
     Member(String),
     /// Of the hub when there is no cluster.
     Object {
         cluster: Option<String>,
         object: Value,
+    },
+    /// A Secret, its number among those of the file, and what it holds, sealed; absent = it is left out.
+    Secret {
+        name: String,
+        index: u64,
+        sealed: Option<ByteString>,
     },
     Sum {
         lines: u64,
@@ -72,15 +90,15 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Writes into `dir`, which is made when it is missing.
+    /// Writes into `dir`, which is made when it is missing. Without a `key` no Secret's content is written.
     ///
     /// # Errors
     /// When there is no thread to be had.
-    pub fn start(dir: PathBuf) -> io::Result<Self> {
+    pub fn start(dir: PathBuf, key: Option<StateKey>) -> io::Result<Self> {
         let (to, pictures) = bounded::<Picture>(1);
         let thread = std::thread::Builder::new().name("snapshot".into()).spawn(move || {
             for picture in pictures {
-                if let Err(error) = write(&dir, &picture) {
+                if let Err(error) = write(&dir, &picture, key.as_ref()) {
                     warn!(dir = %dir.display(), %error, "the world is not saved: a start without the hub has the last one that was");
                 }
             }
@@ -130,21 +148,25 @@ impl Default for Sum {
     }
 }
 
-fn write(dir: &Path, picture: &Picture) -> io::Result<()> {
+fn write(dir: &Path, picture: &Picture, key: Option<&StateKey>) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     let next = dir.join(format!("{FILE}.next"));
     let file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&next)?;
     let mut out = BufWriter::new(file);
     let (mut sum, mut lines) = (Sum::default(), 0);
-    let mut put = |line: &Line| -> io::Result<()> {
+    let mut put = |line: &Line| -> io::Result<Vec<u8>> {
         let mut bytes = serde_json::to_vec(line)?;
         bytes.push(b'\n');
         sum.add(&bytes);
         lines += 1;
-        out.write_all(&bytes)
+        out.write_all(&bytes)?;
+        Ok(bytes)
     };
     let written = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    put(&Line::Head { version: VERSION, written })?;
+    let salt = key.map(|_| seal::salt()).transpose()?;
+    let head = put(&Line::Head { version: VERSION, written, salt: salt.clone().map(ByteString) })?;
+    let seal = key.zip(salt).and_then(|(key, salt)| Seal::new(key, &salt, &head));
+    let mut secrets = 0;
     for member in &picture.members {
         put(&Line::Member(member.to_string()))?;
     }
@@ -153,7 +175,14 @@ fn write(dir: &Path, picture: &Picture) -> io::Result<()> {
             Source::Fleet => None,
             Source::Member(name) => Some(name.to_string()),
         };
-        if let Some(object) = manifest(object) {
+        if let Some(secret) = object.spec.secret() {
+            let (name, index) = (format!("{}/{}", object.id.namespace, object.id.name), secrets);
+            secrets += 1;
+            let sealed = (seal.as_ref())
+                .map(|seal| seal.seal(index, &name, serde_json::to_vec(&of_secret(&object.id, secret))?))
+                .transpose()?;
+            put(&Line::Secret { name, index, sealed: sealed.map(ByteString) })?;
+        } else if let Some(object) = manifest(object) {
             put(&Line::Object { cluster, object })?;
         }
     }
@@ -163,12 +192,14 @@ fn write(dir: &Path, picture: &Picture) -> io::Result<()> {
     fs::rename(&next, dir.join(FILE))
 }
 
-/// What was written before this process began, and when, in Unix seconds; `None` when there is nothing to use.
+/// What was written before this process began, and when, in Unix seconds; `None` when there is nothing to use. Secrets
+/// that cannot be opened with this `key` are absent, and named.
 #[must_use]
-pub fn load(dir: &Path) -> Option<(Before, u64)> {
+pub fn load(dir: &Path, key: Option<&StateKey>) -> Option<(Before, u64)> {
     let path = dir.join(FILE);
-    match read(&path) {
-        Ok((before, written)) => {
+    match read(&path, key) {
+        Ok((before, written, absent)) => {
+            absent.tell(&path);
             let (members, objects) = (before.members.len(), before.objects.len());
             info!(path = %path.display(), members, objects, written, "the last world was read from the disk");
             Some((before, written))
@@ -181,13 +212,39 @@ pub fn load(dir: &Path) -> Option<(Before, u64)> {
     }
 }
 
-fn read(path: &Path) -> io::Result<(Before, u64)> {
+/// Secrets that a snapshot names and that cannot be had from it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Absent {
+    /// They were never in it.
+    left_out: Vec<String>,
+    /// They are sealed, and there is no key, or it is another one.
+    closed: Vec<String>,
+}
+
+impl Absent {
+    fn tell(&self, path: &Path) {
+        let reasons = [
+            (&self.left_out, "they were saved without admin.state_key"),
+            (&self.closed, "admin.state_key is not set, or not the key that they were sealed with"),
+        ];
+        for (all, reason) in reasons.iter().filter(|(all, _)| !all.is_empty()) {
+            let mut names = all.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+            if all.len() > NAMED_MAX {
+                names += &format!(" and {} more", all.len() - NAMED_MAX);
+            }
+            warn!(path = %path.display(), secrets = names, reason, "Secrets of the last world are absent until the hub answers");
+        }
+    }
+}
+
+fn read(path: &Path, key: Option<&StateKey>) -> io::Result<(Before, u64, Absent)> {
     let file = fs::File::open(path)?;
     if file.metadata()?.len() > FILE_BYTES_MAX {
         return Err(io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes")));
     }
     let mut file = BufReader::new(file);
     let (mut before, mut written) = (Before::default(), None);
+    let (mut absent, mut seal) = (Absent::default(), None);
     let (mut sum, mut count) = (Sum::default(), 0);
     let mut bytes = Vec::new();
     loop {
@@ -196,22 +253,33 @@ fn read(path: &Path) -> io::Result<(Before, u64)> {
             return Err(io::Error::other("it ends before its checksum"));
         }
         match serde_json::from_slice(&bytes)? {
-            Line::Head { version, .. } if version != VERSION => {
+            // The first one had no Secrets.
+            Line::Head { version, .. } if !(1..=VERSION).contains(&version) => {
                 return Err(io::Error::other(format!("version {version}, this is {VERSION}")));
             }
-            Line::Head { written: at, .. } => written = Some(at),
+            Line::Head { written: at, salt, .. } => {
+                written = Some(at);
+                seal = key.zip(salt).and_then(|(key, salt)| Seal::new(key, &salt.0, &bytes));
+            }
+            Line::Secret { name, sealed: None, .. } => absent.left_out.push(name),
+            Line::Secret { name, index, sealed: Some(sealed) } => {
+                let opened = seal.as_ref().and_then(|seal| seal.open(index, &name, sealed.0));
+                match opened.and_then(|text| serde_json::from_slice(&text).ok()) {
+                    Some(object) => take(&mut before, object, &Source::Fleet),
+                    None => absent.closed.push(name),
+                }
+            }
             Line::Member(name) => drop(before.members.insert(Arc::from(name))),
             Line::Object { cluster, object } => {
                 let source = cluster.map_or(Source::Fleet, |name| Source::Member(Arc::from(name)));
-                if let One::Object(object, notes) = decode_one(object, &source) {
-                    before.objects.push((Arc::from(object), notes));
-                }
+                take(&mut before, object, &source);
             }
             Line::Sum { lines, fnv1a } => {
                 if (lines, fnv1a) != (count, sum.0) {
                     return Err(io::Error::other("its checksum is another: it was cut or altered"));
                 }
-                return written.map(|at| (before, at)).ok_or_else(|| io::Error::other("it has no head"));
+                let at = written.ok_or_else(|| io::Error::other("it has no head"))?;
+                return Ok((before, at, absent));
             }
         }
         sum.add(&bytes);
@@ -219,7 +287,23 @@ fn read(path: &Path) -> io::Result<(Before, u64)> {
     }
 }
 
-/// An object as a manifest; `None` for what does not rest on the disk.
+fn take(before: &mut Before, object: Value, source: &Source) {
+    if let One::Object(object, notes) = decode_one(object, source) {
+        before.objects.push((Arc::from(object), notes));
+    }
+}
+
+fn of_secret(id: &ObjectId, secret: &FleetSecret) -> Value {
+    let parts = [("tls.crt", &secret.certificate), ("tls.key", &secret.key)];
+    let parts = parts.into_iter().filter(|(_, bytes)| !bytes.is_empty());
+    let others = secret.others.iter().map(|(key, bytes)| (key.as_str(), bytes));
+    let data: serde_json::Map<String, Value> =
+        parts.chain(others).map(|(key, bytes)| (key.to_owned(), json!(ByteString(bytes.clone())))).collect();
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": &*id.name, "namespace": &*id.namespace},
+        "data": data})
+}
+
+/// An object as a manifest; `None` for what does not rest on the disk in clear.
 fn manifest(object: &Object) -> Option<Value> {
     let typed = match &object.spec {
         Spec::Ingress(it) => serde_json::to_value(it),
@@ -251,7 +335,7 @@ fn manifest(object: &Object) -> Option<Value> {
             let metadata = json!({"name": &*object.id.name, "labels": labels});
             return Some(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}));
         }
-        // Keys do not rest on the disk: listeners with TLS wait for the API server.
+        // Sealed, or left out: listeners with TLS wait for the API server then.
         Spec::Secret(_) => return None,
         Spec::Service(it) => return Some(service(&object.id, it)),
         Spec::EndpointSlice(it) => return Some(slice(&object.id, it)),
@@ -424,8 +508,8 @@ status: {addresses: [{type: InternalIP, address: 10.0.0.1}], conditions: [{type:
     fn what_is_read_back_is_what_was_written() {
         let dir = Temp::new("same");
         let picture = picture();
-        write(&dir.0, &picture).unwrap();
-        let (before, written) = load(&dir.0).unwrap();
+        write(&dir.0, &picture, None).unwrap();
+        let (before, written) = load(&dir.0, None).unwrap();
         assert!(written > 1_700_000_000);
         assert_eq!(before.members, picture.members);
         let text = |object: &Arc<Object>| format!("{object:?}");
@@ -436,7 +520,7 @@ status: {addresses: [{type: InternalIP, address: 10.0.0.1}], conditions: [{type:
     #[test]
     fn a_file_that_was_cut_altered_or_is_of_another_version_is_not_used() {
         let dir = Temp::new("bad");
-        write(&dir.0, &picture()).unwrap();
+        write(&dir.0, &picture(), None).unwrap();
         let path = dir.0.join(FILE);
         let good = fs::read_to_string(&path).unwrap();
         let cut = good.lines().take(3).collect::<Vec<_>>().join("\n");
@@ -446,15 +530,63 @@ status: {addresses: [{type: InternalIP, address: 10.0.0.1}], conditions: [{type:
             cut,
             without_one,
             good.replace("8080", "8081"),
-            good.replace("\"version\":1", "\"version\":2"),
+            good.replace("\"version\":2", "\"version\":3"),
             String::new(),
             "\0\0\0".to_owned(),
         ];
         for bad in cases {
             fs::write(&path, bad).unwrap();
-            assert!(load(&dir.0).is_none());
+            assert!(load(&dir.0, None).is_none());
         }
         fs::write(&path, good).unwrap();
-        assert!(load(&dir.0).is_some());
+        assert!(load(&dir.0, None).is_some());
+    }
+
+    #[test]
+    fn secrets_come_back_with_the_key_that_they_were_sealed_with_and_are_named_without() {
+        let dir = Temp::new("sealed");
+        let text = "{apiVersion: v1, kind: Secret, metadata: {name: web, namespace: shop}, \
+                    stringData: {tls.crt: THE CHAIN, tls.key: THE KEY, ca.crt: THE ROOT}}";
+        let mut picture = picture();
+        for (object, _) in decode_text(text, Format::Yaml, &Source::Fleet).unwrap().objects {
+            picture.objects.push(Arc::new(object));
+        }
+        let path = dir.0.join(FILE);
+        let secrets = |before: &Before| -> Vec<String> {
+            let all = before.objects.iter().filter_map(|(object, _)| object.spec.secret());
+            all.map(|secret| format!("{:?} {:?} {:?}", secret.certificate, secret.key, secret.others))
+                .collect()
+        };
+        let written: Vec<String> = (picture.objects.iter().filter_map(|object| object.spec.secret()))
+            .map(|secret| format!("{:?} {:?} {:?}", secret.certificate, secret.key, secret.others))
+            .collect();
+        let key = seal::key(7);
+        write(&dir.0, &picture, Some(&key)).unwrap();
+        let first = fs::read(&path).unwrap();
+        let holds = |text: &str| first.windows(text.len()).any(|part| part == text.as_bytes());
+        // "THE KEY" in base64, as a manifest has it.
+        assert!(!holds("THE KEY") && !holds("VEhFIEtFWQ") && !holds("tls.key"));
+        let (before, _, absent) = read(&path, Some(&key)).unwrap();
+        assert_eq!((secrets(&before), absent), (written, Absent::default()));
+        let others = before.objects.len() - 1;
+        for wrong in [Some(seal::key(8)), None] {
+            let (before, _, absent) = read(&path, wrong.as_ref()).unwrap();
+            assert_eq!(absent, Absent { left_out: Vec::new(), closed: vec!["shop/web".to_owned()] });
+            assert_eq!((secrets(&before), before.objects.len()), (Vec::new(), others), "the rest is there");
+        }
+        write(&dir.0, &picture, Some(&key)).unwrap();
+        let sealed = |bytes: &[u8]| -> Vec<String> {
+            let text = String::from_utf8(bytes.to_vec()).unwrap();
+            text.lines()
+                .filter(|line| line.contains("sealed") || line.contains("salt"))
+                .map(str::to_owned)
+                .collect()
+        };
+        let second = sealed(&fs::read(&path).unwrap());
+        assert!(second.len() == 2 && second.iter().all(|line| !sealed(&first).contains(line)), "{second:?}");
+        write(&dir.0, &picture, None).unwrap();
+        let (before, _, absent) = read(&path, Some(&key)).unwrap();
+        assert_eq!(absent, Absent { left_out: vec!["shop/web".to_owned()], closed: Vec::new() });
+        assert_eq!(before.objects.len(), others);
     }
 }

@@ -284,6 +284,7 @@ fn start(root: &Path, workers: u16) -> Running {
         series_max: 1000,
         defaults: Defaults::default(),
         state_dir: None,
+        state_key: None,
     };
     let shared = view.clone();
     let (orders_in, orders) = bounded(16);

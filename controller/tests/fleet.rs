@@ -102,6 +102,40 @@ fn a_world_that_shrank_behind_a_fresh_list_is_held_until_a_second_list_says_the_
 }
 
 #[test]
+fn certificates_that_vanish_behind_a_fresh_list_are_held_as_everything_else_is() {
+    if needs_ours("a store that loses objects") {
+        return;
+    }
+    let (hub, _alpha) = hub_and_alpha(&["10.1.0.1"]);
+    let made = rcgen::generate_simple_self_signed(["web.example".to_owned()]).unwrap();
+    let data = [("tls.crt", &*made.cert.pem()), ("tls.key", &*made.signing_key.serialize_pem())];
+    hub.put(secret("default", "web-tls", &[], &data));
+    let mut web = ingress("web");
+    web["spec"]["tls"] = json!([{"hosts": ["web.example"], "secretName": "web-tls"}]);
+    hub.put(web);
+    let temp = Temp::new();
+    let mut settings = settings(&hub, &temp.0);
+    settings
+        .listen
+        .push((std::net::SocketAddr::from(([127, 0, 0, 1], 443)), routing::model::Protocol::Https));
+    let mut rig = Rig::start(settings);
+    rig.until("its certificate", |rig| rig.serves("certificate web.example: default/web-tls"));
+    let lists = || {
+        let path = "GET /api/v1/namespaces/default/secrets?limit";
+        hub.requests().iter().filter(|one| one.starts_with(path)).count()
+    };
+    let before = lists();
+    hub.lose("secrets", 0);
+    hub.expire();
+    while lists() == before {
+        assert!(rig.serves("default/web-tls"), "it is held");
+    }
+    rig.stays("it is held", tuning().confirm_after / 2, |rig| rig.serves("default/web-tls"));
+    rig.until("it is believed when it was said twice", |rig| !rig.serves("default/web-tls"));
+    assert!(lists() >= before + 2);
+}
+
+#[test]
 fn a_hub_that_is_lost_changes_nothing_and_what_it_says_afterwards_arrives() {
     if needs_ours("a server that goes down") {
         return;
@@ -524,6 +558,9 @@ fn the_ingresses_of_a_running_cluster_are_imported() {
         unknown.contains("--context typo: allowed, by") && unknown.contains("other, wanted"),
         "{unknown}"
     );
+    if needs_ours("requests that are refused") {
+        return;
+    }
     wanted.refuse("/apis/networking.k8s.io", 403);
     let refused = controller::import::live(&file, Some("wanted")).err().unwrap();
     assert!(refused.contains("http") && !refused.contains("token"), "{refused}");

@@ -492,19 +492,12 @@ fn only_the_holder_of_the_lease_writes_and_the_next_one_repeats_nothing() {
 /// GEP-1897: what becomes of a policy is told at each Gateway that has routes to what it names.
 #[test]
 fn a_policy_for_backends_is_told_at_each_gateway_that_uses_it() {
-    if needs_ours("the CRD of BackendTLSPolicy") {
-        return;
-    }
     let (hub, alpha) = world();
     for name in ["missing", "wrong"] {
         let mut service = service();
         service["metadata"]["name"] = name.into();
         alpha.put(service);
     }
-    hub.install(&[
-        ("gateway.networking.k8s.io/v1", "backendtlspolicies", "BackendTLSPolicy"),
-        ("v1", "configmaps", "ConfigMap"),
-    ]);
     let policy = |name: &str, created: &str, service: &str, validation: Value| {
         let mut validation = validation;
         validation["hostname"] = "web.example".into();
@@ -517,8 +510,11 @@ fn a_policy_for_backends_is_told_at_each_gateway_that_uses_it() {
     let missing = json!({"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "nobody"}]});
     let wrong = json!({"caCertificateRefs": [{"group": "apps", "kind": "Deployment", "name": "web"}]});
     let mut holds = policy("holds", first, "web", system.clone());
+    // A real server takes no entry without a condition.
+    let said = json!([{"type": "Accepted", "status": "True", "reason": "Accepted", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
     let theirs =
-        json!({"ancestorRef": {"name": "theirs"}, "controllerName": "example.com/other", "conditions": []});
+        json!({"ancestorRef": {"name": "theirs"}, "controllerName": "example.com/other", "conditions": said});
     holds["status"] = json!({"ancestors": [theirs]});
     hub.put(holds);
     hub.put(policy("late", second, "web", system));

@@ -6,15 +6,18 @@
 mod apiserver;
 #[path = "../../controller/tests/support/ours_only.rs"]
 mod real;
+mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apiserver::{ApiServer, GATEWAY_API, OURS};
 use serde_json::{Value, json};
+use support::tls::{Ca, connect};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -113,6 +116,64 @@ fn a_gateway_whose_port_somebody_else_has_is_not_programmed_until_it_is_free() {
     assert!(TcpStream::connect(("127.0.0.1", taken)).is_ok());
 }
 
+#[test]
+fn tls_is_served_without_the_hub_by_the_key_that_the_node_sealed_it_with_and_by_no_other() {
+    let hub = ApiServer::start();
+    hub.install(&OURS);
+    let ca = Ca::new();
+    let leaf = ca.leaf(&["web.example"]);
+    let data = json!({"tls.crt": base64(leaf.chain.as_bytes()), "tls.key": base64(leaf.key.as_bytes())});
+    hub.put(json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "data": data,
+        "metadata": {"name": "web-tls", "namespace": "default"}}));
+    let mut web = ingress();
+    web["spec"]["tls"] = json!([{"hosts": ["web.example"], "secretName": "web-tls"}]);
+    hub.put(web);
+    let trust = Arc::new(ca.trust());
+    let greets = |node: &Node| connect(node.tls, "web.example", &trust).is_ok();
+    let mut node = Node::configured(&hub, |dir| {
+        std::fs::write(dir.join("key"), [b'Q'; 32]).unwrap();
+        format!("state_key = {:?}\n", dir.join("key"))
+    });
+    node.until("the hub's certificate", greets);
+    let (dir, state) = (node.dir.clone(), node.dir.join("state/world.jsonl"));
+    let saved = || std::fs::read_to_string(&state).unwrap();
+    let log = || std::fs::read_to_string(dir.join("log")).unwrap();
+    let is_alive = |node: &Node| node.admin("/readyz").0 == 200 && converse(node.listen, "/").is_some();
+    node.end();
+    assert!(saved().contains("\"salt\"") && saved().contains("default/web-tls"), "{}", saved());
+    let secret = base64(leaf.key.as_bytes());
+    assert!(!saved().contains(&secret) && !saved().contains("tls.key"));
+    hub.go_down();
+    node.start_again();
+    node.until("it is served without the hub", greets);
+
+    std::fs::write(dir.join("key"), [b'W'; 32]).unwrap();
+    node.restart();
+    node.until("the rest serves with another key", is_alive);
+    assert!(!greets(&node), "its Secret is absent");
+    let named = |log: &str| {
+        log.lines().filter(|line| line.contains("absent") && line.contains("default/web-tls")).count()
+    };
+    assert_eq!(named(&log()), 1, "and named: {}", log());
+    std::fs::remove_file(dir.join("key")).unwrap();
+    node.restart();
+    node.until("the rest serves without a key", is_alive);
+    assert!(!greets(&node), "its Secret is absent");
+    let log = log();
+    assert!(log.contains("admin.state_key cannot be used"), "{log}");
+    for byte in [b'Q', b'W'] {
+        let forms = [
+            String::from_utf8(vec![byte; 8]).unwrap(),
+            format!("{byte:02x}").repeat(8),
+            format!("{byte}, {byte}, {byte}"),
+            base64(&[byte; 9]),
+        ];
+        assert!(forms.iter().all(|form| !log.contains(form)), "the key is in the log\n{log}");
+    }
+    hub.come_up();
+    node.until("and with the hub it is there again", greets);
+}
+
 /// An address of this machine that is not loopback; no packet is sent to find it.
 fn own_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
@@ -180,12 +241,19 @@ fn base64(bytes: &[u8]) -> String {
 struct Node {
     dir: PathBuf,
     listen: SocketAddr,
+    /// Where it serves TLS.
+    tls: SocketAddr,
     admin: SocketAddr,
     child: Child,
 }
 
 impl Node {
     fn start(hub: &ApiServer) -> Self {
+        Self::configured(hub, |_| String::new())
+    }
+
+    /// With more lines in `[admin]`.
+    fn configured(hub: &ApiServer, admin: impl FnOnce(&Path) -> String) -> Self {
         let dir = std::env::temp_dir().join(format!(
             "ringway-fleet-bin-{}-{}",
             std::process::id(),
@@ -195,14 +263,14 @@ impl Node {
         std::fs::create_dir_all(&dir).unwrap();
         std::fs::write(dir.join("hub.yaml"), hub.kubeconfig("hub")).unwrap();
         let state = dir.join("state");
-        let text = format!("[worker]\npin = false\n[admin]\nstate_dir = {state:?}\n");
+        let text = format!("[worker]\npin = false\n[admin]\nstate_dir = {state:?}\n{}", admin(&dir));
         std::fs::write(dir.join("gateway.toml"), text).unwrap();
-        let (listen, admin) = (free(), free());
-        let child = Self::spawn(&dir, listen, admin);
-        Self { dir, listen, admin, child }
+        let (listen, tls, admin) = (free(), free(), free());
+        let child = Self::spawn(&dir, [listen, tls, admin]);
+        Self { dir, listen, tls, admin, child }
     }
 
-    fn spawn(dir: &std::path::Path, listen: SocketAddr, admin: SocketAddr) -> Child {
+    fn spawn(dir: &Path, [listen, tls, admin]: [SocketAddr; 3]) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringway"));
         command.args([
             "run",
@@ -210,18 +278,25 @@ impl Node {
             "1",
             "--listen",
             &listen.to_string(),
+            "--listen",
+            &format!("{tls}/https"),
             "--admin",
             &admin.to_string(),
         ]);
         command.arg("--config").arg(dir.join("gateway.toml"));
         command.arg("--socket").arg(dir.join("admin.sock"));
         command.arg("--fleet-kubeconfig").arg(dir.join("hub.yaml"));
-        command.stdout(Stdio::null()).spawn().unwrap()
+        let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
+        command.stdout(Stdio::null()).stderr(log).spawn().unwrap()
     }
 
     fn restart(&mut self) {
         self.end();
-        self.child = Self::spawn(&self.dir, self.listen, self.admin);
+        self.start_again();
+    }
+
+    fn start_again(&mut self) {
+        self.child = Self::spawn(&self.dir, [self.listen, self.tls, self.admin]);
     }
 
     /// SIGTERM, as systemd does.
@@ -234,7 +309,9 @@ impl Node {
     fn until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         let end = Instant::now() + DEADLINE;
         while !holds(self) {
-            assert!(Instant::now() < end, "never happened: {what}; /readyz says {:?}", self.admin("/readyz"));
+            let log = || std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+            let ready = || self.admin("/readyz");
+            assert!(Instant::now() < end, "never happened: {what}; /readyz says {:?}\n{}", ready(), log());
             std::thread::park_timeout(Duration::from_millis(10));
         }
     }

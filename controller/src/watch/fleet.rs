@@ -315,6 +315,7 @@ impl Hub {
         }
         for (object, notes) in &before.objects {
             match &object.id.source {
+                Source::Fleet if object.id.kind == Kind::Secret => self.secrets_known.prime(object, notes),
                 Source::Fleet => self.fleet.prime(object, notes),
                 Source::Member(name) => {
                     if let Some(member) = self.members.get_mut(name) {
@@ -410,6 +411,13 @@ impl Hub {
             Source::Fleet => Some(&mut self.fleet),
             Source::Member(name) => self.members.get_mut(name),
         }
+    }
+
+    /// Of the Secrets of a namespace that were read, does a list with these leave less than half?
+    pub(super) fn loses_secrets(&self, namespace: &str, listed: &BTreeMap<String, secrets::Meta>) -> bool {
+        let here = || self.secrets_known.ids().filter(|id| *id.namespace == *namespace);
+        let kept = here().filter(|id| listed.contains_key(&*id.name)).count();
+        kept < here().count().div_ceil(2)
     }
 
     /// The Secrets of a namespace, or their versions, have changed.

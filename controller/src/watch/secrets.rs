@@ -57,7 +57,9 @@ impl Handler<PartialObjectMeta<Secret>> for Namespace {
         // Members are made by labelled Secrets: half of them do not vanish between two requests.
         let labelled =
             |all: &BTreeMap<String, Meta>| all.values().filter(|meta| meta.shape.is_some()).count();
-        if which == List::First && labelled(&fresh) < labelled(&self.known).div_ceil(2) {
+        let shrinks = labelled(&fresh) < labelled(&self.known).div_ceil(2);
+        // Nor do the certificates that are served.
+        if which == List::First && (shrinks || self.hub.borrow().loses_secrets(&self.name, &fresh)) {
             return Belief::Doubted;
         }
         self.known = Rc::new(fresh);

@@ -27,11 +27,12 @@ use serde_json::{Value, json};
 use super::real::{self, Real};
 
 /// The resources that every server knows: group/version, plural, kind.
-pub const CORE: [(&str, &str, &str); 9] = [
+pub const CORE: [(&str, &str, &str); 10] = [
     ("v1", "services", "Service"),
     ("v1", "nodes", "Node"),
     ("v1", "secrets", "Secret"),
     ("v1", "namespaces", "Namespace"),
+    ("v1", "configmaps", "ConfigMap"),
     ("events.k8s.io/v1", "events", "Event"),
     ("discovery.k8s.io/v1", "endpointslices", "EndpointSlice"),
     ("networking.k8s.io/v1", "ingresses", "Ingress"),
@@ -44,11 +45,12 @@ pub const OURS: [(&str, &str, &str); 3] = [
     ("ringway.dev/v1alpha1", "gatewayconfigs", "GatewayConfig"),
     ("ringway.dev/v1alpha1", "failoverpolicies", "FailoverPolicy"),
 ];
-pub const GATEWAY_API: [(&str, &str, &str); 7] = [
+pub const GATEWAY_API: [(&str, &str, &str); 8] = [
     ("gateway.networking.k8s.io/v1", "tcproutes", "TCPRoute"),
     ("gateway.networking.k8s.io/v1", "tlsroutes", "TLSRoute"),
     ("gateway.networking.k8s.io/v1alpha2", "udproutes", "UDPRoute"),
     ("gateway.networking.k8s.io/v1", "referencegrants", "ReferenceGrant"),
+    ("gateway.networking.k8s.io/v1", "backendtlspolicies", "BackendTLSPolicy"),
     ("gateway.networking.k8s.io/v1", "gatewayclasses", "GatewayClass"),
     ("gateway.networking.k8s.io/v1", "gateways", "Gateway"),
     ("gateway.networking.k8s.io/v1", "httproutes", "HTTPRoute"),

@@ -68,6 +68,7 @@ pub fn settings(hub: &ApiServer, dir: &Path) -> ControllerSettings {
         series_max: 100,
         defaults: Defaults::default(),
         state_dir: Some(dir.join("state")),
+        state_key: None,
     }
 }
 

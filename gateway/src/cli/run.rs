@@ -1,6 +1,7 @@
 //! `ringway run`: serve until told to stop.
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use config::Config;
 use controller::compile::{AddressPool, Defaults, Place};
 use controller::finding::Board;
+use controller::snapshot::seal::StateKey;
 use controller::watch::fleet::{FleetSettings, HubAccess, Limits, Writing, check_access};
 use controller::watch::follow::Tuning;
 use controller::{ControllerSettings, Inputs, Mailbox, ManifestSource, Reader, SharedView};
@@ -95,6 +97,7 @@ impl Serving {
             series_max: config.observe.metrics_series_max,
             defaults: defaults(config),
             state_dir: Some(config.admin.state_dir.clone()).filter(|dir| !dir.as_os_str().is_empty()),
+            state_key: state_key(config),
         };
         let canary = config.canary.enabled.then(|| canary::of(&config.canary, &node));
         let (stop_controller, stop) = bounded(1);
@@ -209,6 +212,25 @@ impl Serving {
         let _ = self.controller.join();
         self.admin.stop();
         ended.map(|()| ExitCode::SUCCESS)
+    }
+}
+
+/// What Secrets are sealed with in `admin.state_dir`. A key that cannot be used keeps nobody from serving.
+fn state_key(config: &Config) -> Option<StateKey> {
+    let path = &config.admin.state_key;
+    if path.as_os_str().is_empty() {
+        return None;
+    }
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    match StateKey::read(path, credentials.as_deref()) {
+        Ok(key) => Some(key),
+        Err(reason) => {
+            tracing::error!(
+                reason,
+                "admin.state_key cannot be used: Secrets are neither saved nor read back"
+            );
+            None
+        }
     }
 }
 

@@ -76,6 +76,7 @@ impl Fleet {
             series_max: 100,
             defaults: Defaults::default(),
             state_dir: None,
+            state_key: None,
         };
         let reports = node.reports.clone();
         let inputs =
