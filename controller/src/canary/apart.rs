@@ -98,6 +98,12 @@ impl Held {
         touched
     }
 
+    /// The values from before where rules and backends are to change.
+    fn of(before: &TableDelta) -> Self {
+        let (hosts, backends) = (before.hosts.iter().cloned(), before.backends.iter().cloned());
+        Self { hosts: hosts.collect(), backends: backends.collect(), ..Self::default() }
+    }
+
     fn backends_in_use(&self, used: &mut BTreeSet<BackendId>) {
         for rules in self.hosts.values().flatten() {
             used.extend(rules.rules.iter().flat_map(|rule| rule.action.backends()));
@@ -113,6 +119,11 @@ pub(crate) struct Touched {
     pub(crate) routes: BTreeSet<Arc<str>>,
     /// Their statistics.
     pub(crate) slots: BTreeSet<u32>,
+}
+
+/// The statistics of routes that a change of the compiler's table is of. `before` holds what it replaced.
+pub(crate) fn changed_slots(before: &TableDelta, table: &RouteTable) -> BTreeSet<u32> {
+    Held::of(before).touched(table).slots
 }
 
 fn by_route(rules: &[Rule]) -> BTreeMap<&Arc<str>, Vec<&Rule>> {

@@ -8,7 +8,7 @@ use routing::model::StatSlot;
 use routing::time::MonoTime;
 use tracing::{info, warn};
 
-use super::apart::{Haste, Touched};
+use super::apart::{Haste, Touched, changed_slots};
 use super::{Canary, Proof, Ruling, Trial};
 use crate::broadcast::Broadcaster;
 use crate::clock;
@@ -79,14 +79,22 @@ impl<'a> Desk<'a> {
                 broadcaster.delta(split.all, observed_ns, compiler.table());
             }
             if split.is_new {
-                self.watch(canary, compiler, broadcaster);
+                let changed = changed_slots(&before, compiler.table());
+                self.watch(canary, &changed, compiler, broadcaster);
             }
         }
         self.release(observed_ns, compiler, broadcaster);
     }
 
-    /// Rules that are on trial have changed: their watch begins, or begins anew.
-    fn watch(&mut self, canary: &Canary, compiler: &mut Compiler, broadcaster: &mut Broadcaster) {
+    /// Rules that are on trial have changed, those of the routes with the slots that `changed`: their watch begins, or
+    /// begins anew.
+    fn watch(
+        &mut self,
+        canary: &Canary,
+        changed: &BTreeSet<u32>,
+        compiler: &mut Compiler,
+        broadcaster: &mut Broadcaster,
+    ) {
         let touched = broadcaster.apart.trial.touched(compiler.table());
         let refused = broadcaster.apart.refused_routes(compiler.table());
         if refused != self.refused {
@@ -102,11 +110,14 @@ impl<'a> Desk<'a> {
             return;
         }
         let now = MonoTime(clock::monotonic_ns());
-        let began = self.now.take().map_or(now, |(trial, _)| trial.began);
         let by_route = !touched.slots.is_empty() && !touched.slots.contains(&0);
         let figures = (canary.measure)(&slots(&touched));
         info!(worker = 0, routes = %names(&touched.routes), watch = ?canary.policy.watch, "a table is on trial");
-        self.now = Some((Trial::new(0, began, now, figures, by_route), touched));
+        let trial = match self.now.take() {
+            Some((trial, _)) => trial.anew(now, figures, changed, by_route),
+            None => Trial::new(0, now, now, figures, by_route),
+        };
+        self.now = Some((trial, touched));
     }
 
     /// Judges the table on trial, and sends what follows.

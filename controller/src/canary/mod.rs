@@ -6,13 +6,14 @@
 //!
 //! ```text
 //! nothing apart --rules change--> trial --watched, not worse--> everywhere
-//!                                 |  ^ rules change: watched anew
+//!                                 |  ^ rules change: the routes that changed are counted anew, the others on
 //!                                 +--worse--> refused: base rules everywhere, until their source changes
 //! ```
 
 pub(crate) mod apart;
 pub(crate) mod desk;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -51,8 +52,8 @@ pub struct Tally {
 pub struct Figures {
     /// All requests.
     pub all: Tally,
-    /// Those of the routes that were asked for.
-    pub routes: Tally,
+    /// Those of the routes that were asked for, by their slots.
+    pub routes: BTreeMap<u32, Tally>,
     /// Panics of its tasks and of itself.
     pub panics: u64,
     /// Requests by how long they took: upper bound in nanoseconds, count; in the order of the bounds.
@@ -82,7 +83,7 @@ pub struct Trial {
     canary: usize,
     /// When the first of its changes came.
     pub began: MonoTime,
-    /// When the last did: figures count from here.
+    /// When the last did: the worker's figures count from here, those of a route from when it changed itself.
     pub watched_since: MonoTime,
     before: Vec<Figures>,
     /// Every changed route has a slot of its own: their figures are theirs alone.
@@ -116,6 +117,25 @@ impl Trial {
         Self { canary, began, watched_since: now, before, by_route }
     }
 
+    /// Its rules have changed: the routes with the slots that `changed` are counted anew, as is the worker as a whole.
+    /// What else is on trial keeps its figures, and panics theirs, or whatever changes all the time would hide them.
+    #[must_use]
+    pub fn anew(
+        self,
+        now: MonoTime,
+        mut figures: Vec<Figures>,
+        changed: &BTreeSet<u32>,
+        by_route: bool,
+    ) -> Self {
+        for (figures, before) in figures.iter_mut().zip(&self.before) {
+            figures.panics = before.panics;
+            for (slot, tally) in figures.routes.iter_mut().filter(|(slot, _)| !changed.contains(slot)) {
+                *tally = before.routes.get(slot).copied().unwrap_or(*tally);
+            }
+        }
+        Self { watched_since: now, before: figures, by_route, ..self }
+    }
+
     /// Judges by what was counted since it began.
     #[must_use]
     pub fn rule(&self, now: MonoTime, figures: &[Figures], policy: &CanaryPolicy) -> Ruling {
@@ -124,7 +144,7 @@ impl Trial {
             return Ruling::RollBack(format!("{} panics of the worker that runs it", own.panics));
         }
         let pairs = [
-            ("requests of the changed routes", own.routes, others.routes),
+            ("requests of the changed routes", own.of_routes(), others.of_routes()),
             ("requests", own.all, others.all),
         ];
         // With figures of their own only those count: whoever asks for what no rule matches has no say.
@@ -163,7 +183,22 @@ impl Trial {
     #[must_use]
     pub fn tally(&self, figures: &[Figures]) -> Tally {
         let own = self.since(figures).map(|(own, _)| own).unwrap_or_default();
-        if self.by_route { own.routes } else { own.all }
+        if self.by_route { own.of_routes() } else { own.all }
+    }
+}
+
+impl Figures {
+    fn of_routes(&self) -> Tally {
+        let mut sum = Tally::default();
+        self.routes.values().for_each(|tally| sum.add(*tally));
+        sum
+    }
+}
+
+impl Tally {
+    fn add(&mut self, more: Self) {
+        self.answered += more.answered;
+        self.failed += more.failed;
     }
 }
 
@@ -172,22 +207,26 @@ fn minus(now: &Figures, before: &Figures) -> Figures {
         answered: now.answered.saturating_sub(before.answered),
         failed: now.failed.saturating_sub(before.failed),
     };
+    let routes = now.routes.iter().filter_map(|(slot, now)| {
+        // What was not counted at the beginning says nothing.
+        Some((*slot, tally(*now, *before.routes.get(slot)?)))
+    });
     let mut latency = now.latency.clone();
     for (bucket, before) in latency.iter_mut().zip(&before.latency) {
         bucket.1 = bucket.1.saturating_sub(before.1);
     }
     Figures {
         all: tally(now.all, before.all),
-        routes: tally(now.routes, before.routes),
+        routes: routes.collect(),
         panics: now.panics.saturating_sub(before.panics),
         latency,
     }
 }
 
 fn add(sum: &mut Figures, more: &Figures) {
-    for (sum, more) in [(&mut sum.all, more.all), (&mut sum.routes, more.routes)] {
-        sum.answered += more.answered;
-        sum.failed += more.failed;
+    sum.all.add(more.all);
+    for (slot, more) in &more.routes {
+        sum.routes.entry(*slot).or_default().add(*more);
     }
     sum.panics += more.panics;
     if sum.latency.is_empty() {

@@ -16,7 +16,7 @@ fn figures(answered: u64, failed: u64, ms: u64) -> Figures {
     let tally = Tally { answered, failed };
     let slow = if ms == 50 { answered } else { 0 };
     let latency = vec![(1_000_000, answered - slow), (50_000_000, slow)];
-    Figures { all: tally, routes: tally, panics: 0, latency }
+    Figures { all: tally, routes: BTreeMap::from([(1, tally)]), panics: 0, latency }
 }
 
 /// Worker 0 is the canary; the workers had counted something before.
@@ -52,7 +52,7 @@ fn more_failures_take_it_back_at_once_but_only_of_enough_requests() {
 #[test]
 fn failures_of_the_changed_routes_count_although_the_worker_as_a_whole_looks_well() {
     let mut own = figures(100_000, 0, 1);
-    own.routes = Tally { answered: 100, failed: 100 };
+    own.routes = BTreeMap::from([(1, Tally { answered: 100, failed: 100 })]);
     own.all.failed = 100;
     let seen = now(own, figures(100_000, 0, 1));
     assert!(matches!(trial(true).rule(at(1), &seen, &POLICY), Ruling::RollBack(_)));
@@ -100,4 +100,44 @@ fn changes_begin_the_watch_anew_but_never_beyond_the_longest_time() {
     let seen = now(figures(200, 0, 1), figures(200, 0, 1));
     assert_eq!(again.rule(at(119), &seen, &POLICY), Ruling::Watch);
     assert_eq!(again.rule(at(120), &seen, &POLICY), Ruling::Promote(Proof::Compared));
+}
+
+#[test]
+fn what_changes_all_the_time_hides_neither_failures_of_another_route_nor_panics() {
+    let both = |first: u64, second: u64, failed: u64| {
+        let mut figures = figures(first + second, failed, 1);
+        let tallies = [(1, first, 0), (2, second, failed)];
+        figures.routes =
+            tallies.into_iter().map(|(slot, answered, failed)| (slot, Tally { answered, failed })).collect();
+        figures
+    };
+    let mut trial = Trial::new(0, at(0), at(0), vec![both(0, 0, 0), both(0, 0, 0)], true);
+    for second in 1..10 {
+        let count = second * 12;
+        let seen = vec![both(count, count, count), both(count, count, 0)];
+        match trial.rule(at(second), &seen, &POLICY) {
+            Ruling::Watch => assert!(count < 100, "{count}"),
+            Ruling::RollBack(reason) => {
+                assert!(count + 12 >= 100 && reason.contains(" failed"), "{count}: {reason}");
+                return;
+            }
+            Ruling::Promote(proof) => panic!("{proof:?}"),
+        }
+        trial = trial.anew(at(second), seen, &BTreeSet::from([1]), true);
+    }
+    panic!("it was not found");
+}
+
+#[test]
+fn a_route_that_is_mended_is_not_judged_by_what_it_did_before_and_a_panic_stays() {
+    let seen = || now(figures(90, 90, 1), figures(300, 0, 1));
+    let mended = trial(true).anew(at(10), seen(), &BTreeSet::from([1]), true);
+    let after = || now(figures(290, 90, 1), figures(500, 0, 1));
+    assert_eq!(mended.rule(at(40), &after(), &POLICY), Ruling::Promote(Proof::Compared));
+    let mut panicked = seen();
+    panicked[0].panics = 1;
+    let again = trial(true).anew(at(10), panicked, &BTreeSet::from([1]), true);
+    let mut after = after();
+    after[0].panics = 1;
+    assert!(matches!(again.rule(at(11), &after, &POLICY), Ruling::RollBack(_)));
 }

@@ -25,7 +25,7 @@ fn figures(stats: &WorkerStats, slots: &[StatSlot]) -> Figures {
     let tally = |(answered, failed)| Tally { answered, failed };
     Figures {
         all: tally(figures.all),
-        routes: tally(figures.routes),
+        routes: slots.iter().map(|slot| slot.0).zip(figures.routes.into_iter().map(tally)).collect(),
         panics: figures.panics,
         latency: figures.latency,
     }

@@ -9,8 +9,8 @@ use super::stats::{Tally, WorkerStats};
 pub struct Compared {
     /// Requests that were answered, and those of them that failed: 5xx, and 404 for want of a rule.
     pub all: (u64, u64),
-    /// The same of some routes, 5xx only.
-    pub routes: (u64, u64),
+    /// The same of each of some routes, 5xx only, in the order in which they were asked for.
+    pub routes: Vec<(u64, u64)>,
     /// Panics of tasks and of the worker.
     pub panics: u64,
     /// Requests by duration: upper bound in nanoseconds, count.
@@ -22,8 +22,7 @@ impl WorkerStats {
     #[must_use]
     pub fn compared(&self, slots: &[StatSlot]) -> Compared {
         let (answered, failed) = count(&self.responses);
-        let of_routes = slots.iter().map(|slot| count(self.route(*slot)));
-        let routes = of_routes.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let routes = slots.iter().map(|slot| count(self.route(*slot))).collect();
         let mut latency = Snapshot::default();
         self.latency.read(&mut latency);
         Compared {

@@ -1,12 +1,16 @@
 #![allow(clippy::unwrap_used, reason = "a failing helper fails its test")]
 
+use std::time::Duration;
+
 use routing::id::BindId;
 use routing::model::{
     Authoriser, CertificateSet, ExternalAuth, Filters, HeaderEdits, HostPattern, ListenerTls, Method,
     PathMatch, Policy, Protocol, Rewrite, RuleMatch, StatSlot, Target, WeightedBackend,
 };
+use routing::time::MonoTime;
 
 use super::*;
+use crate::canary::{CanaryPolicy, Figures, Proof, Ruling, Tally, Trial};
 
 /// The compiler's table, and what the workers run: the canary, the others.
 #[derive(Default)]
@@ -15,12 +19,15 @@ struct Bench {
     table: RouteTable,
     canary: RouteTable,
     others: RouteTable,
+    /// Slots of the routes that the last change was of.
+    changed: BTreeSet<u32>,
 }
 
 impl Bench {
     /// The first table is everybody's.
     fn new(table: &RouteTable) -> Self {
-        Self { apart: Apart::default(), table: table.clone(), canary: table.clone(), others: table.clone() }
+        let (canary, others) = (table.clone(), table.clone());
+        Self { table: table.clone(), canary, others, ..Self::default() }
     }
 
     /// The sources say something else; returns whether the watch begins anew.
@@ -29,6 +36,7 @@ impl Bench {
         change(&mut self.table);
         let (delta, replaced) = (changes(&before, &self.table), changes(&self.table, &before));
         let split = self.apart.split(delta, &replaced, &self.table, haste);
+        self.changed = changed_slots(&replaced, &self.table);
         self.others.apply(&split.all);
         self.canary.apply(if self.apart.trial.is_empty() { &split.all } else { &split.canary });
         // What is kept is what a worker is given that begins now.
@@ -38,6 +46,11 @@ impl Bench {
         lane.apply(&self.apart.trial.before());
         assert_eq!(lane, self.others);
         split.is_new
+    }
+
+    fn promote(&mut self) {
+        self.others.apply(&std::mem::take(&mut self.apart.trial).wanted(&self.table));
+        assert_eq!(self.canary, self.others);
     }
 
     fn take_back(&mut self) {
@@ -80,6 +93,11 @@ fn key(host: &str) -> HostKey {
 
 /// `host` goes to backend `to`; `asked` says who may come.
 fn route(table: &mut RouteTable, host: &str, to: u32, asked: Option<u32>) {
+    counted(table, host, to, asked, to);
+}
+
+/// The same, with statistics in this slot.
+fn counted(table: &mut RouteTable, host: &str, to: u32, asked: Option<u32>, slot: u32) {
     let external = asked.map(|id| {
         Arc::new(ExternalAuth {
             asked: Authoriser::Service { backends: backend(id), host: "auth".into() },
@@ -94,7 +112,7 @@ fn route(table: &mut RouteTable, host: &str, to: u32, asked: Option<u32>) {
     let action = RuleAction {
         route: host.into(),
         rule_index: 0,
-        stat: StatSlot(to),
+        stat: StatSlot(slot),
         target: Target::Forward(backend(to)),
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
@@ -222,4 +240,67 @@ fn what_follows_from_a_permission_that_ends_is_everybodys_at_once() {
     });
     assert!(bench.apart.is_empty());
     assert_eq!((&bench.others, &bench.canary), (&bench.table, &bench.table));
+}
+
+/// Twenty changes a second of one route, by the clock of the test, beside one that changed once: how the first trial ends,
+/// and when.
+fn churn(fails: bool) -> (Bench, Ruling, Duration) {
+    const STEP: Duration = Duration::from_millis(50);
+    const BUSY: u32 = 1;
+    const QUIET: u32 = 2;
+    let policy = CanaryPolicy {
+        watch: Duration::from_secs(30),
+        longest: Duration::from_secs(120),
+        requests: 100,
+        errors_above: 2,
+        p99_above: 100,
+    };
+    let mut table = RouteTable::default();
+    counted(&mut table, "busy", 1, None, BUSY);
+    counted(&mut table, "quiet", 1, None, QUIET);
+    let mut bench = Bench::new(&table);
+    let mut trial: Option<Trial> = None;
+    let tally = |answered, failed| Tally { answered, failed };
+    for step in 0.. {
+        let now = MonoTime::ZERO + STEP * step;
+        let count = u64::from(step);
+        let figures = |failed| Figures {
+            all: tally(2 * count, failed),
+            routes: BTreeMap::from([(BUSY, tally(count, 0)), (QUIET, tally(count, failed))]),
+            ..Figures::default()
+        };
+        let seen = vec![figures(if fails { count } else { 0 }), figures(0)];
+        let is_new = bench.change(Haste::Tried, |table| match step {
+            0 => counted(table, "quiet", 2, None, QUIET),
+            step => counted(table, "busy", 1 + step, None, BUSY),
+        });
+        assert!(is_new && !bench.apart.trial.is_empty());
+        let ours = match trial.take() {
+            Some(trial) => trial.anew(now, seen.clone(), &bench.changed, true),
+            None => Trial::new(0, now, now, seen.clone(), true),
+        };
+        match ours.rule(now, &seen, &policy) {
+            Ruling::Watch => trial = Some(ours),
+            ruling @ (Ruling::Promote(_) | Ruling::RollBack(_)) => {
+                return (bench, ruling, now.since(MonoTime::ZERO));
+            }
+        }
+    }
+    unreachable!("a trial ends at its longest time")
+}
+
+#[test]
+fn under_churn_a_route_that_fails_is_found_as_soon_as_without() {
+    let (mut bench, ruling, after) = churn(true);
+    assert!(matches!(ruling, Ruling::RollBack(_)), "{ruling:?} after {after:?}");
+    assert!(after <= Duration::from_secs(6), "100 requests at 20 a second: {after:?}");
+    bench.take_back();
+}
+
+#[test]
+fn under_churn_changes_reach_every_worker_within_the_longest_time_and_none_is_lost() {
+    let (mut bench, ruling, after) = churn(false);
+    assert_eq!((ruling, after), (Ruling::Promote(Proof::Compared), Duration::from_secs(120)));
+    bench.promote();
+    assert_eq!(bench.others, bench.table, "the last change, too");
 }
