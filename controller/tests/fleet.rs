@@ -136,6 +136,33 @@ fn certificates_that_vanish_behind_a_fresh_list_are_held_as_everything_else_is()
 }
 
 #[test]
+fn a_store_that_was_made_anew_under_a_running_node_is_seen_although_its_versions_are_lower() {
+    if needs_ours("a store that is wiped") {
+        return;
+    }
+    let (hub, alpha) = hub_and_alpha(&["10.1.0.1"]);
+    for _ in 0..50 {
+        hub.put(ingress("web"));
+        alpha.put(service());
+    }
+    let temp = Temp::new();
+    let mut rig = Rig::start(settings(&hub, &temp.0));
+    rig.until("the first table", |rig| rig.serves("10.1.0.1:8080") && rig.serves("web.example"));
+    for server in [&hub, &alpha] {
+        server.wipe();
+    }
+    declared(&hub, "alpha", &alpha.kubeconfig("alpha"));
+    hub.put(ingress("web"));
+    hub.put(ingress("shop"));
+    alpha.put(service());
+    alpha.put(slice("web-1", &["10.1.0.2"]));
+    rig.until("the new ones", |rig| rig.serves("10.1.0.2:8080") && rig.serves("shop.example"));
+    rig.until("and no old one", |rig| !rig.serves("10.1.0.1:8080"));
+    hub.put(ingress("late"));
+    rig.until("the watch goes on", |rig| rig.serves("late.example"));
+}
+
+#[test]
 fn a_hub_that_is_lost_changes_nothing_and_what_it_says_afterwards_arrives() {
     if needs_ours("a server that goes down") {
         return;

@@ -19,8 +19,7 @@ use crate::watch::known::List;
 const PAGE_SIZE: u32 = 500;
 /// Events handed on together.
 const EVENTS_MAX: usize = 512;
-/// Everything is listed again after this time, whatever the watch says: an API server that was restored from a backup
-/// may count from a lower version and never speak of what changed.
+/// Everything is listed again after this time, whatever the watch says.
 const RESYNC: Duration = Duration::from_secs(600);
 
 /// Times that tests make shorter.
@@ -32,6 +31,8 @@ pub struct Tuning {
     pub rediscover: Duration,
     /// The longest pause between two tries of a server that does not answer. Default 10 s; the first is a 40th of it.
     pub pause_max: Duration,
+    /// A watch that was interrupted is listed again after this. Default 30 s.
+    pub relist_after: Duration,
     /// How often the Lease is renewed; it lasts three times as long. Default 5 s.
     pub renew: Duration,
 }
@@ -42,6 +43,7 @@ impl Default for Tuning {
             confirm_after: Duration::from_secs(5),
             rediscover: Duration::from_secs(10),
             pause_max: Duration::from_secs(10),
+            relist_after: Duration::from_secs(30),
             renew: Duration::from_secs(5),
         }
     }
@@ -192,6 +194,13 @@ async fn once<K: Send + 'static, H: Handler<K>>(
                     if is_missing(&error) {
                         return End::Missing;
                     }
+                    if is_interruption(&error) {
+                        // Whoever answers next may be another server, or have another store, that counts from a lower
+                        // version: a watch from the one that we know would be silent until it has caught up.
+                        let soon = tokio::time::Instant::now() + spread(tuning.relist_after);
+                        let due = resync.deadline().min(soon);
+                        resync.as_mut().reset(due);
+                    }
                     handler.doing(failing(&error));
                 }
             }
@@ -211,6 +220,14 @@ fn is_missing(error: &Error) -> bool {
     match error {
         Error::InitialListFailed(error) | Error::WatchStartFailed(error) => is_absent(error),
         Error::WatchError(_) | Error::WatchFailed(_) | Error::NoResourceVersion => false,
+    }
+}
+
+/// Has the connection of a watch been lost? A list has no version to go on from.
+fn is_interruption(error: &Error) -> bool {
+    match error {
+        Error::WatchStartFailed(_) | Error::WatchFailed(_) => true,
+        Error::InitialListFailed(_) | Error::WatchError(_) | Error::NoResourceVersion => false,
     }
 }
 
@@ -247,10 +264,14 @@ impl Iterator for Pace {
     fn next(&mut self) -> Option<Duration> {
         let pause = self.next;
         self.next = (pause * 2).min(self.max);
-        // A quarter at most, from the clock's finest digits: good enough to spread nodes.
-        let spread = u32::try_from(clock::monotonic_ns() % 256).unwrap_or(0);
-        Some(pause - pause / 1024 * spread)
+        Some(spread(pause))
     }
+}
+
+/// A quarter less at most, from the clock's finest digits: good enough to spread nodes.
+fn spread(pause: Duration) -> Duration {
+    let less = u32::try_from(clock::monotonic_ns() % 256).unwrap_or(0);
+    pause - pause / 1024 * less
 }
 
 impl Backoff for Pace {

@@ -81,6 +81,8 @@ struct Store {
     /// Watches that began before this moment are told 410.
     expired: u64,
     watches: u64,
+    /// Watches of another store have ended.
+    wipes: u64,
     requests: Vec<String>,
     /// Path prefixes that are answered with a status.
     refused: HashMap<String, u16>,
@@ -176,6 +178,19 @@ impl ApiServer {
                 lost.iter().for_each(|name| drop(objects.remove(name)));
             }
         }
+    }
+
+    /// Another store under the same address: nothing is in it, and its versions begin anew. A watch from one that it has
+    /// not come to is silent, as a real server's is.
+    pub fn wipe(&self) {
+        let mut store = self.store();
+        store.objects.clear();
+        store.events.clear();
+        store.applied.clear();
+        (store.version, store.compacted) = (0, 0);
+        store.wipes += 1;
+        cut(&mut store);
+        self.shared.changed.notify_all();
     }
 
     /// Lets go of what nobody watches yet.
@@ -384,12 +399,12 @@ fn watch(request: &Request, out: &mut TcpStream, shared: &Shared) -> Option<()> 
     out.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
         .ok()?;
     store.watches += 1;
-    let me = store.watches;
+    let (me, wipes) = (store.watches, store.wipes);
     let mut from: u64 = request.query.get("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(0);
     let seconds = request.query.get("timeoutSeconds").and_then(|v| v.parse().ok()).unwrap_or(30);
     let end = Instant::now() + Duration::from_secs(seconds);
     loop {
-        if store.is_over || store.is_down {
+        if store.is_over || store.is_down || store.wipes != wipes {
             return None;
         }
         if from < store.compacted || me <= store.expired {

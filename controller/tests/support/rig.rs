@@ -49,6 +49,7 @@ pub fn tuning() -> Tuning {
         confirm_after: Duration::from_millis(500),
         rediscover: Duration::from_millis(100),
         pause_max: Duration::from_millis(200),
+        relist_after: Duration::from_millis(400),
         renew: Duration::from_millis(200),
     }
 }
