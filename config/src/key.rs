@@ -124,6 +124,7 @@ pub const KEYS: &[Key] = &[
     number("worker.cq_entries", 64, 65_536, Restart, None),
     typed("worker.ring_flags", Restart),
     typed("worker.rebalance", Restart),
+    typed("worker.splice", Restart),
     number("worker.backlog", 1, 65_535, Restart, None),
     number("limits.connections_max", 1, 10_000_000, Live, Some("connections")),
     number("limits.connections_per_source_max", 0, 10_000_000, Live, Some("connections_per_source")),

@@ -20,6 +20,8 @@ pub struct Worker {
     pub ring_flags: RingFlags,
     /// Hand accepted sockets to a less loaded worker. Default true.
     pub rebalance: bool,
+    /// Pass the middle of large response bodies on inside the kernel (splice(2)), in clear and of known length. Default true.
+    pub splice: bool,
     /// Connections that the kernel queues per listener and worker before it drops SYNs. Default 4,096; at most
     /// 65,535, and never more than `net.core.somaxconn`.
     pub backlog: u32,
@@ -51,6 +53,7 @@ impl Default for Worker {
             cq_entries: 16_384,
             ring_flags: RingFlags::Coop,
             rebalance: true,
+            splice: true,
             backlog: 4_096,
         }
     }

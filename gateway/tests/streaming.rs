@@ -88,6 +88,68 @@ fn large_bodies_pass_both_ways_in_bounded_memory() {
     assert_eq!(backend.connections(), 1, "a complete exchange keeps its connection, however large");
 }
 
+/// Every byte says where it stands.
+fn patterned(size: usize) -> Vec<u8> {
+    (0..size as u64).map(|n| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect()
+}
+
+fn spliced(gateway: &Gateway) -> u64 {
+    gateway.sum(|stats| stats.spliced_bytes_total.get())
+}
+
+/// Fast readers and slow ones get the same bytes, inside the kernel or not, and the connection is used again.
+#[test]
+fn the_middle_of_a_large_answer_passes_inside_the_kernel_and_is_what_was_sent() {
+    const SIZE: usize = 12 << 20;
+    let body = Arc::new(patterned(SIZE));
+    for splice in [true, false] {
+        let answer = Arc::clone(&body);
+        let backend = Backend::start(move |_, stream| respond(stream, &answer));
+        let mut config = config();
+        config.worker.splice = splice;
+        let gateway = before(&backend, config);
+        let mut client = Client::connect(gateway.addr);
+        assert!(client.get("/").body == *body, "splice = {splice}");
+        assert!(client.get("/again").body == *body, "splice = {splice}");
+        let passed = spliced(&gateway);
+        assert_eq!(passed > SIZE as u64 / 2, splice, "{passed} bytes passed inside the kernel");
+        let mut slow = Client::connect_narrow(gateway.addr);
+        slow.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        slow.head().unwrap();
+        let mut came = Vec::new();
+        while came.len() < SIZE {
+            let piece = (SIZE - came.len()).min(SIZE / 16);
+            came.extend(slow.exactly(piece).unwrap());
+            pass(Duration::from_millis(5));
+        }
+        assert!(came == *body, "splice = {splice}");
+        assert_eq!(backend.connections(), 1, "a complete exchange keeps its connection");
+    }
+}
+
+/// Whether the endpoint ends or resets its connection in the middle, its answer is seen to be cut.
+#[test]
+fn a_large_answer_that_breaks_off_while_it_passes_inside_the_kernel_is_cut() {
+    const SIZE: usize = 32 << 20;
+    for resets in [false, true] {
+        let backend = Backend::raw(move |peer| {
+            if peer.head().is_some() {
+                peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"));
+                let _ = peer.stream.write_all(&vec![b'x'; SIZE / 2]);
+                if resets {
+                    socket2::SockRef::from(&peer.stream).set_linger(Some(Duration::ZERO)).unwrap();
+                }
+            }
+        });
+        let gateway = before(&backend, config());
+        let mut client = Client::connect(gateway.addr);
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.head().unwrap();
+        assert!(client.skip(SIZE as u64).is_err(), "the cut is visible");
+        assert!(spliced(&gateway) > 0);
+    }
+}
+
 /// A reader that stops: the backend is not read any further, and memory stays where it is.
 #[test]
 fn a_reader_that_stops_holds_the_backend_back() {

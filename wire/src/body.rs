@@ -102,6 +102,23 @@ impl BodyDecoder {
         Ok(step)
     }
 
+    /// Bytes of a body of known length that are still to come; 0 of any other.
+    #[must_use]
+    pub fn known_rest(&self) -> u64 {
+        match self.state {
+            State::Exact { remaining } => remaining,
+            State::Chunked(_) | State::UntilClose | State::Done | State::Failed(_) => 0,
+        }
+    }
+
+    /// So many bytes of a body of known length have gone by unseen: fewer than are [known](Self::known_rest) to come.
+    pub fn skip(&mut self, bytes: u64) {
+        debug_assert!(bytes < self.known_rest(), "the last byte is seen");
+        if let State::Exact { remaining } = &mut self.state {
+            *remaining -= bytes;
+        }
+    }
+
     /// Is the body complete?
     #[must_use]
     pub fn is_done(&self) -> bool {

@@ -13,6 +13,7 @@ pub mod gzip;
 mod keep;
 mod next;
 mod pace;
+mod pass;
 mod relay;
 pub mod reply;
 mod rescue;

@@ -26,7 +26,7 @@ const STREAMS_FROM: u64 = 8 * 1024;
 /// has stopped reading leaves in our hands are small buffers, two at most (SECURITY S20: 64 KiB for a stream); what was
 /// read into large ones lies in its socket. Only where the kernel takes socket memory away from all connections at once
 /// (`net.ipv4.tcp_mem`) may large ones be left, within `limits.buffers_bytes_max`.
-const BULK_ROOM: usize = 2 * Class::Bulk.bytes() + Class::Bulk.bytes() / 2;
+pub(super) const BULK_ROOM: usize = 2 * Class::Bulk.bytes() + Class::Bulk.bytes() / 2;
 
 /// Kept bytes that are sent again in one piece: less than a large buffer holds with its framing.
 const RESEND_BYTES: usize = 96 * 1024;
@@ -213,6 +213,27 @@ impl Pump {
     #[must_use]
     pub(super) fn streams(&self) -> bool {
         self.class == Class::Bulk && !self.ended
+    }
+
+    /// Bytes that may pass unseen: all but the last of a body of known length that is framed as it was and stays as it is,
+    /// while nothing of it waits here.
+    #[must_use]
+    pub(super) fn unseen(&self) -> u64 {
+        let as_it_is = matches!(self.coder, Coder::None) && self.base64.is_none();
+        if !as_it_is || !self.wants_read() || self.behind.is_some() {
+            return 0;
+        }
+        match self.framing {
+            BodyLength::Exact(_) => self.decoder.known_rest().saturating_sub(1),
+            BodyLength::None | BodyLength::Chunked | BodyLength::UntilClose => 0,
+        }
+    }
+
+    /// So many bytes have passed unseen.
+    pub(super) fn passed(&mut self, bytes: usize) {
+        self.decoder.skip(bytes as u64);
+        self.taken += bytes as u64;
+        self.given = true;
     }
 
     /// Learns from what came how large the next read will be.

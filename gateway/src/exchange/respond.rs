@@ -17,6 +17,7 @@ use super::attempt::{Blame, Complete, End, Failed, Fault, Flow, Upstream, backen
 use super::grpc;
 use super::gzip::{self, Coding, Gzip};
 use super::pace::Pace;
+use super::pass::{self, Pass};
 use super::relay::{Pump, PumpError, copy_of};
 use super::scratch::Answer;
 use super::turn::{Event, Flushed, deadline, earlier, from_client, move_upload, next, send, set};
@@ -201,7 +202,7 @@ fn compressed(
 }
 
 /// The response ends in the middle, and the client sees that.
-fn cut(flow: &Flow<'_>, error: PumpError) -> End {
+pub(super) fn cut(flow: &Flow<'_>, error: PumpError) -> End {
     match error {
         PumpError::Wire(_) => {}
         PumpError::Buffers => flow.worker.stats.hit(Limit::BuffersBytes),
@@ -234,12 +235,12 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
         if flow.work.download.is_finished() {
             return Ok(());
         }
-        let came = read_on(flow, up, quota)?;
+        let came = come_on(flow, up, quota)?;
         move_upload(flow, up)?;
         let event = match came {
-            Some(done) => {
-                quota = quota.saturating_sub(done.1.len());
-                Event::UpRead(done)
+            Some(event) => {
+                quota = quota.saturating_sub(event.bytes());
+                event
             }
             None => {
                 quota = AT_ONCE_BYTES;
@@ -256,6 +257,9 @@ async fn relay(flow: &mut Flow<'_>, up: &mut Upstream) -> Result<(), End> {
                     flow.work.answer.persistence = Persistence::Close;
                 }
             }
+            Event::Passed(_) => flow.held.heard(flow.work.seen),
+            Event::UpReady(Ok(())) => {}
+            Event::UpReady(Err(_)) => return Err(End::Cut),
             // A reset is never the end of a body, not even of one that lasts until the connection closes.
             Event::UpRead((Err(_), _)) => return Err(End::Cut),
             Event::UpRead((Ok(_), _)) => {
@@ -295,6 +299,15 @@ fn write_on(flow: &mut Flow<'_>) -> Option<MonoTime> {
     let buf = flow.work.download.hand_out()?;
     send(flow, buf);
     flow.client.conn.is_writing().then(|| flow.work.seen + flow.settings.write_stall)
+}
+
+/// Sees to it that the response's body comes on: passed on unseen, or read. `Some` when some of it has come already.
+fn come_on(flow: &mut Flow<'_>, up: &mut Upstream, quota: usize) -> Result<Option<Event>, End> {
+    match pass::on(flow, up, quota)? {
+        Pass::Came(event) => Ok(Some(event)),
+        Pass::Waits => Ok(None),
+        Pass::No => Ok(read_on(flow, up, quota)?.map(Event::UpRead)),
+    }
 }
 
 /// Sees to it that the response's body is read. `Some` when a large buffer was read already: what is there goes on to the

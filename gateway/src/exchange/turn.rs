@@ -20,12 +20,32 @@ use crate::worker::clock;
 pub(super) enum Event {
     UpRead(Done<usize>),
     UpFlushed(io::Result<()>),
+    /// More of the response's body can be passed on, or the endpoint's connection has ended.
+    UpReady(io::Result<()>),
+    /// So many bytes of the response's body have gone on to the client unseen.
+    Passed(usize),
     DownRead(Done<usize>),
     DownFlushed(io::Result<()>),
     /// An attempt beside the first has ended.
     /// Boxed: rare, and six times as large as the others, of which an event is part of every exchange's memory.
     Landed(Box<Landed>),
     Deadline,
+}
+
+impl Event {
+    /// Bytes of the response that came with it.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::UpRead((_, buf)) => buf.len(),
+            Self::Passed(bytes) => *bytes,
+            Self::UpFlushed(_)
+            | Self::UpReady(_)
+            | Self::DownRead(_)
+            | Self::DownFlushed(_)
+            | Self::Landed(_)
+            | Self::Deadline => 0,
+        }
+    }
 }
 
 /// Hands the request's body on, and keeps one read of the client armed: for its body, for its next request, or only
@@ -110,6 +130,11 @@ pub(super) async fn next(flow: &mut Flow<'_>, first: Option<&mut Upstream>, flus
         if let Some(up) = &mut first {
             if let Poll::Ready(done) = up.conn.poll_read(cx) {
                 return Poll::Ready(Event::UpRead(done));
+            }
+            if up.conn.is_watching()
+                && let Poll::Ready(result) = up.conn.poll_watch(cx)
+            {
+                return Poll::Ready(Event::UpReady(result));
             }
             if uploading && let Poll::Ready((result, _buf)) = up.conn.poll_write(cx) {
                 return Poll::Ready(Event::UpFlushed(result));

@@ -131,7 +131,8 @@ async fn turn(flow: &mut Flow<'_>, wait: &mut Wait, event: Event) -> Result<Opti
             let end = wait.first.as_ref().map(of);
             end.map_or(Ok(()), |end| first_failed(flow, wait, end))?;
         }
-        Event::UpFlushed(Ok(())) | Event::DownFlushed(Ok(())) => {}
+        // Nothing is passed on unseen before there is a response.
+        Event::UpFlushed(Ok(())) | Event::DownFlushed(Ok(())) | Event::UpReady(_) | Event::Passed(_) => {}
         Event::UpFlushed(Err(_)) => {
             if let Some(up) = &mut wait.first {
                 up.write_failed = true;

@@ -313,6 +313,11 @@ impl Conn {
         Ok(sys::fd::with_fd(self, self.fd, |fd| rustix::net::send(fd, bytes, flags))?)
     }
 
+    /// Its descriptor, open as long as this value lives.
+    pub(super) fn raw(&self) -> RawFd {
+        self.fd
+    }
+
     /// Reads what is there, without waiting: appends to `buf`. Only while no read is in flight: it would overtake it.
     /// 0 bytes are the peer's end.
     ///

@@ -1,14 +1,15 @@
 //! Every call into the runtime. Nothing outside this module names `monoio`, so that the runtime can be swapped.
 //!
 //! [`runtime`] builds the ring of a worker; [`listen`] opens and accepts; [`conn`] is one TCP connection with at
-//! most one read and one write in flight; [`pipe`] is the same between two ends in one worker; [`datagram`] sends and
-//! receives batches over UDP; [`wake`] waits for eventfds and timers.
+//! most one read and one write in flight; [`pipe`] is the same between two ends in one worker; [`splice`] moves bytes
+//! from one connection to another inside the kernel; [`datagram`] sends and receives batches over UDP; [`wake`] waits for eventfds and timers.
 
 pub mod conn;
 pub mod datagram;
 pub mod listen;
 pub mod pipe;
 pub mod runtime;
+pub mod splice;
 pub mod wake;
 
 pub use crate::sys::buf::{Buf, Class, acquire};

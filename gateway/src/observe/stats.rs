@@ -287,6 +287,8 @@ pub struct WorkerStats {
     pub received_bytes_total: Counter,
     /// Bytes sent downstream.
     pub sent_bytes_total: Counter,
+    /// Those of them that passed inside the kernel.
+    pub spliced_bytes_total: Counter,
     /// Upstream connections opened.
     pub connects_total: Counter,
     /// Upstream connects that failed.
@@ -404,6 +406,7 @@ impl WorkerStats {
             latency: Histogram::default(),
             unmatched_total: Counter::default(),
             received_bytes_total: Counter::default(),
+            spliced_bytes_total: Counter::default(),
             sent_bytes_total: Counter::default(),
             connects_total: Counter::default(),
             connect_failures_total: Counter::default(),

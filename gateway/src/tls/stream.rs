@@ -16,6 +16,7 @@ use super::Facts;
 use super::session::Session;
 use crate::net::conn::{Conn, Done};
 use crate::net::pipe::End;
+use crate::net::splice::{self, Broken, Passed};
 use crate::net::{Buf, Class, acquire};
 use crate::sys::prefetch::Place;
 
@@ -316,6 +317,19 @@ impl Stream {
             }
         }
         self.start_write(buf);
+    }
+
+    /// As [`splice::pass`], where both are in clear and nothing is in flight between them; else [`Broken::Unfit`].
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub fn pass_to(&self, to: &Self, most: usize) -> Result<Passed, Broken> {
+        match (self, to) {
+            (Self::Plain(from), Self::Plain(to)) if !from.is_reading() && !to.is_writing() => {
+                splice::pass(from, to, most)
+            }
+            (Self::Plain(_) | Self::Secured(_) | Self::Piped(_), _) => Err(Broken::Unfit),
+        }
     }
 
     /// Is a write in flight, or finished and not yet collected?

@@ -90,6 +90,8 @@ pub struct Settings {
     pub request_id: RequestIdPolicy,
     /// `worker.rebalance`
     pub rebalance: bool,
+    /// `worker.splice`
+    pub splice: bool,
     /// `[http2]`
     pub http2: Http2Settings,
     /// `gateway.address_pool`
@@ -180,6 +182,7 @@ impl Settings {
             via_responses: config.forward.via == ViaPolicy::Both,
             request_id: config.forward.x_request_id,
             rebalance: config.worker.rebalance,
+            splice: config.worker.splice,
             http2: http2(&config.http2),
             grpc: GrpcSettings { timeout_max: config.grpc.timeout_max.get(), web: config.grpc.web },
             address_pool: config.gateway.address_pool.clone().into_boxed_slice(),

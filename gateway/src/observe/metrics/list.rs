@@ -84,6 +84,7 @@ pub const METRICS: &[Metric] = &[
     ),
     counter("ringway_received_bytes_total", "", "Bytes received from clients"),
     counter("ringway_sent_bytes_total", "", "Bytes sent to clients"),
+    counter("ringway_spliced_bytes_total", "", "Those of them that passed inside the kernel (worker.splice)"),
     counter("ringway_http2_connections_total", "", "Connections of clients that speak HTTP/2"),
     gauge("ringway_http2_streams_open", "", "Requests of HTTP/2 in flight now"),
     counter("ringway_http2_resets_total", "", "Requests of HTTP/2 that their client took back"),

@@ -13,6 +13,7 @@ impl Scrape {
         Some(match name {
             "ringway_received_bytes_total" => sum(|stats| &stats.received_bytes_total),
             "ringway_sent_bytes_total" => sum(|stats| &stats.sent_bytes_total),
+            "ringway_spliced_bytes_total" => sum(|stats| &stats.spliced_bytes_total),
             "ringway_http2_connections_total" => sum(|stats| &stats.http2_connections_total),
             "ringway_http2_streams_open" => sum(|stats| &stats.http2_streams_open),
             "ringway_http2_resets_total" => sum(|stats| &stats.http2_resets_total),
