@@ -87,6 +87,7 @@ fn route(table: &mut RouteTable, host: &str, to: u32, asked: Option<u32>) {
             method: Method::Get,
             signin: None,
             redirect: Box::default(),
+            fields: Box::default(),
             passes: Box::default(),
             always_sets_cookie: false,
         })
