@@ -8,10 +8,11 @@ use std::fmt::Write;
 use routing::delta::RouteTable;
 use routing::id::{BackendId, ClusterId};
 use routing::model::{
-    AcrossBackends, Application, BackendSpec, Balance, COOKIE_ATTRIBUTES, CheckProbe, ClusterSpec, Detection,
-    Filters, HashKey, HeaderEdits, HostPattern, Layer4, ListenerSpec, ListenerTls, NameKind, PathMatch,
-    PathRewrite, PinMatch, Policy, Predicate, Protocol, RateKey, Rule, Security, SendProxy, Speech, Target,
-    Transport, ValuePattern, Verification, WeightedBackend, WildcardLabels,
+    AcrossBackends, Application, BackendSpec, Balance, CHECK_CODE_MAX, COOKIE_ATTRIBUTES, CheckCodes,
+    CheckProbe, ClusterSpec, Detection, Filters, HashKey, HeaderEdits, HostPattern, HttpAsks, Layer4,
+    ListenerSpec, ListenerTls, NameKind, PathMatch, PathRewrite, PinMatch, Policy, Predicate, Protocol,
+    RateKey, Rule, Security, SendProxy, Speech, Target, Transport, ValuePattern, Verification,
+    WeightedBackend, WildcardLabels,
 };
 
 /// A host pattern as people write it.
@@ -288,6 +289,9 @@ impl Dump<'_> {
             write!(out, "\n      ask {:?} {:?} {:?}", external.method, external.asked, external.target)?;
             write!(out, " passes={:?} signin={:?}", external.passes, external.signin)?;
         }
+        if let Some(values) = &filters.values {
+            write!(out, "\n      {values:?}")?;
+        }
         if filters.gzip {
             write!(out, "\n      gzip")?;
         }
@@ -338,6 +342,12 @@ impl Dump<'_> {
                 || *affinity.attributes != *COOKIE_ATTRIBUTES
             {
                 write!(out, "[{} {:?}{}]", affinity.path, affinity.max_age, affinity.attributes)?;
+            }
+            if let Some(expires) = affinity.expires {
+                write!(out, " expires={expires:?}")?;
+            }
+            if affinity.secure_over_tls {
+                write!(out, " secure-over-tls")?;
             }
             if affinity.across == AcrossBackends::Anew {
                 write!(out, " anew")?;
@@ -501,16 +511,42 @@ pub fn detection(detection: &Detection) -> String {
     say(*failback != default.failback, back);
     if let Some(check) = &detection.check {
         let probe = match &check.probe {
-            CheckProbe::Http { path, host } if host.is_empty() => format!("GET {path}"),
-            CheckProbe::Http { path, host } => format!("GET {host}{path}"),
-            CheckProbe::Grpc { service, .. } => format!("grpc health of {service:?}"),
+            CheckProbe::Http { path, host, asks } => {
+                format!("{} {host}{path}{}", asks.method.as_str(), asked(*asks))
+            }
+            CheckProbe::Grpc { service, good, .. } => format!("grpc health of {service:?}{}", codes(*good)),
             CheckProbe::Tcp => "connect".to_owned(),
         };
+        let probe = check.port.map_or(probe.clone(), |port| format!("{probe} at port {port}"));
         let (interval, timeout) = (check.interval, check.timeout);
         let thresholds = format!("{} down, {} up", check.unhealthy_threshold, check.healthy_threshold);
         say(true, format!("check[{probe} every {interval:?} within {timeout:?}, {thresholds}]"));
     }
     out
+}
+
+/// How a check differs from the default.
+fn asked(asks: HttpAsks) -> String {
+    let (default, mut out) = (HttpAsks::default(), String::new());
+    if asks.version != default.version {
+        out += &format!(" {}", asks.version.as_str());
+    }
+    if asks.good != default.good {
+        let good: Vec<String> = asks.good.iter().map(|class| format!("{class}xx")).collect();
+        out += &format!(" good={}", good.join(","));
+    }
+    if asks.in_clear {
+        out += " in clear";
+    }
+    out
+}
+
+fn codes(good: CheckCodes) -> String {
+    if good == CheckCodes::default() {
+        return String::new();
+    }
+    let codes = (0..=CHECK_CODE_MAX).filter(|code| good.contains(*code)).map(|code| code.to_string());
+    format!(" good={}", codes.collect::<Vec<_>>().join(","))
 }
 
 fn predicate(predicate: &Predicate) -> String {

@@ -345,6 +345,10 @@ impl Spec {
 pub struct FleetConfigMap {
     /// `ca.crt`: a bundle of CA certificates, PEM. `None` = it has none.
     pub authorities: Option<String>,
+    /// What else it holds, where all of it reads as fields of HTTP: names as they are written, and values.
+    pub fields: BTreeMap<Arc<str>, Arc<str>>,
+    /// The key that keeps it from being a list of fields.
+    pub unfit: Option<Arc<str>>,
 }
 
 /// What is used of a `ClusterProfile` (KEP-4322): where a cluster is, and how its API is reached.

@@ -7,7 +7,7 @@
 //! are absent at the next start, which names them, and the rest serves. A file of a later version, or one that is cut
 //! or altered, is not used, and that is logged.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -319,8 +319,11 @@ fn manifest(object: &Object) -> Option<Value> {
         Spec::BackendTlsPolicy(it) => serde_json::to_value(it),
         Spec::ConfigMap(map) => {
             let metadata = json!({"name": &*object.id.name, "namespace": &*object.id.namespace});
-            let data = json!({"ca.crt": map.authorities});
-            let data = if map.authorities.is_some() { data } else { json!({}) };
+            let mut data: BTreeMap<&str, &str> =
+                map.fields.iter().map(|(name, value)| (&**name, &**value)).collect();
+            data.extend(map.authorities.as_deref().map(|authorities| ("ca.crt", authorities)));
+            // What it held is not known; that it was no list of fields is.
+            data.extend(map.unfit.as_deref().map(|unfit| (unfit, "\n")));
             return Some(
                 json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}),
             );

@@ -47,6 +47,8 @@ pub struct Dirty {
     pub nodes: BTreeSet<Arc<str>>,
     /// Secrets that changed: namespace and name.
     pub secret_names: BTreeSet<(Arc<str>, Arc<str>)>,
+    /// Secrets and ConfigMaps that changed: routes that take something from them are looked at again.
+    pub contents: BTreeSet<ObjectId>,
     /// Did anything change that may hold a CA bundle or our certificate towards backends?
     pub authorities: bool,
     /// A ReferenceGrant changed or went: what it permitted ends at once.
@@ -148,9 +150,13 @@ impl World {
             Role::Common => self.dirty.everything = true,
             Role::Secret => {
                 self.dirty.secret_names.insert((id.namespace.clone(), id.name.clone()));
+                self.dirty.contents.insert(id.clone());
                 self.dirty.authorities = true;
             }
-            Role::Bundle => self.dirty.authorities = true,
+            Role::Bundle => {
+                self.dirty.contents.insert(id.clone());
+                self.dirty.authorities = true;
+            }
             Role::Service => {
                 let name = ServiceName { namespace: id.namespace.clone(), name: id.name.clone() };
                 self.dirty.services.insert(name.clone());

@@ -72,6 +72,11 @@ fn companions(name: &str) -> Vec<(&'static str, &'static str)> {
         ("session-cookie-", ("affinity", "cookie")),
         ("affinity-canary-behavior", ("affinity", "cookie")),
         ("healthcheck-", ("healthcheck-enabled", "true")),
+        ("healthy-threshold-count", ("healthcheck-enabled", "true")),
+        ("unhealthy-threshold-count", ("healthcheck-enabled", "true")),
+        ("proxy-redirect-from", ("proxy-redirect-to", "https://shop.example/")),
+        ("proxy-redirect-to", ("proxy-redirect-from", "http://inner.example/")),
+        ("auth-proxy-set-headers", EXTERNAL),
         ("permanent-redirect-code", ("permanent-redirect", "/x")),
         ("temporal-redirect-code", ("temporal-redirect", "/x")),
         ("custom-http-errors", ("default-backend", "web")),
@@ -409,7 +414,7 @@ const CASES: &[Case] = &[
     (
         "/",
         &[(A, "healthcheck-enabled", "true"), (A, "healthcheck-path", "/h")],
-        &["check[GET /h every 2s within 5s, 3 down, 3 up]"],
+        &["check[HEAD /h good=2xx every 2s within 5s, 3 down, 3 up]"],
     ),
     (
         "/",
@@ -426,7 +431,7 @@ const CASES: &[Case] = &[
             (A, "healthy-threshold-count", "5"),
             (A, "unhealthy-threshold-count", "6"),
         ],
-        &["check[GET /h every 4s within 7s, 6 down, 5 up]"],
+        &["check[GET /h good=2xx every 4s within 7s, 6 down, 5 up]"],
     ),
     ("/", &[(M, "warmup", "30")], &["30s"]),
     (
@@ -639,7 +644,7 @@ fn document() -> String {
          then ALB's, Higress's, nginx's. Every annotation holds for the Ingress that carries it. `ringway check DIR` prints \
          the verdict on each annotation of each Ingress.\n\nA request passes the filters of its rule in this order: source \
          ranges, redirect to https, client certificate, CORS preflight, rate limits, requests at once, size of the body, name and password, external \
-         authentication; then mirror, header changes, rewrite, retries, fallback; and compression on its way back.\n",
+         authentication; then mirror, header changes, rewrite, retries, fallback; and, on its way back, inner names and compression.\n",
     );
     let (mut yes, mut but, mut no) = (0, 0, 0);
     let mut rows = String::new();

@@ -571,7 +571,7 @@ fn a_session_has_the_attributes_that_were_asked_for() {
             (N, "affinity", "cookie"),
             (N, "session-cookie-name", "route"),
             (N, "session-cookie-path", "/p"),
-            (N, "session-cookie-expires", "60"),
+            (N, "session-cookie-max-age", "60"),
             (N, "session-cookie-samesite", "Strict"),
             (N, "session-cookie-secure", "true"),
         ],

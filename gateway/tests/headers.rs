@@ -278,6 +278,8 @@ fn an_affinity_cookie_sticks_and_survives_its_endpoint() {
         cookie: "ring".into(),
         path: "/".into(),
         max_age: Some(Duration::from_secs(60)),
+        expires: None,
+        secure_over_tls: false,
         attributes: COOKIE_ATTRIBUTES.into(),
         across: Default::default(),
     };

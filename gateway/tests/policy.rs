@@ -147,7 +147,8 @@ fn active_checks_take_an_endpoint_out_and_are_made_once_whatever_the_number_of_w
     let interval = Duration::from_millis(10);
     let mut world = World::new().cluster(0, &[active.addr]).cluster(1, &[standby.addr]);
     world.detection.check = Some(Arc::new(HealthCheck {
-        probe: CheckProbe::Http { path: "/healthz".into(), host: "".into() },
+        probe: CheckProbe::Http { path: "/healthz".into(), host: "".into(), asks: Default::default() },
+        port: None,
         interval,
         timeout: Duration::from_secs(1),
         unhealthy_threshold: 2,
@@ -182,7 +183,8 @@ fn checks_that_are_not_answered_count_while_connections_come_and_go() {
     });
     let mut world = World::new().cluster(0, &[active.addr]).cluster(1, &[standby.addr]);
     world.detection.check = Some(Arc::new(HealthCheck {
-        probe: CheckProbe::Http { path: "/healthz".into(), host: "".into() },
+        probe: CheckProbe::Http { path: "/healthz".into(), host: "".into(), asks: Default::default() },
+        port: None,
         interval: Duration::from_millis(20),
         timeout: Duration::from_millis(40),
         unhealthy_threshold: 2,

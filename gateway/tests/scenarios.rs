@@ -173,6 +173,11 @@ const SCENARIOS: &[Scenario] = &[
         &[gets("GET /a?y", 301, &["location: https://b.example/x"])],
     ),
     one(
+        &["relative-redirects"],
+        &[(N, "permanent-redirect", "/x"), (N, "relative-redirects", "true")],
+        &[gets("GET /", 301, &["location: /x"])],
+    ),
+    one(
         &["permanent-redirect-code"],
         &[(N, "permanent-redirect", "/x"), (N, "permanent-redirect-code", "308")],
         &[gets("GET /", 308, &["location: /x"])],
@@ -528,7 +533,7 @@ const SCENARIOS: &[Scenario] = &[
     one(
         &["affinity", "affinity-mode", "session-cookie-expires"],
         &[(N, "affinity", "cookie"), (N, "affinity-mode", "balanced"), (N, "session-cookie-expires", "90")],
-        &[via("GET /", &["set-cookie~ INGRESSCOOKIE=", "set-cookie~ Max-Age=90"])],
+        &[via("GET /", &["set-cookie~ INGRESSCOOKIE=", "set-cookie~ Expires="])],
     ),
     one(
         &["affinity-mode"],
@@ -610,6 +615,11 @@ const SCENARIOS: &[Scenario] = &[
     one(
         &["limit-whitelist"],
         &[(N, "limit-rpm", "1"), (N, "limit-burst-multiplier", "1"), (N, "limit-whitelist", "127.0.0.0/8")],
+        &[via("GET /", &[]), via("GET /", &[]), via("GET /", &[])],
+    ),
+    one(
+        &["limit-allowlist"],
+        &[(N, "limit-rpm", "1"), (N, "limit-burst-multiplier", "1"), (N, "limit-allowlist", "127.0.0.0/8")],
         &[via("GET /", &[]), via("GET /", &[]), via("GET /", &[])],
     ),
     one(
@@ -838,6 +848,34 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
         &["affinity-canary-behavior"],
     ),
     ("external_auth.rs", "only_a_yes_lets_a_request_through", &["auth-url"]),
+    (
+        "answers.rs",
+        "a_location_loses_the_name_of_an_inner_host",
+        &["proxy-redirect-from", "proxy-redirect-to"],
+    ),
+    (
+        "answers.rs",
+        "cookies_lose_inner_hosts_and_paths_and_keep_everything_else",
+        &["proxy-cookie-domain", "proxy-cookie-path"],
+    ),
+    (
+        "answers.rs",
+        "fields_of_a_config_map_are_set_on_responses_and_one_that_cannot_be_used_closes",
+        &["custom-headers"],
+    ),
+    ("answers.rs", "a_question_carries_the_fields_of_a_config_map", &["auth-proxy-set-headers"]),
+    (
+        "answers.rs",
+        "a_check_of_alb_asks_as_it_is_told_and_knows_a_good_answer",
+        &[
+            "healthcheck-path",
+            "healthcheck-method",
+            "healthcheck-httpversion",
+            "healthcheck-httpcode",
+            "healthcheck-code",
+        ],
+    ),
+    ("answers.rs", "a_check_of_alb_goes_to_the_port_that_it_names", &["healthcheck-connect-port"]),
     (
         "external_auth.rs",
         "questions_use_connections_again_and_have_the_method_and_the_target_that_were_asked_for",

@@ -408,7 +408,12 @@ fn an_endpoint_that_says_it_does_not_serve_gets_no_traffic() {
     });
     let mut world = world(&[bad.addr, good.addr]).http2();
     world.detection.check = Some(std::sync::Arc::new(routing::model::HealthCheck {
-        probe: routing::model::CheckProbe::Grpc { service: "".into(), host: "".into() },
+        probe: routing::model::CheckProbe::Grpc {
+            service: "".into(),
+            host: "".into(),
+            good: Default::default(),
+        },
+        port: None,
         interval: Duration::from_millis(20),
         timeout: Duration::from_secs(5),
         unhealthy_threshold: 2,

@@ -21,10 +21,14 @@ use std::sync::Arc;
 use regex::bytes::Regex;
 pub use wire::head::Method;
 
-pub use self::edit::{FixedResponse, HeaderEdits, PathRewrite, Redirect, Rewrite};
+pub use self::edit::{
+    FixedResponse, HeaderEdits, PathRewrite, Redirect, Rewrite, ValueFrom, ValuePart, ValueRewrite,
+    ValueRewrites,
+};
 pub use self::external::{Authoriser, ExternalAuth, UrlPart, UrlTemplate};
 pub use self::failover::{
-    CheckProbe, Condition, Detection, ErrorRatio, Failback, HealthCheck, HedgeMode, WriteFence,
+    CHECK_CODE_MAX, CheckCodes, CheckMethod, CheckProbe, CheckVersion, Condition, Detection, ErrorRatio,
+    Failback, HealthCheck, HedgeMode, HttpAsks, StatusClasses, WriteFence,
 };
 pub use self::filter::{
     Access, Allowed, ClientCertificate, ConcurrencyLimit, Cors, Demand, Fallback, Filters, HttpsRedirect,

@@ -28,6 +28,8 @@ fn policies() -> Vec<(&'static str, Policy)> {
         cookie: "SRV".into(),
         path: "/".into(),
         max_age: None,
+        expires: None,
+        secure_over_tls: false,
         attributes: COOKIE_ATTRIBUTES.into(),
         across: Default::default(),
     };

@@ -511,6 +511,8 @@ fn affinity_cookie_holds_across_clusters_and_weights_and_survives_failover() {
         cookie: "SRV".into(),
         path: "/".into(),
         max_age: None,
+        expires: None,
+        secure_over_tls: false,
         attributes: COOKIE_ATTRIBUTES.into(),
         across: Default::default(),
     };
@@ -544,6 +546,8 @@ fn cookie_of_a_standby_endpoint_does_not_hold_traffic_there() {
         cookie: "SRV".into(),
         path: "/".into(),
         max_age: None,
+        expires: None,
+        secure_over_tls: false,
         attributes: COOKIE_ATTRIBUTES.into(),
         across: Default::default(),
     };

@@ -135,6 +135,7 @@ fn what_is_proven_unreachable_takes_no_load_off_the_others() {
 fn first_endpoint_back_after_a_total_outage_does_not_take_everything() {
     let check = HealthCheck {
         probe: CheckProbe::Tcp,
+        port: None,
         interval: ms(100),
         timeout: ms(50),
         unhealthy_threshold: 1,
@@ -258,7 +259,8 @@ fn writes_do_not_follow_a_failover_until_the_standby_is_promoted() {
 fn checked(interval: Duration, unhealthy_threshold: u32) -> RouteTable {
     let mut world = two(plan(&[(0, 0, None), (1, 1, None)]));
     let check = HealthCheck {
-        probe: CheckProbe::Http { path: "/healthz".into(), host: "".into() },
+        probe: CheckProbe::Http { path: "/healthz".into(), host: "".into(), asks: Default::default() },
+        port: None,
         interval,
         timeout: ms(20),
         unhealthy_threshold,
@@ -293,7 +295,10 @@ fn checks_are_spread_over_time_and_over_workers_and_take_out_what_fails() {
             worker.table.tick(now, Duration::ZERO);
             for action in actions(&worker.table) {
                 let Action::Probe(probe) = action else { continue };
-                assert_eq!(probe.kind, ProbeKind::Http { path: "/healthz".into(), host: "".into() });
+                assert_eq!(
+                    probe.kind,
+                    ProbeKind::Http { path: "/healthz".into(), host: "".into(), asks: Default::default() }
+                );
                 asked.entry((nth, probe.addr)).or_default().push(step);
                 let result = match probe.addr == red {
                     true => ProbeResult::BadStatus(503),

@@ -481,6 +481,8 @@ fn session_of(
             cookie,
             path: Arc::from("/"),
             max_age,
+            expires: None,
+            secure_over_tls: true,
             attributes: Arc::from(COOKIE_ATTRIBUTES),
             across: Default::default(),
         }),

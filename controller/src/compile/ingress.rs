@@ -2,6 +2,7 @@
 
 pub(super) mod action;
 mod external;
+mod maps;
 mod protect;
 
 use std::sync::Arc;
@@ -9,8 +10,9 @@ use std::sync::Arc;
 use k8s_openapi::api::networking::v1::{Ingress, IngressSpec};
 use routing::id::ListenerId;
 use routing::model::{
-    Access, BasicAuth, ClientAuth, ClientCertificate, ExternalAuth, Filters, FixedResponse, HostKey,
-    HostPattern, PathMatch, Predicate, Redirect, RuleAction, RuleMatch, Target, Terms, WildcardLabels,
+    Access, BasicAuth, ClientAuth, ClientCertificate, ExternalAuth, Filters, FixedResponse, HeaderEdits,
+    HostKey, HostPattern, PathMatch, Predicate, Redirect, RuleAction, RuleMatch, Target, Terms,
+    WildcardLabels,
 };
 
 use crate::compile::annotations::{self, Annotations, Matching, Reading};
@@ -41,6 +43,8 @@ struct Compiler<'a> {
     basic: Option<BasicAuth>,
     /// Who may come by the word of another service.
     external: Option<Arc<ExternalAuth>>,
+    /// Fields of responses that a ConfigMap names; `Some(None)` = it cannot be used, and the rules answer 503.
+    custom_headers: Option<Option<HeaderEdits>>,
 }
 
 /// Compiles one Ingress. What is wrong is reported and costs itself only.
@@ -74,8 +78,11 @@ pub fn compile(env: &mut Env<'_>, object: &Object, ingress: &Ingress) -> RouteOu
         client,
         basic,
         external: None,
+        custom_headers: None,
     };
     compiler.external = compiler.authoriser(&mut builder);
+    let custom = read.checks.custom_headers.as_ref().map(|name| maps::of_responses(&mut builder, name));
+    compiler.custom_headers = custom;
     certificates(&mut builder, &class, &spec);
     terms(&mut builder, &class, &read, (&spec, auth));
     let index = compiler.rules(&mut builder, &spec);

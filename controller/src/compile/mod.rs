@@ -121,7 +121,7 @@ pub struct Compiler {
     shadowed: HashMap<HostKey, Vec<(ObjectId, String)>>,
     by_service: HashMap<ServiceName, BTreeSet<ObjectId>>,
     /// Ingresses whose rules depend on what a Secret holds.
-    by_secret: HashMap<(Arc<str>, Arc<str>), BTreeSet<ObjectId>>,
+    by_content: HashMap<ObjectId, BTreeSet<ObjectId>>,
     backends: Backends,
     reviewed: HashMap<ObjectId, Notes>,
     regexes: Regexes,
@@ -150,7 +150,7 @@ impl Compiler {
             hosts: HashMap::new(),
             shadowed: HashMap::new(),
             by_service: HashMap::new(),
-            by_secret: HashMap::new(),
+            by_content: HashMap::new(),
             backends: Backends::default(),
             reviewed: HashMap::new(),
             regexes: Regexes::default(),
@@ -198,8 +198,8 @@ impl Compiler {
             self.backends.mark_transport(service);
             dirty.routes.extend(self.by_service.get(service).into_iter().flatten().cloned());
         }
-        for secret in &dirty.secret_names {
-            dirty.routes.extend(self.by_secret.get(secret).into_iter().flatten().cloned());
+        for content in &dirty.contents {
+            dirty.routes.extend(self.by_content.get(content).into_iter().flatten().cloned());
         }
         let mut hosts = BTreeSet::new();
         // All new outputs refer to their backends before any old one lets go: what passes from one route to another
@@ -345,8 +345,8 @@ impl Compiler {
         for service in &output.services {
             self.by_service.entry(service.clone()).or_default().insert(id.clone());
         }
-        for secret in &output.secrets {
-            self.by_secret.entry(secret.clone()).or_default().insert(id.clone());
+        for content in &output.contents {
+            self.by_content.entry(content.clone()).or_default().insert(id.clone());
         }
         self.routes.insert(id.clone(), output)
     }
@@ -375,12 +375,13 @@ impl Compiler {
                 routes.remove(id);
             }
         }
-        let kept = self.routes.get(id).map(|output| &output.secrets);
-        for secret in before.secrets.iter().filter(|secret| kept.is_none_or(|kept| !kept.contains(*secret))) {
-            if let Some(routes) = self.by_secret.get_mut(secret) {
+        let kept = self.routes.get(id).map(|output| &output.contents);
+        let lost = before.contents.iter().filter(|content| kept.is_none_or(|kept| !kept.contains(*content)));
+        for content in lost {
+            if let Some(routes) = self.by_content.get_mut(content) {
                 routes.remove(id);
                 if routes.is_empty() {
-                    self.by_secret.remove(secret);
+                    self.by_content.remove(content);
                 }
             }
         }

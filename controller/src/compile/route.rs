@@ -18,7 +18,7 @@ use crate::compile::policy::{self, Part, Permitted};
 use crate::compile::transport::TransportPart;
 use crate::finding::Standing;
 use crate::merge::{BackendKey, PortRef, port_of};
-use crate::object::{Kind, Object};
+use crate::object::{Kind, Object, ObjectId};
 use crate::text::Regexes;
 use crate::verdict::Notes;
 use crate::world::{ServiceName, World};
@@ -97,8 +97,8 @@ pub struct RouteOutput {
     pub detections: BTreeMap<BackendKey, Arc<DetectionPart>>,
     /// The Services that it names, found or not.
     pub services: BTreeSet<ServiceName>,
-    /// The Secrets that decide what its rules do, found or not.
-    pub secrets: BTreeSet<(Arc<str>, Arc<str>)>,
+    /// The Secrets and ConfigMaps that decide what its rules do, found or not.
+    pub contents: BTreeSet<ObjectId>,
     /// Of an Ingress: the certificates of `spec.tls`, and on which listeners with TLS they are used.
     pub tls: Vec<SecretUse>,
     /// What handshakes with its hosts are made under.

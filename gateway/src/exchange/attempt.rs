@@ -332,19 +332,21 @@ pub(super) fn request_bytes(flow: &Flow<'_>, pick: &Pick) -> Result<Buf, End> {
     path_out.clear();
     let rewrite = &flow.rule.action().rewrite;
     let mut code = itoa::Buffer::new();
-    let (path, own) = match flow.work.fallen {
-        // As ingress-nginx does: the fallback is told what went wrong, and is asked for its root.
-        Some(Fallen::Status(status)) => {
-            (Some(b"/".as_slice()), Some(("X-Code", code.format(status).as_bytes())))
-        }
-        Some(Fallen::NoEndpoint) | None => (super::rewrite::path(rewrite, flow.view.path(), path_out), None),
+    // As ingress-nginx does: the fallback is asked for its root where the backend has answered.
+    let path = match flow.work.fallen {
+        Some(Fallen::Status(_)) => Some(b"/".as_slice()),
+        Some(Fallen::NoEndpoint) | None => super::rewrite::path(rewrite, flow.view.path(), path_out),
     };
     let filters = flow.rule.action().filters.as_deref();
     // What is left of it, for this attempt.
     let timeout = flow.work.call.due.map(|due| TimeoutText::new(due.since(clock::now())));
     let content_type = flow.work.call.upstream_type(&flow.view);
     let mut failed = String::new();
-    let mut own: filter::Told<'_> = own.into_iter().collect();
+    let mut own = filter::Told::new();
+    if let Some(fallen) = flow.work.fallen {
+        own.push(("X-Code", code.format(fallen.status()).as_bytes()));
+        own.extend(filter::told_of_fallback(flow.rule, &flow.view));
+    }
     own.extend(content_type.as_ref().map(|content_type| ("content-type", &content_type[..])));
     own.extend(timeout.as_ref().map(|timeout| ("grpc-timeout", timeout.as_bytes())));
     if let Some(wanted) = filters.and_then(|filters| filters.client.as_ref()) {

@@ -111,10 +111,21 @@ fn first_bytes(
     let (head, head_out, cookie_out) = scratch.fields(&work.answer, buf.bytes(), limits, method);
     let web = grpc::for_web(&work.call, head, buf.bytes());
     let backend = backend_edits(flow.rule, &flow.held.pick);
-    let cookie = super::affinity::set_cookie(flow.rule.policy(), &flow.held.pick, cookie_out);
+    let by_tls = || super::filter::came_by_tls(flow.client, &flow.view);
+    let cookie = super::affinity::set_cookie(flow.rule.policy(), &flow.held.pick, by_tls, cookie_out);
     let filters = flow.rule.action().filters.as_deref();
     let cors = filters.and_then(|filters| filters.cors.as_ref());
     let response = ResponseView { head, bytes: buf.bytes() };
+    let values = filters.and_then(|filters| filters.values.as_deref());
+    let rewritten = values.map(|values| {
+        super::filter::rewritten(
+            values,
+            (&flow.view, by_tls()),
+            &response,
+            &flow.rule.action().response_headers,
+        )
+    });
+    let rewritten = rewritten.unwrap_or_default();
     let asks = filters.is_some_and(|filters| filters.gzip);
     let etag = if asks { gzip::weak_etag(&response) } else { None };
     let mut own = cors.map(|cors| super::filter::cors_fields(cors, &flow.view)).unwrap_or_default();
@@ -122,6 +133,7 @@ fn first_bytes(
     let framing = if gzip.is_some() || web.is_some() { BodyLength::Chunked } else { framing };
     own.extend(web.as_ref().map(|web| ("Content-Type", &web.content_type[..])));
     own.extend(etag.as_ref().filter(|_| gzip.is_some()).map(|etag| ("ETag", &**etag)));
+    own.extend(rewritten.fields());
     if let Some(granted) = &work.granted {
         own.extend(granted.cookies(work.answer.status));
     }
@@ -137,6 +149,7 @@ fn first_bytes(
         via: flow.settings.via_responses.then_some(super::forward::VIA_NAME),
         upgrade: None,
         own: &own,
+        replaces_cookies: rewritten.replaces_cookies(),
     };
     encode::response(head_out, &response, &edit);
     drop(own);
@@ -158,17 +171,18 @@ fn first_bytes(
             Err(PumpError::Buffers) => return Err(End::ClientFault(Fault::Buffers)),
         }
     };
-    // Head and body leave in one send: the head is put before the body, where the backend's head was.
-    let joined = work.download.hand_out().map(|mut body| (body.prepend(head_out), body));
-    let out = match joined {
-        Some((true, whole)) => whole,
-        Some((false, body)) => {
-            work.download.put_back(body);
-            copy_of(head_out).map_err(|_| End::ClientFault(Fault::Buffers))?
-        }
-        None => copy_of(head_out).map_err(|_| End::ClientFault(Fault::Buffers))?,
-    };
+    let out = joined(work, head_out)?;
     Ok((out, rest))
+}
+
+/// Head and body leave in one send: the head is put before the body, where the backend's head was.
+fn joined(work: &mut Work, head: &[u8]) -> Result<Buf, End> {
+    match work.download.hand_out().map(|mut body| (body.prepend(head), body)) {
+        Some((true, whole)) => return Ok(whole),
+        Some((false, body)) => work.download.put_back(body),
+        None => {}
+    }
+    copy_of(head).map_err(|_| End::ClientFault(Fault::Buffers))
 }
 
 /// A stream to compress the response with, when it is to be; the fields that say so go to `own`.

@@ -64,6 +64,16 @@ pub(super) enum Fallen {
     Status(u16),
 }
 
+impl Fallen {
+    /// What the fallback is told of it.
+    pub(super) fn status(self) -> u16 {
+        match self {
+            Self::NoEndpoint => 503,
+            Self::Status(status) => status,
+        }
+    }
+}
+
 impl Work {
     pub(super) fn reset(&mut self) {
         self.kept.clear();

@@ -1,6 +1,6 @@
 //! A check in gRPC: `grpc.health.v1.Health/Check` (the gRPC health checking protocol).
 //!
-//! Good is an answer with grpc-status 0 that says SERVING. Spoken over a stream of HTTP/2 in the form that the pipe has.
+//! Good is an answer with grpc-status 0 that says SERVING, or one with another code where the check takes that for good. Spoken over a stream of HTTP/2 in the form that the pipe has.
 
 use std::io;
 
@@ -42,11 +42,22 @@ pub(super) fn request(service: &str, host: &str) -> Option<Buf> {
     (buf.append(&bytes) == bytes.len()).then_some(buf)
 }
 
-/// Sends the request; does the endpoint say that it serves?
+/// What an endpoint says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// That it serves.
+    Serving,
+    /// A code of gRPC, and not that it serves.
+    Code(u8),
+    /// Nothing of gRPC.
+    Nothing,
+}
+
+/// Sends the request; what the endpoint says.
 ///
 /// # Errors
 /// No answer, or one that is none of gRPC.
-pub(super) async fn check(conn: &mut Stream, request: Buf) -> io::Result<bool> {
+pub(super) async fn check(conn: &mut Stream, request: Buf) -> io::Result<Said> {
     conn.start_write(request);
     conn.flush().await?;
     let mut bytes = Vec::new();
@@ -66,13 +77,13 @@ pub(super) async fn check(conn: &mut Stream, request: Buf) -> io::Result<bool> {
 }
 
 /// What an answer says; `None` when it is not complete.
-fn verdict(bytes: &[u8]) -> Option<io::Result<bool>> {
+fn verdict(bytes: &[u8]) -> Option<io::Result<Said>> {
     let wrong = || Some(Err(io::ErrorKind::InvalidData.into()));
     let mut head = ResponseHead::default();
     match decode::response(bytes, &HeadLimits::default(), Method::Post, &mut head) {
         Ok(Decoded::Partial) => return None,
         Ok(Decoded::Complete) if head.status == 200 => {}
-        Ok(Decoded::Complete) => return Some(Ok(false)),
+        Ok(Decoded::Complete) => return Some(Ok(Said::Nothing)),
         Err(_) => return wrong(),
     }
     let mut decoder = BodyDecoder::new(head.body, TrailerPolicy::Forward);
@@ -82,13 +93,12 @@ fn verdict(bytes: &[u8]) -> Option<io::Result<bool>> {
     if step.progress != Progress::Done && !head.body.is_empty() {
         return None;
     }
-    let status = in_head.or_else(|| status_of(decoder.trailers()));
-    Some(Ok(status == Some(b"0") && body.get(PREFIX..step.data) == Some(&SERVING[..])))
-}
-
-fn status_of(trailers: &[u8]) -> Option<&[u8]> {
-    let mut fields = wire::h2::trailer_fields(trailers);
-    fields.find(|(name, _)| name.eq_ignore_ascii_case(b"grpc-status")).map(|(_, value)| value)
+    let code = in_head.map(wire::grpc::status).or_else(|| wire::grpc::status_of(decoder.trailers()));
+    Some(Ok(match code {
+        Some(0) if body.get(PREFIX..step.data) == Some(&SERVING[..]) => Said::Serving,
+        Some(code) => Said::Code(code),
+        None => Said::Nothing,
+    }))
 }
 
 #[cfg(test)]
@@ -107,16 +117,16 @@ mod tests {
     #[test]
     fn only_serving_is_good() {
         let said = |bytes: &[u8]| verdict(bytes).map(|verdict| verdict.map_err(|error| error.kind()));
-        assert_eq!(said(&answer(&SERVING, "0")), Some(Ok(true)));
-        assert_eq!(said(&answer(&[8, 2], "0")), Some(Ok(false)), "NOT_SERVING");
-        assert_eq!(said(&answer(&[], "0")), Some(Ok(false)), "UNKNOWN");
-        assert_eq!(said(&answer(&SERVING, "5")), Some(Ok(false)), "no such service");
+        assert_eq!(said(&answer(&SERVING, "0")), Some(Ok(Said::Serving)));
+        assert_eq!(said(&answer(&[8, 2], "0")), Some(Ok(Said::Code(0))), "NOT_SERVING");
+        assert_eq!(said(&answer(&[], "0")), Some(Ok(Said::Code(0))), "UNKNOWN");
+        assert_eq!(said(&answer(&SERVING, "5")), Some(Ok(Said::Code(5))), "no such service");
         let only = b"HTTP/1.1 200 OK\r\ngrpc-status: 12\r\nContent-Length: 0\r\n\r\n";
-        assert_eq!(said(only), Some(Ok(false)), "trailers only");
+        assert_eq!(said(only), Some(Ok(Said::Code(12))), "trailers only");
         let whole = answer(&SERVING, "0");
         for end in 0..whole.len() {
             assert_eq!(said(&whole[..end]), None, "{end} bytes");
         }
-        assert_eq!(said(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"), Some(Ok(false)));
+        assert_eq!(said(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"), Some(Ok(Said::Nothing)));
     }
 }

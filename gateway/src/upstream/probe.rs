@@ -20,6 +20,7 @@ use crate::observe::stats::Limit;
 use crate::tls::Stream;
 use crate::tls::connect::Ended;
 use crate::upstream::dial::NoConnection;
+use crate::upstream::health::Said;
 use crate::upstream::{dial, endings, h2, health};
 use crate::worker::drill::Fault;
 use crate::worker::{Deadline, Worker, clock, supervise};
@@ -170,26 +171,33 @@ async fn answer(worker: &Rc<Worker>, probe: &Probe) -> Result<(), NoAnswer> {
     let backend = worker.table.borrow().endpoint(probe.endpoint).map(|endpoint| endpoint.backend);
     let backend = backend.ok_or(ProbeResult::Refused)?;
     let is_grpc = matches!(probe.kind, ProbeKind::Grpc { .. });
-    let of_h2 = is_grpc || dial::spoken(worker, backend).protocol == Application::Http2;
+    let of_h2 = is_grpc
+        || !is_elsewhere(worker, probe) && dial::spoken(worker, backend).protocol == Application::Http2;
     if of_h2 && probe.kind == ProbeKind::Ping {
         // What HTTP/2 has for it, and no request that an application would have to answer.
         return Ok(Box::pin(h2::ping(worker, backend, probe.addr)).await?);
     }
     let to = h2::Target { backend, endpoint: probe.endpoint, addr: probe.addr };
+    let in_clear = matches!(probe.kind, ProbeKind::Http { asks, .. } if asks.in_clear);
     let connected = match of_h2 {
+        false if in_clear => Ok(Stream::plain(net::listen::connect(probe.addr).await?)),
         false => dial::dial(worker, backend, probe.addr).await,
         true => Box::pin(h2::open(worker, to, h2::Carries::Request)).await.map(|opened| opened.stream),
     };
     let mut conn = connected?;
-    if is_grpc {
+    if let ProbeKind::Grpc { good, .. } = probe.kind {
         return match health::check(&mut conn, request).await? {
-            true => Ok(()),
-            false => Err(ProbeResult::BadStatus(NOT_SERVING).into()),
+            Said::Serving => Ok(()),
+            // That it does not serve is its own word, whatever codes are good.
+            Said::Code(code) if code != 0 && good.contains(code) => Ok(()),
+            Said::Code(_) | Said::Nothing => Err(ProbeResult::BadStatus(NOT_SERVING).into()),
         };
     }
     let status = exchange(&mut conn, request).await?;
     match probe.kind {
-        ProbeKind::Http { .. } if !(200..400).contains(&status) => Err(ProbeResult::BadStatus(status).into()),
+        ProbeKind::Http { asks, .. } if !asks.good.contains(status) => {
+            Err(ProbeResult::BadStatus(status).into())
+        }
         ProbeKind::Connect | ProbeKind::Ping | ProbeKind::Http { .. } | ProbeKind::Grpc { .. } => Ok(()),
     }
 }
@@ -203,6 +211,12 @@ async fn drilled(worker: &Worker, probe: &Probe) -> Result<(), ProbeResult> {
         // Its kernel accepts, and its health answers: it is requests that fail.
         Some(Fault::Latency(_) | Fault::Status(_)) | None => Ok(()),
     }
+}
+
+/// Is a port asked that is not the endpoint's own? What the backend speaks says nothing of that.
+fn is_elsewhere(worker: &Worker, probe: &Probe) -> bool {
+    let table = worker.table.borrow();
+    table.endpoint(probe.endpoint).is_some_and(|endpoint| endpoint.addr != probe.addr)
 }
 
 /// Does the endpoint take datagrams, and is its host all that can be asked?
@@ -265,15 +279,16 @@ fn request(probe: &Probe) -> Option<Buf> {
     let addr = probe.addr;
     let written = match &probe.kind {
         ProbeKind::Connect => return None,
-        ProbeKind::Grpc { service, host } if host.is_empty() => {
+        ProbeKind::Grpc { service, host, .. } if host.is_empty() => {
             return health::request(service, &addr.to_string());
         }
-        ProbeKind::Grpc { service, host } => return health::request(service, host),
+        ProbeKind::Grpc { service, host, .. } => return health::request(service, host),
         ProbeKind::Ping => write!(bytes, "OPTIONS * HTTP/1.1\r\nHost: {addr}\r\n"),
-        ProbeKind::Http { path, host } if host.is_empty() => {
-            write!(bytes, "GET {path} HTTP/1.1\r\nHost: {addr}\r\n")
+        ProbeKind::Http { path, host, asks } => {
+            let own = addr.to_string();
+            let host = if host.is_empty() { &*own } else { host };
+            write!(bytes, "{} {path} {}\r\nHost: {host}\r\n", asks.method.as_str(), asks.version.as_str())
         }
-        ProbeKind::Http { path, host } => write!(bytes, "GET {path} HTTP/1.1\r\nHost: {host}\r\n"),
     };
     written.ok()?;
     bytes.extend_from_slice(b"User-Agent: ringway-probe\r\nConnection: close\r\n\r\n");

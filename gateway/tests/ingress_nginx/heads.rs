@@ -122,3 +122,24 @@ pub(crate) fn external(said: &[Said<'_>], status: &'static str, fields: &str) ->
 pub(crate) fn signed_in() -> String {
     format!("Authorization: Basic {}\n", STANDARD.encode("user:password"))
 }
+
+/// The answer to a request whose backend sends this field.
+pub(crate) fn answered(said: &[Said<'_>], field: &'static str) -> Response {
+    let web = Backend::start(move |_, stream| {
+        use std::io::Write;
+        let _ = stream
+            .write_all(format!("HTTP/1.1 302 Found\r\n{field}\r\nContent-Length: 0\r\n\r\n").as_bytes());
+        Then::Keep
+    });
+    let all: Vec<_> = said.iter().map(|(name, value)| (N, *name, *value)).collect();
+    let fleet = with(&ingress("web", "/", "web", &all), &[("web", &[web.addr])]);
+    get(&fleet, "/", "")
+}
+
+/// What becomes of a backend's `Location: hello.com/x`.
+pub(crate) fn location(from: &str, to: &str) {
+    let said = [("proxy-redirect-from", from), ("proxy-redirect-to", to)];
+    let answer = answered(&said, "Location: hello.com/x");
+    let wanted = if from == "hello.com" { format!("{to}/x") } else { "hello.com/x".to_owned() };
+    assert_eq!(answer.one("location"), Some(&*wanted), "{from}");
+}

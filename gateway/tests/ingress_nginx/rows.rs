@@ -7,7 +7,8 @@ use crate::support::until;
 use super::Row;
 use super::Verdict::{Differs, Holds, Machinery, Shown};
 use super::heads::{
-    cookie, cors_field, external, one, origins, password, password_of_a_file, password_of_a_map, signed_in,
+    answered, cookie, cors_field, external, location, one, origins, password, password_of_a_file,
+    password_of_a_map, signed_in,
 };
 use super::routes::{canary_text, chosen, from, in_turn, only_canary, seen, sent, share, sources};
 
@@ -17,12 +18,10 @@ const STREAMED: &str = "bodies are streamed, and bounded by `limits.*`";
 const COOKIE_PATH: &str =
     "with regular expressions the cookie's path is `/` unless `session-cookie-path` names one";
 const CACHE: &str = "every request is asked about: nothing is cached";
-const BY_CONFIG_MAP: &str = "it names a ConfigMap: ignored, with the reason";
 const FCGI: &str = "FastCGI is not spoken: the rules answer 503";
 const WAF: &str = "there is no web application firewall";
 const LOGS: &str = "logs are the whole node's";
 const MIRROR: &str = "a URL is not mirrored to; `mirror-target-service` of MSE is";
-const REDIRECTS: &str = "Location of backends passes as it is";
 const HEADER: &str = "CanaryByHeader";
 
 /// All of them.
@@ -58,7 +57,21 @@ pub(crate) const ROWS: &[Row] = &[
         "the paths of two rules",
         Shown("annotations", "sessions_of_two_services_of_one_host_do_not_meet"),
     ),
-    ("affinity", "Expires beside Max-Age", Differs("Max-Age alone says it")),
+    (
+        "affinity",
+        "Expires beside Max-Age",
+        Holds(|| {
+            let said = [("session-cookie-expires", "172800"), ("session-cookie-max-age", "259200")];
+            let before = std::time::SystemTime::now();
+            let set = cookie("/", &said, "/");
+            let expires = set.split("; ").find_map(|part| part.strip_prefix("Expires=")).unwrap();
+            let lasts = httpdate::parse_http_date(expires).unwrap().duration_since(before).unwrap();
+            assert!(
+                (172_790..=172_890).contains(&lasts.as_secs()) && set.contains("; Max-Age=259200"),
+                "{set}"
+            );
+        }),
+    ),
     (
         "affinity",
         "a domain",
@@ -138,8 +151,8 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     (
         "affinity",
-        "not Secure, over HTTPS",
-        Differs("what `session-cookie-secure` says holds over HTTPS, too"),
+        "Secure all the same, over HTTPS",
+        Shown("answers", "a_session_of_ingress_nginx_is_secure_where_it_came_by_tls"),
     ),
     (
         "affinitymode",
@@ -239,7 +252,11 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     ("auth", "a snippet with external authentication", Differs(SNIPPET)),
     ("auth", "a snippet without it", Differs(SNIPPET)),
-    ("auth", "fields of a ConfigMap for the question", Differs(BY_CONFIG_MAP)),
+    (
+        "auth",
+        "fields of a ConfigMap for the question",
+        Shown("answers", "a_question_carries_the_fields_of_a_config_map"),
+    ),
     ("auth", "a key of a cache", Differs(CACHE)),
     (
         "auth",
@@ -841,10 +858,34 @@ pub(crate) const ROWS: &[Row] = &[
             );
         }),
     ),
-    ("cors", "other schemes", Differs("origins are of http and https")),
+    (
+        "cors",
+        "other schemes",
+        Holds(|| {
+            let said = "test://localhost, tauri://localhost:3000";
+            let asked = [
+                ("test://localhost", Some("test://localhost")),
+                ("tauri://localhost:3000", Some("tauri://localhost:3000")),
+                ("tauri://localhost", None),
+                ("http://localhost", None),
+            ];
+            origins(Some(said), &asked);
+        }),
+    ),
     ("customheaders", "none", Holds(|| assert_eq!(get(&one("/", &[]).0, "/", "").status, 200))),
-    ("customheaders", "a ConfigMap that is missing", Differs(BY_CONFIG_MAP)),
-    ("customheaders", "a ConfigMap", Differs(BY_CONFIG_MAP)),
+    (
+        "customheaders",
+        "a ConfigMap that is missing",
+        Holds(|| {
+            let (fleet, web) = one("/", &[("custom-headers", "default/custom-headers")]);
+            assert_eq!((get(&fleet, "/", "").status, web.count()), (503, 0));
+        }),
+    ),
+    (
+        "customheaders",
+        "a ConfigMap",
+        Shown("answers", "fields_of_a_config_map_are_set_on_responses_and_one_that_cannot_be_used_closes"),
+    ),
     (
         "customhttperrors",
         "statuses without default-backend",
@@ -853,9 +894,7 @@ pub(crate) const ROWS: &[Row] = &[
     (
         "default_backend",
         "what the fallback is told",
-        Differs(
-            "it gets the request as it is; only after a status X-Code, and no names of Ingress and Service",
-        ),
+        Shown("answers", "a_fallback_is_told_what_was_asked_for_and_of_which_rule"),
     ),
     ("disableaccesslog", "all", Machinery(LOGS)),
     ("disableaccesslog", "of HTTP", Machinery(LOGS)),
@@ -977,9 +1016,9 @@ pub(crate) const ROWS: &[Row] = &[
             assert_eq!((response.status, response.one("location")), (308, Some("https://shop.example/")));
         }),
     ),
-    ("proxy", "redirect: off", Differs(REDIRECTS)),
-    ("proxy", "redirect: default", Differs(REDIRECTS)),
-    ("proxy", "redirect: a pair", Differs(REDIRECTS)),
+    ("proxy", "redirect: off", Holds(|| location("off", "hello.com"))),
+    ("proxy", "redirect: default", Holds(|| location("default", "hello.com"))),
+    ("proxy", "redirect: a pair", Holds(|| location("hello.com", "goodbye.com"))),
     (
         "proxy",
         "the size of a body",
@@ -1024,7 +1063,15 @@ pub(crate) const ROWS: &[Row] = &[
     ("proxy", "buffering", Machinery(STREAMED)),
     ("proxy", "buffering of requests", Machinery(STREAMED)),
     ("proxy", "the next endpoint", Shown("annotations", "a_listed_status_is_tried_again_elsewhere")),
-    ("proxy", "cookies", Differs("cookies of backends pass as they are")),
+    (
+        "proxy",
+        "cookies",
+        Holds(|| {
+            let said = [("proxy-cookie-domain", "localhost example.org"), ("proxy-cookie-path", "/one/ /")];
+            let answer = answered(&said, "Set-Cookie: a=b; Domain=localhost; Path=/one/two");
+            assert_eq!(answer.one("set-cookie"), Some("a=b; Domain=example.org; Path=/two"));
+        }),
+    ),
     ("proxy", "the version", Differs("`backend-protocol` says what is spoken")),
     (
         "proxyssl",

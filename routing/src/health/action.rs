@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::state::{Reason, State};
 use crate::id::{BackendId, ClusterId};
+use crate::model::{CheckCodes, HttpAsks};
 use crate::table::EndpointKey;
 use crate::time::MonoTime;
 
@@ -68,12 +69,14 @@ pub enum ProbeKind {
     /// `OPTIONS *` (RFC 9110 §9.3.7) on a connection of its own; any byte = answered. Used where no check says what
     /// to ask.
     Ping,
-    /// `GET path`; any status from 200 to 399 = answered, another = [`ProbeResult::BadStatus`].
+    /// A request for `path`; a good status = answered, another = [`ProbeResult::BadStatus`].
     Http {
         /// Path and query.
         path: Arc<str>,
         /// `Host`; empty = the endpoint's address.
         host: Arc<str>,
+        /// How it is asked, and what is good.
+        asks: HttpAsks,
     },
     /// `grpc.health.v1.Health/Check` for `service` with `host` as the authority.
     Grpc {
@@ -81,6 +84,8 @@ pub enum ProbeKind {
         service: Arc<str>,
         /// The authority; empty = the address.
         host: Arc<str>,
+        /// Codes that are good.
+        good: CheckCodes,
     },
 }
 

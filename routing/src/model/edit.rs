@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use regex::bytes::Regex;
 
+use super::UrlPart;
+
 /// Header changes in the order set, add, remove (`HTTPHeaderFilter`). Names are in lower case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderEdits {
@@ -83,6 +85,67 @@ pub struct Redirect {
     pub port: Option<u16>,
     /// 301, 302, 303, 307 or 308.
     pub status: u16,
+}
+
+/// What becomes of names of inner hosts and paths in a backend's response (`proxy_redirect`, `proxy_cookie_domain` and
+/// `proxy_cookie_path` of nginx).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ValueRewrites {
+    /// Of `Location`.
+    pub location: Option<ValueRewrite>,
+    /// Of the `Domain` of each `Set-Cookie`, without its leading dot.
+    pub cookie_domain: Option<ValueRewrite>,
+    /// Of the `Path` of each `Set-Cookie`.
+    pub cookie_path: Option<ValueRewrite>,
+}
+
+impl ValueRewrites {
+    /// Do they touch cookies?
+    #[must_use]
+    pub fn is_of_cookies(&self) -> bool {
+        self.cookie_domain.is_some() || self.cookie_path.is_some()
+    }
+}
+
+/// How a value is replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValueRewrite {
+    /// What of it, and when.
+    pub from: ValueFrom,
+    /// By what.
+    pub to: Box<[ValuePart]>,
+}
+
+/// Which values are replaced.
+#[derive(Clone, Debug)]
+pub enum ValueFrom {
+    /// Those that begin so; the beginning alone is replaced.
+    Prefix(Arc<str>),
+    /// Those that are this, whatever the case.
+    Whole(Arc<str>),
+    /// Those that match; as a whole.
+    Regex(Regex),
+}
+
+impl PartialEq for ValueFrom {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Prefix(a), Self::Prefix(b)) | (Self::Whole(a), Self::Whole(b)) => a == b,
+            (Self::Regex(a), Self::Regex(b)) => a.as_str() == b.as_str(),
+            (Self::Prefix(_) | Self::Whole(_) | Self::Regex(_), _) => false,
+        }
+    }
+}
+
+impl Eq for ValueFrom {}
+
+/// One part of what a value is replaced by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ValuePart {
+    /// Text, or a fact of the request.
+    Fact(UrlPart),
+    /// What this group of the regular expression captured.
+    Capture(u8),
 }
 
 /// An answer that the gateway gives itself.

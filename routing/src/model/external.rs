@@ -19,6 +19,8 @@ pub struct ExternalAuth {
     pub redirect: UrlTemplate,
     /// Fields of the answer that the request goes on with, by name in lower case. The client's own are taken away by the rule.
     pub passes: Box<[Arc<str>]>,
+    /// Fields of the question, by name in lower case, beside the request's own.
+    pub fields: Box<[(Arc<str>, UrlTemplate)]>,
     /// Are cookies that the answer sets sent with responses of any status?
     pub always_sets_cookie: bool,
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use regex::bytes::Regex;
 
-use super::{BasicAuth, ExternalAuth, FixedResponse, WeightedBackend};
+use super::{BasicAuth, ExternalAuth, FixedResponse, ValueRewrites, WeightedBackend};
 use crate::limit::{InFlight, Rate, RateState, Shared};
 
 /// All filters of a rule, in the order in which they run. What is `None` or empty does nothing.
@@ -35,11 +35,13 @@ pub struct Filters {
     pub basic: Option<BasicAuth>,
     /// 9. Who may come by the word of another service: its 401 or 403, or 500 when it says neither yes nor no.
     pub external: Option<Arc<ExternalAuth>>,
-    /// 10. Are texts compressed for clients that ask for it?
+    /// 10. What becomes of inner names in the response.
+    pub values: Option<Arc<ValueRewrites>>,
+    /// 11. Are texts compressed for clients that ask for it?
     pub gzip: bool,
-    /// 11. Copies go elsewhere; their answers are not waited for.
+    /// 12. Copies go elsewhere; their answers are not waited for.
     pub mirrors: Box<[Mirror]>,
-    /// 12. Where a request goes that its own backends cannot serve, or answer with an error.
+    /// 13. Where a request goes that its own backends cannot serve, or answer with an error.
     pub fallback: Option<Fallback>,
 }
 
@@ -57,6 +59,7 @@ impl Filters {
             known: _,
             basic: _,
             external,
+            values: _,
             gzip: _,
             mirrors,
             fallback,
@@ -220,4 +223,6 @@ pub struct Fallback {
     pub without_endpoint: bool,
     /// Statuses of the rule's backends that are answered by the fallback instead, for the path `/`.
     pub statuses: Box<[u16]>,
+    /// What it is told of the rule, as ingress-nginx names it: fields with their values.
+    pub told: Box<[(&'static str, Arc<str>)]>,
 }

@@ -105,6 +105,10 @@ pub struct CookieAffinity {
     pub path: Arc<str>,
     /// The cookie's `Max-Age`; `None` = a session cookie.
     pub max_age: Option<Duration>,
+    /// The cookie's `Expires`, so long from the response; `None` = none is sent.
+    pub expires: Option<Duration>,
+    /// Is it `Secure` where the client came by TLS? Where it always is, the attributes say so.
+    pub secure_over_tls: bool,
     /// Its further attributes as they are sent, the first `; ` included. Default [`COOKIE_ATTRIBUTES`].
     pub attributes: Arc<str>,
     /// Does a session stay with its backend, too, where a rule has several?

@@ -241,7 +241,8 @@ impl Plan {
 
     fn detection(&self) -> Detection {
         let check = HealthCheck {
-            probe: CheckProbe::Http { path: "/healthz".into(), host: "".into() },
+            probe: CheckProbe::Http { path: "/healthz".into(), host: "".into(), asks: Default::default() },
+            port: None,
             interval: duration(20 * MS),
             timeout: duration(15 * MS),
             unhealthy_threshold: 2,

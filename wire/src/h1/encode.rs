@@ -135,6 +135,8 @@ pub struct ResponseEdit<'a, S> {
     /// Fields of the gateway's own; they replace those of the same name, but for Vary and Set-Cookie, which
     /// get one more line.
     pub own: &'a [(&'a str, &'a [u8])],
+    /// Do the cookies of `own` stand for those of the peer?
+    pub replaces_cookies: bool,
 }
 
 impl<S> Default for ResponseEdit<'_, S> {
@@ -148,6 +150,7 @@ impl<S> Default for ResponseEdit<'_, S> {
             via: None,
             upgrade: None,
             own: &[],
+            replaces_cookies: false,
         }
     }
 }
@@ -293,7 +296,8 @@ pub fn response<S: AsRef<str>>(sink: &mut impl Sink, view: &ResponseView<'_>, ed
             continue;
         }
         let name = field.name.of(view.bytes);
-        if !edits.take(name) && !replaces(edit.own, name) {
+        let replaced = edit.replaces_cookies && field.known == Known::SetCookie || replaces(edit.own, name);
+        if !edits.take(name) && !replaced {
             sink.field(name, field.value.of(view.bytes));
         }
     }

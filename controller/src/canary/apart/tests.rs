@@ -105,6 +105,7 @@ fn counted(table: &mut RouteTable, host: &str, to: u32, asked: Option<u32>, slot
             method: Method::Get,
             signin: None,
             redirect: Box::default(),
+            fields: Box::default(),
             passes: Box::default(),
             always_sets_cookie: false,
         })

@@ -115,7 +115,7 @@ fn concurrency(given: &mut Given<'_, '_>, out: &mut Annotations) {
     }
     let full = Arc::new(FixedResponse { status: 503, ..FixedResponse::default() });
     if let Some(max) = given.number("limit-connections", 1, SOURCE_MAX) {
-        let exempt = given.parse("limit-whitelist", ranges).unwrap_or_default();
+        let exempt = exempt(given);
         push("limit-connections", max, (RateKey::Source, RateScope::Ingress), exempt, full.clone());
     }
     let name = "connection-policy-tcp-max-connection";
@@ -125,7 +125,7 @@ fn concurrency(given: &mut Given<'_, '_>, out: &mut Annotations) {
 }
 
 fn rates(given: &mut Given<'_, '_>, out: &mut Annotations) {
-    let exempt = given.parse("limit-whitelist", ranges).unwrap_or_default();
+    let exempt = exempt(given);
     let burst = given.number("limit-burst-multiplier", 1, 1000).unwrap_or(5);
     let plain = |status| Arc::new(FixedResponse { status, ..FixedResponse::default() });
     let local = || {
@@ -159,6 +159,16 @@ fn rates(given: &mut Given<'_, '_>, out: &mut Annotations) {
             push(name, rate(count, 1, u64::from(count / 10)), key, plain(503));
         }
     }
+}
+
+/// Sources that limits do not count: `limit-allowlist`, or `limit-whitelist` as it was named before.
+fn exempt(given: &mut Given<'_, '_>) -> Vec<IpNet> {
+    let old = given.parse("limit-whitelist", ranges);
+    let new = given.parse("limit-allowlist", ranges);
+    if old.is_some() && new.is_some() {
+        given.ignore("limit-whitelist", "limit-allowlist says the same, and comes first");
+    }
+    new.or(old).unwrap_or_default()
 }
 
 /// `count` in so many seconds.

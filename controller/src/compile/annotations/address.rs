@@ -75,6 +75,8 @@ pub(super) fn read(given: &mut Given<'_, '_>, reading: &mut Reading<'_>, out: &m
     address.app_root = given.parse("app-root", |path| text::path(path).map(|()| Arc::from(path)));
     redirects(given, out);
     conditions(given, reading, out);
+    // Whatever it says: see the registry.
+    let _ = given.flag("relative-redirects");
     let order = given.number("order", 1, 1000);
     out.order = order.and_then(|order| u16::try_from(order).ok());
     out.ports = given.parse("listen-ports", listen_ports);

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use routing::model::{HostPattern, Method, UrlPart, UrlTemplate, WildcardLabels};
 
-use super::Annotations;
 use super::address::method;
 use super::given::Given;
+use super::protect::secret_name;
 use super::traffic::service_name;
+use super::{Annotations, Reading};
 use crate::text;
 use crate::world::ServiceName;
 
@@ -57,6 +58,8 @@ pub struct ExternalSpec {
     pub passes: Vec<Arc<str>>,
     /// `auth-always-set-cookie`
     pub always_sets_cookie: bool,
+    /// `auth-proxy-set-headers`: the ConfigMap with fields of the question, by namespace and name.
+    pub fields: Option<(Arc<str>, Arc<str>)>,
 }
 
 /// Whom `auth-url` names.
@@ -77,7 +80,7 @@ pub enum Asked {
     Host(Option<Arc<str>>),
 }
 
-pub(super) fn read(given: &mut Given<'_, '_>, out: &mut Annotations) {
+pub(super) fn read(given: &mut Given<'_, '_>, reading: &Reading<'_>, out: &mut Annotations) {
     if given.family("auth-url").is_none() {
         return;
     }
@@ -96,6 +99,11 @@ pub(super) fn read(given: &mut Given<'_, '_>, out: &mut Annotations) {
     let passes = given
         .parse("auth-response-headers", |text| passes(text).map_err(|allowed| format!("{allowed}{CLOSED}")));
     needed(given, "auth-response-headers", passes.is_some());
+    let own = &reading.id.namespace;
+    let fields = given.parse("auth-proxy-set-headers", |text| {
+        config_map_name(text, own).map_err(|allowed| format!("{allowed}{CLOSED}"))
+    });
+    needed(given, "auth-proxy-set-headers", fields.is_some());
     let parameter = given.parse("auth-signin-redirect-param", text::query_name);
     let signin = given.parse("auth-signin", |text| signin(text, parameter.as_deref()));
     let redirect = given.parse("auth-request-redirect", parts);
@@ -110,12 +118,24 @@ pub(super) fn read(given: &mut Given<'_, '_>, out: &mut Annotations) {
                 redirect: redirect.unwrap_or_else(|| Box::new([UrlPart::Target])),
                 passes: passes.unwrap_or_default(),
                 always_sets_cookie,
+                fields,
             });
         }
         Some(_) | None => {
             out.closed.get_or_insert_with(|| Arc::from("auth-url"));
         }
     }
+}
+
+/// `NAME` of the Ingress's own namespace, or `NAMESPACE/NAME`.
+pub(super) fn config_map_name(text: &str, own: &Arc<str>) -> Result<(Arc<str>, Arc<str>), String> {
+    secret_name(text, own).map_err(|_| "[NAMESPACE/]NAME of a ConfigMap".to_owned())
+}
+
+/// A field's value with facts of the request: `$` and the names of [`VARIABLES`].
+pub(crate) fn field_value(text: &str) -> Result<UrlTemplate, String> {
+    text::value(text)?;
+    with_variables(text)
 }
 
 /// Who is asked, and for what.
@@ -163,13 +183,17 @@ fn url(text: &str) -> Result<(Asked, UrlTemplate), String> {
 }
 
 /// What a URL consists of.
-fn parts(text: &str) -> Result<UrlTemplate, String> {
+pub(super) fn parts(text: &str) -> Result<UrlTemplate, String> {
     let visible =
         text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'<' | b'>' | b'\\' | b'#'));
-    let names = || VARIABLES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     if !visible || text.is_empty() || text.len() > URL_CHARS_MAX {
         return Err(format!("1 to {URL_CHARS_MAX} visible ASCII characters of a URL"));
     }
+    with_variables(text)
+}
+
+fn with_variables(text: &str) -> Result<UrlTemplate, String> {
+    let names = || VARIABLES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     let (mut out, mut rest) = (Vec::new(), text);
     while let Some(at) = rest.find('$') {
         let (before, behind) = rest.split_at(at);

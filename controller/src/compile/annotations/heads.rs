@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use routing::model::{Allowed, Cors, HeaderEdits, Origins};
 
-use super::Annotations;
+use super::external::config_map_name;
 use super::given::Given;
 use super::registry::Family;
+use super::{Annotations, Reading};
 use crate::compile::filters::EDITS_MAX;
 use crate::text;
 
@@ -18,7 +19,7 @@ const CORS_METHODS: &str = "GET, PUT, POST, DELETE, PATCH, OPTIONS";
 const CORS_HEADERS: &str = "DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,Content-Type,\
                             Range,Authorization";
 
-pub(super) fn read(given: &mut Given<'_, '_>, out: &mut Annotations) {
+pub(super) fn read(given: &mut Given<'_, '_>, reading: &Reading<'_>, out: &mut Annotations) {
     out.request_headers = edits(given, "request");
     out.response_headers = edits(given, "response");
     if let Some(prefix) = given.parse("x-forwarded-prefix", |path| text::path(path).map(|()| Arc::from(path)))
@@ -27,6 +28,14 @@ pub(super) fn read(given: &mut Given<'_, '_>, out: &mut Annotations) {
         set.push((Arc::from("x-forwarded-prefix"), prefix));
         out.request_headers.set = set.into();
     }
+    let own = &reading.id.namespace;
+    let custom = given.parse("custom-headers", |text| {
+        config_map_name(text, own).map_err(|allowed| format!("{allowed}; the rules answer 503"))
+    });
+    if custom.is_none() && given.family("custom-headers").is_some() {
+        out.closed.get_or_insert_with(|| Arc::from("custom-headers"));
+    }
+    out.checks.custom_headers = custom;
     if given.flag("enable-cors") == Some(true) {
         out.checks.cors = Some(cors(given));
     }
@@ -82,6 +91,12 @@ pub(crate) fn tokens(text: &str) -> Result<Arc<str>, String> {
     text::value(text)
 }
 
+/// RFC 3986 §3.1; pages of applications have schemes of their own.
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+}
+
 pub(crate) fn origins(text: &str) -> Result<Origins, String> {
     if text == "*" {
         return Ok(Origins::Any);
@@ -90,10 +105,8 @@ pub(crate) fn origins(text: &str) -> Result<Origins, String> {
     let mut origins = Vec::new();
     for origin in text.split(',').map(str::trim).filter(|origin| !origin.is_empty()) {
         let origin = origin.trim_end_matches('/').to_ascii_lowercase();
-        let (_, rest) = origin
-            .split_once("://")
-            .filter(|(scheme, _)| matches!(*scheme, "http" | "https"))
-            .ok_or_else(allowed)?;
+        let (_, rest) =
+            origin.split_once("://").filter(|(scheme, _)| is_scheme(scheme)).ok_or_else(allowed)?;
         let (host, port) = rest.split_once(':').map_or((rest, None), |(host, port)| (host, Some(port)));
         let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
         // An address may be an origin, too; a star only in place of the first labels.
@@ -103,8 +116,10 @@ pub(crate) fn origins(text: &str) -> Result<Origins, String> {
         {
             return Err(allowed());
         }
-        let own = if origin.starts_with("https:") { ":443" } else { ":80" };
-        origins.push(Arc::from(origin.strip_suffix(own).unwrap_or(&origin)));
+        let own = [("https:", ":443"), ("http:", ":80")];
+        let own = own.into_iter().find(|(scheme, _)| origin.starts_with(scheme)).map(|(_, port)| port);
+        let without = own.and_then(|own| origin.strip_suffix(own));
+        origins.push(Arc::from(without.unwrap_or(&origin)));
     }
     if origins.is_empty() || origins.len() > ORIGINS_MAX {
         Err(allowed())

@@ -8,12 +8,14 @@
 mod access;
 mod address;
 mod alb;
+mod checks;
 mod external;
 pub mod given;
 mod heads;
 mod ours;
 mod protect;
 pub mod registry;
+mod rewrites;
 mod serving;
 mod spoken;
 mod traffic;
@@ -24,6 +26,7 @@ use std::sync::Arc;
 use routing::limit::Rate;
 use routing::model::{
     Access, Application, Cors, FixedResponse, HeaderEdits, HttpsRedirect, Method, Predicate, RateKey,
+    ValueRewrites,
 };
 
 use self::given::Given;
@@ -38,6 +41,7 @@ use crate::world::ServiceName;
 pub(crate) use self::access::ranges;
 pub use self::address::{Address, Matching, escaped};
 pub use self::alb::{Forward, ServiceRule};
+pub(crate) use self::external::field_value;
 pub use self::external::{Asked, ExternalSpec};
 pub(crate) use self::heads::{origins, tokens};
 pub(crate) use self::protect::secret_name;
@@ -122,12 +126,16 @@ pub struct Checks {
     pub terms: Option<TermsSpec>,
     /// `ringway.dev/alpn`; empty = the node's own choice.
     pub alpn: Box<[Application]>,
+    /// `proxy-redirect-from` and its kin.
+    pub values: Option<Arc<ValueRewrites>>,
     /// `enable-gzip`.
     pub gzip: Option<bool>,
     /// `auth-type` and its kin.
     pub basic: Option<BasicSpec>,
     /// `auth-url` and its kin.
     pub external: Option<ExternalSpec>,
+    /// `custom-headers`: the ConfigMap with fields of responses, by namespace and name.
+    pub custom_headers: Option<(Arc<str>, Arc<str>)>,
 }
 
 /// One rate limit.
@@ -203,12 +211,13 @@ pub fn read(
     address::read(&mut given, reading, &mut out);
     alb::read(&mut given, reading, &mut out);
     traffic::read(&mut given, reading, &mut out);
-    heads::read(&mut given, &mut out);
+    heads::read(&mut given, reading, &mut out);
+    rewrites::read(&mut given, reading, &mut out);
     serving::read(&mut given, reading, &mut out);
     spoken::read(&mut given, reading, &mut out);
     access::read(&mut given, reading, &mut out);
     protect::read(&mut given, reading, &mut out);
-    external::read(&mut given, &mut out);
+    external::read(&mut given, reading, &mut out);
     given.finish(&mut out);
     out
 }

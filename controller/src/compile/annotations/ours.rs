@@ -71,8 +71,15 @@ fn read_one(
     } else if name == "affinity-cookie" {
         let cookie = text::cookie_name(value)?;
         let (path, attributes) = (Arc::from("/"), Arc::from(COOKIE_ATTRIBUTES));
-        out.part.affinity =
-            Some(CookieAffinity { cookie, path, max_age: None, attributes, across: Default::default() });
+        out.part.affinity = Some(CookieAffinity {
+            cookie,
+            path,
+            max_age: None,
+            expires: None,
+            secure_over_tls: true,
+            attributes,
+            across: Default::default(),
+        });
     } else if name == "alpn" {
         out.checks.alpn = handshake::alpn(value)?;
     } else if name == "retry-grpc-codes" {

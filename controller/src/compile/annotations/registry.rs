@@ -5,6 +5,7 @@
 //! honoured (or ignored, as the verdict says), the second refused by name; an empty `bad` means that any value will do.
 
 mod entries;
+mod words;
 
 pub use self::entries::ENTRIES;
 

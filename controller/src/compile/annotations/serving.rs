@@ -8,7 +8,7 @@ use routing::model::{AcrossBackends, Balance, CookieAffinity, HashKey};
 use super::given::Given;
 use super::registry::Family;
 use super::{Annotations, Reading};
-use crate::compile::policy::detection::{CheckPart, CheckProtocol, DetectionPart};
+use crate::compile::policy::detection::DetectionPart;
 use crate::text;
 
 /// Seconds of a day: the longest time limit.
@@ -155,6 +155,8 @@ fn session(given: &mut Given<'_, '_>, out: &mut Annotations) {
             cookie: Arc::from(ALB_COOKIE),
             path: Arc::from("/"),
             max_age,
+            expires: None,
+            secure_over_tls: false,
             attributes,
             across: Default::default(),
         });
@@ -196,13 +198,20 @@ fn nginx_cookie(given: &mut Given<'_, '_>) -> CookieAffinity {
     if secure || same_site.as_deref() == Some("None") {
         attributes += "; Secure";
     }
-    attributes += &format!("; HttpOnly; SameSite={}", same_site.as_deref().unwrap_or("Lax"));
-    let max_age = max_age.or(expires).filter(|age| *age > 0);
+    attributes += "; HttpOnly";
+    // ingress-nginx says nothing where it is told nothing.
+    let same_site = same_site.as_deref().or(if is_nginx { None } else { Some("Lax") });
+    if let Some(same_site) = same_site {
+        attributes += &format!("; SameSite={same_site}");
+    }
+    let lasts = |age: Option<u32>| age.filter(|age| *age > 0).map(|age| Duration::from_secs(u64::from(age)));
     CookieAffinity {
         cookie: cookie.unwrap_or_else(|| Arc::from(SESSION_COOKIE)),
         // Empty = the rule's, as in ingress-nginx; MSE's is for the whole host.
         path: path.unwrap_or_else(|| Arc::from(if is_nginx { "" } else { "/" })),
-        max_age: max_age.map(|age| Duration::from_secs(u64::from(age))),
+        max_age: lasts(max_age),
+        expires: lasts(expires),
+        secure_over_tls: is_nginx && !secure,
         attributes: Arc::from(attributes),
         across,
     }
@@ -210,63 +219,9 @@ fn nginx_cookie(given: &mut Given<'_, '_>) -> CookieAffinity {
 
 fn detection(given: &mut Given<'_, '_>, reading: &Reading<'_>, out: &mut Annotations) {
     let ramp = given.number("warmup", 0, 3600).map(|seconds| Duration::from_secs(u64::from(seconds)));
-    let check = check(given);
+    let check = super::checks::read(given);
     if ramp.is_some() || check.is_some() {
         let from = vec![reading.id.clone()];
         out.part.detection = Some(Arc::new(DetectionPart { ramp, check, from, ..DetectionPart::default() }));
     }
-}
-
-fn check(given: &mut Given<'_, '_>) -> Option<CheckPart> {
-    let protocol = given.parse("healthcheck-protocol", |text| match text {
-        "HTTP" => Ok(Ok(CheckProtocol::Http)),
-        "TCP" => Ok(Ok(CheckProtocol::Tcp)),
-        "GRPC" => Ok(Ok(CheckProtocol::Grpc)),
-        // A check speaks TLS where its backend does.
-        "HTTPS" => Ok(Err(text.to_owned())),
-        _ => Err("HTTP, TCP, GRPC".to_owned()),
-    });
-    let path = given.parse("healthcheck-path", |path| {
-        if path.len() > 80 { Err("a path of 1 to 80 characters".to_owned()) } else { text::check_path(path) }
-    });
-    let _ = given.parse("healthcheck-method", |text| match text {
-        "HEAD" | "GET" | "POST" => Ok(()),
-        _ => Err("HEAD, GET, POST".to_owned()),
-    });
-    for name in ["healthcheck-code", "healthcheck-httpcode"] {
-        let _ = given.parse(name, |text| {
-            let good = |code: &str| matches!(code.trim(), "http_2xx" | "http_3xx" | "http_4xx" | "http_5xx");
-            let allowed = "http_2xx, http_3xx, http_4xx, http_5xx by comma";
-            if text.split(',').all(good) { Ok(()) } else { Err(allowed.to_owned()) }
-        });
-    }
-    let timeout = given.number("healthcheck-timeout-seconds", 1, 300).unwrap_or(5);
-    let interval = given.number("healthcheck-interval-seconds", 1, 50).unwrap_or(2);
-    let healthy = given.number("healthy-threshold-count", 2, 10).unwrap_or(3);
-    let unhealthy = given.number("unhealthy-threshold-count", 2, 10).unwrap_or(3);
-    let _ = given.number("healthcheck-connect-port", 0, 65_535);
-    if given.flag("healthcheck-enabled") != Some(true) {
-        return None;
-    }
-    let protocol = match protocol {
-        None => CheckProtocol::Http,
-        Some(Ok(protocol)) => protocol,
-        Some(Err(other)) => {
-            given.refuse(
-                "healthcheck-protocol",
-                &format!("allowed: HTTP, TCP, GRPC; no check is made with {other}"),
-            );
-            return None;
-        }
-    };
-    Some(CheckPart {
-        protocol: Some(protocol),
-        path: path.filter(|_| protocol == CheckProtocol::Http),
-        host: None,
-        service: None,
-        interval: Some(Duration::from_secs(u64::from(interval))),
-        timeout: Some(Duration::from_secs(u64::from(timeout))),
-        unhealthy_threshold: Some(unhealthy),
-        healthy_threshold: Some(healthy),
-    })
 }

@@ -72,8 +72,11 @@ impl Compiler<'_> {
             action.request_headers.remove = remove.cloned().collect();
         }
         action.response_headers = joined(&self.annotations.response_headers, &rule.response_headers);
+        if let Some(Some(custom)) = &self.custom_headers {
+            action.response_headers = joined(custom, &action.response_headers);
+        }
         action.rewrite = self.rewrite(rule, matched);
-        action.filters = self.filters(builder, (name, rule), place);
+        action.filters = self.filters(builder, (backend, rule), place);
         Some((Arc::new(action), self.matches(matched, conditions)))
     }
 
@@ -87,6 +90,9 @@ impl Compiler<'_> {
     ) -> Target {
         if let Some(name) = &self.annotations.closed {
             return Target::Reply { status: 503, reason: Arc::from(format!("{name} cannot be honoured")) };
+        }
+        if self.custom_headers.as_ref().is_some_and(Option::is_none) {
+            return Target::Reply { status: 503, reason: Arc::from("custom-headers cannot be honoured") };
         }
         if rule.broken {
             return Target::Reply { status: 503, reason: Arc::from("actions cannot be read") };
@@ -223,11 +229,12 @@ impl Compiler<'_> {
     fn filters(
         &self,
         builder: &mut Builder<'_, '_>,
-        (rule_service, rule): (&str, &ServiceRule),
+        (backend, rule): (&IngressBackend, &ServiceRule),
         place: &Place<'_>,
     ) -> Option<Arc<Filters>> {
         let checks = &self.annotations.checks;
-        let counted = Counted { index: place.index, service: rule_service };
+        let service = backend.service.as_ref().map_or("", |service| service.name.as_str());
+        let counted = Counted { index: place.index, service };
         let rates = checks.rates.iter().chain(&rule.rates).map(|spec| rate_limit(builder, spec, &counted));
         let rates = rates.collect();
         let bounds = checks.concurrency.iter().map(|spec| concurrency_limit(builder, spec, &counted));
@@ -253,9 +260,10 @@ impl Compiler<'_> {
             known: self.vouched_for(),
             basic: self.basic.clone(),
             external: self.external.clone(),
+            values: checks.values.clone(),
             gzip: checks.gzip.unwrap_or(self.class.gzip),
             mirrors: mirror.into_iter().collect(),
-            fallback: self.fallback(builder, place.field),
+            fallback: self.fallback(builder, backend, place.field),
         };
         (filters != Filters::default()).then(|| Arc::new(filters))
     }
@@ -278,7 +286,7 @@ impl Compiler<'_> {
         checks.any_suffices && (checks.basic.is_some() || checks.external.is_some())
     }
 
-    fn fallback(&self, builder: &mut Builder<'_, '_>, field: &str) -> Option<Fallback> {
+    fn fallback(&self, builder: &mut Builder<'_, '_>, own: &IngressBackend, field: &str) -> Option<Fallback> {
         let name = self.annotations.default_backend.clone()?;
         let service = ServiceName { namespace: builder.object.id.namespace.clone(), name };
         let Some(port) = builder.first_port(&service) else {
@@ -291,7 +299,16 @@ impl Compiler<'_> {
         let backend = backend.filter(|backend| backend.backend.is_some())?;
         let statuses = self.annotations.error_statuses.clone().into();
         let backends = Box::new([WeightedBackend { cluster: None, ..backend }]);
-        Some(Fallback { backends, without_endpoint: true, statuses })
+        let id = &builder.object.id;
+        let port = port_of(own).map(|port| Arc::from(port.to_string()));
+        let told = [
+            ("X-Namespace", Some(id.namespace.clone())),
+            ("X-Ingress-Name", Some(id.name.clone())),
+            ("X-Service-Name", own.service.as_ref().map(|service| Arc::from(service.name.as_str()))),
+            ("X-Service-Port", port),
+        ];
+        let told = told.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        Some(Fallback { backends, without_endpoint: true, statuses, told })
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use routing::model::{Authoriser, ExternalAuth, WeightedBackend};
 
-use super::Compiler;
 use super::protect::field_of;
+use super::{Compiler, maps};
 use crate::compile::annotations::Asked;
 use crate::compile::route::Builder;
 use crate::compile::transport::{Spoken, TransportPart};
@@ -15,7 +15,12 @@ impl Compiler<'_> {
     /// Where the Service may not be used every request is answered 503, never served unasked.
     pub(super) fn authoriser(&self, builder: &mut Builder<'_, '_>) -> Option<Arc<ExternalAuth>> {
         let spec = self.annotations.checks.external.as_ref().filter(|_| self.annotations.closed.is_none())?;
+        let fields = spec.fields.as_ref().map(|name| maps::question(builder, name));
+        let is_told = fields.as_ref().is_none_or(Option::is_some);
+        let fields = fields.flatten();
         let asked = match &spec.to {
+            // What the question is to say is not known: an authoriser might take its absence for leave.
+            _ if !is_told => Authoriser::Unusable,
             Asked::Host(host) => Authoriser::Host(host.clone()),
             Asked::Service { service, port, secure, host } => {
                 let field = field_of(builder, "auth-url");
@@ -43,6 +48,7 @@ impl Compiler<'_> {
             signin: spec.signin.clone(),
             redirect: spec.redirect.clone(),
             passes: spec.passes.clone().into(),
+            fields: fields.unwrap_or_default(),
             always_sets_cookie: spec.always_sets_cookie,
         }))
     }

@@ -115,7 +115,13 @@ pub(super) fn secret(
 ) -> Option<FleetSecret> {
     let (namespace, own) = (&name.0, builder.object.id.namespace.clone());
     let shown = format!("{}/{}", name.0, name.1);
-    builder.out.secrets.insert(name.clone());
+    let id = ObjectId {
+        source: Source::Fleet,
+        kind: Kind::Secret,
+        namespace: name.0.clone(),
+        name: name.1.clone(),
+    };
+    builder.out.contents.insert(id.clone());
     let from = ("networking.k8s.io", "Ingress", &*own);
     if *namespace != own && !builder.env.context.is_granted(from, namespace, ("", "Secret", &name.1)) {
         let reason =
@@ -123,12 +129,6 @@ pub(super) fn secret(
         builder.out.notes.refused_part(field, shown, reason);
         return None;
     }
-    let id = ObjectId {
-        source: Source::Fleet,
-        kind: Kind::Secret,
-        namespace: name.0.clone(),
-        name: name.1.clone(),
-    };
     let found = builder.env.world.get(&id).and_then(|object| object.spec.secret());
     if found.is_none() {
         let reason = "no such Secret on the Fleet: the rules answer 503";

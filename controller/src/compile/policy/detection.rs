@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use routing::model::{CheckProbe, Detection, HealthCheck};
+use routing::model::{CheckCodes, CheckProbe, Detection, HealthCheck, HttpAsks};
 
 use super::lay;
 use crate::object::ObjectId;
@@ -79,6 +79,12 @@ pub struct CheckPart {
     pub host: Option<Arc<str>>,
     /// `service`.
     pub service: Option<Arc<str>>,
+    /// How HTTP is asked, and what is good.
+    pub asks: Option<HttpAsks>,
+    /// Codes of gRPC that are good.
+    pub good: Option<CheckCodes>,
+    /// Another port than the endpoint's.
+    pub port: Option<u16>,
     /// `interval`.
     pub interval: Option<Duration>,
     /// `timeout`.
@@ -92,7 +98,7 @@ pub struct CheckPart {
 /// What a check speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckProtocol {
-    /// A `GET`.
+    /// A request of HTTP.
     Http,
     /// `grpc.health.v1.Health/Check`.
     Grpc,
@@ -120,6 +126,9 @@ impl DetectionPart {
             lay(&mut check.path, &over.path);
             lay(&mut check.host, &over.host);
             lay(&mut check.service, &over.service);
+            lay(&mut check.asks, &over.asks);
+            lay(&mut check.good, &over.good);
+            lay(&mut check.port, &over.port);
             lay(&mut check.interval, &over.interval);
             lay(&mut check.timeout, &over.timeout);
             lay(&mut check.unhealthy_threshold, &over.unhealthy_threshold);
@@ -148,15 +157,18 @@ impl DetectionPart {
                 CheckProtocol::Http => CheckProbe::Http {
                     path: check.path.clone().unwrap_or_else(|| Arc::from("/")),
                     host: check.host.clone().unwrap_or_default(),
+                    asks: check.asks.unwrap_or_default(),
                 },
                 CheckProtocol::Grpc => CheckProbe::Grpc {
                     service: check.service.clone().unwrap_or_default(),
                     host: check.host.clone().unwrap_or_default(),
+                    good: check.good.unwrap_or_default(),
                 },
                 CheckProtocol::Tcp => CheckProbe::Tcp,
             };
             Arc::new(HealthCheck {
                 probe,
+                port: check.port,
                 interval,
                 timeout: check.timeout.unwrap_or(interval),
                 unhealthy_threshold: check.unhealthy_threshold.unwrap_or(UNHEALTHY_THRESHOLD),

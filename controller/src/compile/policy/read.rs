@@ -294,5 +294,6 @@ fn read_check(check: &crd::HealthCheck, notes: &mut Notes) -> Option<CheckPart> 
         timeout,
         unhealthy_threshold,
         healthy_threshold,
+        ..CheckPart::default()
     })
 }

@@ -15,6 +15,7 @@ use routing::model::{Authoriser, ExternalAuth, Filters, Target, UrlPart, Weighte
 use routing::retry::{Charge, Decision};
 use routing::subject::{Subject, SubjectKind};
 use routing::table::RuleRef;
+use smallvec::SmallVec;
 use wire::h1::decode::{self, Decoded};
 use wire::h1::encode::{self, QueryEdit, RequestEdit};
 use wire::h1::forwarded::{ForwardedFields, PeerTrust};
@@ -167,6 +168,12 @@ impl<'a> Question<'a> {
             ("X-Auth-Request-Redirect", &*redirect),
             ("X-Sent-From", b"ringway".as_slice()),
         ];
+        // What the gateway says itself nothing else says.
+        let is_own = |name: &str| own.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+        let more = auth.fields.iter().filter(|(name, _)| !is_own(name));
+        let more: Vec<_> = more.map(|(name, value)| (&**name, rendered(value, view, tls))).collect();
+        let all = own.into_iter().chain(more.iter().map(|(name, value)| (*name, &**value)));
+        let own: SmallVec<[(&str, &[u8]); 8]> = all.collect();
         let forwarding = Forwarding::new(request.worker, settings, client, view, &request.work.request_id);
         let edit: RequestEdit<'_, Arc<str>> = RequestEdit {
             authority: Some(host),
@@ -371,7 +378,7 @@ impl<'a> Question<'a> {
 }
 
 /// Path and query as sent.
-fn target_of<'v>(view: &RequestView<'v>) -> &'v [u8] {
+pub(super) fn target_of<'v>(view: &RequestView<'v>) -> &'v [u8] {
     let path = view.head.path_span.of(view.bytes);
     let Some(query) = view.query() else { return path };
     // They stand one behind the other, with `?` between them.
@@ -380,22 +387,25 @@ fn target_of<'v>(view: &RequestView<'v>) -> &'v [u8] {
 }
 
 /// A URL with the request's facts in it. They are what was decoded: no control characters, no spaces.
-fn rendered(parts: &[UrlPart], view: &RequestView<'_>, tls: bool) -> Vec<u8> {
+pub(super) fn rendered(parts: &[UrlPart], view: &RequestView<'_>, tls: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
-    for part in parts {
-        match part {
-            UrlPart::Text(text) => out.extend_from_slice(text.as_bytes()),
-            UrlPart::Scheme => out.extend_from_slice(if tls { b"https" } else { b"http" }),
-            UrlPart::Host => out.extend_from_slice(view.host()),
-            UrlPart::Authority => out.extend_from_slice(view.authority()),
-            UrlPart::Target => out.extend_from_slice(target_of(view)),
-            UrlPart::EscapedTarget => escape(target_of(view), &mut out),
-            UrlPart::Path => out.extend_from_slice(view.path()),
-            UrlPart::Query => out.extend_from_slice(view.query().unwrap_or_default()),
-            UrlPart::Method => out.extend_from_slice(view.method_name()),
-        }
-    }
+    parts.iter().for_each(|part| render(part, view, tls, &mut out));
     out
+}
+
+/// Writes one part.
+pub(super) fn render(part: &UrlPart, view: &RequestView<'_>, tls: bool, out: &mut Vec<u8>) {
+    match part {
+        UrlPart::Text(text) => out.extend_from_slice(text.as_bytes()),
+        UrlPart::Scheme => out.extend_from_slice(if tls { b"https" } else { b"http" }),
+        UrlPart::Host => out.extend_from_slice(view.host()),
+        UrlPart::Authority => out.extend_from_slice(view.authority()),
+        UrlPart::Target => out.extend_from_slice(target_of(view)),
+        UrlPart::EscapedTarget => escape(target_of(view), out),
+        UrlPart::Path => out.extend_from_slice(view.path()),
+        UrlPart::Query => out.extend_from_slice(view.query().unwrap_or_default()),
+        UrlPart::Method => out.extend_from_slice(view.method_name()),
+    }
 }
 
 /// Everything but unreserved characters as `%XX` (RFC 3986 §2.1).

@@ -6,6 +6,7 @@ mod cors;
 mod external;
 mod mirror;
 mod shown;
+mod values;
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -27,6 +28,7 @@ pub(super) use cors::{Fields, fields as cors_fields};
 pub(super) use external::{Granted, ask};
 pub(super) use mirror::mirror;
 pub(super) use shown::{Told, fields as shown_fields};
+pub(super) use values::rewritten;
 
 /// Why a request goes no further.
 pub(super) enum Stop<'r> {
@@ -80,6 +82,16 @@ pub(super) fn judge<'r>(request: &mut Request<'_>, rule: &RuleRef, filters: &'r 
     None
 }
 
+/// What a fallback is told beside the status: what was asked for, in which format, and of which rule.
+pub(super) fn told_of_fallback<'a>(rule: &'a RuleRef, view: &RequestView<'a>) -> Told<'a> {
+    let mut told = Told::new();
+    told.extend(view.header(b"accept").map(|accept| ("X-Format", accept)));
+    told.push(("X-Original-URI", external::target_of(view)));
+    let fallback = super::fallback_of(rule).map(|fallback| &*fallback.told).unwrap_or_default();
+    told.extend(fallback.iter().map(|(name, value)| (*name, value.as_bytes())));
+    told
+}
+
 /// Does the request come from where nobody has to prove who they are?
 pub(super) fn is_known(request: &Request<'_>, filters: &Filters) -> bool {
     let Some(known) = &filters.known else { return false };
@@ -95,7 +107,7 @@ pub(super) fn fixed<'r>(answer: &'r FixedResponse, reason: &'static str) -> Repl
 }
 
 /// Did the client speak TLS, with us or with a trusted peer in front of us?
-fn came_by_tls(client: &Client, view: &RequestView<'_>) -> bool {
+pub(super) fn came_by_tls(client: &Client, view: &RequestView<'_>) -> bool {
     client.conn.tls().is_some()
         || client.trusted
             && view.known(Known::XForwardedProto).is_some_and(|proto| proto.eq_ignore_ascii_case(b"https"))

@@ -1,6 +1,7 @@
 //! Probes in flight and actions that wait to be drained. Both bounded and allocated once.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::health::action::{Action, Probe, ProbeKind, ProbeToken, Scope};
@@ -196,6 +197,8 @@ impl Live {
         let in_flight = InFlight { subject, endpoint, purpose, ask, sent: now, timeout };
         let Some(token) = self.detector.probes.begin(in_flight) else { return false };
         let kind = kind(ask, check.as_deref());
+        let elsewhere = check.as_deref().and_then(|check| elsewhere(purpose, ask, check));
+        let addr = elsewhere.map_or(addr, |port| SocketAddr::new(addr.ip(), port));
         self.detector.actions.push(Action::Probe(Probe { token, endpoint, addr, kind, timeout }));
         true
     }
@@ -204,13 +207,23 @@ impl Live {
 fn kind(ask: Ask, check: Option<&HealthCheck>) -> ProbeKind {
     match (ask, check.map(|check| &check.probe)) {
         (Ask::Connect, _) => ProbeKind::Connect,
-        (Ask::App, Some(CheckProbe::Http { path, host })) => {
-            ProbeKind::Http { path: path.clone(), host: host.clone() }
+        (Ask::App, Some(CheckProbe::Http { path, host, asks })) => {
+            ProbeKind::Http { path: path.clone(), host: host.clone(), asks: *asks }
         }
-        (Ask::App, Some(CheckProbe::Grpc { service, host })) => {
-            ProbeKind::Grpc { service: service.clone(), host: host.clone() }
+        (Ask::App, Some(CheckProbe::Grpc { service, host, good })) => {
+            ProbeKind::Grpc { service: service.clone(), host: host.clone(), good: *good }
         }
         (Ask::App, Some(CheckProbe::Tcp) | None) => ProbeKind::Ping,
+    }
+}
+
+/// The port of the check's own, where it is the check's question that is asked.
+fn elsewhere(purpose: Purpose, ask: Ask, check: &HealthCheck) -> Option<u16> {
+    match (ask, purpose, &check.probe) {
+        (Ask::App, _, CheckProbe::Http { .. }) | (Ask::Connect, Purpose::Check, CheckProbe::Tcp) => {
+            check.port
+        }
+        (Ask::App | Ask::Connect, _, _) => None,
     }
 }
 

@@ -1,58 +1,11 @@
 //! The table itself, by what the annotations are for.
 
-use super::{Entry, Fate};
-
-const fn yes(
-    name: &'static str,
-    families: &'static str,
-    grammar: &'static str,
-    good: &'static str,
-    bad: &'static str,
-) -> Entry {
-    Entry { name, families, grammar, good, bad, fate: Fate::Honoured }
-}
-
-const fn but(
-    name: &'static str,
-    families: &'static str,
-    grammar: &'static str,
-    good: &'static str,
-    bad: &'static str,
-    how: &'static str,
-) -> Entry {
-    Entry { name, families, grammar, good, bad, fate: Fate::Differs(how) }
-}
-
-const fn no(name: &'static str, families: &'static str, why: &'static str) -> Entry {
-    Entry { name, families, grammar: "anything", good: "x", bad: "", fate: Fate::Ignored(why) }
-}
-
-const fn shut(name: &'static str, families: &'static str, why: &'static str) -> Entry {
-    Entry { name, families, grammar: "anything", good: "x", bad: "", fate: Fate::Closes(why) }
-}
-
-const CLOUD: &str = "cloud provisioning";
-const SNIPPET: &str = "there are no templates here, and never will be: a snippet is nginx's own language";
-const BUFFERS: &str = "bodies are streamed; buffers are bounded by limits.* in gateway.toml";
-const TLS_LATER: &str = "TLS of this kind is not configured by annotation yet";
-const AUTH_URL: &str = "http or https, SERVICE.NAMESPACE.svc[.cluster.local][:PORT], $host or a host of this gateway, a path; of variables $host, $http_host, $scheme, $request_uri, $escaped_request_uri, $uri, $args, $request_method";
-const EXTERNAL: &str = "only Services and hosts that this gateway serves are asked; a Service of another namespace needs a ReferenceGrant";
-const AUTH_CACHE: &str = "no verdict is older than its request: a kept one lets in who was shut out since";
-const AUTH_FIELDS: &str = "its values are nginx's templates; the question carries the request's own fields, X-Original-URL, X-Original-Method and what is known of the client";
-const AUTH_SNIPPET: &str = "a snippet is nginx's own language, and what it says decides who may come: the rules answer 503 instead of being open";
-const BOOL: &str = "true, false";
-const TO_A_MILLION: &str = "1 to 1000000";
-const IN_USE: &str =
-    "connections in use are counted, by each node for each Service of the Ingress; further requests get 503";
-const ENDPOINT_SHARE: &str =
-    "connections in use are counted; every worker of a node has its share, at least one";
-const OWN_HOST: &str = "for every rule of the Ingress's hosts, where the host's oldest route is of its namespace; else for its own";
-const CIPHERS: &str =
-    "OpenSSL's names by colon or comma; those of TLS 1.2 with ECDHE and GCM or ChaCha20 are used";
-const TLS_VERSIONS: &str = "TLSv1.0, TLSv1.1, TLSv1.2, TLSv1.3";
-const HANDSHAKES: &str = "for the Ingress's hosts; older versions and weak ciphers are not spoken";
-const ON_OFF: &str = "on, off";
-const PLUGIN: &str = "plugins are not supported";
+use super::Entry;
+use super::words::{
+    AUTH_CACHE, AUTH_FIELDS, AUTH_SNIPPET, AUTH_URL, BOOL, BUFFERS, CHECK_CODES, CHECK_PORT, CHECK_TLS,
+    CIPHERS, CLOUD, CONFIG_MAP, ENDPOINT_SHARE, EXTERNAL, FASTCGI, HANDSHAKES, IN_USE, ON_OFF, OWN_HOST,
+    PLUGIN, SNIPPET, TLS_LATER, TLS_VERSIONS, TO_A_MILLION, but, no, shut, yes,
+};
 
 /// All of them, by what they are for.
 pub const ENTRIES: &[Entry] = &[
@@ -107,6 +60,15 @@ pub const ENTRIES: &[Entry] = &[
         "answered with 308; X-Forwarded-Proto of trusted peers is believed",
     ),
     yes("from-to-www-redirect", "n", BOOL, "true", "maybe"),
+    but(
+        "relative-redirects",
+        "n",
+        BOOL,
+        "true",
+        "maybe",
+        "a Location is sent as the annotations say it: a path stays a path (RFC 9110 §10.2.2)",
+    ),
+    no("use-port-in-redirects", "n", "a Location that is a path has no port; one to https has 443"),
     but(
         "order",
         "a",
@@ -189,6 +151,8 @@ pub const ENTRIES: &[Entry] = &[
         "web.default.svc.cluster.local:80",
         "100 percent of web",
     ),
+    no("fastcgi-index", "n", FASTCGI),
+    no("fastcgi-params-configmap", "n", FASTCGI),
     yes("default-backend", "nmh", "a Service of the Ingress's namespace", "web", "not/a name"),
     but(
         "custom-http-errors",
@@ -212,6 +176,43 @@ pub const ENTRIES: &[Entry] = &[
     yes("response-header-control-update", "mh", "NAME VALUE, one a line", "x-a 1", "x-a"),
     yes("response-header-control-remove", "mh", "NAMEs by comma", "server", "a b"),
     yes("x-forwarded-prefix", "n", "a path", "/app", "app"),
+    but(
+        "proxy-redirect-from",
+        "n",
+        "off, default, the beginning of a Location, or ~ and a regular expression",
+        "http://inner.example/",
+        "http://$host/",
+        "Refresh passes as it is",
+    ),
+    yes(
+        "proxy-redirect-to",
+        "n",
+        "off, or what takes its place; $1 to $9, and variables as in auth-url",
+        "https://$host/",
+        "a b",
+    ),
+    but(
+        "custom-headers",
+        "n",
+        "[NAMESPACE/]NAME of a ConfigMap: 1 to 64 fields",
+        "default/security-headers",
+        "a/b/c",
+        CONFIG_MAP,
+    ),
+    yes(
+        "proxy-cookie-domain",
+        "n",
+        "off, or DOMAIN REPLACEMENT",
+        "inner.example shop.example",
+        "inner.example",
+    ),
+    yes(
+        "proxy-cookie-path",
+        "n",
+        "off, or PATH REPLACEMENT; ~ begins a regular expression",
+        "/one/ /",
+        "/one/ /;Secure",
+    ),
     yes("enable-cors", "nmha", BOOL, "true", "maybe"),
     but(
         "cors-allow-origin",
@@ -314,10 +315,10 @@ pub const ENTRIES: &[Entry] = &[
     yes("session-cookie-name", "nmh", "a cookie name", "route", "a b"),
     yes("session-cookie-path", "nmh", "a path", "/app", "app"),
     yes("session-cookie-max-age", "nmh", "0 to 31536000 seconds", "600", "-1"),
-    but("session-cookie-expires", "nmh", "0 to 31536000 seconds", "600", "soon", "sent as Max-Age"),
+    yes("session-cookie-expires", "nmh", "0 to 31536000 seconds", "600", "soon"),
     yes("session-cookie-domain", "n", "a DNS name", "a.example", "a b"),
-    yes("session-cookie-samesite", "n", "None, Lax, Strict", "Strict", "Sometimes"),
-    yes("session-cookie-secure", "n", BOOL, "true", "maybe"),
+    yes("session-cookie-samesite", "n", "None, Lax, Strict; default: it says nothing", "Strict", "Sometimes"),
+    yes("session-cookie-secure", "n", "true, false; over TLS the cookie always is", "true", "maybe"),
     no("session-cookie-conditional-samesite-none", "n", "browsers that need it are gone"),
     no("session-cookie-change-on-failure", "n", "the cookie always follows a failure"),
     but(
@@ -369,30 +370,16 @@ pub const ENTRIES: &[Entry] = &[
         "beside the failure detector, which needs no checks",
     ),
     yes("healthcheck-path", "a", "a path of 1 to 80 characters", "/healthz", "healthz"),
-    but("healthcheck-protocol", "a", "HTTP, TCP, GRPC", "TCP", "ICMP", "HTTPS: no check is made"),
-    no("healthcheck-httpversion", "a", "checks speak HTTP/1.1"),
-    but("healthcheck-method", "a", "HEAD, GET", "GET", "PUT", "checks are made with GET"),
-    but(
-        "healthcheck-httpcode",
-        "a",
-        "http_2xx, http_3xx, http_4xx, http_5xx by comma",
-        "http_2xx",
-        "200",
-        "a status from 200 to 399 is good",
-    ),
-    but(
-        "healthcheck-code",
-        "a",
-        "http_2xx, http_3xx, http_4xx, http_5xx by comma",
-        "http_2xx",
-        "ok",
-        "a status from 200 to 399 is good",
-    ),
+    but("healthcheck-protocol", "a", "HTTP, HTTPS, TCP, GRPC", "HTTPS", "ICMP", CHECK_TLS),
+    yes("healthcheck-httpversion", "a", "HTTP1.0, HTTP1.1; default HTTP1.1", "HTTP1.0", "HTTP2"),
+    yes("healthcheck-method", "a", "HEAD, GET, of GRPC POST; default HEAD", "GET", "PUT"),
+    yes("healthcheck-httpcode", "a", CHECK_CODES, "http_2xx,http_4xx", "200"),
+    yes("healthcheck-code", "a", CHECK_CODES, "http_2xx", "ok"),
     yes("healthcheck-timeout-seconds", "a", "1 to 300", "5", "0"),
     yes("healthcheck-interval-seconds", "a", "1 to 50", "2", "0"),
     yes("healthy-threshold-count", "a", "2 to 10", "3", "1"),
     yes("unhealthy-threshold-count", "a", "2 to 10", "3", "11"),
-    but("healthcheck-connect-port", "a", "0 to 65535", "0", "70000", "checks go to the endpoint's own port"),
+    but("healthcheck-connect-port", "a", "0 to 65535; 0 = the endpoint's own", "8081", "70000", CHECK_PORT),
     // ------------------------------------------------ who may, how much
     yes("whitelist-source-range", "nmh", "ranges by comma", "10.0.0.0/8,192.0.2.1", "10.0.0.0/99"),
     yes("allowlist-source-range", "n", "ranges by comma", "10.0.0.0/8", "everybody"),
@@ -404,6 +391,7 @@ pub const ENTRIES: &[Entry] = &[
     yes("limit-rpm", "n", "1 to 1000000", "600", "0"),
     yes("limit-burst-multiplier", "n", "1 to 1000; default 5", "3", "0"),
     yes("limit-whitelist", "n", "ranges by comma", "10.0.0.0/8", "all"),
+    yes("limit-allowlist", "n", "ranges by comma", "10.0.0.0/8", "all"),
     but(
         "limit-connections",
         "n",
@@ -474,7 +462,14 @@ pub const ENTRIES: &[Entry] = &[
     yes("auth-signin-redirect-param", "n", "a name of a query parameter; default rd", "to", "a&b"),
     yes("auth-response-headers", "n", "1 to 64 header names by comma", "X-User, X-Email", "X User"),
     yes("auth-request-redirect", "n", "a URL or a path, with variables as in auth-url", "/back", "a b"),
-    no("auth-proxy-set-headers", "n", AUTH_FIELDS),
+    but(
+        "auth-proxy-set-headers",
+        "n",
+        "[NAMESPACE/]NAME of a ConfigMap; values with variables as in auth-url",
+        "default/auth-fields",
+        "a/b/c",
+        AUTH_FIELDS,
+    ),
     no("auth-cache-*", "n", AUTH_CACHE),
     no("auth-keepalive*", "n", "questions use the connections that are kept to every endpoint"),
     yes("auth-always-set-cookie", "n", BOOL, "true", "maybe"),
@@ -548,11 +543,6 @@ pub const ENTRIES: &[Entry] = &[
     no("enable-modsecurity", "n", "there is no web application firewall"),
     no("enable-owasp-core-rules", "n", "there is no web application firewall"),
     no("modsecurity-transaction-id", "n", "there is no web application firewall"),
-    no(
-        "custom-headers",
-        "n",
-        "it names a ConfigMap; response headers: mse.ingress.kubernetes.io/response-header-control-add",
-    ),
     no("connection-proxy-header", "n", "the gateway speaks for itself on each hop"),
     no(
         "proxy-set-headers",
@@ -567,10 +557,6 @@ pub const ENTRIES: &[Entry] = &[
     no("proxy-max-temp-file-size", "n", BUFFERS),
     no("proxy-request-buffering", "n", BUFFERS),
     no("proxy-http-version", "n", "backend-protocol says what is spoken: HTTP/1.1 or HTTP/2"),
-    no("proxy-cookie-domain", "n", "cookies of backends pass as they are"),
-    no("proxy-cookie-path", "n", "cookies of backends pass as they are"),
-    no("proxy-redirect-from", "n", "Location of backends passes as it is"),
-    no("proxy-redirect-to", "n", "Location of backends passes as it is"),
     no("enable-access-log", "n", "the access log is of the whole node"),
     no("enable-rewrite-log", "n", "`ringway explain` says what a request becomes"),
     no("enable-opentelemetry", "n", "requests are not traced"),
