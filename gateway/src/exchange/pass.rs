@@ -30,7 +30,8 @@ pub(super) fn on(flow: &mut Flow<'_>, up: &mut Upstream, quota: usize) -> Result
         return Ok(Pass::Waits);
     }
     let unseen = flow.work.download.unseen();
-    let fit = flow.settings.splice && flow.work.download.streams() && unseen >= LEAST_BYTES;
+    let plain = up.conn.is_plain() && flow.client.conn.is_plain();
+    let fit = flow.settings.splice && plain && flow.work.download.streams() && unseen >= LEAST_BYTES;
     if !fit
         || flow.client.conn.is_writing()
         || !is_quiet(flow, up)

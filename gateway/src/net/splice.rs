@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 use super::conn::Conn;
@@ -86,7 +87,8 @@ fn through(
 ) -> (Result<Passed, Broken>, bool) {
     let bytes = match unblocked(source, || move_some(source, &pipe.write, most)) {
         Ok(bytes) => bytes,
-        Err(rustix::io::Errno::INVAL) => return (Err(Broken::Unfit), true),
+        // Of a sandbox that does not know the call, too.
+        Err(Errno::INVAL | Errno::PERM | Errno::NOSYS) => return (Err(Broken::Unfit), true),
         Err(error) => return (Err(Broken::Source(error.into())), true),
     };
     let mut rest = bytes;
@@ -98,7 +100,7 @@ fn through(
     });
     match sent {
         Ok(()) => (Ok(Passed { bytes, left: None }), true),
-        Err(rustix::io::Errno::AGAIN) => match take_back(pipe, rest) {
+        Err(Errno::AGAIN) => match take_back(pipe, rest) {
             Some(left) => (Ok(Passed { bytes, left: Some(left) }), true),
             None => (Err(Broken::Buffers), false),
         },

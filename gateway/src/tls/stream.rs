@@ -319,6 +319,12 @@ impl Stream {
         self.start_write(buf);
     }
 
+    /// Is it TCP in clear?
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        matches!(self, Self::Plain(_))
+    }
+
     /// As [`splice::pass`], where both are in clear and nothing is in flight between them; else [`Broken::Unfit`].
     ///
     /// # Errors

@@ -240,3 +240,18 @@ fn in_pieces(bytes: &[u8], cuts: &[usize]) -> Result<Pieces, WireError> {
     }
     Ok((data, Vec::new(), Vec::new()))
 }
+
+#[test]
+fn what_goes_by_unseen_counts_and_only_a_known_length_can() {
+    let mut body = BodyDecoder::new(BodyLength::Exact(10), TrailerPolicy::Forward);
+    assert_eq!(body.known_rest(), 10);
+    body.skip(6);
+    assert_eq!(body.step(&mut b"abc".to_vec()).unwrap().progress, Progress::More);
+    assert_eq!((body.known_rest(), body.finish_on_close()), (1, Err(WireError::Truncated)));
+    let last = body.step(&mut b"de".to_vec()).unwrap();
+    assert_eq!((last.data, last.consumed, last.progress), (1, 1, Progress::Done));
+    assert_eq!(body.known_rest(), 0);
+    for length in [BodyLength::None, BodyLength::Exact(0), BodyLength::Chunked, BodyLength::UntilClose] {
+        assert_eq!(BodyDecoder::new(length, TrailerPolicy::Forward).known_rest(), 0, "{length:?}");
+    }
+}
