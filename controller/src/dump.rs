@@ -289,6 +289,9 @@ impl Dump<'_> {
             write!(out, "\n      ask {:?} {:?} {:?}", external.method, external.asked, external.target)?;
             write!(out, " passes={:?} signin={:?}", external.passes, external.signin)?;
         }
+        for rule in &filters.responses {
+            write!(out, "\n      of responses {:?} {:?} {:?}", rule.statuses, rule.headers, rule.edits)?;
+        }
         if let Some(values) = &filters.values {
             write!(out, "\n      {values:?}")?;
         }

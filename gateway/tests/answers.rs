@@ -354,3 +354,98 @@ fn a_check_of_alb_goes_to_the_port_that_it_names() {
     assert!(own.lock().unwrap().is_empty(), "the endpoint's own port is not: {own:?}");
     assert!(answered_by(&fleet).iter().any(|name| name == "web"));
 }
+
+// ---------------------------------------------------------------- rules of ALB about responses
+
+/// An Ingress of ALB whose path `/a` is about responses: conditions and actions of Service `rule`.
+fn about_responses(namespace: &str, conditions: &str, actions: &str) -> String {
+    format!(
+        "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata:\n  name: rule\n  namespace: {namespace}\n  annotations:\n    \
+         {A}rule-direction.rule: Response\n    {A}conditions.rule: '{conditions}'\n    {A}actions.rule: '{actions}'\nspec:\n  \
+         rules:\n  - host: shop.example\n    http:\n      paths:\n      - {{path: /a, pathType: Prefix, backend: {{service: \
+         {{name: rule, port: {{name: use-annotation}}}}}}}}\n"
+    )
+}
+
+const EDITS: &str = r#"[{"type":"InsertHeader","InsertHeaderConfig":{"key":"x-told","value":"yes","valueType":"UserDefined"}},{"type":"RemoveHeader","RemoveHeaderConfig":{"key":"x-inner"}}]"#;
+
+#[test]
+fn a_rule_of_alb_about_responses_changes_those_and_serves_nothing() {
+    let web = Backend::start(|request, stream| {
+        let status = request.one("x-status").unwrap_or("200 OK");
+        let kind = request.one("x-kind").unwrap_or("plain");
+        let _ = stream.write_all(
+            format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nX-Inner: 7\r\nX-Kind: {kind}\r\n\r\n")
+                .as_bytes(),
+        );
+        Then::Keep
+    });
+    let own = ingress("web", "/", "web", &[]);
+    let found = services(&[("web", &[web.addr])]);
+    let start = |rule: &str| {
+        Fleet::start(
+            config(),
+            &[("fleet/web.yaml", &*own), ("fleet/rule.yaml", rule), ("clusters/one/all.yaml", &*found)],
+        )
+    };
+    let told = |fleet: &Fleet, path: &str, fields: &str| {
+        let response = get(fleet, path, fields);
+        (response.one("x-told").is_some(), response.one("x-inner").is_none())
+    };
+    let conditions = r#"[{"type":"ResponseStatusCode","responseStatusCodeConfig":{"values":["400","404"]}},{"type":"ResponseHeader","responseHeaderConfig":{"key":"x-kind","values":["html","json*"]}},{"type":"Method","methodConfig":{"values":["GET"]}}]"#;
+    let fleet = start(&about_responses("default", conditions, EDITS));
+    for (path, fields, changed) in [
+        ("/a", "X-Status: 404 No\nX-Kind: html\n", true),
+        ("/a/b", "X-Status: 400 No\nX-Kind: json5\n", true),
+        ("/a", "X-Status: 404 No\n", false),
+        ("/a", "X-Kind: html\n", false),
+        ("/b", "X-Status: 404 No\nX-Kind: html\n", false),
+        ("/ab", "X-Status: 404 No\nX-Kind: html\n", false),
+    ] {
+        assert_eq!(told(&fleet, path, fields), (changed, changed), "{path} {fields}");
+    }
+    let post = "POST /a HTTP/1.1\nHost: shop.example\nContent-Length: 0\nX-Status: 404 No\nX-Kind: html\n\n";
+    assert_eq!(support::manifests::send(&fleet, post).one("x-told"), None, "only GET");
+    // What cannot be read changes nothing, and takes nothing away.
+    for (conditions, actions) in [
+        (r#"[{"type":"ResponseStatusCode","responseStatusCodeConfig":{"values":["many"]}}]"#, EDITS),
+        (r#"[{"type":"ResponseStatusCode","responseStatusCodeConfig":{"values":["200"]}}]"#, "[{}]"),
+        (
+            r#"[{"type":"ResponseStatusCode","responseStatusCodeConfig":{"values":["200"]}}]"#,
+            r#"[{"type":"FixedResponse","FixedResponseConfig":{"httpCode":"200"}}]"#,
+        ),
+    ] {
+        let fleet = start(&about_responses("default", conditions, actions));
+        assert_eq!(get(&fleet, "/a", "").status, 200, "{conditions} {actions}");
+        assert_eq!(told(&fleet, "/a", ""), (false, false), "{conditions} {actions}");
+    }
+    // Another namespace has no say in these.
+    let any = r#"[{"type":"ResponseStatusCode","responseStatusCodeConfig":{"values":["200"]}}]"#;
+    assert_eq!(told(&start(&about_responses("default", any, EDITS)), "/a", ""), (true, true));
+    assert_eq!(told(&start(&about_responses("other", any, EDITS)), "/a", ""), (false, false));
+}
+
+#[test]
+fn changes_of_responses_of_a_service_are_for_those_that_its_conditions_name() {
+    let web = Backend::start(|request, stream| {
+        let status = request.one("x-status").unwrap_or("200 OK");
+        let _ = stream
+            .write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nX-Inner: 7\r\n\r\n").as_bytes());
+        Then::Keep
+    });
+    let said = [
+        (A, "rule-direction.web", "Response"),
+        (
+            A,
+            "conditions.web",
+            r#"[{"type":"ResponseStatusCode","responseStatusCodeConfig":{"values":["404"]}}]"#,
+        ),
+        (A, "actions.web", EDITS),
+    ];
+    let fleet = one("/", &said, &web);
+    for (fields, told) in [("", None), ("X-Status: 404 No\n", Some("yes"))] {
+        assert_eq!(get(&fleet, "/", fields).one("x-told"), told, "{fields}");
+    }
+    let always = one("/", &[said[0], said[2]], &web);
+    assert_eq!(get(&always, "/", "").one("x-told"), Some("yes"));
+}

@@ -875,6 +875,7 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
             "healthcheck-code",
         ],
     ),
+    ("answers.rs", "a_rule_of_alb_about_responses_changes_those_and_serves_nothing", &["rule-direction.*"]),
     ("answers.rs", "a_check_of_alb_goes_to_the_port_that_it_names", &["healthcheck-connect-port"]),
     (
         "external_auth.rs",

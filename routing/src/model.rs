@@ -32,7 +32,7 @@ pub use self::failover::{
 };
 pub use self::filter::{
     Access, Allowed, ClientCertificate, ConcurrencyLimit, Cors, Demand, Fallback, Filters, HttpsRedirect,
-    Mirror, Origins, RateKey, RateLimit,
+    Mirror, Origins, RateKey, RateLimit, ResponseRule,
 };
 pub use self::grpc::{GRPC_CODES, GrpcCode, GrpcCodes};
 pub use self::layer4::{Established, Layer4, SendProxy, Speech};

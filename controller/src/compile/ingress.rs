@@ -4,6 +4,7 @@ pub(super) mod action;
 mod external;
 mod maps;
 mod protect;
+mod responses;
 
 use std::sync::Arc;
 
@@ -247,6 +248,10 @@ impl Compiler<'_> {
                 let Some(matched) = self.path_match(builder, &path.path_type, given, &field) else {
                     continue;
                 };
+                if self.is_of_responses(&path.backend) {
+                    self.response_rows(builder, &patterns, &matched, &path.backend);
+                    continue;
+                }
                 let place = action::Place { index: position, field: &field, has_tls };
                 let compiled = self.action(builder, &path.backend, &matched, &place);
                 let Some((action, matches)) = compiled else { continue };

@@ -54,6 +54,7 @@ mod ocsp;
 pub mod order;
 pub mod policy;
 mod release;
+mod responses;
 pub mod route;
 mod secrets;
 pub mod transport;
@@ -406,6 +407,7 @@ impl Compiler {
             .collect();
         order::sort(&mut rows);
         let mut told = canary::Told::new();
+        let responses = responses::Responses::taken_from(&mut rows);
         let domain = domain::Domain::of(&rows);
         let rows = canary::compose(&rows, &mut told);
         let strangers = domain.iter().flat_map(domain::Domain::strangers);
@@ -429,6 +431,7 @@ impl Compiler {
                 Some(domain) => domain.guard(row.row, &row.action),
                 None => row.action,
             };
+            let action = responses.changed(action);
             rules.push(Rule { matches: row.matches, action });
         }
         let mut named: Vec<(ObjectId, String)> = shadowed

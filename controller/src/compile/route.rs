@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use routing::id::{BackendId, ListenerId};
 use routing::model::{
-    Access, Balance, Carrier, HeaderEdits, HostKey, HostPattern, Policy, Rewrite, RuleAction, RuleMatch,
-    Speech, StatSlot, Target, Terms,
+    Access, Balance, Carrier, HeaderEdits, HostKey, HostPattern, Policy, ResponseRule, Rewrite, RuleAction,
+    RuleMatch, Speech, StatSlot, Target, Terms,
 };
 
 use crate::compile::canary::CanaryRow;
@@ -39,6 +39,8 @@ pub struct Row {
     pub canary: Option<Arc<CanaryRow>>,
     /// Source ranges that its Ingress asks for, for the whole host.
     pub domain: Option<Arc<Access>>,
+    /// It serves nothing: this holds for the responses of other rows.
+    pub response: Option<Arc<ResponseRule>>,
     /// Has its Ingress a list of its own of who may come? It comes before the host's.
     pub lists: bool,
     /// What must hold.
@@ -60,6 +62,7 @@ impl Row {
             order: ORDER_DEFAULT,
             canary: None,
             domain: None,
+            response: None,
             lists: false,
             matches,
             action,

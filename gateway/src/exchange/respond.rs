@@ -116,15 +116,15 @@ fn first_bytes(
     let filters = flow.rule.action().filters.as_deref();
     let cors = filters.and_then(|filters| filters.cors.as_ref());
     let response = ResponseView { head, bytes: buf.bytes() };
-    let values = filters.and_then(|filters| filters.values.as_deref());
-    let rewritten = values.map(|values| {
-        super::filter::rewritten(
-            values,
-            (&flow.view, by_tls()),
-            &response,
-            &flow.rule.action().response_headers,
-        )
+    let own_edits = &flow.rule.action().response_headers;
+    let changed = filters.filter(|filters| !filters.responses.is_empty()).and_then(|filters| {
+        let subject = super::subject(flow.client, flow.view, work);
+        super::filter::changed(own_edits, &filters.responses, &subject, &response)
     });
+    let rule_edits = changed.as_ref().unwrap_or(own_edits);
+    let values = filters.and_then(|filters| filters.values.as_deref());
+    let rewritten =
+        values.map(|values| super::filter::rewritten(values, (&flow.view, by_tls()), &response, rule_edits));
     let rewritten = rewritten.unwrap_or_default();
     let asks = filters.is_some_and(|filters| filters.gzip);
     let etag = if asks { gzip::weak_etag(&response) } else { None };
@@ -141,10 +141,7 @@ fn first_bytes(
         version: flow.view.head.version,
         body: framing,
         persistence,
-        headers: [
-            edits(&flow.rule.action().response_headers),
-            backend.map_or_else(Edits::default, |b| edits(&b.response_headers)),
-        ],
+        headers: [edits(rule_edits), backend.map_or_else(Edits::default, |b| edits(&b.response_headers))],
         set_cookie: cookie,
         via: flow.settings.via_responses.then_some(super::forward::VIA_NAME),
         upgrade: None,

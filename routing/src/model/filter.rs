@@ -9,7 +9,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use regex::bytes::Regex;
 
-use super::{BasicAuth, ExternalAuth, FixedResponse, ValueRewrites, WeightedBackend};
+use super::{
+    BasicAuth, ExternalAuth, FixedResponse, HeaderEdits, RuleMatch, ValueMatch, ValueRewrites,
+    WeightedBackend,
+};
 use crate::limit::{InFlight, Rate, RateState, Shared};
 
 /// All filters of a rule, in the order in which they run. What is `None` or empty does nothing.
@@ -37,6 +40,8 @@ pub struct Filters {
     pub external: Option<Arc<ExternalAuth>>,
     /// 10. What becomes of inner names in the response.
     pub values: Option<Arc<ValueRewrites>>,
+    /// Changes to some responses, each after those before it. Part of the header changes.
+    pub responses: Box<[Arc<ResponseRule>]>,
     /// 11. Are texts compressed for clients that ask for it?
     pub gzip: bool,
     /// 12. Copies go elsewhere; their answers are not waited for.
@@ -60,6 +65,7 @@ impl Filters {
             basic: _,
             external,
             values: _,
+            responses: _,
             gzip: _,
             mirrors,
             fallback,
@@ -68,6 +74,19 @@ impl Filters {
         let mirrors = mirrors.iter().flat_map(|mirror| &*mirror.backends);
         asked.chain(mirrors).chain(fallback.iter().flat_map(|fallback| &*fallback.backends))
     }
+}
+
+/// What is changed in the responses that it is about (ALB's `rule-direction: Response`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResponseRule {
+    /// What must hold for the request.
+    pub request: RuleMatch,
+    /// Statuses, one of which the response must have; empty = any.
+    pub statuses: Box<[u16]>,
+    /// Fields, one of each group of which the response must have.
+    pub headers: Box<[Box<[ValueMatch]>]>,
+    /// What is changed.
+    pub edits: HeaderEdits,
 }
 
 /// Which source addresses may come. An address that is denied may not, whatever else allows it.

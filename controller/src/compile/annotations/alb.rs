@@ -39,6 +39,8 @@ pub struct Forward {
 pub struct ServiceRule {
     /// Further conditions. `None` = they cannot be read, and the rules are not served.
     pub conditions: Option<Vec<Predicate>>,
+    /// Were there any to read?
+    pub has_conditions: bool,
     /// Can actions not be read? Then the rules answer 503.
     pub broken: bool,
     /// `ForwardGroup`.
@@ -55,6 +57,12 @@ pub struct ServiceRule {
     pub request_headers: HeaderEdits,
     /// The same with `rule-direction.SERVICE: Response`.
     pub response_headers: HeaderEdits,
+    /// Is it about responses, as `rule-direction.SERVICE: Response` says?
+    pub is_of_responses: bool,
+    /// `ResponseStatusCode`; empty = any.
+    pub statuses: Vec<u16>,
+    /// `ResponseHeader`: one of each group must be there.
+    pub response_fields: Vec<Box<[ValueMatch]>>,
     /// `TrafficLimit`.
     pub rates: Vec<RateSpec>,
     /// `TrafficMirror`.
@@ -62,31 +70,33 @@ pub struct ServiceRule {
 }
 
 pub(super) fn read(given: &mut Given<'_, '_>, reading: &mut Reading<'_>, out: &mut Annotations) {
-    for (service, full) in given.rests("conditions.") {
-        let conditions = given.parse(full, |text| conditions(text, reading.regexes));
-        out.services.entry(service.to_owned()).or_default().conditions = conditions;
-    }
-    for (service, full) in given.rests("actions.") {
-        let direction = format!("rule-direction.{service}");
-        let is_response = given.parse(&direction, |text| match text {
+    for (service, full) in given.rests("rule-direction.") {
+        let direction = given.parse(full, |text| match text {
             "Request" => Ok(false),
             "Response" => Ok(true),
             _ => Err("Request, Response".to_owned()),
         });
-        let has_conditions = out.services.contains_key(service);
-        let rule = out.services.entry(service.to_owned()).or_default();
-        if !has_conditions {
-            rule.conditions = Some(Vec::new());
+        if direction == Some(true) {
+            out.services.entry(service.to_owned()).or_default().is_of_responses = true;
         }
+    }
+    for (service, full) in given.rests("conditions.") {
+        let rule = out.services.entry(service.to_owned()).or_default();
+        rule.conditions = given.parse(full, |text| conditions(text, reading.regexes, rule));
+        rule.has_conditions = true;
+    }
+    for (service, full) in given.rests("actions.") {
+        let rule = out.services.entry(service.to_owned()).or_default();
         let namespace = &reading.id.namespace;
-        let done = given.parse(full, |text| {
-            let actions = items(text)?;
-            actions.iter().try_for_each(|action| act(action, namespace, is_response == Some(true), rule))
-        });
+        let done =
+            given.parse(full, |text| items(text)?.iter().try_for_each(|action| act(action, namespace, rule)));
         rule.broken = done.is_none();
     }
+    for rule in out.services.values_mut().filter(|rule| !rule.has_conditions) {
+        rule.conditions = Some(Vec::new());
+    }
     for (service, full) in given.rests("rule-direction.") {
-        if !out.services.contains_key(service) {
+        if given.family(&format!("actions.{service}")).is_none() {
             given.ignore(full, "no actions belong to it");
         }
     }
@@ -139,8 +149,33 @@ fn texts(value: &Value) -> Result<Vec<String>, String> {
 
 // ---------------------------------------------------------------- conditions
 
-fn conditions(text: &str, regexes: &mut Regexes) -> Result<Vec<Predicate>, String> {
-    items(text)?.iter().map(|item| condition(item, regexes)).collect()
+fn conditions(text: &str, regexes: &mut Regexes, rule: &mut ServiceRule) -> Result<Vec<Predicate>, String> {
+    let mut of_request = Vec::new();
+    for item in items(text)? {
+        match need(&item, "type")?.as_str() {
+            "ResponseStatusCode" | "ResponseHeader" if !rule.is_of_responses => {
+                return Err("of responses only with rule-direction Response".to_owned());
+            }
+            "ResponseStatusCode" => rule.statuses.extend(statuses(&item)?),
+            "ResponseHeader" => rule.response_fields.push(response_field(&item, regexes)?),
+            _ => of_request.push(condition(&item, regexes)?),
+        }
+    }
+    Ok(of_request)
+}
+
+fn statuses(item: &Value) -> Result<Vec<u16>, String> {
+    let config = field(item, "ResponseStatusCodeConfig").ok_or("needs ResponseStatusCodeConfig")?;
+    let status = |text: &String| text.parse().ok().filter(|status| (100..=599).contains(status));
+    let read: Option<Vec<u16>> = texts(config)?.iter().map(status).collect();
+    read.ok_or_else(|| "ResponseStatusCode: values from 100 to 599".to_owned())
+}
+
+fn response_field(item: &Value, regexes: &mut Regexes) -> Result<Box<[ValueMatch]>, String> {
+    let config = field(item, "ResponseHeaderConfig").ok_or("needs ResponseHeaderConfig")?;
+    let name = text::header_name(&need(config, "key")?)?;
+    let one = |value: &String| Ok(ValueMatch { name: name.clone(), value: pattern(value, regexes)? });
+    texts(config)?.iter().map(one).collect()
 }
 
 /// `*` stands for any characters, `?` for one.
@@ -202,7 +237,7 @@ fn condition(item: &Value, regexes: &mut Regexes) -> Result<Predicate, String> {
             access::ranges(&texts(config)?.join(",")).map(|ranges| Predicate::Source(ranges.into()))
         }
         _ => Err(
-            "type Host, Path, Header, QueryString, Method, Cookie, SourceIp; responses have no conditions"
+            "type Host, Path, Header, QueryString, Method, Cookie, SourceIp, ResponseStatusCode, ResponseHeader"
                 .to_owned(),
         ),
     }
@@ -210,11 +245,15 @@ fn condition(item: &Value, regexes: &mut Regexes) -> Result<Predicate, String> {
 
 // ---------------------------------------------------------------- actions
 
-fn act(item: &Value, namespace: &Arc<str>, response: bool, rule: &mut ServiceRule) -> Result<(), String> {
+fn act(item: &Value, namespace: &Arc<str>, rule: &mut ServiceRule) -> Result<(), String> {
     let kind = need(item, "type")?;
     let name = if kind == "ForwardGroup" { "ForwardConfig".to_owned() } else { format!("{kind}Config") };
     let config = field(item, &name).or_else(|| field(item, &format!("{kind}Config")));
     let config = config.ok_or_else(|| format!("{kind} needs {name}"))?;
+    let response = rule.is_of_responses;
+    if response && !matches!(kind.as_str(), "InsertHeader" | "RemoveHeader") {
+        return Err("in direction Response: type InsertHeader, RemoveHeader".to_owned());
+    }
     match kind.as_str() {
         "ForwardGroup" => rule.forward = forward(config, namespace)?,
         "FixedResponse" => rule.fixed = Some(Arc::new(fixed(config)?)),

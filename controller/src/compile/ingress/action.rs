@@ -9,7 +9,7 @@ use routing::model::{
 };
 
 use super::protect::field_of;
-use super::{Compiler, strip_root};
+use super::{Compiler, on_path, strip_root};
 use crate::compile::annotations::{ConcurrencySpec, RateScope, RateSpec, ServiceRule};
 use crate::compile::policy::{Part, detection};
 use crate::compile::route::{Builder, Resolved};
@@ -19,7 +19,7 @@ use crate::verdict::Notes;
 use crate::world::ServiceName;
 
 /// The port that ALB writes where `actions.SERVICE` takes the Service's place.
-const USE_ANNOTATION: &str = "use-annotation";
+pub(super) const USE_ANNOTATION: &str = "use-annotation";
 
 /// Which rule of the Ingress.
 pub(super) struct Place<'a> {
@@ -71,13 +71,21 @@ impl Compiler<'_> {
             let remove = action.request_headers.remove.iter().chain(&external.passes);
             action.request_headers.remove = remove.cloned().collect();
         }
-        action.response_headers = joined(&self.annotations.response_headers, &rule.response_headers);
+        let is_narrow = !rule.statuses.is_empty() || !rule.response_fields.is_empty();
+        let always = if is_narrow { HeaderEdits::default() } else { rule.response_headers.clone() };
+        action.response_headers = joined(&self.annotations.response_headers, &always);
         if let Some(Some(custom)) = &self.custom_headers {
             action.response_headers = joined(custom, &action.response_headers);
         }
         action.rewrite = self.rewrite(rule, matched);
         action.filters = self.filters(builder, (backend, rule), place);
-        Some((Arc::new(action), self.matches(matched, conditions)))
+        let matches = self.matches(matched, conditions);
+        if is_narrow {
+            let mut filters = action.filters.as_deref().cloned().unwrap_or_default();
+            filters.responses = Box::new([Arc::new(self.response_rule(rule, on_path(matched.clone())))]);
+            action.filters = Some(Arc::new(filters));
+        }
+        Some((Arc::new(action), matches))
     }
 
     fn target(
@@ -261,6 +269,7 @@ impl Compiler<'_> {
             basic: self.basic.clone(),
             external: self.external.clone(),
             values: checks.values.clone(),
+            responses: Box::default(),
             gzip: checks.gzip.unwrap_or(self.class.gzip),
             mirrors: mirror.into_iter().collect(),
             fallback: self.fallback(builder, backend, place.field),
@@ -425,7 +434,7 @@ fn is_permitted(builder: &mut Builder<'_, '_>, service: &ServiceName, field: &st
 }
 
 /// The port of a rule's own backend, if it says one.
-fn port_of(backend: &IngressBackend) -> Option<PortRef> {
+pub(super) fn port_of(backend: &IngressBackend) -> Option<PortRef> {
     let port = backend.service.as_ref()?.port.clone()?;
     let number = port.number.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
     match (number, port.name.filter(|name| !name.is_empty())) {

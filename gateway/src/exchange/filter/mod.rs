@@ -5,6 +5,7 @@ mod basic;
 mod cors;
 mod external;
 mod mirror;
+mod responses;
 mod shown;
 mod values;
 
@@ -27,6 +28,7 @@ pub(super) use basic::authenticate;
 pub(super) use cors::{Fields, fields as cors_fields};
 pub(super) use external::{Granted, ask};
 pub(super) use mirror::mirror;
+pub(super) use responses::changed;
 pub(super) use shown::{Told, fields as shown_fields};
 pub(super) use values::rewritten;
 

@@ -4,7 +4,7 @@ use super::Entry;
 use super::words::{
     AUTH_CACHE, AUTH_FIELDS, AUTH_SNIPPET, AUTH_URL, BOOL, BUFFERS, CHECK_CODES, CHECK_PORT, CHECK_TLS,
     CIPHERS, CLOUD, CONFIG_MAP, ENDPOINT_SHARE, EXTERNAL, FASTCGI, HANDSHAKES, IN_USE, ON_OFF, OWN_HOST,
-    PLUGIN, SNIPPET, TLS_LATER, TLS_VERSIONS, TO_A_MILLION, but, no, shut, yes,
+    PLUGIN, RESPONSES, SNIPPET, TLS_LATER, TLS_VERSIONS, TO_A_MILLION, but, no, shut, yes,
 };
 
 /// All of them, by what they are for.
@@ -99,7 +99,7 @@ pub const ENTRIES: &[Entry] = &[
         r#"[{"type":"FixedResponse","FixedResponseConfig":{"contentType":"text/plain","httpCode":"200","content":"ok"}}]"#,
         "{}",
     ),
-    yes("rule-direction.*", "a", "Request", "Request", "Sideways"),
+    but("rule-direction.*", "a", "Request, Response; default Request", "Response", "Sideways", RESPONSES),
     yes("match-method", "h", "methods by space", "GET POST", "get"),
     yes("exact-match-header-*", "h", "a value", "1", ""),
     yes("prefix-match-header-*", "h", "the beginning of a value", "1", ""),

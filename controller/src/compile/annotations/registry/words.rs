@@ -60,3 +60,4 @@ pub(super) const CHECK_CODES: &str = "http_2xx, http_3xx, http_4xx, http_5xx by 
 pub(super) const CHECK_PORT: &str = "checks of GRPC go to the endpoint's own port";
 pub(super) const FASTCGI: &str = "FastCGI is not spoken: with backend-protocol FCGI the rules answer 503";
 pub(super) const PLUGIN: &str = "plugins are not supported";
+pub(super) const RESPONSES: &str = "Response with the port use-annotation: InsertHeader and RemoveHeader for responses of all Ingresses of its namespace on the same host";
