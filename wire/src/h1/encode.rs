@@ -291,13 +291,13 @@ pub fn response<S: AsRef<str>>(sink: &mut impl Sink, view: &ResponseView<'_>, ed
     let head = view.head;
     status_line(sink, head.status, head.reason.of(view.bytes));
     let edits = Rewriting::of(&edit.headers);
+    let dropped = OURS.with_if(Known::SetCookie, edit.replaces_cookies);
     for field in &head.headers {
-        if field.hop_by_hop || OURS.has(field.known) {
+        if field.hop_by_hop || dropped.has(field.known) {
             continue;
         }
         let name = field.name.of(view.bytes);
-        let replaced = edit.replaces_cookies && field.known == Known::SetCookie || replaces(edit.own, name);
-        if !edits.take(name) && !replaced {
+        if !edits.take(name) && !replaces(edit.own, name) {
             sink.field(name, field.value.of(view.bytes));
         }
     }
