@@ -243,8 +243,10 @@ impl Recorder {
         let length = self.ring.len();
         let oldest = self.written.get() & length.wrapping_sub(1);
         let all = (0..length).map(|nth| &self.ring[(oldest + nth) & (length - 1)]);
-        let entries = all.filter_map(Cell::get).filter(|entry| entry.at >= begin);
-        Some((triggers, entries.collect()))
+        let mut entries: Vec<_> = all.filter_map(Cell::get).filter(|entry| entry.at >= begin).collect();
+        // Each says when it was seen: an exchange notes with the clock as it last read it, behind what others read since.
+        entries.sort_by_key(|entry| entry.at);
+        Some((triggers, entries))
     }
 
     /// Sends a window to the writing thread. `false` when that is behind: the window is lost.
@@ -319,9 +321,10 @@ mod tests {
         recorder.note_change(&change(CLUSTER, State::Down(Reason::Silent), Origin::Own, 3_000));
         recorder.note_change(&change(CLUSTER, State::Down(Reason::Hang), Origin::Own, 3_100));
         pick(&recorder, 3_150);
+        pick(&recorder, 3_149);
         let (triggers, entries) = recorder.take().unwrap();
         let times: Vec<u64> = entries.iter().map(|entry| entry.at.0 / MS).collect();
-        assert_eq!(times, [1_000, 2_500, 3_000, 3_100, 3_150]);
+        assert_eq!(times, [1_000, 2_500, 3_000, 3_100, 3_149, 3_150]);
         assert_eq!(triggers.len(), 2, "one failover");
     }
 
