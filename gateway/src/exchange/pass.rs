@@ -9,7 +9,7 @@ use super::attempt::{End, Flow, Upstream};
 use super::relay::{BULK_ROOM, PumpError};
 use super::respond::cut;
 use super::turn::Event;
-use crate::net::splice::{Broken, PIECE_BYTES, Passed};
+use crate::net::splice::{self, Broken, PIECE_BYTES, Passed};
 
 /// Less than this that is still to come is read and written: a pipe would not pay.
 const LEAST_BYTES: u64 = PIECE_BYTES as u64 / 2;
@@ -30,13 +30,14 @@ pub(super) fn on(flow: &mut Flow<'_>, up: &mut Upstream, quota: usize) -> Result
         return Ok(Pass::Waits);
     }
     let unseen = flow.work.download.unseen();
-    let plain = up.conn.is_plain() && flow.client.conn.is_plain();
-    let fit = flow.settings.splice && plain && flow.work.download.streams() && unseen >= LEAST_BYTES;
-    if !fit
-        || flow.client.conn.is_writing()
-        || !is_quiet(flow, up)
-        || flow.client.conn.send_room() < BULK_ROOM
-    {
+    let fit = flow.settings.splice && flow.work.download.streams() && unseen >= LEAST_BYTES;
+    if !fit || flow.client.conn.is_writing() || !is_quiet(flow, up) {
+        return Ok(Pass::No);
+    }
+    let (Some(from), Some(to)) = (up.conn.in_clear(), flow.client.conn.in_clear()) else {
+        return Ok(Pass::No);
+    };
+    if to.send_room() < BULK_ROOM {
         return Ok(Pass::No);
     }
     if quota == 0 {
@@ -45,7 +46,7 @@ pub(super) fn on(flow: &mut Flow<'_>, up: &mut Upstream, quota: usize) -> Result
         return Ok(Pass::Waits);
     }
     let most = usize::try_from(unseen).unwrap_or(usize::MAX).min(quota);
-    match up.conn.pass_to(&flow.client.conn, most) {
+    match splice::pass(from, to, most) {
         // It ended too early.
         Ok(Passed { bytes: 0, .. }) => Err(End::Cut),
         Ok(Passed { bytes, left }) => {

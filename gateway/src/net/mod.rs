@@ -2,7 +2,8 @@
 //!
 //! [`runtime`] builds the ring of a worker; [`listen`] opens and accepts; [`conn`] is one TCP connection with at
 //! most one read and one write in flight; [`pipe`] is the same between two ends in one worker; [`splice`] moves bytes
-//! from one connection to another inside the kernel; [`datagram`] sends and receives batches over UDP; [`wake`] waits for eventfds and timers.
+//! from one connection to another inside the kernel; [`datagram`] sends and receives batches over UDP; [`wake`] waits
+//! for eventfds and timers.
 
 pub mod conn;
 pub mod datagram;

@@ -16,7 +16,6 @@ use super::Facts;
 use super::session::Session;
 use crate::net::conn::{Conn, Done};
 use crate::net::pipe::End;
-use crate::net::splice::{self, Broken, Passed};
 use crate::net::{Buf, Class, acquire};
 use crate::sys::prefetch::Place;
 
@@ -319,22 +318,12 @@ impl Stream {
         self.start_write(buf);
     }
 
-    /// Is it TCP in clear?
+    /// The connection itself, where it is TCP in clear.
     #[must_use]
-    pub fn is_plain(&self) -> bool {
-        matches!(self, Self::Plain(_))
-    }
-
-    /// As [`splice::pass`], where both are in clear and nothing is in flight between them; else [`Broken::Unfit`].
-    ///
-    /// # Errors
-    /// [`Broken`].
-    pub fn pass_to(&self, to: &Self, most: usize) -> Result<Passed, Broken> {
-        match (self, to) {
-            (Self::Plain(from), Self::Plain(to)) if !from.is_reading() && !to.is_writing() => {
-                splice::pass(from, to, most)
-            }
-            (Self::Plain(_) | Self::Secured(_) | Self::Piped(_), _) => Err(Broken::Unfit),
+    pub fn in_clear(&self) -> Option<&Conn> {
+        match self {
+            Self::Plain(conn) => Some(conn),
+            Self::Secured(_) | Self::Piped(_) => None,
         }
     }
 
