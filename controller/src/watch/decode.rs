@@ -16,10 +16,12 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::compile::context::MCS_GROUP;
+use crate::compile::filters::EDITS_MAX;
 use crate::object::{
     AppProtocol, FleetConfigMap, FleetSecret, Kind, MemberNode, MemberService, MemberServicePort,
     MemberSlice, Object, ObjectId, Role, SliceEndpoint, Source, Spec,
 };
+use crate::text::VALUE_CHARS_MAX;
 use crate::verdict::{Note, Notes, Severity};
 use crate::watch::{Remains, kinds, profile};
 
@@ -368,21 +370,17 @@ fn secret(object: Secret, _notes: &mut Notes) -> Spec {
     Spec::Secret(FleetSecret { certificate, key, others })
 }
 
-/// Fields of one ConfigMap, and characters of one value: more is no list of fields.
-const FIELDS_MAX: usize = 64;
-const FIELD_CHARS_MAX: usize = 4096;
-
 /// Keeps the CA bundle, if it holds one, and the rest where it reads as fields of HTTP.
 fn config_map(object: ConfigMap, _notes: &mut Notes) -> Spec {
     let mut data = object.data.unwrap_or_default();
     let authorities = data.remove("ca.crt");
     let is_field = |name: &str, value: &str| {
         let name_fits = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-        let value_fits = value.len() <= FIELD_CHARS_MAX && !value.chars().any(char::is_control);
+        let value_fits = value.len() <= VALUE_CHARS_MAX && !value.chars().any(char::is_control);
         name_fits && value_fits
     };
     let odd = data.iter().find(|(name, value)| !is_field(name, value)).map(|(name, _)| name);
-    let unfit = odd.or_else(|| data.keys().nth(FIELDS_MAX)).map(|name| Arc::from(name.as_str()));
+    let unfit = odd.or_else(|| data.keys().nth(EDITS_MAX)).map(|name| Arc::from(name.as_str()));
     let kept = if unfit.is_some() { BTreeMap::new() } else { data };
     let fields = kept.into_iter().map(|(name, value)| (Arc::from(name), Arc::from(value))).collect();
     Spec::ConfigMap(FleetConfigMap { authorities, fields, unfit })

@@ -1,6 +1,7 @@
 //! A check in gRPC: `grpc.health.v1.Health/Check` (the gRPC health checking protocol).
 //!
-//! Good is an answer with grpc-status 0 that says SERVING, or one with another code where the check takes that for good. Spoken over a stream of HTTP/2 in the form that the pipe has.
+//! Good is an answer with grpc-status 0 that says SERVING, or one with another code where the check takes that for good.
+//! Spoken over a stream of HTTP/2 in the form that the pipe has.
 
 use std::io;
 

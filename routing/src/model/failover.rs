@@ -96,7 +96,7 @@ pub enum CheckProbe {
         /// How it is asked, and what is a good answer.
         asks: HttpAsks,
     },
-    /// `grpc.health.v1.Health/Check`; good is SERVING.
+    /// `grpc.health.v1.Health/Check`; good is SERVING, or another code of `good`.
     Grpc {
         /// The service; empty = the whole server.
         service: Arc<str>,

@@ -39,8 +39,6 @@ pub struct Forward {
 pub struct ServiceRule {
     /// Further conditions. `None` = they cannot be read, and the rules are not served.
     pub conditions: Option<Vec<Predicate>>,
-    /// Were there any to read?
-    pub has_conditions: bool,
     /// Can actions not be read? Then the rules answer 503.
     pub broken: bool,
     /// `ForwardGroup`.
@@ -83,7 +81,6 @@ pub(super) fn read(given: &mut Given<'_, '_>, reading: &mut Reading<'_>, out: &m
     for (service, full) in given.rests("conditions.") {
         let rule = out.services.entry(service.to_owned()).or_default();
         rule.conditions = given.parse(full, |text| conditions(text, reading.regexes, rule));
-        rule.has_conditions = true;
     }
     for (service, full) in given.rests("actions.") {
         let rule = out.services.entry(service.to_owned()).or_default();
@@ -92,8 +89,10 @@ pub(super) fn read(given: &mut Given<'_, '_>, reading: &mut Reading<'_>, out: &m
             given.parse(full, |text| items(text)?.iter().try_for_each(|action| act(action, namespace, rule)));
         rule.broken = done.is_none();
     }
-    for rule in out.services.values_mut().filter(|rule| !rule.has_conditions) {
-        rule.conditions = Some(Vec::new());
+    for (service, rule) in &mut out.services {
+        if given.family(&format!("conditions.{service}")).is_none() {
+            rule.conditions = Some(Vec::new());
+        }
     }
     for (service, full) in given.rests("rule-direction.") {
         if given.family(&format!("actions.{service}")).is_none() {

@@ -9,9 +9,10 @@ use routing::model::{HeaderEdits, UrlTemplate};
 
 use super::protect::field_of;
 use crate::compile::annotations;
+use crate::compile::filters::EDITS_MAX;
 use crate::compile::route::Builder;
 use crate::object::{Kind, ObjectId, Source};
-use crate::text;
+use crate::text::{self, VALUE_CHARS_MAX};
 
 /// Fields of a question, by name in lower case.
 pub(super) type QuestionFields = Box<[(Arc<str>, UrlTemplate)]>;
@@ -72,7 +73,8 @@ fn found(builder: &mut Builder<'_, '_>, name: &Name) -> Result<BTreeMap<Arc<str>
     let map = map.ok_or("no such ConfigMap on the Fleet")?;
     match &map.unfit {
         Some(key) => Err(format!(
-            "data[{key}]: allowed: up to 64 names of letters, digits, '-' and '_', with values of one line, up to 4096 bytes"
+            "data[{key}]: allowed: up to {EDITS_MAX} names of letters, digits, '-' and '_', with values of one line, up to \
+             {VALUE_CHARS_MAX} bytes"
         )),
         None => Ok(map.fields.clone()),
     }
