@@ -718,7 +718,7 @@ manifests: every annotation of that page is in the table above and has a scenari
 |---|---|---|---|---|---|
 | ingress-nginx `dbb11b92`, `docs/examples` | 21 | 13 | 12 | 10 | 5 (`auth-url` of hosts outside: closed) |
 | ALB's controller `c277108`, `docs/zh/usage.md` | 16 (3 more are no YAML as printed) | 9 | 16 | 0 | 0 |
-| ALB's controller `c277108`, the cases of `test/e2e/testcase/alb` | 94 | 153 | 36 | 0 | 37 (26 of a ServerGroupID, which is the cloud's; 11 with conditions on responses) |
+| ALB's controller `c277108`, the cases of `test/e2e/testcase/alb` | 94 | 153 | 36 | 0 | 37 (26 of a ServerGroupID, which is the cloud's; 11 with conditions on responses, before those were taken) |
 | Higress `4e0d6914`, `samples`, `test` | 157 | 83 | 22 | 7 | 11 (backends in Nacos, Eureka, Consul; `*` as a source range; a CBC cipher; `mcp-sse`) |
 
 ";

@@ -129,7 +129,8 @@ fn fields_of_a_config_map_are_set_on_responses_and_one_that_cannot_be_used_close
         "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Frame-Options: ALLOW\r\n\r\n",
         Then::Keep,
     );
-    let named = |name: &str| ingress("web", "/", "web", &[(N, "custom-headers", name)]);
+    let own = (support::manifests::M, "response-header-control-update", "x-own mine");
+    let named = |name: &str| ingress("web", "/", "web", &[(N, "custom-headers", name), own]);
     let all = services(&[("web", &[web.addr])]);
     let fleet =
         Fleet::start(config(), &[("fleet/web.yaml", &named("fields")), ("clusters/one/all.yaml", &all)]);
@@ -137,10 +138,11 @@ fn fields_of_a_config_map_are_set_on_responses_and_one_that_cannot_be_used_close
     assert_eq!(web.count(), 0);
     fleet.write(
         "fleet/map.yaml",
-        &config_map("fields", "default", "X-Frame-Options: DENY, X-From: $remote_addr"),
+        &config_map("fields", "default", "X-Frame-Options: DENY, X-From: $remote_addr, X-Own: theirs"),
     );
     until("its fields are set", || get(&fleet, "/", "").status == 200);
     let response = get(&fleet, "/", "");
+    assert_eq!(response.all("x-own"), ["mine"], "the Ingress's own word comes later, and once");
     assert_eq!(
         (response.one("x-frame-options"), response.one("x-from")),
         (Some("DENY"), Some("$remote_addr"))

@@ -23,6 +23,26 @@ impl HeaderEdits {
     pub fn is_empty(&self) -> bool {
         self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
     }
+
+    /// These changes and then `later` ones, as one: what the later ones set or take away the first do not write.
+    #[must_use]
+    pub fn then(&self, later: &Self) -> Self {
+        if later.is_empty() {
+            return self.clone();
+        }
+        let is_taken =
+            |name: &Arc<str>| later.remove.contains(name) || later.set.iter().any(|(set, _)| set == name);
+        let kept = |pairs: &[(Arc<str>, Arc<str>)]| -> Vec<_> {
+            pairs.iter().filter(|(name, _)| !is_taken(name)).cloned().collect()
+        };
+        // What the first have set replaces what was there, also where the later ones take it away.
+        let replaced = self.set.iter().map(|(name, _)| name).filter(|name| is_taken(name));
+        Self {
+            set: kept(&self.set).into_iter().chain(later.set.iter().cloned()).collect(),
+            add: kept(&self.add).into_iter().chain(later.add.iter().cloned()).collect(),
+            remove: self.remove.iter().chain(replaced).chain(&later.remove).cloned().collect(),
+        }
+    }
 }
 
 /// Changes to what the backend sees (`HTTPURLRewriteFilter`, `rewrite-target`).
@@ -159,4 +179,29 @@ pub struct FixedResponse {
     pub body: Arc<str>,
     /// `Location`; empty = none is sent.
     pub location: Arc<str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(pairs: &[(&str, &str)]) -> Box<[(Arc<str>, Arc<str>)]> {
+        pairs.iter().map(|(name, value)| (Arc::from(*name), Arc::from(*value))).collect()
+    }
+
+    #[test]
+    fn of_changes_one_after_the_other_the_later_win() {
+        let first = HeaderEdits {
+            set: pairs(&[("a", "1"), ("b", "1")]),
+            add: pairs(&[("c", "1")]),
+            remove: ["d".into()].into(),
+        };
+        let later =
+            HeaderEdits { set: pairs(&[("a", "2")]), add: Box::default(), remove: ["c".into()].into() };
+        let both = first.then(&later);
+        assert_eq!(both.set, pairs(&[("b", "1"), ("a", "2")]));
+        assert_eq!(both.add, pairs(&[]));
+        assert_eq!(both.remove.iter().map(|name| &**name).collect::<Vec<_>>(), ["d", "a", "c"]);
+        assert_eq!(first.then(&HeaderEdits::default()), first);
+    }
 }

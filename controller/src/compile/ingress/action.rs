@@ -59,7 +59,7 @@ impl Compiler<'_> {
         }
         let policy = builder.policy(&part, &self.class.permitted, &keys);
         let mut action = builder.action(place.index, target, policy);
-        action.request_headers = joined(&self.annotations.request_headers, &rule.request_headers);
+        action.request_headers = self.annotations.request_headers.then(&rule.request_headers);
         if self.basic.is_some() {
             // The password is for the gateway: no backend gets to see it (as ingress-nginx does).
             let mut remove = action.request_headers.remove.to_vec();
@@ -72,10 +72,10 @@ impl Compiler<'_> {
             action.request_headers.remove = remove.cloned().collect();
         }
         let is_narrow = !rule.statuses.is_empty() || !rule.response_fields.is_empty();
-        let always = if is_narrow { HeaderEdits::default() } else { rule.response_headers.clone() };
-        action.response_headers = joined(&self.annotations.response_headers, &always);
+        let own = &self.annotations.response_headers;
+        action.response_headers = if is_narrow { own.clone() } else { own.then(&rule.response_headers) };
         if let Some(Some(custom)) = &self.custom_headers {
-            action.response_headers = joined(custom, &action.response_headers);
+            action.response_headers = custom.then(&action.response_headers);
         }
         action.rewrite = self.rewrite(rule, matched);
         action.filters = self.filters(builder, (backend, rule), place);
@@ -389,18 +389,6 @@ fn concurrency_limit(
         exempt: spec.exempt.clone().into(),
         answer: spec.answer.clone(),
         state: builder.env.limits.in_flight(key, spec.key),
-    }
-}
-
-fn joined(first: &HeaderEdits, second: &HeaderEdits) -> HeaderEdits {
-    if second.is_empty() {
-        return first.clone();
-    }
-    let pairs = |a: &[(Arc<str>, Arc<str>)], b: &[(Arc<str>, Arc<str>)]| a.iter().chain(b).cloned().collect();
-    HeaderEdits {
-        set: pairs(&first.set, &second.set),
-        add: pairs(&first.add, &second.add),
-        remove: first.remove.iter().chain(&second.remove).cloned().collect(),
     }
 }
 
