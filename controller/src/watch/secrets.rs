@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher;
 use kube::{Api, Client};
@@ -23,6 +24,14 @@ pub struct Meta {
     pub version: String,
     /// What its labels say that it is.
     pub shape: Option<Shape>,
+}
+
+impl Meta {
+    fn of(metadata: &ObjectMeta) -> Self {
+        let part = |part: &Option<String>| part.clone().unwrap_or_default();
+        let version = format!("{}/{}", part(&metadata.uid), part(&metadata.resource_version));
+        Self { version, shape: metadata.labels.as_ref().and_then(shape) }
+    }
 }
 
 /// All Secrets of a namespace, by name.
@@ -46,10 +55,8 @@ impl Handler<PartialObjectMeta<Secret>> for Namespace {
     type Item = (String, Meta);
 
     fn read(&self, _version: &str, object: PartialObjectMeta<Secret>) -> (String, Meta) {
-        let shape = object.metadata.labels.as_ref().and_then(shape);
-        let part = |part: Option<String>| part.unwrap_or_default();
-        let version = format!("{}/{}", part(object.metadata.uid), part(object.metadata.resource_version));
-        (part(object.metadata.name), Meta { version, shape })
+        let meta = Meta::of(&object.metadata);
+        (object.metadata.name.unwrap_or_default(), meta)
     }
 
     fn list(&mut self, items: Vec<(String, Meta)>, which: List, _observed_ns: u64) -> Belief {
@@ -80,5 +87,25 @@ impl Handler<PartialObjectMeta<Secret>> for Namespace {
 
     fn doing(&mut self, doing: Doing) {
         self.hub.borrow_mut().secrets_doing(&self.name, doing);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_secret_with_the_version_of_the_old_one_is_another() {
+        let of = |uid: &str, version: &str| {
+            let metadata = ObjectMeta {
+                uid: Some(uid.to_owned()),
+                resource_version: Some(version.to_owned()),
+                ..ObjectMeta::default()
+            };
+            Meta::of(&metadata)
+        };
+        assert_eq!(of("a", "7"), of("a", "7"));
+        assert_ne!(of("a", "7"), of("a", "8"), "it has changed");
+        assert_ne!(of("a", "7"), of("b", "7"), "made anew, in a store that counts from the beginning");
     }
 }
